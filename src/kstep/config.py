@@ -1,0 +1,137 @@
+"""Typed YAML configurations: every key is checked, an unknown one is answered 'did you mean'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kstep.errors import UserError, did_you_mean
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaselineConfig(Config):
+    """Plain MD of one molecule: what MM and QM baselines share."""
+
+    temperature_K: Positive = 300.0
+    dt_fs: Annotated[float, Field(gt=0, le=5)] = 0.5
+    friction_per_ps: NonNegative = 5.0  # Langevin friction of the equilibration
+    equilibration_ps: NonNegative = 1.0
+    length_ps: NonNegative = 10.0  # production at temperature_K, per replica
+    redraw_interval_ps: Positive = 0.5  # NVE stretches between velocity redraws
+    hot_temperature_K: Positive = 450.0
+    hot_length_ps: NonNegative = 0.0  # extra stretch at hot_temperature_K, per replica
+    drift_windows: Whole = 0  # NVE windows for the energy drift, per replica
+    drift_length_ps: Positive = 5.0
+    save_interval_steps: Count = 1
+    replicas: Count = 2
+
+
+class MDConfig(BaselineConfig):
+    """configs/md.yaml: OpenMM baselines and hybrids."""
+
+    dt_fs: Annotated[float, Field(gt=0, le=5)] = 1.0
+    platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
+
+
+class QMConfig(BaselineConfig):
+    """configs/qm.yaml: xTB baselines and hybrids."""
+
+    backend: Literal["tblite", "xtb"] = "tblite"
+    method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB", "GFN-FF"] = "GFN2-xTB"
+    charge: int | None = None  # null: the molecule's own
+    spin_multiplicity: Count | None = None  # null: the molecule's own
+    accuracy: Annotated[float, Field(gt=0, le=10)] = 0.1  # SCF tolerance; 1.0 drifts
+    max_iterations: Count = 250
+    electronic_temperature_K: Positive = 300.0
+
+
+class HybridConfig(Config):
+    """configs/hybrid.yaml: what 06 and 06b do with a network."""
+
+    scheme: Literal["jump", "metropolis", "plain"] = "metropolis"
+    k_steps: Count | None = None  # null: 1000 for metropolis, the checkpoint's for jump
+    dt_fs: Annotated[float, Field(gt=0, le=5)] | None = None  # null: the baseline's
+    steps: Count = 200  # macro-steps = true calls per replica
+    burn_in_steps: Whole = 20  # macro-steps marked as equilibration
+    replicas: Count = 16
+    temperature_K: Positive | None = None  # null: the baseline's
+    thermostat: Literal["none", "langevin"] = "langevin"  # around jump and plain
+    friction_per_ps: NonNegative = 5.0
+    delta_scale: NonNegative = 1.0  # scales the learned correction
+    max_attempts: Count = 3
+    max_disp_nm: Positive = 0.1  # per macro-step and atom (jump)
+    max_bond_stretch_nm: Positive = 0.05  # beyond the longest bond length seen at the start
+    max_energy_jump_kJ_per_mol: Positive = 20.0  # of the true total energy (jump)
+    energy_rescale: bool = False  # hides drift; reported when on
+    hydrogen_mass_Da: Positive | None = None  # metropolis: free masses of the sampler
+    save_interval_steps: Count = 1  # macro-steps between stored frames
+    checkpoint_interval: Count = 100  # macro-steps between restart files
+
+
+T = TypeVar("T", bound=Config)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Parse a YAML mapping; UserError names the file and line."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config {path} does not exist")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"config {path} is not valid YAML{where}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"config {path} must be a mapping of 'key: value' lines")
+    return data
+
+
+def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
+    """Build a config from a mapping; the first problem becomes one sentence."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as failure:
+        problem = failure.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(key.split(".")[-1], kind.model_fields)
+            raise UserError(f"{where}: unknown key '{key}'{hint}") from None
+        message = problem["msg"][0].lower() + problem["msg"][1:]
+        raise UserError(f"{where}: {key} = {problem.get('input')!r} is not valid: {message}") from None
+
+
+def load_config(kind: type[T], path: str | Path | None, overrides: dict[str, Any] | None = None) -> T:
+    """Read `path` (None: all defaults), then apply overrides that are not None."""
+    data = read_yaml(path) if path is not None else {}
+    data.update({k: v for k, v in (overrides or {}).items() if v is not None})
+    return validate(kind, data, str(path) if path is not None else "settings")
+
+
+def parse_assignments(pairs: list[str] | None) -> dict[str, Any]:
+    """`--set key=value` pairs as a mapping; values are read as YAML."""
+    out = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {pair!r} must read key=value")
+        try:
+            out[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {pair!r}: the value is not valid YAML") from None
+    return out

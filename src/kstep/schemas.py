@@ -1,0 +1,258 @@
+"""The .npz files that the stages hand to each other: written, checked and read in one place.
+
+Every file carries `metadata` (JSON text) with `schema` and `schema_version`; arrays are plain
+(no pickled objects), and a file is written under a temporary name and renamed, so a killed
+run leaves the last good one.
+
+trajectory  (T frames, N atoms; replicas are interleaved or concatenated along T)
+    pos               (T,N,3) float64  nm        positions
+    vel               (T,N,3) float64  nm/ps     velocities of the same instant
+    forces            (T,N,3) float64  kJ/mol/nm the true potential's forces; (0,N,3) if not stored
+    Ekin Epot Etot    (T,)    float64  kJ/mol    of `masses` (Ekin of `masses_sampler` for metropolis)
+    time_ps           (T,)    float64  ps        since the start of the replica
+    step              (T,)    int64              baseline timesteps since the start of the replica
+    replica           (T,)    int64              independent seeds and replicas alike
+    segment           (T,)    int64              index into metadata["segments"]
+    accepted          (T,)    bool               hybrid: the macro-step that ended here was accepted
+    attempts          (T,)    int64              hybrid: true calls spent on that macro-step
+    inner_steps       (T,)    int64              hybrid: network timesteps in that macro-step
+    delta_H           (T,)    float64  kJ/mol    metropolis: H(proposal) - H(start); NaN elsewhere
+    box               (T,3,3) or (0,3,3) float64 nm
+    masses            (N,)    float64  Da        physical masses
+    masses_sampler    (N,)    float64  Da        masses the velocities belong to
+    atom_types        (N,)    int64              atomic numbers
+    bonds             (B,2)   int64
+
+    A segment is a stretch of one replica in which consecutive frames are connected by the
+    dynamics and by nothing else (no velocity redraw, no change of ensemble):
+    {"replica", "role": equil|hot|train|reference|drift, "ensemble": NVE|NVT, "temperature_K", "n_dof"}
+
+dataset  (P windows over molecules of different size, A = sum of their atoms, M molecules)
+    x_t v_t f_t x_tk v_tk f_tk  (A,3) float64    state at the start and the end of each window;
+                                                 v_half (A,3): velocity half a step before the end
+    ptr               (P+1,)  int64              window p owns rows ptr[p]:ptr[p+1]
+    epot_t epot_tk    (P,)    float64  kJ/mol
+    temperature_K     (P,)    float64  K         of the segment the window was cut from
+    molecule_id       (P,)    int64              index into metadata["molecules"]
+    frame             (P,)    int64              frame of the window's start in its trajectory file
+    block             (P,)    int64              time block the window lies in (splits in time)
+    k_steps           (P,)    int64              timesteps covered by this window
+    dt_fs             ()      float64
+    mol_ptr           (M+1,)  int64              molecule m owns rows mol_ptr[m]:mol_ptr[m+1] of
+    atom_types masses (sum N,)                   its atoms, and rows bond_ptr[m]:bond_ptr[m+1] of
+    bonds             (sum B,2) int64            its bonds (atom numbers local to the molecule)
+    bond_ptr          (M+1,)  int64
+    charge multiplicity (M,)  int64
+    metadata["molecules"]: [{"name", "smiles", "method"}], metadata["k_steps"]: the file's k
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from kstep.errors import UserError
+
+SCHEMA_VERSION = 1
+
+_TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
+    "pos": ("f8", ("T", "N", 3)),
+    "vel": ("f8", ("T", "N", 3)),
+    "forces": ("f8", ("T|0", "N", 3)),
+    "Ekin": ("f8", ("T",)),
+    "Epot": ("f8", ("T",)),
+    "Etot": ("f8", ("T",)),
+    "time_ps": ("f8", ("T",)),
+    "step": ("i8", ("T",)),
+    "replica": ("i8", ("T",)),
+    "segment": ("i8", ("T",)),
+    "accepted": ("?", ("T|0",)),
+    "attempts": ("i8", ("T|0",)),
+    "inner_steps": ("i8", ("T|0",)),
+    "delta_H": ("f8", ("T|0",)),
+    "box": ("f8", ("T|0", 3, 3)),
+    "masses": ("f8", ("N",)),
+    "masses_sampler": ("f8", ("N",)),
+    "atom_types": ("i8", ("N",)),
+    "bonds": ("i8", ("B", 2)),
+}
+_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
+
+PER_FRAME = tuple(k for k, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
+
+_DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
+    **{k: ("f8", ("A", 3)) for k in ("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk", "v_half")},
+    "ptr": ("i8", ("P+1",)),
+    "epot_t": ("f8", ("P",)),
+    "epot_tk": ("f8", ("P",)),
+    "temperature_K": ("f8", ("P",)),
+    "molecule_id": ("i8", ("P",)),
+    "frame": ("i8", ("P",)),
+    "block": ("i8", ("P",)),
+    "k_steps": ("i8", ("P",)),
+    "dt_fs": ("f8", ()),
+    "mol_ptr": ("i8", ("M+1",)),
+    "atom_types": ("i8", ("L",)),
+    "masses": ("f8", ("L",)),
+    "bonds": ("i8", ("B", 2)),
+    "bond_ptr": ("i8", ("M+1",)),
+    "charge": ("i8", ("M",)),
+    "multiplicity": ("i8", ("M",)),
+}
+
+
+@dataclass
+class Trajectory:
+    """One trajectory file in memory; fields and units are in the module's docstring."""
+
+    pos: np.ndarray
+    vel: np.ndarray
+    forces: np.ndarray
+    Ekin: np.ndarray
+    Epot: np.ndarray
+    Etot: np.ndarray
+    time_ps: np.ndarray
+    step: np.ndarray
+    replica: np.ndarray
+    segment: np.ndarray
+    accepted: np.ndarray
+    attempts: np.ndarray
+    inner_steps: np.ndarray
+    delta_H: np.ndarray
+    box: np.ndarray
+    masses: np.ndarray
+    masses_sampler: np.ndarray
+    atom_types: np.ndarray
+    bonds: np.ndarray
+    metadata: dict = field(default_factory=dict)
+
+    @property
+    def segments(self) -> list[dict]:
+        return self.metadata["segments"]
+
+    def frames_of(self, *roles: str) -> np.ndarray:
+        """Indices of the frames whose segment has one of the roles, in file order."""
+        ids = [i for i, s in enumerate(self.segments) if s["role"] in roles]
+        return np.flatnonzero(np.isin(self.segment, ids))
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays to `path` under a temporary name, then rename (atomic on POSIX)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            np.savez(handle, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file; a missing, truncated or pickled file is a UserError."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run the stage that writes it first")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
+        ) from None
+
+
+def _check(path, kind: str, arrays: dict, known: dict, may_hold_nan=frozenset()) -> None:
+    sizes: dict[str, int] = {}
+    for key, (dtype, shape) in known.items():
+        if key not in arrays:
+            raise UserError(f"{path} is not a {kind} file: array '{key}' is missing")
+        array = arrays[key]
+        wanted = np.dtype(dtype)
+        if array.dtype.kind != wanted.kind and not (wanted.kind == "f" and array.dtype.kind in "iu"):
+            raise UserError(f"{path}: '{key}' has dtype {array.dtype}, expected {wanted}")
+        if array.ndim != len(shape):
+            raise UserError(f"{path}: '{key}' has {array.ndim} dimensions, expected {len(shape)}")
+        for size, symbol in zip(array.shape, shape):
+            if isinstance(symbol, int):
+                fits = size == symbol
+            else:
+                name = symbol.removesuffix("|0").removesuffix("+1")
+                if symbol.endswith("|0") and size == 0:
+                    continue
+                size -= symbol.endswith("+1")
+                fits = sizes.setdefault(name, size) == size
+            if not fits:
+                raise UserError(f"{path}: '{key}' has shape {array.shape}, expected {shape}")
+        if wanted.kind == "f" and key not in may_hold_nan and not np.isfinite(array).all():
+            first = np.argwhere(~np.isfinite(array))[0]
+            where = f"frame {int(first[0])}" if len(first) else "its only entry"
+            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+
+
+def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
+    return np.array(json.dumps({**metadata, "schema": schema, "schema_version": SCHEMA_VERSION}))
+
+
+def _unpack_metadata(path, arrays: dict, schema: str) -> dict:
+    try:
+        metadata = json.loads(str(arrays.pop("metadata")))
+    except (KeyError, json.JSONDecodeError):
+        raise UserError(f"{path} is not a {schema} file: it has no readable 'metadata'") from None
+    if metadata.get("schema") != schema:
+        raise UserError(f"{path} holds a '{metadata.get('schema')}', expected a '{schema}'")
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {metadata.get('schema_version')}, this md-kstep reads "
+            f"{SCHEMA_VERSION}; run its stage again"
+        )
+    return metadata
+
+
+def complete_trajectory(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fill the optional arrays of a trajectory with empty ones and fix dtypes."""
+    out = dict(arrays)
+    n_atoms = len(out["atom_types"])
+    empty = {"N": n_atoms, "B": 0}
+    for key, (dtype, shape) in _TRAJECTORY_FIELDS.items():
+        if key not in out and str(shape[0]) == "T|0":
+            out[key] = np.zeros((0, *[empty.get(s, s) for s in shape[1:]]), dtype=dtype)
+        if key in out:
+            out[key] = np.ascontiguousarray(out[key], dtype=dtype)
+    return out
+
+
+def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
+    """Check and write a trajectory; per-frame optional arrays may be left out."""
+    arrays = complete_trajectory(arrays)
+    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "trajectory")})
+
+
+def load_trajectory(path: str | Path) -> Trajectory:
+    """Read and check a trajectory file."""
+    arrays = read_npz(path)
+    metadata = _unpack_metadata(path, arrays, "trajectory")
+    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    return Trajectory(**{f.name: arrays[f.name] for f in fields(Trajectory) if f.name != "metadata"},
+                      metadata=metadata)
+
+
+def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
+    """Check and write a dataset of k-step windows."""
+    _check(path, "dataset", arrays, _DATASET_FIELDS)
+    write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "dataset")})
+
+
+def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Read and check a dataset; returns (arrays, metadata)."""
+    arrays = read_npz(path)
+    metadata = _unpack_metadata(path, arrays, "dataset")
+    _check(path, "dataset", arrays, _DATASET_FIELDS)
+    return arrays, metadata

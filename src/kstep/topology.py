@@ -1,0 +1,101 @@
+"""Angles, torsions and rings that follow from a bond list.
+
+Everything here is a function of `bonds (B,2)` and `numbers (N,)` alone, so that a trajectory
+file, which carries both, can be judged without the molecule it came from.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+
+def neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
+    """Sorted bonded neighbours of each atom."""
+    table: list[list[int]] = [[] for _ in range(n_atoms)]
+    for i, j in np.asarray(bonds, dtype=int).reshape(-1, 2):
+        table[i].append(int(j))
+        table[j].append(int(i))
+    return [sorted(row) for row in table]
+
+
+def find_angles(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
+    """All bonded triples i-j-k with i < k, shape (A,3); j is the vertex."""
+    triples = [
+        (i, j, k)
+        for j, around in enumerate(neighbours(n_atoms, bonds))
+        for i, k in itertools.combinations(around, 2)
+    ]
+    return np.array(triples, dtype=np.int64).reshape(-1, 3)
+
+
+def graph_distances(n_atoms: int, bonds: np.ndarray, limit: int = 64) -> np.ndarray:
+    """Number of bonds on the shortest path between atoms, shape (N,N); `limit` if unconnected."""
+    table = neighbours(n_atoms, bonds)
+    distance = np.full((n_atoms, n_atoms), limit, dtype=np.int64)
+    for start in range(n_atoms):
+        distance[start, start] = 0
+        front = [start]
+        while front:
+            following = []
+            for i in front:
+                for j in table[i]:
+                    if distance[start, j] == limit and j != start:
+                        distance[start, j] = distance[start, i] + 1
+                        following.append(j)
+            front = following
+    return distance
+
+
+def ring_bonds(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
+    """True for each bond whose removal leaves its ends connected, shape (B,)."""
+    bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
+    in_ring = np.zeros(len(bonds), dtype=bool)
+    for b, (i, j) in enumerate(bonds):
+        others = np.delete(bonds, b, axis=0)
+        table = neighbours(n_atoms, others)
+        seen, front = {int(i)}, [int(i)]
+        while front and int(j) not in seen:
+            front = [a for f in front for a in table[f] if a not in seen]
+            seen.update(front)
+        in_ring[b] = int(j) in seen
+    return in_ring
+
+
+def is_methyl(atom: int, numbers: np.ndarray, table: list[list[int]]) -> bool:
+    """True for a carbon with three hydrogens."""
+    return int(numbers[atom]) == 6 and sum(int(numbers[n]) == 1 for n in table[atom]) == 3
+
+
+def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """One dihedral i-j-k-l per acyclic bond j-k that is not a methyl, shape (D,4).
+
+    The outer atoms are the heaviest, then lowest-numbered, neighbours.  Double bonds are
+    included: whether a torsion has more than one rotamer is a question for the trajectory,
+    not for the topology.
+    """
+    numbers = np.asarray(numbers)
+    bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
+    table = neighbours(len(numbers), bonds)
+    torsions = []
+    for (j, k), cyclic in zip(bonds, ring_bonds(len(numbers), bonds)):
+        left = [a for a in table[j] if a != k]
+        right = [a for a in table[k] if a != j]
+        if cyclic or not left or not right:
+            continue
+        if is_methyl(j, numbers, table) or is_methyl(k, numbers, table):
+            continue
+        i = min(left, key=lambda a: (-numbers[a], a))
+        last = min(right, key=lambda a: (-numbers[a], a))
+        torsions.append((i, int(j), int(k), last))
+    return np.array(torsions, dtype=np.int64).reshape(-1, 4)
+
+
+def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray) -> list[list[int]]:
+    """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+)."""
+    table = neighbours(len(numbers), bonds)
+    groups = [
+        [n for n in table[i] if numbers[n] == 1] for i in range(len(numbers)) if numbers[i] > 1
+    ]
+    return [g for g in groups if len(g) > 1]

@@ -1,0 +1,28 @@
+"""The unit system: nm, ps, Da, kJ/mol, elementary charge, K.
+
+In these units m v^2 / 2 is already kJ/mol and force / mass is nm/ps^2, so no conversion
+factor appears in a formula of the dynamics.  Backends convert once, at their own edge, with
+the constants below (CODATA 2018).
+"""
+
+BOLTZMANN = 0.00831446261815324  # kJ/mol/K
+AVOGADRO = 6.02214076e23
+
+NM_PER_ANGSTROM = 0.1
+ANGSTROM_PER_NM = 10.0
+NM_PER_BOHR = 0.0529177210903
+KJ_PER_HARTREE = 2625.4996394798254
+KJ_PER_EV = 96.48533212331002
+KJ_PER_KCAL = 4.184
+PS_PER_FS = 1.0e-3
+FS_PER_PS = 1.0e3
+PS_PER_ASE_TIME = 0.010180505717871193  # A sqrt(Da/eV)
+WAVENUMBER_PER_THZ = 33.3564095198152  # cm^-1 per ps^-1
+
+FORCE_PER_HARTREE_BOHR = KJ_PER_HARTREE / NM_PER_BOHR  # kJ/mol/nm per Ha/bohr
+FORCE_PER_EV_ANGSTROM = KJ_PER_EV / NM_PER_ANGSTROM  # kJ/mol/nm per eV/A
+
+
+def kT(temperature_K: float) -> float:
+    """Thermal energy k_B T in kJ/mol."""
+    return BOLTZMANN * temperature_K

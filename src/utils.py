@@ -1,0 +1,179 @@
+"""What every numbered script shares: arguments, logging, seeds, devices, provenance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# One thread per true call: two are many times slower on a shared machine, and BLAS reads
+# these variables only once, at import.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from kstep.errors import PhysicsError, UserError  # noqa: E402
+
+log = logging.getLogger("kstep")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults and keeps the line breaks of a script's docstring; no '(default: None)'."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or action.default == [] or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """An ArgumentParser in the house style; a usage error exits with code 2."""
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, device: bool = False,
+                         overrides: bool = False) -> None:
+    """Add --seed, --device, --set and --log-level where they make sense."""
+    if seed:
+        parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random number")
+    if device:
+        parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+                            help="where the network runs; auto takes a GPU when there is one")
+    if overrides:
+        parser.add_argument("--set", action="append", dest="assignments", metavar="KEY=VALUE", default=[],
+                            help="override one key of the YAML config; may be repeated")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info",
+                        help="how much to print")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number >= 1")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is not a whole number >= 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number > 0")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number >= 0")
+    return value
+
+
+def setup_logging(level: str = "info") -> None:
+    """Log to stderr, one line each."""
+    logging.basicConfig(level=level.upper(), format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
+    for noisy in ("matplotlib", "pymbar", "jax", "absl", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's main: a user's mistake becomes one sentence and exit code 2."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except PhysicsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 3
+    except KeyboardInterrupt:
+        print("interrupted; finished work is on disk, --resume continues where the script has it",
+              file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def pick_device(wanted: str) -> str:
+    """'cpu' or 'cuda'; asking for an absent GPU costs one warning, not the run."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        log.warning("no CUDA GPU found; running on the CPU")
+    return "cpu"
+
+
+def write_json_atomic(path: str | Path, data) -> None:
+    """Write JSON under a temporary name, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path):
+    """Read JSON; a missing or broken file is a UserError."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the stage that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path} is not valid JSON; delete it and run its stage again") from None
+
+
+def git_commit() -> str:
+    """Short hash of the code that runs, with '+' when the tree has changes; '' outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "-C", str(here), "rev-parse", "--short", "HEAD"],
+                              capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(["git", "-C", str(here), "status", "--porcelain", "-uno"],
+                               capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if head.returncode:
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def provenance() -> dict:
+    """Versions and commit for the metadata of every file."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": sys.version.split()[0]}
+    for package in ("kstep", "numpy", "torch", "openmm", "rdkit", "tblite", "xtb", "pyscf", "ase"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"versions": versions, "git_commit": git_commit()}
+
+
+def machine() -> dict:
+    """The machine a measurement ran on, in words."""
+    import platform
+
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [row.split(":", 1)[1].strip() for row in cpuinfo.read_text().splitlines()
+                 if row.startswith("model name")]
+        model = names[0] if names else ""
+    return {"cpu": model or platform.processor(), "cores": len(os.sched_getaffinity(0)),
+            "system": platform.system()}
