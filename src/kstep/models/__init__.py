@@ -1,0 +1,74 @@
+"""Networks: what every model promises to training and dynamics.
+
+A model is a torch module over `MoleculeBatch` (kstep/models/batch.py).  It computes in the
+dtype of its parameters, whatever the dtype of the batch, and returns energies, positions and
+velocities in the dtype of the batch: float32 weights add a float32 correction to float64 positions.
+
+    model = build_model(config, molecule)      registry name `config.arch`: egnn, pair_mlp
+    model.config                               the ModelConfig it was built from
+    model.elements (E,) int64 buffer           atomic numbers it knows; others raise UserError
+    model.dt_ps () float64 buffer              baseline timestep the jump head belongs to
+
+energy head (config.heads.energy)
+    model.energy(batch)              (P,) kJ/mol, absolute: reference energies + learned part
+    model.energy_and_forces(batch, create_graph=False)   (P,), (A,3) kJ/mol/nm, exactly -dE/dx
+    model.direct_forces(batch)       (A,3) from the optional force head (config.use_force_head)
+jump head (config.heads.jump); reads positions, velocities, forces (the true ones), tau_ps
+    model.propagate(batch)           (A,3), (A,3): x_k and v_{k-1/2} of the cheap propagator alone
+    model.jump(batch, delta_scale=1.0)   x_k nm and v_{k-1/2} nm/ps; delta_scale 0 is `propagate`
+  v_{k-1/2} belongs to the time tau - dt/2, k = tau/dt, and the caller closes
+  v_k = v_{k-1/2} + (dt/2m) F_true(x_k).  k = 1 with a zero correction is velocity Verlet.
+
+normalisation: registered buffers, so that state_dict carries them
+    model.fit_normalisation(statistics)        from the training split, before the first step:
+        "elements" (E,)              atomic numbers; a subset of model.elements
+        "reference_energy" (E,)      kJ/mol per element, least squares on the energies
+        "energy_rms"                 kJ/mol per atom beyond the reference energies (optional)
+        "force_rms"                  kJ/mol/nm
+        "dt_ps"                      baseline timestep (jump head)
+        "tau_ps" (K,)                the jump times in the data, ascending
+        "dx_rms" (K,E) "dv_rms" (K,E)   nm and nm/ps: RMS of the true remainders
+                                     x_tk - x and v_half - v beyond `model.propagate(batch)` of
+                                     the untrained model; per tau and element
+      Keys for a head that is not there may be missing.  Order: fit_normalisation with dt_ps and
+      force_rms first (propagate needs dt_ps), then propagate, then fit_normalisation with
+      tau_ps, dx_rms, dv_rms; each call sets only the keys that it is given.
+    model.set_normalisation(buffers)           the same from ready tensors by buffer name
+    model.jump_scales(numbers, tau_ps)         (A,1), (A,1): dx_rms and dv_rms of each atom
+                                     (tau_ps per atom), what the dx + dv loss divides by
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kstep.errors import UserError, did_you_mean
+from kstep.models.config import ModelConfig
+
+
+def _egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
+    from kstep.models.egnn import EGNN
+
+    return EGNN(config)
+
+
+def _pair_mlp(config: ModelConfig, molecule: dict | None) -> nn.Module:
+    from kstep.models.pair_mlp import PairMLP
+
+    if molecule is None:
+        raise UserError("pair_mlp is bound to one molecule: build it with that molecule's numbers and bonds")
+    return PairMLP(config, molecule)
+
+
+REGISTRY = {"egnn": _egnn, "pair_mlp": _pair_mlp}
+
+
+def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
+    """Build the network `config.arch` names.
+
+    `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by models bound to one molecule
+    (pair_mlp); egnn ignores it.  Raises UserError for an unknown architecture.
+    """
+    if config.arch not in REGISTRY:
+        raise UserError(f"model: unknown arch '{config.arch}'{did_you_mean(config.arch, REGISTRY)}")
+    return REGISTRY[config.arch](config, molecule)

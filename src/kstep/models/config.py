@@ -1,0 +1,42 @@
+"""configs/model.yaml: which network is built and how large it is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kstep.config import Config, Count, Positive
+
+
+class Heads(Config):
+    """Which predictions the network makes."""
+
+    energy: bool = True
+    jump: bool = False
+
+
+class ModelConfig(Config):
+    """The network of configs/model.yaml; keys of the other architecture are ignored by design."""
+
+    arch: Literal["egnn", "pair_mlp"] = "egnn"
+    heads: Heads = Heads()
+    elements: list[Annotated[int, Field(ge=1, le=118)]] = [1, 6, 7, 8, 9, 15, 16, 17, 35, 53]
+    activation: Literal["silu", "gelu", "softplus"] = "silu"  # all smooth: energies are C2
+
+    # egnn
+    hidden_dim: Count = 48  # scalar channels per atom
+    vector_dim: Count = 16  # vector channels per atom
+    num_layers: Count = 3
+    cutoff_nm: Positive = 0.5
+    num_rbf: Count = 16
+    use_force_head: bool = False  # direct force head beside the conservative one
+
+    # jump head
+    propagator: Literal["auto", "taylor", "bounded"] = "auto"
+    spring_cutoff_nm: Positive = 0.35  # pairs that carry a spring in the bounded propagator
+    max_disp_nm: Positive = 0.05  # hard bound on the learned displacement per atom
+
+    # pair_mlp
+    pair_hidden: Annotated[list[Count], Field(min_length=1)] = [192, 192]
+    pair_features: Literal["inverse"] = "inverse"
