@@ -1,0 +1,1 @@
+"""Schemes, thermostat and the one time loop that every MM and QM run goes through."""

@@ -1,0 +1,72 @@
+"""The true physics: one backend per file, one contract (`base.Physics`), one pool of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kstep.errors import UserError, did_you_mean
+from kstep.forces.base import Physics
+
+
+def _tblite(**settings):
+    from kstep.forces.tblite import TblitePhysics
+
+    return TblitePhysics(**settings)
+
+
+def _xtb(**settings):
+    from kstep.forces.xtb import XtbPhysics
+
+    settings.pop("warm_start")
+    return XtbPhysics(**settings)
+
+
+def _openmm(**settings):
+    from kstep.forces.openmm import OpenMMPhysics
+
+    return OpenMMPhysics(**settings)
+
+
+BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm}
+
+
+@dataclass(frozen=True)
+class PhysicsSpec:
+    """A picklable recipe of a backend, so that spawned workers can build their own."""
+
+    backend: str
+    numbers: np.ndarray
+    masses: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Physics:
+        """Construct the backend in this process."""
+        if self.backend not in BACKENDS:
+            raise UserError(f"unknown backend '{self.backend}'{did_you_mean(self.backend, BACKENDS)}")
+        return BACKENDS[self.backend](numbers=self.numbers, masses=self.masses, **self.settings)
+
+
+def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
+    """The recipe of a QMConfig for a Molecule; charge and multiplicity are always explicit."""
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, dict(
+        method=config.method,
+        charge=molecule.charge if config.charge is None else config.charge,
+        multiplicity=molecule.multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
+        accuracy=config.accuracy,
+        max_iterations=config.max_iterations,
+        electronic_temperature_K=config.electronic_temperature_K,
+        warm_start=warm_start,
+    ))
+
+
+def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:
+    """The recipe of an MDConfig for a prepared molecule folder with system.xml."""
+    path = Path(folder) / "system.xml"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; prepare the molecule with 00_prep_mols.py --force-field mmff94")
+    return PhysicsSpec("openmm", molecule.numbers, molecule.masses,
+                       dict(system_xml=path.read_text(), platform=config.platform))

@@ -1,0 +1,98 @@
+"""The contract of every source of truth, and the guards that stand before each true call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+
+from kstep.errors import PhysicsError, UserError
+from kstep.units import NM_PER_ANGSTROM
+
+MIN_DISTANCE_NM = 0.05
+SYMBOLS = {number: symbol for symbol, number in atomic_numbers.items()}
+
+
+class Physics(ABC):
+    """The true potential of one molecule.
+
+    A backend implements `_compute`; only `energy_and_forces` calls it, and that is where true
+    calls are counted and geometries are checked, so nothing bypasses either.
+    """
+
+    def __init__(self, numbers: np.ndarray, masses: np.ndarray):
+        self.numbers = np.asarray(numbers, dtype=np.int64)
+        self.masses = np.asarray(masses, dtype=np.float64)
+        self._true_calls = 0
+        radii = covalent_radii[self.numbers] * NM_PER_ANGSTROM
+        self._closest_nm = np.maximum(MIN_DISTANCE_NM, 0.5 * (radii[:, None] + radii[None, :]))
+        np.fill_diagonal(self._closest_nm, 0.0)
+
+    @property
+    def true_calls(self) -> int:
+        """How many times the true potential was asked, failures included."""
+        return self._true_calls
+
+    @abstractmethod
+    def _compute(self, positions: np.ndarray, slot: int) -> tuple[float, np.ndarray]:
+        """Energy (kJ/mol) and forces (N,3) (kJ/mol/nm) at positions (N,3) (nm)."""
+
+    def forget(self) -> None:
+        """Drop whatever was kept from earlier geometries (SCF guesses)."""
+
+    def energy_and_forces(self, positions: np.ndarray, slot: int = 0) -> tuple[float, np.ndarray]:
+        """Energy in kJ/mol and forces (N,3) in kJ/mol/nm at positions (N,3) in nm.
+
+        `slot` names the replica, so that a backend may start its SCF from that replica's last
+        one.  Raises PhysicsError when the geometry is not one the method can treat or the SCF
+        does not converge: never a number in its place.
+        """
+        positions = np.array(positions, dtype=np.float64)
+        self._true_calls += 1
+        check_geometry(self.numbers, positions, self._closest_nm)
+        energy, forces = self._compute(positions, slot)
+        if not np.isfinite(energy) or not np.isfinite(forces).all():
+            raise PhysicsError("the true potential returned a number that is not finite")
+        return float(energy), forces
+
+    def energy(self, positions: np.ndarray, slot: int = 0) -> float:
+        """Energy in kJ/mol at positions (N,3) in nm."""
+        return self.energy_and_forces(positions, slot)[0]
+
+
+def check_geometry(numbers: np.ndarray, positions: np.ndarray, closest_nm: np.ndarray) -> None:
+    """Refuse a geometry no backend should see: wrong shape, not finite, atoms on top of each other."""
+    if positions.shape != (len(numbers), 3):
+        raise PhysicsError(f"positions have shape {positions.shape}, expected {(len(numbers), 3)}")
+    if not np.isfinite(positions).all():
+        raise PhysicsError("positions hold NaN or infinity")
+    distance = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1)
+    if (distance < closest_nm).any():
+        i, j = np.argwhere(distance < closest_nm)[0]
+        raise PhysicsError(
+            f"atoms {i} ({SYMBOLS[int(numbers[i])]}) and {j} ({SYMBOLS[int(numbers[j])]}) are "
+            f"{distance[i, j] * 10:.3f} A apart, closer than {closest_nm[i, j] * 10:.2f} A"
+        )
+
+
+def check_electrons(numbers: np.ndarray, charge: int, multiplicity: int) -> None:
+    """Refuse a charge and multiplicity that no electron count can have."""
+    electrons = int(np.sum(numbers)) - charge
+    if electrons < 1:
+        raise UserError(f"charge {charge:+d} leaves no electrons on a molecule with {int(np.sum(numbers))} protons")
+    if abs(charge) > max(4, len(numbers)):
+        raise UserError(f"charge {charge:+d} is not plausible for {len(numbers)} atoms; check charge in the config")
+    if multiplicity < 1 or multiplicity > electrons + 1 or (electrons + multiplicity) % 2 == 0:
+        raise UserError(
+            f"{electrons} electrons (charge {charge:+d}) cannot have spin multiplicity {multiplicity}; "
+            f"use {'an odd' if electrons % 2 == 0 else 'an even'} one"
+        )
+
+
+def check_elements(numbers: np.ndarray, heaviest: int, method: str) -> None:
+    """Refuse elements a method has no parameters for."""
+    wrong = sorted({int(z) for z in numbers if z < 1 or z > heaviest})
+    if wrong:
+        names = ", ".join(SYMBOLS.get(z, str(z)) for z in wrong)
+        raise UserError(f"{method} has no parameters for {names}; its elements are H to {SYMBOLS[heaviest]}")

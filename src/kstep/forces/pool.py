@@ -1,0 +1,190 @@
+"""True evaluations of R geometries on W spawned workers with one thread each.
+
+Workers are spawned, never forked (a fork after a calculation deadlocks in the maths
+libraries), and each sees OMP_NUM_THREADS=1: two threads per true call are many times slower
+than one.  Replica r always goes to worker r mod W, so a backend's SCF guess of a replica
+stays where that replica is.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from dataclasses import dataclass
+
+import numpy as np
+
+from kstep.errors import PhysicsError, UserError
+from kstep.forces import PhysicsSpec
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the true potential said of r geometries.
+
+    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm; failed (r,) bool: the SCF did not converge or
+    the geometry was refused, and energy and forces of that row are NaN.
+    """
+
+    energy: np.ndarray
+    forces: np.ndarray
+    failed: np.ndarray
+    messages: tuple[str, ...] = ()
+
+
+def physical_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _evaluate_rows(physics, positions, rows):
+    energy = np.full(len(rows), np.nan)
+    forces = np.full(positions.shape, np.nan)
+    messages = []
+    for i, row in enumerate(rows):
+        try:
+            energy[i], forces[i] = physics.energy_and_forces(positions[i], slot=int(row))
+        except PhysicsError as error:
+            messages.append(str(error))
+    return energy, forces, messages
+
+
+def _worker(connection, spec: PhysicsSpec) -> None:
+    try:
+        physics = spec.build()
+        connection.send(("ready", None))
+    except Exception as error:  # reported to the parent, which raises it
+        connection.send(("error", error if isinstance(error, UserError) else RuntimeError(traceback.format_exc())))
+        return
+    while True:
+        try:
+            task, *payload = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if task == "evaluate":
+                connection.send(("truth", _evaluate_rows(physics, *payload), physics.true_calls))
+            elif task == "forget":
+                physics.forget()
+                connection.send(("ready", None))
+            else:
+                return
+        except KeyboardInterrupt:
+            return
+        except Exception:
+            connection.send(("error", RuntimeError(traceback.format_exc())))
+
+
+class EvaluationPool:
+    """Evaluate R geometries at once; with one worker, in this process.
+
+    Use as a context manager.  `true_calls` is the sum of the backends' own counters.
+    """
+
+    def __init__(self, spec: PhysicsSpec, n_workers: int = 1):
+        if n_workers < 1:
+            raise UserError(f"{n_workers} workers cannot evaluate anything; use --num-workers 1 or more")
+        self.numbers, self.masses = spec.numbers, spec.masses
+        self.n_workers = n_workers
+        self._local = spec.build() if n_workers == 1 else None
+        self._calls = [0] * n_workers
+        self._pipes, self._processes = [], []
+        if self._local is None:
+            self._start(spec)
+
+    def _start(self, spec) -> None:
+        context = multiprocessing.get_context("spawn")
+        saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        try:
+            for _ in range(self.n_workers):
+                here, there = context.Pipe()
+                process = context.Process(target=_worker, args=(there, spec), daemon=True)
+                process.start()
+                there.close()
+                self._pipes.append(here)
+                self._processes.append(process)
+        finally:
+            for name, value in saved.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        for worker in range(self.n_workers):
+            self._receive(worker)
+
+    def _receive(self, worker: int):
+        try:
+            kind, *payload = self._pipes[worker].recv()
+        except (EOFError, ConnectionResetError):
+            code = self._processes[worker].exitcode
+            raise PhysicsError(f"a worker of the true physics died (exit code {code}); see the lines above") from None
+        if kind == "error":
+            self.close()
+            raise payload[0]
+        return payload
+
+    @property
+    def true_calls(self) -> int:
+        return self._local.true_calls if self._local is not None else sum(self._calls)
+
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None):
+        """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
+        positions = np.asarray(positions, dtype=np.float64)
+        rows = np.arange(len(positions)) if rows is None else np.asarray(rows)
+        if self._local is not None:
+            return positions, [(np.arange(len(rows)), _evaluate_rows(self._local, positions, rows))]
+        parts = []
+        for worker in range(self.n_workers):
+            mine = np.flatnonzero(rows % self.n_workers == worker)
+            if len(mine):
+                self._pipes[worker].send(("evaluate", positions[mine], rows[mine]))
+                parts.append((mine, worker))
+        return positions, parts
+
+    def collect(self, ticket) -> Truth:
+        """Wait for what `submit` started."""
+        positions, parts = ticket
+        energy = np.full(len(positions), np.nan)
+        forces = np.full(positions.shape, np.nan)
+        messages: list[str] = []
+        for mine, answer in parts:
+            if isinstance(answer, int):
+                worker = answer
+                answer, self._calls[worker] = self._receive(worker)
+            energy[mine], forces[mine] = answer[:2]
+            messages += answer[2]
+        return Truth(energy, forces, np.isnan(energy), tuple(messages))
+
+    def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
+        """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""
+        return self.collect(self.submit(positions, rows))
+
+    def forget(self) -> None:
+        """Drop SCF guesses everywhere."""
+        if self._local is not None:
+            self._local.forget()
+            return
+        for pipe in self._pipes:
+            pipe.send(("forget",))
+        for worker in range(self.n_workers):
+            self._receive(worker)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for pipe, process in zip(self._pipes, self._processes):
+            try:
+                pipe.send(("stop",))
+            except OSError:
+                pass  # the worker is gone already, which is what we want
+            process.join(timeout=2)
+            if process.is_alive():
+                process.terminate()
+            pipe.close()
+        self._pipes, self._processes = [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

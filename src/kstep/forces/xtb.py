@@ -1,0 +1,67 @@
+"""GFN2-xTB, GFN1-xTB and GFN-FF through xtb-python (Python 3.11)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+import numpy as np
+
+from kstep.errors import PhysicsError, UserError
+from kstep.forces.base import Physics, check_electrons, check_elements
+from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
+
+HEAVIEST_ELEMENT = 86  # xtb does not refuse a heavier one, it crashes
+
+
+class XtbPhysics(Physics):
+    """One molecule at an xTB level; every call starts from a fresh SCF guess."""
+
+    def __init__(self, numbers, masses, *, method: str = "GFN2-xTB", charge: int = 0,
+                 multiplicity: int = 1, accuracy: float = 0.1, max_iterations: int = 250,
+                 electronic_temperature_K: float = 300.0):
+        super().__init__(numbers, masses)
+        check_elements(self.numbers, HEAVIEST_ELEMENT, method)
+        check_electrons(self.numbers, charge, multiplicity)
+        try:
+            from xtb.interface import Calculator, Param
+            from xtb.libxtb import VERBOSITY_MUTED
+        except ImportError:
+            raise UserError(
+                "backend xtb is not installed; it has wheels up to Python 3.11 only: "
+                "use backend: tblite for the same methods"
+            ) from None
+        parameters = {"GFN2-xTB": Param.GFN2xTB, "GFN1-xTB": Param.GFN1xTB, "GFN-FF": Param.GFNFF}
+        if method not in parameters:
+            raise UserError(f"backend xtb has no method {method}; it has {', '.join(parameters)}")
+        self._settings = dict(accuracy=accuracy, max_iterations=max_iterations,
+                              electronic_temperature_K=electronic_temperature_K)
+        self._make = lambda bohr: Calculator(parameters[method], self.numbers, bohr, float(charge),
+                                             multiplicity - 1)
+        self._muted = VERBOSITY_MUTED
+        self._is_force_field = method == "GFN-FF"
+        self._calculator = None
+
+    def _prepare(self, bohr):
+        if self._calculator is None:
+            # GFN-FF derives its topology from the first geometry and drops files where it runs.
+            self._calculator = self._make(bohr)
+            self._calculator.set_verbosity(self._muted)
+            self._calculator.set_output(os.devnull)
+            if not self._is_force_field:
+                self._calculator.set_accuracy(self._settings["accuracy"])
+                self._calculator.set_max_iterations(self._settings["max_iterations"])
+                self._calculator.set_electronic_temperature(int(self._settings["electronic_temperature_K"]))
+        else:
+            self._calculator.update(bohr)
+
+    def _compute(self, positions, slot):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            try:
+                self._prepare(positions / NM_PER_BOHR)
+                result = self._calculator.singlepoint()
+            except Exception as error:  # xtb-python raises its own XTBException
+                raise PhysicsError(f"the xTB calculation failed: {str(error).strip()}") from None
+        energy = float(result.get_energy()) * KJ_PER_HARTREE
+        return energy, -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR
