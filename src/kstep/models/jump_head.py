@@ -1,0 +1,125 @@
+"""The jump head: position after k timesteps and velocity half a step before, in one call.
+
+    x_k       = x + v tau + F tau^2 / 2m         + springs + learned dx
+    v_{k-1/2} = v + F (tau - dt/2) / m           + springs + learned dv
+
+F is the true force.  The first column is the Taylor propagator, the second what the bounded
+propagator adds (propagator.py), the third an equivariant network's guess at what is still
+missing, from invariants and vectors of (x, v, F) and of where the propagator lands.  The learned
+part is scaled per element and per tau, bounded by `max_disp_nm` per atom, and has its
+mass-weighted mean removed: the centre of mass moves exactly as without it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry
+from kstep.models.layers import ACTIVATIONS, EquivariantLayer
+from kstep.models.propagator import SpringPropagator
+from kstep.units import kT
+
+TAYLOR_LIMIT_PS = 0.002  # `auto` trusts the Taylor propagator up to here
+N_INVARIANTS = 6  # per pair, beside the radial basis
+N_VECTORS = 6  # per atom, fed to the vector channels
+
+
+class JumpHead(nn.Module):
+    """Equivariant network for the remainder beyond the cheap propagator."""
+
+    def __init__(self, n_elements: int, radii: torch.Tensor, *, hidden_dim: int, vector_dim: int, num_layers: int,
+                 cutoff_nm: float, num_rbf: int, activation: str, propagator: str, spring_cutoff_nm: float,
+                 max_disp_nm: float):
+        super().__init__()
+        act = ACTIVATIONS[activation]
+        self.cutoff, self.max_disp, self.mode = cutoff_nm, max_disp_nm, propagator
+        self.springs = None
+        if propagator != "taylor":
+            self.springs = SpringPropagator(hidden_dim, num_rbf, spring_cutoff_nm, activation, radii)
+        self.basis = RadialBasis(num_rbf, cutoff_nm)
+        self.embedding = nn.Embedding(n_elements, hidden_dim)
+        self.start = nn.Sequential(nn.Linear(N_VECTORS + 4, hidden_dim), act(), nn.Linear(hidden_dim, hidden_dim))
+        self.vectors = nn.Linear(N_VECTORS, vector_dim, bias=False)
+        self.layers = nn.ModuleList(
+            EquivariantLayer(hidden_dim, vector_dim, num_rbf + N_INVARIANTS, activation) for _ in range(num_layers))
+        self.readout = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), act(), nn.Linear(hidden_dim, 2 * vector_dim))
+        self.out = nn.Linear(vector_dim, 2, bias=False)
+        nn.init.zeros_(self.out.weight)  # an untrained model is its propagator
+
+    def deviations(self, grid: Grid, species, positions, velocities, acceleration, masses, tau, dt):
+        """Spring deviations from Taylor, (P,N,3) twice; zeros where `propagator` says Taylor."""
+        use = self.springs is not None and (self.mode == "bounded" or bool((tau > TAYLOR_LIMIT_PS + 1e-7).any()))
+        if not use:
+            return torch.zeros_like(positions), torch.zeros_like(positions)
+        _, distance = pair_geometry(positions, grid.pair_mask)
+        steps = torch.round(tau / dt)
+        inverse_mass = torch.where(grid.mask, 1.0 / masses, 0.0)[..., None]
+        dx, dv = self.springs(species, positions, distance, grid.pair_mask, velocities, acceleration, inverse_mass,
+                              steps, float(dt))
+        if self.mode == "auto":
+            far = (tau > TAYLOR_LIMIT_PS + 1e-7)[:, None, None]
+            dx, dv = dx * far, dv * far
+        return dx, dv
+
+    def forward(self, grid: Grid, species, positions, velocities, forces, masses, tau, dt, force_scale,
+                dx_scale, dv_scale):
+        """Deviation from the Taylor propagator and the learned remainder: four (P,N,3) tensors.
+
+        All on the padded grid: species, masses (P,N); positions, velocities, forces (P,N,3);
+        tau (P,); dx_scale, dv_scale (P,N,1).  Returns spring dx, dv, learned dx, dv (nm, nm/ps).
+        """
+        mask = grid.mask[..., None].to(positions.dtype)
+        masses = masses.masked_fill(~grid.mask, 1.0)
+        acceleration = forces / masses[..., None]
+        spring_dx, spring_dv = self.deviations(grid, species, positions, velocities, acceleration, masses, tau, dt)
+
+        t = tau[:, None, None]
+        thermal = (kT(300.0) / masses).sqrt()[..., None]  # nm/ps; a unit, not a temperature
+        move = velocities * t + acceleration * (0.5 * t * t) + spring_dx
+        turn = acceleration * t + spring_dv
+        V = torch.stack([velocities / thermal, forces / force_scale, move / (thermal * t), turn / thermal,
+                         spring_dx / dx_scale, spring_dv / dv_scale], -1) * mask[..., None]
+        V = V / (1.0 + V.square().sum(2, keepdim=True) / 900.0).sqrt()  # far outside: bounded inputs
+        clock = torch.cat([t * 100.0, t.log() + 5.5, (t * 500.0).sin(), (t * 500.0).cos()], -1)
+        h = self.embedding(species) + self.start(
+            torch.cat([(V.square().sum(2) + 1e-2).sqrt(), clock.expand(*V.shape[:2], 4)], -1))
+        V = self.vectors(V)
+
+        direction, distance = pair_geometry(positions, grid.pair_mask)
+        weight = envelope(distance, self.cutoff) * grid.pair_mask
+        edges = torch.cat([self.basis(distance),
+                           self.pair_invariants(direction, distance, velocities, acceleration, move, turn, t)], -1)
+        for layer in self.layers:
+            h, V = layer(h, V, edges, weight, direction)
+        gate_x, gate_v = self.readout(h).chunk(2, -1)
+        gates = torch.stack([gate_x, gate_v], 2)  # (P,N,2,C)
+        out = torch.einsum("pnxc,pnoc,oc->pnxo", V, 1.0 + gates, self.out.weight)
+        dx = self.bounded(out[..., 0] * dx_scale, self.max_disp)
+        dv = self.bounded(out[..., 1] * dv_scale, self.max_disp / t)
+        share = (masses[..., None] * mask) / (masses[..., None] * mask).sum(1, keepdim=True)
+        dx = (dx - (share * dx).sum(1, keepdim=True)) * mask
+        dv = (dv - (share * dv).sum(1, keepdim=True)) * mask
+        return spring_dx, spring_dv, dx, dv
+
+    def pair_invariants(self, direction, distance, velocities, acceleration, move, turn, t):
+        """(P,N,N,6): how the pair's distance changes, to first order and where the propagator lands."""
+        t = t[..., None]
+
+        def difference(vector):
+            return vector[:, :, None] - vector[:, None]
+
+        v, a, y, w = (difference(vector) for vector in (velocities, acceleration, move, turn))
+        along_v = (v * direction).sum(-1, keepdim=True)
+        along_a = (a * direction).sum(-1, keepdim=True)
+        end = direction * distance[..., None] + y
+        stretch = (end.square().sum(-1, keepdim=True) + 1e-8).sqrt() - distance[..., None]
+        along_w = (w * direction).sum(-1, keepdim=True)
+        return torch.cat([torch.tanh(along_v / 3.0), torch.tanh(along_a * t / 3.0), torch.tanh(stretch / 0.01),
+                          torch.tanh(stretch / 0.05), torch.tanh(along_w / 3.0),
+                          torch.tanh(v.square().sum(-1, keepdim=True) / 10.0)], -1)
+
+    @staticmethod
+    def bounded(vector, limit):
+        """Shorten a vector smoothly so that its norm stays below `limit`."""
+        return vector / (1.0 + (vector / limit).square().sum(-1, keepdim=True)).sqrt()
