@@ -1,0 +1,69 @@
+"""Rotamers of a torsion, crossings between them, and whether a run has seen enough of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CORE_HALF_WIDTH_DEG = 30.0  # a crossing counts when the next core is entered, not at the barrier top
+SMALLEST_POPULATION = 0.01
+
+
+def find_rotamers(histogram: np.ndarray) -> np.ndarray:
+    """Centres (W,) in degrees of the wells of a torsion, from its histogram over -180..180.
+
+    The histogram is smoothed over 10 degrees; peaks count as two wells when they are 45 degrees
+    apart, the density between them falls below half of the lower one, and the lower one
+    holds at least 1 % of the frames.
+    """
+    bins = len(histogram)
+    width = 360.0 / bins
+    density = _smooth(histogram / max(histogram.sum(), 1.0), 10.0 / width)
+    peaks = np.flatnonzero((density > np.roll(density, 1)) & (density >= np.roll(density, -1)))
+    kept: list[int] = []
+    for peak in sorted(peaks, key=lambda p: -density[p]):
+        if all(_separate(density, peak, other, width) for other in kept):
+            kept.append(int(peak))
+    centres = -180.0 + (np.array(sorted(kept)) + 0.5) * width
+    if len(centres) == 0:
+        return centres
+    grid = -180.0 + (np.arange(bins) + 0.5) * width
+    nearest = np.abs(wrap_deg(grid[:, None] - centres)).argmin(axis=1)
+    population = np.bincount(nearest, weights=histogram, minlength=len(centres)) / max(histogram.sum(), 1.0)
+    return centres[population >= SMALLEST_POPULATION]
+
+
+def _smooth(density, sigma_bins):
+    frequency = np.fft.rfftfreq(len(density))
+    kernel = np.exp(-2.0 * (np.pi * frequency * sigma_bins) ** 2)
+    return np.fft.irfft(np.fft.rfft(density) * kernel, n=len(density))
+
+
+def _separate(density, peak, other, width):
+    a, b = sorted((int(peak), int(other)))
+    if min(b - a, len(density) - (b - a)) * width < 45.0:
+        return False
+    valleys = density[a: b + 1].min(), min(density[b:].min(), density[: a + 1].min())
+    return max(valleys) < 0.5 * min(density[a], density[b])
+
+
+def wrap_deg(angle):
+    """Map degrees into [-180, 180)."""
+    return (angle + 180.0) % 360.0 - 180.0
+
+
+def core_states(angle_deg: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Last core visited (T,) as an index into `centres`; -1 before the first visit."""
+    distance = np.abs(wrap_deg(angle_deg[:, None] - centres))
+    nearest = distance.argmin(axis=1)
+    inside = distance[np.arange(len(angle_deg)), nearest] <= CORE_HALF_WIDTH_DEG
+    last = np.maximum.accumulate(np.where(inside, np.arange(len(angle_deg)), -1))
+    return np.where(last >= 0, nearest[last], -1)
+
+
+def count_transitions(angle_deg: np.ndarray, centres: np.ndarray) -> int:
+    """Core-to-core crossings in one replica's series (T,): recrossings of a barrier do not count."""
+    if len(centres) < 2 or len(angle_deg) < 2:
+        return 0
+    states = core_states(angle_deg, centres)
+    states = states[states >= 0]
+    return int(np.count_nonzero(np.diff(states)))
