@@ -177,3 +177,37 @@ def machine() -> dict:
         model = names[0] if names else ""
     return {"cpu": model or platform.processor(), "cores": len(os.sched_getaffinity(0)),
             "system": platform.system()}
+
+
+def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str, physics_default: str) -> None:
+    """Flags that the MM and the QM hybrid script have in common; unset ones leave the YAML's value."""
+    parser.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain")
+    parser.add_argument(physics_config, default=physics_default, dest="physics_config",
+                        help="YAML of the true physics and the baseline temperature (K) and dt_fs")
+    parser.add_argument("--molecule", required=True, help="prepared folder such as data/raw/ethanol")
+    parser.add_argument("--out", required=True, help="trajectory file to write (.npz)")
+    parser.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
+    parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML")
+    parser.add_argument("--scheme", choices=["metropolis", "jump", "plain"], help="how k steps are made and judged")
+    parser.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
+    parser.add_argument("--dt-fs", type=positive_float, help="timestep, fs")
+    parser.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
+    parser.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
+    parser.add_argument("--replicas", type=positive_int, help="chains that step together")
+    parser.add_argument("--thermostat", choices=["none", "langevin"], help="around jump and plain; none is NVE")
+    parser.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
+    parser.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
+    parser.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
+    parser.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
+    parser.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last restart file")
+    add_common_arguments(parser, device=True, overrides=True)
+
+
+def hybrid_overrides(args) -> dict:
+    """The flags of `add_hybrid_arguments` that are keys of a HybridConfig."""
+    from kstep.config import parse_assignments
+
+    keys = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale",
+            "max_attempts")
+    return {**parse_assignments(args.assignments), **{k: getattr(args, k) for k in keys}}

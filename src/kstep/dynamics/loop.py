@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from kstep.dynamics.state import State
+from kstep.errors import UserError
 
 
 def initial_state(pool, positions: np.ndarray, velocities: np.ndarray) -> State:
     """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica."""
     truth = pool.evaluate(positions)
     if truth.failed.any():
-        from kstep.errors import UserError
-
         raise UserError(f"the true physics refuses the start geometry of replica "
                         f"{int(np.argmax(truth.failed))}: {truth.messages[0]}")
     return State(np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64),
@@ -37,7 +37,7 @@ def macro_step(scheme, pool, state: State, rng: np.random.Generator, thermostat=
         state = scheme.settle(state, proposal, truth, rng)
     if thermostat is not None:
         state = thermostat.half_step(state, duration_ps, rng)
-    return State(**{**vars(state), "step": state.step + scheme.k_steps})
+    return replace(state, step=state.step + scheme.k_steps)
 
 
 def run(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *,

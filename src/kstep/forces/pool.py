@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 import traceback
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def _worker(connection, spec: PhysicsSpec) -> None:
             return
         try:
             if task == "evaluate":
-                connection.send(("truth", _evaluate_rows(physics, *payload), physics.true_calls))
+                connection.send(("truth", _evaluate_rows(physics, *payload), physics.true_calls, time.process_time()))
             elif task == "forget":
                 physics.forget()
                 connection.send(("ready", None))
@@ -91,6 +92,7 @@ class EvaluationPool:
         self.n_workers = n_workers
         self._local = spec.build() if n_workers == 1 else None
         self._calls = [0] * n_workers
+        self._cpu_s = [0.0] * n_workers
         self._pipes, self._processes = [], []
         if self._local is None:
             self._start(spec)
@@ -128,6 +130,11 @@ class EvaluationPool:
     def true_calls(self) -> int:
         return self._local.true_calls if self._local is not None else sum(self._calls)
 
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the workers (0 with one worker: that is this process)."""
+        return sum(self._cpu_s)
+
     def submit(self, positions: np.ndarray, rows: np.ndarray | None = None):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
         positions = np.asarray(positions, dtype=np.float64)
@@ -151,7 +158,7 @@ class EvaluationPool:
         for mine, answer in parts:
             if isinstance(answer, int):
                 worker = answer
-                answer, self._calls[worker] = self._receive(worker)
+                answer, self._calls[worker], self._cpu_s[worker] = self._receive(worker)
             energy[mine], forces[mine] = answer[:2]
             messages += answer[2]
         return Truth(energy, forces, np.isnan(energy), tuple(messages))

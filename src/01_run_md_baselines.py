@@ -1,0 +1,106 @@
+"""Plain MD with OpenMM at its native speed: baseline, reference and training data for MM.
+
+Per replica: equilibration, production in NVE stretches between velocity redraws, optional NVE
+windows for the drift and an optional hot stretch.  Positions and velocities belong to the same
+instant (a velocity-Verlet integrator, not leapfrog).  Writes <out>/<name>/trajectory.npz.
+
+    python src/01_run_md_baselines.py --molecule data/raw/aspirin --config configs/md.yaml --out data/md
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils import (add_common_arguments, log, make_parser, non_negative_int, positive_int, provenance, run_script,
+                   setup_logging)
+
+from kstep.config import MDConfig, load_config, parse_assignments
+from kstep.dynamics.baseline import plan_baseline
+from kstep.dynamics.engines import OpenMMEngine
+from kstep.dynamics.recorder import TrajectoryWriter, join_replicas
+from kstep.dynamics.run_baseline import run_baseline
+from kstep.errors import UserError
+from kstep.forces import mm_spec
+from kstep.forces.openmm import fastest_platform
+from kstep.molecule import Molecule
+from kstep.schemas import load_trajectory
+
+
+def parse():
+    parser = make_parser(__doc__)
+    parser.add_argument("--molecule", required=True, help="prepared folder such as data/raw/aspirin")
+    parser.add_argument("--config", default="configs/md.yaml", help="YAML of temperature (K), dt_fs, lengths (ps) ...")
+    parser.add_argument("--out", default="data/md", help="folder for <name>/trajectory.npz")
+    parser.add_argument("--replicas", type=positive_int, help="independent seeds (default: the config's)")
+    parser.add_argument("--first-replica", type=non_negative_int, default=0,
+                        help="number of the first replica: another number gives other seeds and conformers")
+    parser.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
+                        help="keep forces in the file (training needs them)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, keep finished files")
+    add_common_arguments(parser, overrides=True)
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    setup_logging(args.log_level)
+    config = load_config(MDConfig, args.config, {**parse_assignments(args.assignments), "replicas": args.replicas})
+    molecule = Molecule.load(args.molecule)
+    settings = mm_spec(molecule, config, args.molecule).settings
+    out = Path(args.out) / molecule.name / "trajectory.npz"
+    if args.resume and out.is_file():
+        log.info("%s is there already", out)
+        return 0
+    n_steps = sum(stretch.n_steps for stretch in plan_baseline(config))
+    if n_steps == 0:
+        raise UserError(f"{args.config}: every length is zero; set length_ps")
+
+    import openmm
+
+    platform = config.platform
+    if platform == "auto":
+        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(settings["system_xml"]),
+                                             molecule.conformers[0])
+        log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
+
+    pieces, calls, wall_s, cpu_s = [], 0, 0.0, 0.0
+    with tqdm(total=n_steps * config.replicas, unit="step", unit_scale=True) as bar:
+        for replica in range(args.first_replica, args.first_replica + config.replicas):
+            piece = out.with_name(f"replica_{replica:03d}.npz")
+            wall, cpu = time.perf_counter(), time.process_time()
+            writer = TrajectoryWriter(
+                piece, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
+                bonds=molecule.bonds, store_forces=args.store_forces,
+                fingerprint={"config": config.model_dump(), "seed": args.seed, "replica": replica,
+                             "smiles": molecule.smiles, "platform": platform})
+            engine = OpenMMEngine(settings["system_xml"], molecule.masses, platform, config.dt_fs,
+                                  config.friction_per_ps)
+            calls += run_baseline(engine, writer, molecule.conformers[replica % len(molecule.conformers)], config,
+                                  replica=replica, seed=args.seed, resume=args.resume, progress=bar.update,
+                                  checkpoint_interval_steps=50_000)
+            writer.finish({"molecule": molecule.name})
+            pieces.append(piece)
+            wall_s, cpu_s = wall_s + time.perf_counter() - wall, cpu_s + time.process_time() - cpu
+    join_replicas(out, pieces, {
+        "molecule": molecule.name, "smiles": molecule.smiles, "method": molecule.force_field, "backend": "openmm",
+        "platform": platform, "units": "nm ps Da kJ/mol K", "scheme": "plain", "k_steps": 1, "dt_fs": config.dt_fs,
+        "jump_fs": config.dt_fs, "temperature_K": config.temperature_K, "seed": args.seed,
+        "first_replica": args.first_replica, "charge": molecule.charge, "multiplicity": molecule.multiplicity,
+        "config": config.model_dump(), "true_calls": calls, "true_calls_training": 0, "wall_s": wall_s,
+        "cpu_s": cpu_s, "status": "finished", **provenance()})
+    for piece in pieces:
+        piece.unlink()
+    trajectory = load_trajectory(out)
+    train = trajectory.frames_of("train")
+    ns = calls * config.dt_fs * 1e-6
+    temperature = (2 * trajectory.Ekin[train].mean() / ((3 * len(molecule) - 3) * 0.00831446261815324)
+                   if len(train) else float("nan"))
+    log.info("%s: %d replicas, %.3f ns at %.1f ns/day with every frame kept, mean temperature %.0f K -> %s",
+             molecule.name, config.replicas, ns, ns / wall_s * 86400, temperature, out)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,33 @@
+"""Hybrid dynamics with an OpenMM force field as the true physics: k network steps, one true call.
+
+    python src/06_hybrid_integrate.py --checkpoint outputs/checkpoints/best.pt --md-config configs/md.yaml \\
+        --molecule data/raw/aspirin --out outputs/hybrid/aspirin_k8.npz --scheme jump
+"""
+
+from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
+                   run_script, setup_logging)
+
+from kstep.config import HybridConfig, MDConfig, load_config
+from kstep.dynamics.run_hybrid import describe, prepare_run, run_hybrid
+from kstep.forces import mm_spec
+from kstep.molecule import Molecule
+
+
+def main():
+    parser = make_parser(__doc__)
+    add_hybrid_arguments(parser, physics_config="--md-config", physics_default="configs/md.yaml")
+    args = parser.parse_args()
+    setup_logging(args.log_level)
+    baseline = load_config(MDConfig, args.physics_config)
+    hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
+    molecule = Molecule.load(args.molecule)
+    spec = mm_spec(molecule, baseline, args.molecule)
+    # an MM call costs microseconds, less than sending it to a worker
+    args.num_workers = args.num_workers or 1
+    run = prepare_run(args, molecule, spec, molecule.force_field, hybrid, baseline, pick_device(args.device))
+    metadata = run_hybrid(run, provenance(), machine())
+    log.info("%s -> %s", describe(metadata), run.out)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,32 @@
+"""Hybrid dynamics with xTB as the true physics: the network makes k steps, xTB is asked once.
+
+    python src/06b_hybrid_integrate_qm.py --checkpoint outputs/checkpoints/best.pt --qm-config configs/qm.yaml \\
+        --molecule data/raw/ethanol --out outputs/hybrid_qm/ethanol_k1000.npz --scheme metropolis
+"""
+
+from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
+                   run_script, setup_logging)
+
+from kstep.config import HybridConfig, QMConfig, load_config
+from kstep.dynamics.run_hybrid import describe, prepare_run, run_hybrid
+from kstep.forces import qm_spec
+from kstep.molecule import Molecule
+
+
+def main():
+    parser = make_parser(__doc__)
+    add_hybrid_arguments(parser, physics_config="--qm-config", physics_default="configs/qm.yaml")
+    args = parser.parse_args()
+    setup_logging(args.log_level)
+    baseline = load_config(QMConfig, args.physics_config)
+    hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
+    molecule = Molecule.load(args.molecule)
+    # metropolis needs an energy that depends on x alone, so its SCF never starts from history
+    spec = qm_spec(molecule, baseline, warm_start=hybrid.scheme != "metropolis")
+    run = prepare_run(args, molecule, spec, baseline.method, hybrid, baseline, pick_device(args.device))
+    metadata = run_hybrid(run, provenance(), machine())
+    log.info("%s -> %s", describe(metadata), run.out)
+
+
+if __name__ == "__main__":
+    run_script(main)
