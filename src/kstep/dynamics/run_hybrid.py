@@ -47,7 +47,7 @@ class HybridRun:
 
 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline) -> HybridConfig:
-    """Fill the nulls of a HybridConfig from the checkpoint's metadata and the baseline's config."""
+    """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
     if hybrid.scheme != "plain" and checkpoint is None:
         raise UserError(f"scheme {hybrid.scheme} needs a network; give --checkpoint, or use --scheme plain")
     k_steps, dt_fs = hybrid.k_steps, hybrid.dt_fs
@@ -56,10 +56,14 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline) -> 
             raise UserError("plain asks the true force at every step, so k is 1; for longer steps set dt_fs")
         k_steps, dt_fs = 1, dt_fs or baseline.dt_fs
     elif hybrid.scheme == "metropolis":
+        if not checkpoint["config"]["heads"]["energy"]:
+            raise UserError("metropolis needs a conservative force, and this checkpoint has only a jump head; train "
+                            "one with heads: {energy: true}")
         k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
     else:
-        if checkpoint.get("dt_fs") is None or not checkpoint.get("spans"):
-            raise UserError("this checkpoint has no jump head; train one with heads.jump, or use --scheme metropolis")
+        if not checkpoint["config"]["heads"]["jump"]:
+            raise UserError("this checkpoint has no jump head; train one with heads: {jump: true}, or use "
+                            "--scheme metropolis")
         k_steps, dt_fs = k_steps or checkpoint["k_steps"], dt_fs or checkpoint["dt_fs"]
         if abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:
             raise UserError(f"the checkpoint jumps timesteps of {checkpoint['dt_fs']} fs, not {dt_fs} fs")
@@ -268,11 +272,11 @@ def prepare_run(args, molecule: Molecule, spec: PhysicsSpec, method: str, hybrid
     """Check the command line of 06/06b against the checkpoint and fill in what it leaves open."""
     checkpoint = None
     if hybrid.scheme != "plain" and args.checkpoint:
-        from kstep.models.checkpoint import check_model_config, read_metadata
+        from kstep.models import checkpoint as checkpoints
 
-        checkpoint = read_metadata(args.checkpoint)
+        checkpoint = checkpoints.load(args.checkpoint)
         if args.model_config:
-            check_model_config(args.checkpoint, args.model_config)
+            checkpoints.check_config(checkpoint, args.checkpoint, args.model_config)
     if args.frame is not None and not args.initial_md:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
     return HybridRun(

@@ -1,0 +1,109 @@
+"""Analytic systems whose distributions are known, and small molecules, for every test."""
+
+import os
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from kstep.dynamics.state import State  # noqa: E402
+from kstep.forces.base import Physics  # noqa: E402
+from kstep.forces.pool import Truth  # noqa: E402
+from kstep.molecule import Molecule  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class BondPotential(Physics):
+    """Sum over bonds of u(r); du gives u'(r).  The true potential of the analytic tests."""
+
+    def __init__(self, masses, bonds, u, du):
+        super().__init__(np.full(len(masses), 1), masses)
+        self._closest_nm[:] = 0.0
+        self.bonds, self.u, self.du = np.asarray(bonds), u, du
+
+    def batch(self, x):
+        d = x[:, self.bonds[:, 0]] - x[:, self.bonds[:, 1]]
+        r = np.linalg.norm(d, axis=-1)
+        pull = -self.du(r)[..., None] * d / r[..., None]
+        forces = np.zeros_like(x)
+        for b, (i, j) in enumerate(self.bonds):
+            forces[:, i] += pull[:, b]
+            forces[:, j] -= pull[:, b]
+        return self.u(r).sum(axis=-1), forces
+
+    def _compute(self, positions, slot):
+        energy, forces = self.batch(positions[None])
+        return energy[0], forces[0]
+
+
+class BatchPool:
+    """A pool over an analytic potential, evaluated in one array call."""
+
+    def __init__(self, potential):
+        self.potential, self.true_calls = potential, 0
+
+    def evaluate(self, positions, rows=None):
+        self.true_calls += len(positions)
+        energy, forces = self.potential.batch(positions)
+        return Truth(energy, forces, ~np.isfinite(energy))
+
+    def forget(self):
+        pass
+
+
+class ForceNetwork:
+    """What a scheme sees of a network, around any force function of (R,N,3)."""
+
+    def __init__(self, forces, jump=None, spans=(4, 2)):
+        self.forces = forces
+        self.spans = list(spans)
+        if jump is not None:
+            self.jump = jump
+
+    native = staticmethod(lambda array: np.array(array, dtype=np.float64))
+    numpy = staticmethod(lambda array: np.asarray(array))
+
+
+def start_state(pool, positions, velocities=None):
+    truth = pool.evaluate(positions)
+    return State(positions.copy(), np.zeros_like(positions) if velocities is None else velocities.copy(),
+                 truth.energy, truth.forces)
+
+
+def molecule_from_smiles(smiles, name, n_conformers=2):
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    ids = AllChem.EmbedMultipleConfs(mol, n_conformers, randomSeed=7)
+    AllChem.MMFFOptimizeMoleculeConfs(mol)
+    return Molecule(
+        name, smiles, np.array([a.GetAtomicNum() for a in mol.GetAtoms()]),
+        np.array([a.GetMass() for a in mol.GetAtoms()]),
+        np.array([sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in mol.GetBonds()]),
+        np.array([b.GetBondTypeAsDouble() for b in mol.GetBonds()]),
+        np.array([mol.GetConformer(i).GetPositions() * 0.1 for i in ids]), np.zeros(len(ids)),
+        Chem.GetFormalCharge(mol), 1)
+
+
+@pytest.fixture(scope="session")
+def ethanol():
+    return molecule_from_smiles("CCO", "ethanol")
+
+
+@pytest.fixture(scope="session")
+def water():
+    return molecule_from_smiles("O", "water", 1)
+
+
+def run_python(*arguments, cwd=ROOT, timeout=300):
+    """Run a script as a user would; returns the finished process."""
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                          timeout=timeout)

@@ -1,0 +1,335 @@
+"""The schemes on systems with known answers: order, reversibility, exact ensembles, restarts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.dynamics.langevin import LangevinThermostat
+from kstep.dynamics.loop import macro_step, run
+from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
+from kstep.dynamics.schemes import Jump, Metropolis, Plain
+from kstep.dynamics.schemes.jump import JumpLimits
+from kstep.dynamics.state import kinetic_energy
+from kstep.dynamics.velocity_verlet import velocity_verlet
+from kstep.errors import PhysicsError
+from kstep.units import kT
+
+K_BOND, R_BOND = 2.0e4, 0.15  # kJ/mol/nm^2, nm
+KT = kT(300.0)
+
+
+def harmonic_chain(masses=(12.0, 14.0, 1.0)):
+    bonds = [(i, i + 1) for i in range(len(masses) - 1)]
+    return BondPotential(np.array(masses), bonds, lambda r: 0.5 * K_BOND * (r - R_BOND) ** 2,
+                         lambda r: K_BOND * (r - R_BOND))
+
+
+def chain_positions(n_atoms, n_replicas, rng):
+    x = np.zeros((n_replicas, n_atoms, 3))
+    direction = rng.standard_normal((n_replicas, n_atoms, 3))
+    direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+    for i in range(1, n_atoms):
+        x[:, i] = x[:, i - 1] + R_BOND * direction[:, i]
+    return x
+
+
+def radial_moments(u, low, high):
+    """<r> and <r^2> of p(r) ~ r^2 exp(-u/kT) by quadrature."""
+    r = np.linspace(low, high, 20001)
+    weight = r**2 * np.exp(-(u(r) - u(r).min()) / KT)
+    weight /= weight.sum()
+    return r, weight
+
+
+def test_maxwell_velocities_have_the_temperature_and_no_centre_of_mass_motion():
+    masses = np.array([12.0, 1.0, 1.0, 16.0])
+    v = draw_velocities(20000, masses, 300.0, np.random.default_rng(0))
+    assert np.abs(np.einsum("rni,n->ri", v, masses)).max() < 1e-10
+    assert 2 * kinetic_energy(v, masses).mean() / degrees_of_freedom(4) == pytest.approx(KT, rel=0.01)
+    per_atom = (masses[:, None] * v**2).mean(axis=(0, 2))
+    assert per_atom == pytest.approx(KT * (1 - masses / masses.sum()), rel=0.03)
+
+
+def test_plain_energy_error_is_second_order_in_the_timestep():
+    potential, rng = harmonic_chain(), np.random.default_rng(1)
+    x = chain_positions(3, 20, rng)
+    v = draw_velocities(20, potential.masses, 300.0, rng)
+    fluctuation = []
+    for dt_fs, n in ((0.5, 400), (0.25, 800)):
+        pool, totals = BatchPool(potential), []
+        run(Plain(potential.masses, dt_fs * 1e-3), pool, start_state(pool, x, v), rng, n,
+            reporters=[lambda s: totals.append(s.energy + kinetic_energy(s.velocities, potential.masses))])
+        fluctuation.append(np.std(totals, axis=0).mean())
+    assert fluctuation[0] / fluctuation[1] == pytest.approx(4.0, rel=0.1)
+
+
+def test_plain_is_time_reversible_and_keeps_the_momentum():
+    potential, rng = harmonic_chain(), np.random.default_rng(2)
+    pool = BatchPool(potential)
+    x, v = chain_positions(3, 4, rng), draw_velocities(4, potential.masses, 300.0, rng)
+    scheme = Plain(potential.masses, 5e-4)
+    forward = run(scheme, pool, start_state(pool, x, v), rng, 300)
+    assert np.abs(np.einsum("rni,n->ri", forward.velocities, potential.masses)).max() < 1e-9
+    back = run(scheme, pool, replace(forward, velocities=-forward.velocities), rng, 300)
+    assert np.abs(back.positions - x).max() < 1e-11
+    assert np.abs(back.velocities + v).max() < 1e-9
+
+
+def test_velocity_verlet_equals_the_plain_scheme():
+    potential, rng = harmonic_chain(), np.random.default_rng(3)
+    pool = BatchPool(potential)
+    x, v = chain_positions(3, 4, rng), draw_velocities(4, potential.masses, 300.0, rng)
+    plain = run(Plain(potential.masses, 5e-4), pool, start_state(pool, x, v), rng, 50)
+    x2, v2 = velocity_verlet(lambda y: potential.batch(y)[1], x, v, 1 / potential.masses[None, :, None], 5e-4, 50)
+    assert np.abs(plain.positions - x2).max() < 1e-12 and np.abs(plain.velocities - v2).max() < 1e-10
+
+
+def sample_metropolis(potential, wrong_forces, masses, x, n_steps, k=15, dt_ps=5e-4, seed=0):
+    rng, pool = np.random.default_rng(seed), BatchPool(potential)
+    scheme = Metropolis(ForceNetwork(wrong_forces), masses, dt_ps, k, 300.0)
+    frames, accepted, delta = [], [], []
+
+    def record(s):
+        frames.append(s.positions)
+        accepted.append(s.accepted)
+        delta.append(s.delta_H)
+
+    run(scheme, pool, start_state(pool, x), rng, n_steps, reporters=[record])
+    return np.array(frames), np.array(accepted), np.array(delta)
+
+
+def standard_error(series):
+    """Error of the mean over independent replicas; series (T,R)."""
+    means = series.mean(axis=0)
+    return means.mean(), means.std(ddof=1) / np.sqrt(len(means))
+
+
+def test_metropolis_samples_a_harmonic_bond_exactly_with_a_wrong_network():
+    potential = harmonic_chain((12.0, 1.0))
+    wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.7 * K_BOND * (r - 1.03 * R_BOND))
+    x = chain_positions(2, 256, np.random.default_rng(4))
+    frames, accepted, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 600)
+    assert 0.2 < accepted.mean() < 0.97  # the network is wrong enough to matter
+    r = np.linalg.norm(frames[100:, :, 0] - frames[100:, :, 1], axis=-1)
+    grid, weight = radial_moments(potential.u, 0.05, 0.3)
+    for power in (1, 2):
+        mean, error = standard_error(r**power)
+        assert abs(mean - (weight * grid**power).sum()) < 4 * error
+        assert error < 0.01 * mean
+
+
+def test_metropolis_samples_a_double_well_exactly_with_a_wrong_network():
+    barrier, centre, half = 1.5 * KT, 0.30, 0.06
+
+    def u(r):
+        return barrier * (((r - centre) / half) ** 2 - 1) ** 2
+
+    def du(r):
+        return barrier * 4 * (((r - centre) / half) ** 2 - 1) * (r - centre) / half**2
+
+    potential = BondPotential(np.array([12.0, 12.0]), [(0, 1)], u, du)
+    wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * du(r) + 20.0)
+    x = np.zeros((256, 2, 3))
+    x[:, 1, 0] = centre - half
+    frames, accepted, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 900, 30, 2e-3)
+    assert accepted.mean() < 0.98
+    r = np.linalg.norm(frames[150:, :, 0] - frames[150:, :, 1], axis=-1)
+    grid, weight = radial_moments(u, 0.1, 0.55)
+    outer, error = standard_error((r > centre).astype(float))
+    assert abs(outer - weight[grid > centre].sum()) < 4 * error
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("masses", [(12.0, 16.0, 1.0), (1.0, 40.0, 4.0)])
+def test_metropolis_leaves_the_free_angle_of_a_triatomic_uniform_under_any_masses(masses):
+    potential = harmonic_chain((12.0, 16.0, 1.0))
+    wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * K_BOND * (r - R_BOND))
+    x = chain_positions(3, 400, np.random.default_rng(5))
+    frames, _, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], np.array(masses), x, 500, 60)
+    a, b = frames[50:, :, 0] - frames[50:, :, 1], frames[50:, :, 2] - frames[50:, :, 1]
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    for series, exact in ((cosine, 0.0), (cosine**2, 1 / 3), (cosine**4, 1 / 5)):
+        mean, error = standard_error(series)
+        assert abs(mean - exact) < 4 * error
+        assert error < 0.02
+
+
+def test_metropolis_with_the_exact_force_rejects_only_the_integrators_error():
+    potential = harmonic_chain()
+    x = chain_positions(3, 128, np.random.default_rng(6))
+    spread = []
+    for dt_ps, k in ((5e-4, 40), (2.5e-4, 80)):
+        _, accepted, delta = sample_metropolis(potential, lambda y: potential.batch(y)[1], potential.masses, x, 100, k,
+                                               dt_ps)
+        spread.append(delta[20:].std())
+        assert accepted[20:].mean() > 0.97
+    assert spread[0] / spread[1] == pytest.approx(4.0, rel=0.25)
+
+
+def test_metropolis_proposals_have_unit_mean_boltzmann_factor():
+    potential = harmonic_chain((12.0, 1.0))
+    wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * K_BOND * (r - R_BOND))
+    x = chain_positions(2, 256, np.random.default_rng(7))
+    _, _, delta = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 400)
+    mean, error = standard_error(np.exp(-delta[100:] / KT))
+    assert abs(mean - 1) < 4 * error and error < 0.02
+
+
+def test_metropolis_rejects_a_failed_true_call_and_a_diverged_proposal():
+    potential = harmonic_chain((12.0, 1.0))
+    x = chain_positions(2, 8, np.random.default_rng(8))
+    frames, accepted, delta = sample_metropolis(potential, lambda y: y * np.nan, potential.masses, x, 3)
+    assert not accepted.any() and np.isinf(delta).all()
+    frames, accepted, delta = sample_metropolis(potential, lambda y: y * 1e9, potential.masses, x, 3)
+    assert not accepted.any() and (delta > 1e6).all()
+    assert np.array_equal(frames[-1], x)
+
+
+def test_metropolis_refuses_a_jump_network():
+    class OnlyJumps:
+        spans = [4]
+
+        def jump(self, *_):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="reversible"):
+        Metropolis(OnlyJumps(), np.ones(2), 1e-3, 4, 300.0)
+
+
+def exact_jump(potential, dt_ps):
+    """The flow map itself as a network: x_k and v_{k-1/2} of velocity Verlet on the true force."""
+
+    def jump(x, v, f, span):
+        x_k, v_half = np.empty_like(x), np.empty_like(v)
+        for row, n in enumerate(span):
+            y, w = velocity_verlet(lambda z: potential.batch(z)[1], x[row:row + 1], v[row:row + 1],
+                                   1 / potential.masses[None, :, None], dt_ps, int(n))
+            x_k[row] = y[0]
+            v_half[row] = w[0] - 0.5 * dt_ps * potential.batch(y)[1][0] / potential.masses[:, None]
+        return x_k, v_half
+
+    return jump
+
+
+def jump_scheme(potential, network, dt_ps, k, **limits):
+    defaults = dict(max_disp_nm=0.1, max_bond_nm=np.full(len(potential.bonds), 0.3), max_energy_jump=50.0,
+                    max_attempts=3)
+    return Jump(network, potential.masses, potential.bonds, dt_ps, k, JumpLimits(**{**defaults, **limits}))
+
+
+def test_jump_with_the_exact_map_is_plain_at_a_kth_of_the_true_calls():
+    potential, rng = harmonic_chain(), np.random.default_rng(9)
+    x, v = chain_positions(3, 5, rng), draw_velocities(5, potential.masses, 300.0, rng)
+    plain_pool, pool = BatchPool(potential), BatchPool(potential)
+    plain = run(Plain(potential.masses, 2.5e-4), plain_pool, start_state(plain_pool, x, v), rng, 40)
+    scheme = jump_scheme(potential, ForceNetwork(None, exact_jump(potential, 2.5e-4)), 2.5e-4, 4)
+    hybrid = run(scheme, pool, start_state(pool, x, v), rng, 10)
+    assert np.abs(plain.positions - hybrid.positions).max() < 1e-12
+    assert np.abs(plain.velocities - hybrid.velocities).max() < 1e-10
+    assert hybrid.step == plain.step == 40
+    assert pool.true_calls == 5 * 11 and plain_pool.true_calls == 5 * 41
+    assert (hybrid.inner_steps == 4).all() and (hybrid.attempts == 1).all() and hybrid.accepted.all()
+
+
+def test_a_refused_jump_is_retried_shorter_and_then_done_by_plain_steps():
+    potential, rng = harmonic_chain(), np.random.default_rng(10)
+    x, v = chain_positions(3, 2, rng), draw_velocities(2, potential.masses, 300.0, rng)
+    asked = []
+
+    def broken(x, v, f, span):
+        asked.append(span.copy())
+        return x + 1.0, v
+
+    pool = BatchPool(potential)
+    scheme = jump_scheme(potential, ForceNetwork(None, broken, spans=(8, 4, 2)), 2.5e-4, 8)
+    hybrid = macro_step(scheme, pool, start_state(pool, x, v), rng)
+    plain = run(Plain(potential.masses, 2.5e-4), BatchPool(potential), start_state(pool, x, v), rng, 8)
+    assert [list(s) for s in asked] == [[8, 8], [4, 4], [2, 2]]
+    assert np.array_equal(hybrid.positions, plain.positions) and np.array_equal(hybrid.velocities, plain.velocities)
+    assert (hybrid.attempts == 3 + 8).all() and (hybrid.failures == 3).all() and (hybrid.inner_steps == 0).all()
+    assert not hybrid.accepted.any()
+
+
+def test_a_jump_that_fails_once_finishes_the_stretch_with_halved_jumps():
+    potential, rng = harmonic_chain(), np.random.default_rng(11)
+    x, v = chain_positions(3, 2, rng), draw_velocities(2, potential.masses, 300.0, rng)
+    exact = exact_jump(potential, 2.5e-4)
+
+    def long_jumps_fail(x, v, f, span):
+        x_k, v_half = exact(x, v, f, span)
+        x_k[span == 8] += np.nan
+        return x_k, v_half
+
+    pool = BatchPool(potential)
+    scheme = jump_scheme(potential, ForceNetwork(None, long_jumps_fail, spans=(8, 4, 2)), 2.5e-4, 8)
+    hybrid = macro_step(scheme, pool, start_state(pool, x, v), rng)
+    plain = run(Plain(potential.masses, 2.5e-4), BatchPool(potential), start_state(pool, x, v), rng, 8)
+    assert np.abs(hybrid.positions - plain.positions).max() < 1e-12
+    assert (hybrid.attempts == 3).all() and (hybrid.inner_steps == 8).all()
+
+
+def test_jump_is_refused_when_the_true_energy_jumps_or_a_bond_stretches():
+    potential, rng = harmonic_chain(), np.random.default_rng(12)
+    x, v = chain_positions(3, 3, rng), draw_velocities(3, potential.masses, 300.0, rng)
+    exact = exact_jump(potential, 2.5e-4)
+    pool = BatchPool(potential)
+    for limits in ({"max_energy_jump": 1e-9}, {"max_bond_nm": np.full(2, 0.1)}, {"max_disp_nm": 1e-6}):
+        state = macro_step(jump_scheme(potential, ForceNetwork(None, exact), 2.5e-4, 4, **limits), pool,
+                           start_state(pool, x, v), rng)
+        assert (state.failures > 0).all(), limits
+
+
+def test_plain_stops_with_a_sentence_when_the_true_physics_fails():
+    potential = harmonic_chain((12.0, 1.0))
+    pool = BatchPool(potential)
+    state = start_state(pool, chain_positions(2, 2, np.random.default_rng(0)))
+
+    class Broken(BatchPool):
+        def evaluate(self, positions, rows=None):
+            truth = super().evaluate(positions)
+            return replace(truth, failed=np.array([False, True]), messages=("SCF not converged",))
+
+    with pytest.raises(PhysicsError, match="replica 1 broke at step 0: SCF not converged"):
+        macro_step(Plain(potential.masses, 1e-3), Broken(potential), state, np.random.default_rng(0))
+
+
+def test_langevin_around_plain_samples_the_canonical_ensemble():
+    physical_validation = pytest.importorskip("physical_validation")
+    potential, rng = harmonic_chain((12.0, 14.0, 16.0)), np.random.default_rng(13)
+    pool = BatchPool(potential)
+    n = 200
+    state = start_state(pool, chain_positions(3, n, rng), draw_velocities(n, potential.masses, 300.0, rng))
+    thermostat = LangevinThermostat(300.0, 20.0, potential.masses)
+    kinetic, stretch = [], []
+
+    def record(s):
+        if s.step % 400 == 0 and s.step >= 1200:
+            kinetic.append(kinetic_energy(s.velocities, potential.masses))
+            stretch.append(s.energy)
+
+    final = run(Plain(potential.masses, 5e-4), pool, state, rng, 1200 + 400 * 14, thermostat=thermostat,
+                reporters=[record])
+    assert np.abs(np.einsum("rni,n->ri", final.velocities, potential.masses)).max() < 1e-9
+    kinetic = np.concatenate(kinetic)
+    deviation = physical_validation.kinetic_energy.distribution(
+        simulation_data(physical_validation, kinetic, 6), strict=False, verbosity=0)
+    assert max(deviation) < 3.5
+    grid, weight = radial_moments(lambda r: 0.5 * K_BOND * (r - R_BOND) ** 2, 0.05, 0.25)
+    expected = 2 * (weight * 0.5 * K_BOND * (grid - R_BOND) ** 2).sum()
+    mean, error = standard_error(np.array(stretch))
+    assert abs(mean - expected) < 4 * error
+
+
+def simulation_data(physical_validation, kinetic, n_dof):
+    data = physical_validation.data
+    return data.SimulationData(
+        units=data.UnitData(kb=0.00831446261815324, energy_str="kJ/mol", energy_conversion=1.0, length_str="nm",
+                            length_conversion=1.0, volume_str="nm^3", volume_conversion=1.0, temperature_str="K",
+                            temperature_conversion=1.0, pressure_str="bar", pressure_conversion=1.0, time_str="ps",
+                            time_conversion=1.0),
+        ensemble=data.EnsembleData(ensemble="NVT", natoms=n_dof // 3 + 1, volume=1.0, temperature=300.0),
+        system=data.SystemData(natoms=n_dof // 3 + 1, nconstraints=0, ndof_reduction_tra=3, ndof_reduction_rot=0),
+        observables=data.ObservableData(kinetic_energy=kinetic, potential_energy=kinetic, total_energy=kinetic,
+                                        volume=np.ones_like(kinetic)))
