@@ -62,7 +62,7 @@ class PairMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.readout = nn.Parameter(torch.randn(sizes[-1]) / sizes[-1])
         self.slope = nn.Parameter(torch.zeros(n_pairs))
-        self.stiffness = nn.Parameter(torch.full((n_pairs,), -5.0))  # q = softplus(stiffness)
+        self.stiffness = nn.Parameter(torch.full((n_pairs,), -2.0))  # q = softplus(stiffness)
 
     def fit_normalisation(self, statistics: dict) -> None:
         """Fit the scales to the training split: {"positions" (S,N,3) nm, "energies" (S,) kJ/mol}."""

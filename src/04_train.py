@@ -1,0 +1,159 @@
+"""Train a network on a dataset of windows: <out-dir>/best.pt, last.pt, metrics.jsonl.
+
+The model config says which network and which heads (energy, jump), the train config how; loss
+terms, schedules and units are explained in configs/train.yaml.  best.pt holds the averaged
+weights with the lowest validation loss, last.pt what --resume needs.  Ctrl-C ends the step in
+progress and writes both.
+
+    python src/04_train.py --dataset data/qm/dataset_k8.npz --model-config configs/model_pair_mlp.yaml \\
+        --train-config configs/train_fast.yaml --splits data/splits/train.json data/splits/val.json
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from utils import add_common_arguments, log, make_parser, pick_device, positive_int, read_json, run_script
+from utils import setup_logging, write_json_atomic
+
+import numpy as np
+import torch
+
+from kstep.config import load_config, parse_assignments
+from kstep.errors import UserError, did_you_mean
+from kstep.models import build_model
+from kstep.models import checkpoint as checkpoints
+from kstep.models.config import ModelConfig
+from kstep.schemas import load_dataset
+from kstep.training import losses, normalise
+from kstep.training.batches import Windows
+from kstep.training.config import TrainConfig
+from kstep.training.loop import train
+from kstep.training.splits import select
+from kstep.training.windows import sha256
+
+
+def arguments():
+    parser = make_parser(__doc__)
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset_k{k}.npz of 02_make_dataset.py")
+    parser.add_argument("--model-config", type=Path, default=Path("configs/model.yaml"), help="YAML of the network")
+    parser.add_argument("--train-config", type=Path, default=Path("configs/train.yaml"), help="YAML of the training")
+    parser.add_argument("--splits", type=Path, nargs=2, metavar=("TRAIN", "VAL"),
+                        default=[Path("data/splits/train.json"), Path("data/splits/val.json")],
+                        help="split files of 02_make_dataset.py")
+    parser.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
+    parser.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
+    parser.add_argument("--pretrained", type=Path, help="checkpoint whose weights to start from")
+    parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="PREFIX",
+                        help="keep parameters whose names start so, e.g. layers.0 (names: 03_model.py)")
+    parser.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
+    add_common_arguments(parser, device=True, overrides=True)
+    return parser.parse_args()
+
+
+def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: Path, arch: str) -> dict:
+    """What a checkpoint says about its data."""
+    trained = np.unique(arrays["molecule_id"][train_windows])
+    molecules = [Windows.molecule_of(m, arrays) for m in trained]
+    own = molecules[0] if arch == "pair_mlp" else None
+    temperature, _ = Counter(arrays["temperature_K"][train_windows].tolist()).most_common(1)[0]
+    return {
+        "k_steps": int(metadata["k_steps"]), "dt_fs": float(arrays["dt_fs"]),
+        "spans": sorted(set(arrays["k_steps"][train_windows].tolist()), reverse=True),
+        "units": checkpoints.UNITS,
+        "elements": sorted({int(z) for m in molecules for z in m["numbers"]}),
+        "molecule": own and {key: torch.as_tensor(value) for key, value in own.items()},
+        "molecules": [metadata["molecules"][m]["name"] for m in trained],
+        "temperature_K": float(temperature), "method": metadata["method"],
+        "data_sha256": sha256(dataset), "true_calls_training": int(metadata["true_calls"]),
+    }
+
+
+def check_same_data(checkpoint: dict, facts: dict, path, *, exactly: bool) -> None:
+    """Refuse to go on from a checkpoint of another k, dt or (to resume) another dataset."""
+    for key, words in (("k_steps", "k ="), ("dt_fs", "dt_fs")):
+        if checkpoint[key] != facts[key] and (exactly or checkpoint["config"]["heads"]["jump"]):
+            raise UserError(f"{path} was trained at {words} {checkpoint[key]}, the dataset has {words} {facts[key]}")
+    if exactly and checkpoint["data_sha256"] != facts["data_sha256"]:
+        raise UserError(f"{path} was trained on another dataset; train without --resume")
+
+
+def start_from(model, checkpoint: dict, path) -> None:
+    """Copy pretrained weights; the normalisation stays the one of the new data."""
+    own = dict(model.named_parameters())
+    given = {name: value for name, value in checkpoint["state_dict"].items() if name in own}
+    if set(given) != set(own) or any(given[name].shape != own[name].shape for name in own):
+        raise UserError(f"{path} holds weights of another architecture or size; use its model config")
+    with torch.no_grad():
+        for name, value in given.items():
+            own[name].copy_(value)
+
+
+def freeze(model, prefixes: list[str]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            raise UserError(f"--freeze-layers {prefix}: no parameter starts so{did_you_mean(prefix, names)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(tuple(prefixes)) if prefixes else True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("--freeze-layers leaves nothing to train")
+
+
+def main():
+    args = arguments()
+    setup_logging(args.log_level)
+    model_config = load_config(ModelConfig, args.model_config)
+    config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
+    losses.check_weights(config, model_config.heads)
+    arrays, metadata = load_dataset(args.dataset)
+    train_windows, val_windows = (select(arrays, metadata, read_json(path), str(path)) for path in args.splits)
+    if not len(train_windows) or not len(val_windows):
+        raise UserError(f"a split of {args.dataset} is empty: {len(train_windows)} windows to train, "
+                        f"{len(val_windows)} to validate")
+    if np.intersect1d(train_windows, val_windows).size:
+        raise UserError(f"{args.splits[0]} and {args.splits[1]} share windows; run 02_make_dataset.py again")
+    device = pick_device(args.device)
+    facts = facts_of(arrays, metadata, train_windows, args.dataset, model_config.arch)
+
+    torch.manual_seed(args.seed)
+    molecule = Windows.molecule_of(int(arrays["molecule_id"][train_windows[0]]), arrays)
+    model = build_model(model_config, molecule)
+    data = Windows(arrays, metadata, device)
+    model.to(device)
+    on_device = torch.as_tensor(train_windows, device=device)
+    normalise.fit(model, data, on_device)
+    resume = None
+    if args.resume:
+        path = args.out_dir / "last.pt"
+        resume = checkpoints.load(path, device)
+        check_same_data(resume, facts, path, exactly=True)
+        if resume["config"] != model_config.model_dump():
+            raise UserError(f"{path} was trained with another model config; train without --resume")
+    elif args.pretrained:
+        checkpoint = checkpoints.load(args.pretrained, device)
+        check_same_data(checkpoint, facts, args.pretrained, exactly=False)
+        start_from(model, checkpoint, args.pretrained)
+    freeze(model, args.freeze_layers)
+
+    size = sum(p.numel() for p in model.parameters())
+    log.info("%s, %d parameters; %d windows to train, %d to validate; %s", model_config.arch, size,
+             len(train_windows), len(val_windows), device)
+    outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
+                    out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
+                    progress=args.log_level in ("debug", "info") and sys.stderr.isatty())
+    write_json_atomic(args.out_dir / "training.json", {
+        "best": outcome.best, "reason": outcome.reason, "steps": outcome.steps, "epochs": outcome.epochs,
+        "wall_s": outcome.wall_s, "device": device, "parameters": size,
+        "true_calls_training": facts["true_calls_training"]})
+    for name, value in outcome.best.items():
+        print(f"  {name:28s} {value:.6g}")
+    print(f"{outcome.steps} steps in {outcome.wall_s:.0f} s ({outcome.reason}); "
+          f"checkpoints: {args.out_dir}/best.pt, last.pt")
+    return 130 if outcome.interrupted else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

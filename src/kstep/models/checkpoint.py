@@ -1,0 +1,106 @@
+"""Checkpoints: plain tensors, numbers and text, written atomically, read without unpickling code.
+
+    state_dict           weights (averaged over the end of training) and normalisation buffers
+    config               the ModelConfig as a mapping (arch, heads, sizes)
+    normalisation        the buffers of state_dict alone, to read without building the model
+    k_steps, dt_fs       timesteps of the longest window and length of a timestep
+    spans                window lengths in the training data, timesteps, longest first
+    units                "nm ps Da kJ/mol"
+    elements             atomic numbers the network knows
+    molecule             {"numbers", "bonds", "masses"} of the one molecule, or None
+    temperature_K, method, data_sha256, true_calls_training
+    training             optimiser, raw weights, epoch and so on; only in last.pt, for --resume
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kstep.config import validate
+from kstep.errors import UserError
+from kstep.models import build_model
+from kstep.models.config import ModelConfig
+
+UNITS = "nm ps Da kJ/mol"
+REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans", "units", "elements",
+            "molecule", "temperature_K", "method", "data_sha256", "true_calls_training")
+
+
+def save(path: str | Path, checkpoint: dict) -> None:
+    """Write a checkpoint under a temporary name, then rename."""
+    missing = [key for key in REQUIRED if key not in checkpoint]
+    if missing:
+        raise ValueError(f"checkpoint lacks {', '.join(missing)}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path, device: str = "cpu") -> dict:
+    """Read a checkpoint; one that is missing, truncated or something else is a UserError."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; train one with 04_train.py")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
+            zipfile.BadZipFile):
+        raise UserError(f"{path} is truncated or not a checkpoint of 04_train.py") from None
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in REQUIRED):
+        raise UserError(f"{path} is not a checkpoint of 04_train.py")
+    if checkpoint["units"] != UNITS:
+        raise UserError(f"{path} is in units '{checkpoint['units']}', md-kstep uses '{UNITS}'")
+    return checkpoint
+
+
+def model_from(checkpoint: dict, path: str | Path = "checkpoint", device: str = "cpu") -> torch.nn.Module:
+    """The trained network of a checkpoint, in eval mode."""
+    config = validate(ModelConfig, dict(checkpoint["config"]), f"{path}, model config")
+    model = build_model(config, molecule_arrays(checkpoint["molecule"]))
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError:
+        raise UserError(f"{path}: its weights do not fit its model config; train again") from None
+    return model.to(device).eval()
+
+
+def molecule_arrays(molecule: dict | None) -> dict | None:
+    """The checkpoint's molecule as numpy arrays."""
+    if molecule is None:
+        return None
+    return {"numbers": np.asarray(molecule["numbers"], dtype=np.int64),
+            "masses": np.asarray(molecule["masses"], dtype=np.float64),
+            "bonds": np.asarray(molecule["bonds"], dtype=np.int64).reshape(-1, 2)}
+
+
+def check_fits(checkpoint: dict, path, numbers, bonds, *, dt_fs: float | None = None,
+               k_steps: int | None = None, method: str | None = None) -> None:
+    """Refuse a checkpoint for other elements, another molecule or method, another k or dt."""
+    unknown = sorted(set(map(int, numbers)) - set(map(int, checkpoint["elements"])))
+    if unknown:
+        raise UserError(f"{path} was trained on elements {sorted(map(int, checkpoint['elements']))}, "
+                        f"the molecule also holds {unknown}")
+    molecule = molecule_arrays(checkpoint["molecule"])
+    if molecule is not None and checkpoint["config"].get("arch") == "pair_mlp":
+        given = {tuple(sorted(map(int, b))) for b in np.asarray(bonds).reshape(-1, 2)}
+        own = {tuple(sorted(map(int, b))) for b in molecule["bonds"]}
+        if not np.array_equal(molecule["numbers"], numbers) or given != own:
+            raise UserError(f"{path} was trained on another molecule or atom order, and pair_mlp knows only that one")
+    if method is not None and checkpoint["method"] and method != checkpoint["method"]:
+        raise UserError(f"{path} was trained on {checkpoint['method']}, this run uses {method}")
+    if dt_fs is not None and abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:
+        raise UserError(f"{path} was trained at dt {checkpoint['dt_fs']} fs, this run uses {dt_fs} fs")
+    if k_steps is not None and k_steps not in checkpoint["spans"]:
+        spans = ", ".join(str(k) for k in checkpoint["spans"])
+        raise UserError(f"{path} was trained on jumps of {spans} timesteps, not on k = {k_steps}")

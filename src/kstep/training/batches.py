@@ -1,0 +1,114 @@
+"""A dataset in memory as tensors, from which any choice of windows becomes one ragged batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kstep import topology
+from kstep.models.batch import MoleculeBatch
+from kstep.units import PS_PER_FS
+
+
+@dataclass
+class Targets:
+    """What a batch should become: x_k, v_half (A,3); energy (P,), forces (A,3) of its positions.
+
+    angles (G,3), torsions (D,4): atom numbers in the batch, for structural terms.
+    """
+
+    energy: torch.Tensor
+    forces: torch.Tensor
+    x_k: torch.Tensor
+    v_half: torch.Tensor
+    angles: torch.Tensor
+    torsions: torch.Tensor
+
+
+class _Ragged:
+    """Rows of a table that belong to item i: table[ptr[i]:ptr[i+1]]."""
+
+    def __init__(self, table: torch.Tensor, ptr: torch.Tensor):
+        self.table, self.ptr = table, ptr
+
+    def rows(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row numbers of the items, one after another, and the place of the item of each row."""
+        start = self.ptr[items]
+        count = self.ptr[items + 1] - start
+        owner = torch.repeat_interleave(torch.arange(len(items), device=items.device), count)
+        before = torch.cumsum(count, 0) - count
+        return torch.arange(len(owner), device=items.device) + (start - before)[owner], owner
+
+
+class Windows:
+    """The windows of a dataset file on one device, in float64.
+
+    arrays, metadata: as `schemas.load_dataset` returns them.
+    """
+
+    def __init__(self, arrays: dict, metadata: dict, device: str = "cpu"):
+        def tensor(array):
+            return torch.as_tensor(np.asarray(array), device=device)
+
+        self.metadata, self.device = metadata, device
+        self.dt_fs = float(arrays["dt_fs"])
+        self.ptr = tensor(arrays["ptr"])
+        self.molecule = tensor(arrays["molecule_id"])
+        self.k_steps = tensor(arrays["k_steps"])
+        self.temperature_K = arrays["temperature_K"]
+        self.vectors = {k: tensor(arrays[k]) for k in ("x_t", "v_t", "f_t", "x_tk", "f_tk", "v_half")}
+        self.energies = {"t": tensor(arrays["epot_t"]), "tk": tensor(arrays["epot_tk"])}
+        mol_ptr = tensor(arrays["mol_ptr"])
+        self.atoms = _Ragged(torch.arange(int(self.ptr[-1]), device=device), self.ptr)
+        self.static = _Ragged(torch.stack([tensor(arrays["atom_types"]).double(), tensor(arrays["masses"])], 1),
+                              mol_ptr)
+        bonds, bond_ptr = np.asarray(arrays["bonds"]), np.asarray(arrays["bond_ptr"])
+        self.bonds = _Ragged(tensor(bonds), tensor(bond_ptr))
+        angles, torsions = [], []
+        for m in range(len(bond_ptr) - 1):
+            own = bonds[bond_ptr[m]:bond_ptr[m + 1]]
+            numbers = self.molecule_of(m, arrays)["numbers"]
+            angles.append(topology.find_angles(len(numbers), own))
+            torsions.append(topology.find_rotatable_torsions(numbers, own))
+        self.angles, self.torsions = (
+            _Ragged(tensor(np.concatenate(tables)), tensor(np.cumsum([0] + [len(t) for t in tables])))
+            for tables in (angles, torsions))
+
+    @staticmethod
+    def molecule_of(index: int, arrays: dict) -> dict:
+        """{"numbers", "masses", "bonds"} of a molecule of a dataset."""
+        atoms = slice(arrays["mol_ptr"][index], arrays["mol_ptr"][index + 1])
+        bonds = slice(arrays["bond_ptr"][index], arrays["bond_ptr"][index + 1])
+        return {"numbers": arrays["atom_types"][atoms], "masses": arrays["masses"][atoms],
+                "bonds": arrays["bonds"][bonds]}
+
+    def __len__(self) -> int:
+        return len(self.k_steps)
+
+    def batch(self, windows: torch.Tensor, at_end: bool = False) -> tuple[MoleculeBatch, Targets]:
+        """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone."""
+        rows, graph = self.atoms.rows(windows)
+        molecule = self.molecule[windows]
+        static, _ = self.static.rows(molecule)
+        first_atom = self.ptr[windows + 1] - self.ptr[windows]
+        first_atom = torch.cumsum(first_atom, 0) - first_atom
+
+        def tuples(ragged):
+            chosen, owner = ragged.rows(molecule)
+            return ragged.table[chosen] + first_atom[owner][:, None]
+
+        end = "tk" if at_end else "t"
+        batch = MoleculeBatch(
+            numbers=self.static.table[static, 0].long(), masses=self.static.table[static, 1],
+            positions=self.vectors[f"x_{end}"][rows], graph=graph, n_graphs=len(windows),
+            bonds=tuples(self.bonds))
+        if not at_end:
+            batch.velocities = self.vectors["v_t"][rows]
+            batch.forces = self.vectors["f_t"][rows]
+            batch.tau_ps = self.k_steps[windows] * (self.dt_fs * PS_PER_FS)
+        return batch, Targets(
+            energy=self.energies[end][windows], forces=self.vectors[f"f_{end}"][rows],
+            x_k=self.vectors["x_tk"][rows], v_half=self.vectors["v_half"][rows],
+            angles=tuples(self.angles), torsions=tuples(self.torsions))

@@ -1,0 +1,41 @@
+"""configs/train.yaml: how a network is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kstep.config import Config, Count, NonNegative, Positive, Whole
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainConfig(Config):
+    """Optimisation, loss weights and logging; every term is dimensionless before its lambda."""
+
+    batch_size: Count = 128  # windows
+    grad_accum: Count = 1  # batches per optimiser step
+    lr: Positive = 3.0e-3
+    weight_decay: NonNegative = 1.0e-4
+    max_epochs: Count = 300
+    warmup_ratio: Fraction = 0.02  # of all steps; then a cosine down to zero
+    grad_clip: Positive = 10.0  # norm of the gradient
+    ema_decay: Fraction = 0.999  # of the weights that are validated and stored
+    patience: Whole = 0  # epochs without a better validation before stopping; 0: never
+    max_minutes: Positive | None = None  # stop there although the schedule is not through
+    validation_samples: Count = 1000  # fixed subset of the validation split
+    amp: bool = False  # bfloat16 autocast, CUDA only
+    threads: Whole = 1  # torch threads on the CPU; 0: all cores
+
+    lambda_energy: NonNegative = 1.0  # (dE / spread of E)^2
+    lambda_force: NonNegative = 10.0  # (dF / rms of F)^2
+    lambda_dx: NonNegative = 1.0  # (dx / rms of the remainder beyond the propagator)^2
+    lambda_dv: NonNegative = 1.0
+    # Structure of the landing geometry of the jump head, against the true one:
+    lambda_struct_bond: NonNegative = 0.0  # (dr / 0.001 nm)^2
+    lambda_struct_angle: NonNegative = 0.0  # (dtheta / 1 degree)^2
+    lambda_struct_dihedral: NonNegative = 0.0  # 2 (1 - cos dphi) / (1 degree)^2
+
+    wandb: bool = False
+    tensorboard: bool = False

@@ -1,0 +1,349 @@
+"""The training loop: AdamW under warm-up and cosine, averaged weights, best.pt and last.pt.
+
+The order of the windows depends on (seed, epoch) alone, so a run that was stopped anywhere and
+resumed takes the very steps it would have taken: on a CPU the weights come out bit-equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections import defaultdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kstep.errors import UserError
+from kstep.models import checkpoint as checkpoints
+from kstep.training import losses
+from kstep.training.batches import Windows
+from kstep.training.config import TrainConfig
+
+SAVE_INTERVAL_S = 20.0  # between writes of last.pt
+
+
+@dataclass
+class Outcome:
+    """best: validation metrics of best.pt; reason: why training ended; steps, epochs, wall_s."""
+
+    best: dict
+    reason: str
+    steps: int
+    epochs: int
+    wall_s: float
+    interrupted: bool = False
+
+
+class _Stop:
+    """Set by Ctrl-C or SIGTERM: the step in progress ends, the checkpoint is written."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        self._old = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._ask)
+        except ValueError:  # not the main thread: nobody sends us signals there
+            pass
+        return self
+
+    def _ask(self, *_):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class Average:
+    """Exponential moving average of the trainable weights."""
+
+    def __init__(self, weights: list[torch.Tensor], decay: float):
+        self.live, self.decay = weights, decay
+        self.mean = [w.detach().clone() for w in weights]
+
+    def update(self, step: int) -> None:
+        # Short memory at first: the average must forget the random start.
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, [w.detach() for w in self.live], 1 - decay)
+
+    @contextmanager
+    def applied(self):
+        """The model carries the averaged weights inside this block."""
+        kept = [w.detach().clone() for w in self.live]
+        self._fill(self.mean)
+        try:
+            yield
+        finally:
+            self._fill(kept)
+
+    def _fill(self, values) -> None:
+        with torch.no_grad():
+            for weight, value in zip(self.live, values):
+                weight.copy_(value)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Linear warm-up over `warmup_ratio` of the steps, then half a cosine down to zero."""
+    warm = max(1, round(config.warmup_ratio * total))
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+
+def _epoch_order(windows: torch.Tensor, seed: int, epoch: int, batch_size: int, device):
+    """The batches of an epoch: window numbers, and whether the energy head sees their end frames."""
+    rng = np.random.default_rng([seed, epoch])
+    order = torch.as_tensor(rng.permutation(len(windows)), device=device)
+    at_end = rng.random(math.ceil(len(windows) / batch_size)) < 0.5
+    return torch.split(windows[order], batch_size), at_end
+
+
+def _terms(model, data: Windows, chosen, at_end: bool, config, scales, *, training: bool) -> dict:
+    """All loss terms of one batch of windows."""
+    heads, terms = model.config.heads, {}
+    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump)
+    if heads.energy:
+        labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
+        terms |= losses.energy_terms(model, *labels, scales, config, training=training)
+    if heads.jump:
+        terms |= losses.jump_terms(model, batch, targets, config)
+    return terms
+
+
+def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
+    """Loss and errors over the fixed validation windows, in physical units.
+
+    energy_rmse_kJ_per_mol (of differences: each molecule's mean error is taken out),
+    force_rmse_kJ_per_mol_nm, and for the longest jump dx_rmse_nm, dv_rmse_nm_per_ps beside what
+    the propagator alone gives.
+    """
+    heads = model.config.heads
+    sums, de, owner = defaultdict(float), [], []
+    longest = int(data.k_steps.max())
+    square = defaultdict(float)
+    counted = defaultdict(int)
+
+    def add(name, values):
+        square[name] += float(values.square().sum())
+        counted[name] += values.numel()
+
+    for chosen in torch.split(windows, max(config.batch_size, 64)):
+        with torch.no_grad():
+            terms = _terms(model, data, chosen, False, config, scales, training=False)
+        share = len(chosen) / len(windows)
+        sums["loss"] += share * float(losses.total(terms, config))
+        batch, targets = data.batch(chosen)
+        if heads.energy:
+            energy, forces = model.energy_and_forces(batch)
+            de.append(energy - targets.energy)
+            owner.append(data.molecule[chosen])
+            add("force_rmse_kJ_per_mol_nm", forces - targets.forces)
+        chosen = chosen[data.k_steps[chosen] == longest]
+        if heads.jump and len(chosen):
+            batch, targets = data.batch(chosen)
+            with torch.no_grad():
+                for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
+                    add(f"{name}dx_rmse_nm", x_k - targets.x_k)
+                    add(f"{name}dv_rmse_nm_per_ps", v_half - targets.v_half)
+    metrics = {"val_loss": sums["loss"]}
+    if heads.energy:
+        de, owner = torch.cat(de), torch.cat(owner)
+        for m in torch.unique(owner):
+            de[owner == m] -= de[owner == m].mean()
+        metrics["energy_rmse_kJ_per_mol"] = float(de.square().mean().sqrt())
+    metrics.update({name: math.sqrt(square[name] / counted[name]) for name in square})
+    return metrics
+
+
+def _writers(config: TrainConfig, out_dir: Path) -> list:
+    """Functions (metrics, step) of the loggers the user asked for."""
+    writers = []
+    if config.tensorboard:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("tensorboard: true needs the package: pip install -e '.[tensorboard]'") from None
+        board = SummaryWriter(out_dir / "tensorboard")
+        writers.append(lambda metrics, step: [board.add_scalar(k, v, step) for k, v in metrics.items()])
+    if config.wandb:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("wandb: true needs the package: pip install -e '.[wandb]'") from None
+        run = wandb.init(project="md-kstep", dir=str(out_dir), config=config.model_dump())
+        writers.append(lambda metrics, step: run.log(metrics, step=step))
+    return writers
+
+
+def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, config: TrainConfig, scales, *,
+          out_dir: str | Path, facts: dict, seed: int = 0, max_steps: int | None = None,
+          resume: dict | None = None, progress: bool = True, should_stop=None) -> Outcome:
+    """Train until the schedule ends, patience or time runs out, or someone presses Ctrl-C.
+
+    facts: what the checkpoint says besides weights (see kstep/models/checkpoint.py); max_steps
+    shortens the schedule; resume: last.pt as loaded; should_stop(step): another reason to stop.
+    Writes best.pt, last.pt and metrics.jsonl to out_dir.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    device = torch.device(data.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    train_windows = torch.as_tensor(train_windows, device=device)
+    val_windows = torch.as_tensor(val_windows, device=device)
+    if len(val_windows) > config.validation_samples:
+        val_windows = val_windows[torch.linspace(0, len(val_windows) - 1, config.validation_samples,
+                                                 device=device).long()]
+    weights = [w for w in model.parameters() if w.requires_grad]
+    # Decay acts on matrices; biases and scales have no reason to be small.
+    groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
+              {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+    average = Average(weights, config.ema_decay)
+    batches_per_epoch = math.ceil(len(train_windows) / config.batch_size)
+    steps_per_epoch = math.ceil(batches_per_epoch / config.grad_accum)
+    total = config.max_epochs * steps_per_epoch
+    total = min(total, max_steps) if max_steps else total
+    autocast = (torch.autocast("cuda", dtype=torch.bfloat16) if config.amp and device.type == "cuda"
+                else nullcontext())
+
+    state = {"epoch": 0, "batch": 0, "step": 0, "best": None, "waited": 0, "elapsed_s": 0.0, "sums": {}}
+    if resume is not None:
+        _restore(resume, model, optimiser, average, state, weights)
+    sums = defaultdict(float, state["sums"])
+    started = time.monotonic() - state["elapsed_s"]
+    saved_at = session_started = time.monotonic()
+    writers = _writers(config, out_dir)
+    metrics_file = out_dir / "metrics.jsonl"
+    if resume is None:
+        metrics_file.unlink(missing_ok=True)
+
+    def late():
+        return config.max_minutes and time.monotonic() - session_started > 60 * config.max_minutes
+
+    def save_last():
+        state["elapsed_s"], state["sums"] = time.monotonic() - started, dict(sums)
+        training = {**state, "seed": seed, "total_steps": total, "optimiser": optimiser.state_dict(),
+                    "weights": [w.detach().clone() for w in weights], "average": average.mean,
+                    "config": config.model_dump()}
+        with average.applied():
+            checkpoints.save(out_dir / "last.pt", {**_packed(model, facts), "training": training})
+
+    def end_of_epoch():
+        model.eval()
+        with average.applied():
+            metrics = validate(model, data, val_windows, config, scales)
+            better = state["best"] is None or metrics["val_loss"] < state["best"]["val_loss"]
+            if better and math.isfinite(metrics["val_loss"]):
+                state["best"], state["waited"] = {**metrics, "epoch": state["epoch"]}, 0
+                checkpoints.save(out_dir / "best.pt", {**_packed(model, facts), "metrics": metrics})
+            else:
+                state["waited"] += 1
+        model.train()
+        n = max(1.0, sums.pop("batches", 1.0))
+        row = {"epoch": state["epoch"], "step": state["step"], "lr": optimiser.param_groups[0]["lr"],
+               "wall_s": round(time.monotonic() - started, 3),
+               **{f"train_{name}": value / n for name, value in sums.items()}, **metrics}
+        sums.clear()
+        with open(metrics_file, "a") as handle:
+            handle.write(json.dumps(row) + "\n")
+        for write in writers:
+            write(row, state["step"])
+        return metrics
+
+    model.train()
+    reason = "the schedule is through"
+    bar = tqdm(total=total, initial=state["step"], unit="step", disable=not progress, dynamic_ncols=True,
+               mininterval=0.5)
+    with _Stop() as stop, bar:
+        while state["step"] < total:
+            batches, at_end = _epoch_order(train_windows, seed, state["epoch"], config.batch_size, device)
+            while state["batch"] < len(batches) and state["step"] < total:
+                group = range(state["batch"], min(state["batch"] + config.grad_accum, len(batches)))
+                for entry in optimiser.param_groups:
+                    entry["lr"] = learning_rate(state["step"], total, config)
+                optimiser.zero_grad(set_to_none=True)
+                for b in group:
+                    with autocast:
+                        terms = _terms(model, data, batches[b], bool(at_end[b]), config, scales, training=True)
+                        loss = losses.total(terms, config) / len(group)
+                    loss.backward()
+                    for name, value in terms.items():
+                        sums[name] += float(value.detach())
+                    sums["loss"] += float(loss.detach()) * len(group)
+                    sums["batches"] += 1
+                norm = torch.nn.utils.clip_grad_norm_(weights, config.grad_clip)
+                if not torch.isfinite(norm):
+                    raise UserError(f"the loss is not finite at step {state['step']}; lower lr or look for "
+                                    "broken frames in the dataset")
+                optimiser.step()
+                average.update(state["step"])
+                state["step"] += 1
+                state["batch"] += len(group)
+                bar.update()
+                if stop.asked or late() or (should_stop and should_stop(state["step"])):
+                    break
+            if state["batch"] >= len(batches) or state["step"] >= total:
+                metrics = end_of_epoch()
+                state["epoch"], state["batch"] = state["epoch"] + 1, 0
+                bar.set_postfix({key: f"{metrics[key]:.3g}" for key in ("energy_rmse_kJ_per_mol", "dx_rmse_nm")
+                                 if key in metrics} or {"val_loss": f"{metrics['val_loss']:.3g}"})
+                if config.patience and state["waited"] >= config.patience:
+                    reason = f"no better validation for {config.patience} epochs"
+                    break
+            if stop.asked:
+                reason = "interrupted"
+                break
+            if late():
+                reason = f"max_minutes {config.max_minutes:g} is over, with {state['step']} of {total} steps done"
+                break
+            if should_stop and should_stop(state["step"]):
+                reason = "stopped by the caller"
+                break
+            if time.monotonic() - saved_at > SAVE_INTERVAL_S:
+                save_last()
+                saved_at = time.monotonic()
+        save_last()
+        if not (out_dir / "best.pt").exists() or state["best"] is None:
+            # Stopped within the first epoch: an unvalidated network beats none, and says so.
+            with average.applied():
+                checkpoints.save(out_dir / "best.pt", {**_packed(model, facts), "metrics": {}})
+    model.eval()
+    return Outcome(best=state["best"] or {}, reason=reason, steps=state["step"], epochs=state["epoch"],
+                   wall_s=time.monotonic() - started, interrupted=stop.asked)
+
+
+def _packed(model, facts: dict) -> dict:
+    """The checkpoint of a model: weights, buffers and facts."""
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
+            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
+
+
+def _restore(checkpoint: dict, model, optimiser, average: Average, state: dict, weights) -> None:
+    training = checkpoint.get("training")
+    if not training:
+        raise UserError("this checkpoint cannot be resumed: only last.pt holds the state of training")
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+        optimiser.load_state_dict(training["optimiser"])
+        with torch.no_grad():
+            for weight, kept in zip(weights, training["weights"], strict=True):
+                weight.copy_(kept)
+    except (RuntimeError, ValueError):
+        raise UserError("last.pt belongs to another model or other frozen layers; train without --resume") from None
+    average.mean = [m.to(w.device).clone() for m, w in zip(training["average"], weights)]
+    state.update({key: training[key] for key in state})
