@@ -42,13 +42,15 @@ class XtbPhysics(Physics):
         self._muted = VERBOSITY_MUTED
         self._is_force_field = method == "GFN-FF"
         self._calculator = None
+        self._folder = tempfile.TemporaryDirectory(prefix="kstep-xtb-")
 
     def _prepare(self, bohr):
         if self._calculator is None:
             # GFN-FF derives its topology from the first geometry and drops files where it runs.
             self._calculator = self._make(bohr)
             self._calculator.set_verbosity(self._muted)
-            self._calculator.set_output(os.devnull)
+            # not os.devnull: xtb cannot open one file twice, and a process may hold several molecules
+            self._calculator.set_output(os.path.join(self._folder.name, "xtb.out"))
             if not self._is_force_field:
                 self._calculator.set_accuracy(self._settings["accuracy"])
                 self._calculator.set_max_iterations(self._settings["max_iterations"])
@@ -57,7 +59,7 @@ class XtbPhysics(Physics):
             self._calculator.update(bohr)
 
     def _compute(self, positions, slot):
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        with contextlib.chdir(self._folder.name):
             try:
                 self._prepare(positions / NM_PER_BOHR)
                 result = self._calculator.singlepoint()
