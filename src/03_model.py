@@ -1,0 +1,138 @@
+"""Build a network from YAML: its size, its symmetries, its speed.
+
+  python src/03_model.py --model-config configs/model.yaml
+
+Prints the parameters of each block, checks that rotations, reflections, translations and
+permutations of the atoms change nothing they should not (float64; exit code 1 when a deviation
+exceeds 1e-8), and measures one call for ethanol (9 atoms) and aspirin (21) at batch 1 and 64.
+"""
+
+from __future__ import annotations
+
+import time
+
+from utils import add_common_arguments, log, make_parser, pick_device, run_script, setup_logging
+
+import numpy as np
+import torch
+
+from kstep.config import load_config, parse_assignments
+from kstep.errors import UserError
+from kstep.models import build_model
+from kstep.models.batch import replicate
+from kstep.models.config import ModelConfig
+from kstep.models.symmetry import shake, symmetry_errors
+from kstep.units import NM_PER_ANGSTROM, kT
+
+TOLERANCE = 1e-8
+MOLECULES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
+
+
+def example(smiles: str, n_replicas: int, generator: torch.Generator):
+    """A batch of shaken copies of a molecule with thermal velocities, random forces and tau = 4 fs."""
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(molecule, randomSeed=1)
+    numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
+    masses = np.array([atom.GetMass() for atom in molecule.GetAtoms()])
+    bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()])
+    batch = replicate(numbers, masses, bonds, n_replicas)
+    shape = batch.positions.shape
+    x = torch.as_tensor(molecule.GetConformer().GetPositions() * NM_PER_ANGSTROM).repeat(n_replicas, 1)
+    batch.positions = x + 0.005 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    batch.velocities = torch.randn(shape, generator=generator, dtype=torch.float64) * (kT(300.0) / batch.masses[:, None]).sqrt()
+    batch.forces = 1000.0 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    batch.tau_ps = torch.full((n_replicas,), 0.004, dtype=torch.float64)
+    return batch
+
+
+def print_sizes(model: torch.nn.Module) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    print(f"\n{model.config.arch}: {total} parameters")
+    for name, block in model.named_children():
+        for part, inner in block.named_children():
+            count = sum(p.numel() for p in inner.parameters())
+            if count:
+                print(f"  {name + '.' + part:32s} {count:8d}")
+
+
+def check_symmetries(model: torch.nn.Module, batch, generator: torch.Generator, permutation: bool) -> float:
+    """Print the largest deviation under each operation; returns the largest of all."""
+    print("\nlargest deviation, float64, weights shaken")
+    worst = 0.0
+    for operation, deviations in symmetry_errors(model, batch, generator, permutation).items():
+        for what, deviation in deviations.items():
+            verdict = "ok" if deviation <= TOLERANCE else "BROKEN"
+            print(f"  {operation:12s} {what:28s} {deviation:9.1e}  {verdict}")
+            worst = max(worst, deviation if np.isfinite(deviation) else float("inf"))
+    if not permutation:
+        print("  permutation  (bound to one atom order; not a symmetry of this architecture)")
+    return worst
+
+
+def time_call(call, device: str, seconds: float = 0.5) -> float:
+    """Median wall time of a call in ms."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 200):
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times[1:]))
+
+
+def print_latency(build, device: str, generator: torch.Generator) -> None:
+    print(f"\ntime of one call on {device}, float32, ms (per molecule in brackets)")
+    for name, smiles in MOLECULES.items():
+        for size in (1, 64):
+            batch = example(smiles, size, generator)
+            model = build(batch, size).to(device).eval().requires_grad_(False)
+            batch = batch.to(device)
+            calls = {}
+            if model.config.heads.energy:
+                calls["energy + forces"] = lambda: model.energy_and_forces(batch)
+            if model.config.heads.jump:
+                calls["jump"] = lambda: model.jump(batch)
+            for what, call in calls.items():
+                elapsed = time_call(call, device)
+                n_atoms = len(batch.numbers) // size
+                print(f"  {name:8s} {n_atoms:3d} atoms  batch {size:3d}  {what:16s} {elapsed:8.2f} ({elapsed / size:.3f})")
+
+
+def main() -> int:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model-config", default="configs/model.yaml", help="YAML file of the network")
+    add_common_arguments(parser, device=True, overrides=True)
+    args = parser.parse_args()
+    setup_logging(args.log_level)
+    config = load_config(ModelConfig, args.model_config, parse_assignments(args.assignments))
+    device = pick_device(args.device)
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(args.seed)
+
+    def build(batch, n_replicas):
+        torch.manual_seed(args.seed)
+        n_atoms = len(batch.numbers) // n_replicas
+        bonds = batch.bonds[: len(batch.bonds) // n_replicas]
+        return build_model(config, {"numbers": batch.numbers[:n_atoms].numpy(), "bonds": bonds.numpy()})
+
+    batch = example(MOLECULES["aspirin"], 2, generator)
+    strange = sorted(set(batch.numbers.tolist()) - set(config.elements))
+    if config.arch != "pair_mlp" and strange:
+        raise UserError(f"{args.model_config}: elements lacks {strange}, which the test molecules are made of")
+    model = build(batch, 2).double()
+    print_sizes(model)
+    shake(model, generator)
+    worst = check_symmetries(model, batch, generator, permutation=config.arch != "pair_mlp")
+    print_latency(build, device, generator)
+    if worst > TOLERANCE:
+        log.error("a symmetry is broken by %.1e, more than %.0e", worst, TOLERANCE)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
