@@ -28,7 +28,8 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
 
         structure     bond_rmse_A, angle_rmse_deg, bond_w1_A, bond_js, angle_w1_deg, angle_js,
                       torsion_w1_deg, torsion_js, rdf_l1, potential_kJ_per_mol; each
-                      {"value", "floor", "floor_error", "floor_expected", "ratio", "verdict"}
+                      {"value", "floor", "floor_error", "floor_expected", "ratio" (value / floor),
+                      "limit" (ratio up to which it is within; 1.5 for bonds and angles), "verdict"}
         torsions      one dict per rotatable torsion (rotamers, effective samples, split-R-hat,
                       transitions, rate, W1 and its floor)
         sampling      effective samples of energy and slowest torsion, per true call and second
@@ -151,24 +152,34 @@ def _pair_scale_of_shapes(n_hybrid, n_reference, shares):
     return np.sqrt((1.0 / n_hybrid + 1.0 / n_reference) / pair)
 
 
-def _entry(value, floor):
+def _entry(value, floor, limit=statistics.WITHIN_FLOOR):
     out = {"value": float(value), "floor": None, "floor_error": None, "floor_expected": None, "ratio": None,
-           "verdict": "no floor"}
+           "limit": float(limit), "verdict": "no floor"}
     if floor is not None:
         ratio = float(value / floor.value) if floor.value > 0 else None
-        within = value <= statistics.WITHIN_FLOOR * floor.value
+        within = value <= limit * floor.value
         out.update(floor=floor.value, floor_error=floor.error, floor_expected=floor.expected, ratio=ratio,
                    verdict="within floor" if within else "above floor")
     return out
 
 
-def _compare_means(hybrid, reference, weights, combine, expected, seed):
+def _limit(parts):
+    """Ratio up to which a metric made of positive `parts` (C,) is within its floor.
+
+    A metric of one coordinate scatters about its floor like |x| of a Gaussian, of which one in
+    twenty exceeds 2.5 means; one of many coordinates hardly scatters, and 1.5 is the limit.
+    """
+    effective = parts.sum() ** 2 / max((parts**2).sum(), 1e-300)
+    return max(statistics.WITHIN_FLOOR, 1.0 + 1.5 / np.sqrt(max(effective, 1.0)))
+
+
+def _compare_means(hybrid, reference, weights, combine, expected, seed, limit=statistics.WITHIN_FLOOR):
     value = combine(np.abs(hybrid.mean - reference.mean))
     if len(reference.replica_means) < 2:
-        return _entry(value, None)
+        return _entry(value, None, limit)
     pairs = np.abs(reference.replica_means[:, None] - reference.replica_means[None])
     scale = _pair_scale_of_means(hybrid, reference, weights)
-    return _entry(value, statistics.noise_floor(pairs, scale, combine, expected=expected, seed=seed))
+    return _entry(value, statistics.noise_floor(pairs, scale, combine, expected=expected, seed=seed), limit)
 
 
 def _distribution_distances(reference, hybrid, kind, weights, seed):
@@ -184,18 +195,19 @@ def _distribution_distances(reference, hybrid, kind, weights, seed):
 
     combine, table = _average(weights), reference.histograms[kind]
     pooled, own = table.sum(axis=0), hybrid.histograms[kind].sum(axis=0)
-    n_h, n_r = hybrid.shape_n_eff[kind], reference.shape_n_eff[kind]
     entries, each = [], []
-    for distance, power in ((w1, 1), (js, 2)):
+    for distance, power, sizes in ((w1, 1, "shape_n_eff"), (js, 2, "bin_n_eff")):
+        n_h, n_r = getattr(hybrid, sizes)[kind], getattr(reference, sizes)[kind]
         values = distance(own, pooled)
-        floor, each_floor = None, np.full(len(values), np.nan)
+        floor, each_floor, limit = None, np.full(len(values), np.nan), statistics.WITHIN_FLOOR
         if len(table) > 1:
             pairs = np.array([[distance(p, q) for q in table] for p in table])
             scale = _pair_scale_of_shapes(n_h, n_r, reference.means["bonds"].shares) ** power
             floor = statistics.noise_floor(pairs, scale, combine, seed=seed)
             a, b = np.triu_indices(len(table), 1)
             each_floor = (pairs * scale)[a, b].mean(axis=0)
-        entries.append(_entry(combine(values), floor))
+            limit = _limit(weights * each_floor)
+        entries.append(_entry(combine(values), floor, limit))
         each.append((values, each_floor))
     return entries, each
 
@@ -227,7 +239,7 @@ def _structure(reference, hybrid, seed):
     out["rdf_l1"] = _compare_means(h, r, np.ones(len(r.mean)), _sum, expected, seed)
     h, r = hybrid.potential, reference.potential
     expected = float(np.sqrt(2.0 / np.pi * (h.mean_variance + r.mean_variance)[0]))
-    entry = _compare_means(h, r, np.ones(1), _sum, expected, seed)
+    entry = _compare_means(h, r, np.ones(1), _sum, expected, seed, _limit(np.ones(1)))
     entry["difference"] = float(h.mean[0] - r.mean[0])
     out["potential_kJ_per_mol"] = entry
     return out
@@ -267,7 +279,7 @@ def _torsions(reference, hybrid, seed):
             "rate_reference_per_ps": crossings_reference / reference_ps if enough and reference_ps > 0 else None,
             "w1_deg": float(w1[d]), "w1_floor_deg": floor, "js": float(js[d]),
             "verdict": ("no floor" if floor is None
-                        else "within floor" if w1[d] <= statistics.WITHIN_FLOOR * floor else "above floor"),
+                        else "within floor" if w1[d] <= _limit(np.ones(1)) * floor else "above floor"),
         })
     return out
 

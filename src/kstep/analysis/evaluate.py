@@ -1,0 +1,241 @@
+"""Every run of a folder against its baseline: find, match, judge, write.
+
+Shared by 05_eval_drift_rdfs.py and 05b_eval_qm.py, which differ in their default folders only.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kstep.analysis import plots, report
+from kstep.analysis.compare import check_comparable, compare, judge, role_of
+from kstep.analysis.profile import characterise, merge, production_temperature_K
+from kstep.errors import UserError, did_you_mean
+from kstep.schemas import Trajectory, load_trajectory
+
+log = logging.getLogger("kstep")
+
+
+def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
+    """Metadata of every trajectory at or below `root`; other schemas (datasets) are passed over.
+
+    A file that cannot be read is added to `problems`.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise UserError(f"{root} does not exist; run the stage that writes it first")
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*.npz") if not p.name.startswith("."))
+    found = {}
+    for path in files:
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                metadata = json.loads(str(archive["metadata"]))
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            problems.append(f"{path} is truncated or not an npz file of this program ({error}); delete it and "
+                            "run its stage again")
+            continue
+        if metadata.get("schema") == "trajectory":
+            found[path] = metadata
+        else:
+            log.debug("%s holds a '%s', not a trajectory", path, metadata.get("schema"))
+    return found
+
+
+def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, rdf_maximum_nm: float = 1.0,
+             rdf_bins: int = 200, title: str = "Hybrid runs against plain MD", draw: bool = True,
+             seed: int = 0) -> tuple[dict, list[str]]:
+    """Judge all runs below `hybrid`; writes metrics.json, plots/ and report.html under `out_dir`.
+
+    Returns (metrics, problems): problems are sentences about files that could not be judged;
+    every other file was.  Raises UserError when nothing could be judged at all.
+    """
+    problems: list[str] = []
+    out_dir = Path(out_dir)
+    baselines = {p: m for p, m in find_trajectories(Path(baseline), problems).items()}
+    runs = find_trajectories(Path(hybrid), problems)
+    if not baselines:
+        raise UserError(f"{baseline} holds no trajectory that can be read"
+                        + (f" ({problems[0]})" if problems else "") + "; run a baseline first")
+    if not runs:
+        raise UserError(f"{hybrid} holds no trajectory that can be read"
+                        + (f" ({problems[0]})" if problems else "") + "; run a hybrid first")
+    options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
+    metrics: dict = {"schema": "metrics", "schema_version": 1, "keys": compare.__doc__,
+                     "rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "molecules": {}}
+    for molecule in sorted({str(m.get("molecule")) for m in runs.values()}):
+        mine = {p: m for p, m in runs.items() if str(m.get("molecule")) == molecule}
+        try:
+            judged = _evaluate_molecule(molecule, mine, baselines, Path(hybrid), out_dir, options, problems, draw,
+                                        seed)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if judged["runs"]:
+            metrics["molecules"][molecule] = judged
+        gc.collect()
+    metrics["problems"] = problems
+    if not metrics["molecules"]:
+        raise UserError(problems[0] if problems else f"nothing below {hybrid} could be judged")
+    report.write_metrics(out_dir / "metrics.json", metrics)
+    report.write_html(out_dir / "report.html", metrics, out_dir, title)
+    return metrics, problems
+
+
+def _load(path: Path) -> Trajectory:
+    trajectory = load_trajectory(path)
+    for key in ("molecule", "scheme", "method", "segments"):
+        if key not in trajectory.metadata:
+            raise UserError(f"{path} has no '{key}' in its metadata; run its stage again")
+    if not len(trajectory.pos):
+        raise UserError(f"{path} holds no frames; run its stage again")
+    if len(trajectory.segment) and not (0 <= trajectory.segment.min()
+                                        and trajectory.segment.max() < len(trajectory.segments)):
+        raise UserError(f"{path} refers to a segment that its metadata does not list; run its stage again")
+    trajectory.forces = trajectory.forces[:0].copy()  # not judged, and a third of the memory
+    return trajectory
+
+
+def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
+    files = [p for p, m in baselines.items() if str(m.get("molecule")) == molecule]
+    if not files:
+        known = sorted({str(m.get("molecule")) for m in baselines.values()})
+        raise UserError(f"molecule '{molecule}' has no baseline{did_you_mean(molecule, known)}")
+    wanted = [p for p in files if baselines[p].get("method") in methods and baselines[p].get("scheme") == "plain"]
+    if not wanted:
+        there = sorted({str(baselines[p].get("method")) for p in files})
+        raise UserError(f"'{molecule}' was run with {', '.join(sorted(map(str, methods)))} but its baseline with "
+                        f"{', '.join(there)}; compare runs of one method")
+    loaded = []
+    for path in wanted:
+        try:
+            trajectory = _load(path)
+            if loaded:
+                check_comparable(loaded[0], trajectory)
+            loaded.append(trajectory)
+        except UserError as error:
+            problems.append(_naming(path, error))
+    if not loaded:
+        raise UserError(f"no baseline of '{molecule}' can be read")
+    return merge(loaded)
+
+
+def _naming(path, error):
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def _evaluate_molecule(molecule, files, baselines, root, out_dir, options, problems, draw, seed):
+    methods = {m.get("method") for m in files.values()}
+    if len(methods) > 1:
+        # a reference of one method judges only its own runs
+        have = {m.get("method") for m in baselines.values() if str(m.get("molecule")) == molecule}
+        for path in [p for p, m in files.items() if m.get("method") not in have]:
+            problems.append(f"{path}: '{molecule}' was run with {files[path].get('method')} but its baseline with "
+                            f"{', '.join(sorted(map(str, have)))}; compare runs of one method")
+            del files[path]
+        methods = {m.get("method") for m in files.values()}
+    if len(methods) > 1:
+        raise UserError(f"the runs of '{molecule}' mix the methods {', '.join(sorted(map(str, methods)))}; "
+                        "put each method into a folder of its own")
+    reference_trajectory = _load_reference(molecule, methods, baselines, problems)
+    references, profiles, trajectories, results = {}, {}, {}, {}
+    for path in files:
+        name = str(path.relative_to(root)) if root.is_dir() else path.name
+        try:
+            run = _load(path)
+            check_comparable(reference_trajectory, run)
+            temperature_K = production_temperature_K(run)
+            key = temperature_K if temperature_K is not None else run.metadata.get("temperature_K")
+            if key not in references:
+                references[key] = characterise(reference_trajectory, temperature_K=key, **options)
+            if references[key] is None:
+                raise UserError(f"the baseline of '{molecule}' has no production frames at {key:g} K; run it at "
+                                "the hybrid's temperature")
+            profile = characterise(run, **options)
+            results[name] = compare(references[key], profile if profile else run, seed=seed, **options)
+            results[name]["file"] = str(path)
+            profiles[name], trajectories[name] = profile, run
+        except UserError as error:
+            problems.append(_naming(path, error))
+    judged = {"reference": {}, "runs": results}
+    for key, reference in references.items():
+        if reference is None:
+            continue
+        own = _reference_as_control(reference, options, seed)
+        judged["reference"][f"{key:g} K"] = own
+        for name in (n for n in results if results[n]["temperature_K"] == reference.temperature_K):
+            _judge_run(name, results, own)
+            if draw and (results[name]["role"] == "hybrid" or all(r["role"] != "hybrid" for r in results.values())):
+                controls = {label: profiles[c] for label, c in results[name]["control_files"].items()
+                            if label.startswith("plain") and profiles[c]}
+                folder = out_dir / "plots" / molecule / name.removesuffix(".npz").replace("/", "_")
+                drawn = plots.draw_all(folder, reference, profiles[name], trajectories[name], results[name],
+                                       dict(list(controls.items())[:1]))
+                results[name]["plots"] = {k: str(p.relative_to(out_dir)) for k, p in drawn.items()}
+    return judged
+
+
+def _reference_as_control(reference, options, seed):
+    """The reference's own sampling, drift and cost; calls and seconds by production's share."""
+    trajectory = reference.trajectory
+    own = compare(reference, reference, seed=seed, **options)
+    share = reference.n_frames / len(trajectory.pos)
+    stride = -(-sum(np.isin(trajectory.segment, [i]).sum() for i in np.unique(
+        trajectory.segment[np.concatenate(reference.replicas)])) // reference.n_frames)
+    share = min(1.0, share * stride)
+    for key in ("true_calls", "wall_s", "cpu_s"):
+        own["cost"][key] = type(own["cost"][key])(own["cost"][key] * share)
+    own["role"] = "baseline"
+    calls = own["cost"]["true_calls"]
+    for observable in ("energy", "slowest_torsion"):
+        n = own["sampling"][observable]
+        for unit, amount in (("1000_calls", calls / 1e3), ("cpu_s", own["cost"]["cpu_s"]),
+                             ("wall_s", own["cost"]["wall_s"])):
+            own["sampling"][f"{observable}_per_{unit}"] = n / amount if n is not None and amount else None
+    own["structure"] = {key: {**entry, "verdict": "reference"} for key, entry in own["structure"].items()}
+    return own
+
+
+def _judge_run(name, results, baseline):
+    """Choose the controls of a run (nearest budgets first) and write its verdict."""
+    run = results[name]
+    calls = run["cost"]["true_calls"]
+
+    def distance(other):
+        theirs = results[other]["cost"]["true_calls"]
+        return abs(np.log(theirs / calls)) if theirs and calls else np.inf
+
+    chosen = {}
+    plain = sorted((n for n in results if n != name and results[n]["role"] == "plain"), key=distance)
+    for control in plain[:2]:
+        chosen[f"plain, {results[control]['dt_fs']:g} fs" if f"plain, {results[control]['dt_fs']:g} fs" not in chosen
+               else f"plain, {control}"] = control
+    bare = [n for n in results if n != name and results[n]["role"] == "no network"
+            and results[n]["scheme"] == run["scheme"]]
+    bare.sort(key=lambda n: (results[n]["k_steps"] != run["k_steps"], distance(n)))
+    if bare and run["role"] == "hybrid":
+        chosen["no network"] = bare[0]
+    run["control_files"] = chosen
+    controls = {label: results[c] for label, c in chosen.items() if label != "no network"}
+    run["verdicts"] = ([f"is itself a control ({run['role']})"] if run["role"] != "hybrid"
+                       else judge(run, controls or {"the baseline, scaled": baseline}))
+    if run["role"] == "hybrid" and not controls:
+        run["warnings"].append("no plain control at the same number of true calls lies beside this run; "
+                               "the baseline, scaled to its budget, stands in")
+
+
+def evaluate_and_print(baseline: Path, hybrid: Path, out_dir: Path, **options) -> int:
+    """`evaluate`, its table on the terminal, and the exit code: 2 when a file could not be judged."""
+    metrics, problems = evaluate(baseline, hybrid, out_dir, **options)
+    print(report.format_text(metrics))
+    print(f"\nwrote {out_dir / 'metrics.json'}, {out_dir / 'plots'}, {out_dir / 'report.html'}")
+    for problem in problems:
+        log.error("%s", problem)
+    if problems:
+        log.error("%d file(s) could not be judged; all others were", len(problems))
+    return 2 if problems else 0
