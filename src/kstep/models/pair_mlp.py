@@ -229,7 +229,7 @@ class FastPairMLP:
         np.multiply(d, pair, out=square)
         np.matmul(self._gather, square, out=self._forces)
         return (self._energy_mean + self._energy_scale * energy.astype(np.float64),
-                self._forces.transpose(2, 1, 0).astype(np.float64))
+                np.array(self._forces.transpose(2, 1, 0), dtype=np.float64, order="C"))
 
     def _half_product(self, pull, u):
         """c . u + 1/2 q . u^2 from pull = c + q u, as 1/2 (pull + c) . u."""
