@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import macro_step, run
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
@@ -88,7 +89,7 @@ def test_velocity_verlet_equals_the_plain_scheme():
 
 def sample_metropolis(potential, wrong_forces, masses, x, n_steps, k=15, dt_ps=5e-4, seed=0):
     rng, pool = np.random.default_rng(seed), BatchPool(potential)
-    scheme = Metropolis(ForceNetwork(wrong_forces), masses, dt_ps, k, 300.0)
+    scheme = Metropolis(Carrier(ForceNetwork(wrong_forces)), masses, dt_ps, k, 300.0)
     frames, accepted, delta = [], [], []
 
     def record(s):
@@ -195,7 +196,24 @@ def test_metropolis_refuses_a_jump_network():
             raise AssertionError
 
     with pytest.raises(ValueError, match="reversible"):
-        Metropolis(OnlyJumps(), np.ones(2), 1e-3, 4, 300.0)
+        Metropolis(Carrier(OnlyJumps()), np.ones(2), 1e-3, 4, 300.0)
+
+
+def load_spring(stiffness):
+    potential = harmonic_chain((12.0, 1.0))
+    return ForceNetwork(lambda y: stiffness * potential.batch(y)[1])
+
+
+def test_replicas_dealt_out_to_processes_move_as_in_one():
+    potential, rng = harmonic_chain((12.0, 1.0)), np.random.default_rng(14)
+    x, v = chain_positions(2, 5, rng), draw_velocities(5, potential.masses, 300.0, rng)
+    sharded = ShardedCarrier(load_spring, {"stiffness": 0.5}, 2)
+    try:
+        several = sharded(x, v, potential.masses, 5e-4, 20)
+    finally:
+        sharded.close()
+    one = Carrier(load_spring(0.5))(x, v, potential.masses, 5e-4, 20)
+    assert np.array_equal(several[0], one[0]) and np.array_equal(several[1], one[1])
 
 
 def exact_jump(potential, dt_ps):

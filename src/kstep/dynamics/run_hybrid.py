@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kstep.config import HybridConfig
+from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import initial_state, macro_step
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
@@ -107,14 +108,21 @@ def start_positions(run: HybridRun) -> np.ndarray:
     return trajectory.pos[frames[np.linspace(0, len(frames) - 1, n).astype(int)]].copy()
 
 
-def build_scheme(run: HybridRun, network):
+def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method):
+    """The run's Network; a function of its own so that spawned processes can call it."""
+    from kstep.models.network import Network
+
+    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method)
+
+
+def build_scheme(run: HybridRun, network, carry):
     """The scheme object of a run."""
     hybrid, molecule = run.hybrid, run.molecule
     dt_ps = hybrid.dt_fs * PS_PER_FS
     if hybrid.scheme == "plain":
         return Plain(molecule.masses, dt_ps)
     if hybrid.scheme == "metropolis":
-        return Metropolis(network, sampler_masses(molecule, hybrid.hydrogen_mass_Da), dt_ps, hybrid.k_steps,
+        return Metropolis(carry, sampler_masses(molecule, hybrid.hydrogen_mass_Da), dt_ps, hybrid.k_steps,
                           hybrid.temperature_K)
     first = molecule.conformers[0]
     lengths = np.linalg.norm(first[molecule.bonds[:, 0]] - first[molecule.bonds[:, 1]], axis=-1)
@@ -163,13 +171,15 @@ class Tally:
 def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
     """Run, write run.out, return its metadata."""
     hybrid, molecule = run.hybrid, run.molecule
-    network = None
+    network, carry = None, None
     if hybrid.scheme != "plain":
-        from kstep.models.network import Network
-
-        network = Network.load(run.checkpoint, molecule.numbers, molecule.masses, molecule.bonds, device=run.device,
-                               delta_scale=hybrid.delta_scale, method=run.method)
-    scheme = build_scheme(run, network)
+        arguments = dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses,
+                         bonds=molecule.bonds, device=run.device, delta_scale=hybrid.delta_scale, method=run.method)
+        network = load_network(**arguments)
+        if hybrid.scheme == "metropolis":
+            n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
+            carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
+    scheme = build_scheme(run, network, carry)
     thermostat = None
     if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
         thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
@@ -179,8 +189,12 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
         fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                      "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                      "checkpoint": _sha256(run.checkpoint)})
-    with EvaluationPool(run.spec, run.n_workers) as pool:
-        return _run(run, scheme, thermostat, writer, pool, network, provenance, machine)
+    try:
+        with EvaluationPool(run.spec, run.n_workers) as pool:
+            return _run(run, scheme, thermostat, writer, pool, network, provenance, machine)
+    finally:
+        if isinstance(carry, ShardedCarrier):
+            carry.close()
 
 
 def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) -> dict:
@@ -204,13 +218,18 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
     total = hybrid.burn_in_steps + hybrid.steps
     if done > total:
         raise UserError(f"{run.out} is already at macro-step {done}; ask for more --steps to continue it")
-    wall, cpu, calls = time.perf_counter(), time.process_time() + pool.cpu_s, 0 if saved is None else pool.true_calls
+    carry = getattr(scheme, "carry", None)
+
+    def cpu_seconds():
+        return time.process_time() + pool.cpu_s + (carry.cpu_s if carry is not None else 0.0)
+
+    wall, cpu, calls = time.perf_counter(), cpu_seconds(), 0 if saved is None else pool.true_calls
 
     def account():
         return {**spent,
                 "true_calls": spent["true_calls"] + pool.true_calls - calls,
                 "wall_s": spent["wall_s"] + time.perf_counter() - wall,
-                "cpu_s": spent["cpu_s"] + time.process_time() + pool.cpu_s - cpu}
+                "cpu_s": spent["cpu_s"] + cpu_seconds() - cpu}
 
     jump_ps = scheme.k_steps * scheme.dt_ps
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:

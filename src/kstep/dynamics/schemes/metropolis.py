@@ -8,7 +8,6 @@ import numpy as np
 
 from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.state import Proposal, State, kinetic_energy, put
-from kstep.dynamics.velocity_verlet import velocity_verlet
 from kstep.units import kT
 
 
@@ -26,32 +25,22 @@ class Metropolis:
     name = "metropolis"
     is_thermostatted = True
 
-    def __init__(self, network, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float):
-        if not hasattr(network, "forces"):
-            raise ValueError(
-                "metropolis needs a conservative force: the jump map is neither reversible nor "
-                "volume-preserving, so the Metropolis test would not be exact"
-            )
-        self.network = network
+    def __init__(self, carry, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float):
+        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.dynamics.carry."""
+        self.carry = carry
         self.masses = np.asarray(masses, dtype=np.float64)
         self.dt_ps = dt_ps
         self.k_steps = k_steps
         self.temperature_K = temperature_K
-        self._inverse_masses = network.native(np.ascontiguousarray(
-            np.broadcast_to(1.0 / self.masses[None, :, None], (1, len(self.masses), 3))))
 
     def propose(self, state: State, rng: np.random.Generator) -> Proposal:
         """New momenta and k timesteps of the network's dynamics for every replica."""
         rows = np.flatnonzero(state.pending)
         start = draw_velocities(len(rows), self.masses, self.temperature_K, rng)
-        with np.errstate(over="ignore", invalid="ignore"):  # an unphysical excursion is rejected below
-            positions, velocities = velocity_verlet(
-                self.network.forces, self.network.native(state.positions[rows]), self.network.native(start),
-                self._inverse_masses, self.dt_ps, self.k_steps)
-            positions, velocities = self.network.numpy(positions), self.network.numpy(velocities)
-        # the dice are cast here so that they never depend on the answer
-        return Proposal(rows, positions, velocities, state.pending[rows],
-                        {"start": start, "log_u": np.log(rng.random(len(rows)))})
+        # the dice are cast here, before the answer is known
+        log_u = np.log(rng.random(len(rows)))
+        positions, velocities = self.carry(state.positions[rows], start, self.masses, self.dt_ps, self.k_steps)
+        return Proposal(rows, positions, velocities, state.pending[rows], {"start": start, "log_u": log_u})
 
     def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
         """Accept or reject each replica on the true energy."""
