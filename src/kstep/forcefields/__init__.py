@@ -14,7 +14,7 @@ EXAMPLES = ("mmff94", "mmff94s", "openff_unconstrained-2.2.1.offxml", "gaff-2.11
 def check_force_field(force_field: str) -> None:
     """Raise UserError (a ValueError) unless the name is one that build_system understands."""
     if not (force_field in EXAMPLES or force_field.endswith(".offxml") or force_field.startswith("gaff-")):
-        raise UserError(f"unknown force field '{force_field}'{did_you_mean(force_field, EXAMPLES)}")
+        raise UserError(f"unknown force field '{force_field}'{did_you_mean(force_field.lower(), EXAMPLES)}")
 
 
 def build_system(molecule: Chem.Mol, force_field: str = DEFAULT) -> openmm.System:

@@ -29,7 +29,7 @@ def build_openff_system(molecule: Chem.Mol, force_field: str = "openff_unconstra
         offmol = toolkit.Molecule.from_rdkit(molecule, allow_undefined_stereo=True, hydrogens_are_explicit=True)
         system = parameters.create_openmm_system(offmol.to_topology())
     except Exception as error:  # a dozen exception classes without a common base
-        raise UserError(f"{force_field} cannot describe this molecule: {first_line(error)}") from error
+        raise UserError(f"{force_field} cannot describe this molecule: {reason(error)}") from error
     return isolated(system, molecule)
 
 
@@ -52,7 +52,7 @@ def build_gaff_system(molecule: Chem.Mol, force_field: str = "gaff-2.11") -> ope
         system = templates.createSystem(offmol.to_topology().to_openmm(), nonbondedMethod=app.NoCutoff,
                                         constraints=None, rigidWater=False, removeCMMotion=False)
     except Exception as error:
-        raise UserError(f"{force_field} cannot describe this molecule: {first_line(error)}") from error
+        raise UserError(f"{force_field} cannot describe this molecule: {reason(error)}") from error
     return isolated(system, molecule)
 
 
@@ -78,6 +78,9 @@ def isolated(system: openmm.System, molecule: Chem.Mol) -> openmm.System:
     return system
 
 
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+def reason(error: Exception) -> str:
+    """The toolkit's own words, shortened to the part that helps."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "assign_partial_charges" in text:
+        return "no AM1-BCC charges; AmberTools is missing (environment.yml has it) or does not know an element here"
+    return text if len(text) <= 200 else text[:200] + " ..."
