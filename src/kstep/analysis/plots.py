@@ -84,7 +84,8 @@ def draw_rdf(reference: Profile, run: Profile, controls):
         bottom.plot(r, (control.rdf.mean - reference.rdf.mean) / width, color=CONTROL, lw=0.8, label=name)
     top.plot(r, run.rdf.mean / width, color=RUN, lw=1.0, label="this run")
     bottom.plot(r, (run.rdf.mean - reference.rdf.mean) / width, color=RUN, lw=1.0, label="this run")
-    top.set(ylabel="density (1/A)")
+    last = np.flatnonzero(reference.rdf.mean + run.rdf.mean).max(initial=0)
+    top.set(ylabel="density (1/A)", xlim=(0.5, min(r[last] + 0.3, r[-1])), ylim=(0, None))
     bottom.set(xlabel="atom-atom distance (A)", ylabel="run - reference")
     top.legend()
     bottom.legend(ncols=3, fontsize=8)
@@ -97,8 +98,8 @@ def draw_distributions(kind: str, reference: Profile, run: Profile, controls):
     labels = {"bonds": found.bond_labels, "angles": found.angle_labels, "torsions": found.torsion_labels}[kind]
     if not labels:
         return None
-    lower, upper, bins, merged = GRIDS[kind]
-    merged = {"bonds": 4, "angles": 4, "torsions": 4}[kind]
+    lower, upper, bins, _ = GRIDS[kind]
+    merged = 4  # smoother to look at than the grid on which distances are computed
     grid = lower + (upper - lower) / bins * merged * (np.arange(bins // merged) + 0.5)
 
     def curves(profile):

@@ -165,9 +165,9 @@ def table(result: dict, controls: dict[str, dict]) -> tuple[list[str], list[list
             add(f"effective samples, {label}", number(result["sampling"][observable]), "",
                 result["sampling"]["convergence"] if observable == "slowest_torsion" else "",
                 lambda c: number((c["sampling"] or {}).get(observable)))
-            for unit, words in (("1000_calls", "per 1000 true calls"), ("cpu_s", "per CPU second"),
-                                ("wall_s", "per wall second")):
-                add(f"  {words}", number(result["sampling"][f"{observable}_per_{unit}"]), "", "",
+            for unit, words in (("1000_calls", "1000 true calls"), ("cpu_s", "CPU second"),
+                                ("wall_s", "wall second")):
+                add(f"{label} samples per {words}", number(result["sampling"][f"{observable}_per_{unit}"]), "", "",
                     lambda c: number((c["sampling"] or {}).get(f"{observable}_per_{unit}")))
     cost = result["cost"]
     add("true calls", number(cost["true_calls"]), "", f"+ {cost['true_calls_training']} for training",
@@ -266,14 +266,14 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; m
 h1 { font-size: 1.6rem; } h2 { border-bottom: 2px solid #0072b2; padding-bottom: .2rem; margin-top: 2.5rem; }
 h3 { margin-top: 2rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; }
+table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; min-width: 52rem; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { background: #f2f5f7; } td.within { color: #00634a; } td.above { color: #a33b00; font-weight: 600; }
 .verdict { background: #eef5fa; border-left: 4px solid #0072b2; padding: .4rem .8rem; margin: .4rem 0; }
 .verdict.lost, .problem { background: #fdf1e9; border-left: 4px solid #d55e00; padding: .4rem .8rem; margin: .4rem 0; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; } figcaption { font-size: .85rem; color: #555; }
 dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; } .note { color: #555; font-size: .9rem; }
-@media print { body { max-width: none; font-size: 11pt; } .scroll { overflow: visible; } table { font-size: 7.5pt; }
+@media print { body { max-width: none; font-size: 11pt; } .scroll { overflow: visible; } table { font-size: 7.5pt; min-width: 0; }
   th, td { padding: .1rem .25rem; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 

@@ -7,6 +7,7 @@ Metropolis chain has no spectrum, and a thermostat broadens one.
 from __future__ import annotations
 
 import numpy as np
+from scipy import fft
 
 from kstep.analysis.geometry import symbol
 from kstep.schemas import Trajectory
@@ -40,10 +41,10 @@ def power_spectrum(signal: np.ndarray, spacing_ps: float) -> np.ndarray:
     By the Wiener-Khinchin theorem this is the Fourier transform of the autocorrelation.
     """
     n = len(signal)
-    padded = max(4 * n, int(2 * WAVENUMBER_PER_THZ / (2.0 * spacing_ps)))
+    padded = fft.next_fast_len(max(2 * n, int(WAVENUMBER_PER_THZ / spacing_ps)), real=True)  # 1 cm-1 or finer
     window = np.hanning(n)[:, None]
-    power = np.abs(np.fft.rfft(signal * window, n=padded, axis=0)) ** 2 / n
-    wavenumber = np.fft.rfftfreq(padded, d=spacing_ps) * WAVENUMBER_PER_THZ
+    power = np.abs(fft.rfft(signal * window, n=padded, axis=0)) ** 2 / n
+    wavenumber = fft.rfftfreq(padded, d=spacing_ps) * WAVENUMBER_PER_THZ
     return np.stack([np.interp(GRID_CM, wavenumber, column, right=0.0) for column in power.T], axis=1)
 
 
