@@ -42,6 +42,14 @@ class _Ragged:
         return torch.arange(len(owner), device=items.device) + (start - before)[owner], owner
 
 
+def _all_torsions(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
+    """Every bonded quadruple i-j-k-l, methyls and rings included, shape (D,4)."""
+    table = topology.neighbours(n_atoms, bonds)
+    quads = [(i, j, k, last) for j, k in bonds for i in table[j] for last in table[k]
+             if i != k and last != j and i != last]
+    return np.array(quads, dtype=np.int64).reshape(-1, 4)
+
+
 class Windows:
     """The windows of a dataset file on one device, in float64.
 
@@ -71,7 +79,7 @@ class Windows:
             own = bonds[bond_ptr[m]:bond_ptr[m + 1]]
             numbers = self.molecule_of(m, arrays)["numbers"]
             angles.append(topology.find_angles(len(numbers), own))
-            torsions.append(topology.find_rotatable_torsions(numbers, own))
+            torsions.append(_all_torsions(len(numbers), own))
         self.angles, self.torsions = (
             _Ragged(tensor(np.concatenate(tables)), tensor(np.cumsum([0] + [len(t) for t in tables])))
             for tables in (angles, torsions))

@@ -25,7 +25,7 @@ from kstep.schemas import Trajectory, load_trajectory
 from kstep.units import PS_PER_FS
 
 ROLES = ("train", "hot")
-N_BLOCKS = 20  # time blocks per replica and role: the grain of splits in time
+N_BLOCKS = 10  # time blocks per replica and role: the grain of splits in time
 SHORT_SHARE = 0.15  # of windows of length k/2, and again of k/4: the jump scheme halves on a retry
 
 

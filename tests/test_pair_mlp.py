@@ -1,0 +1,166 @@
+"""pair_mlp: exact forces, invariance, the numpy hot path, and the checkpoints it travels in."""
+
+import numpy as np
+import pytest
+import torch
+
+from kstep.errors import UserError
+from kstep.models import build_model
+from kstep.models import checkpoint as checkpoints
+from kstep.models.batch import replicate
+from kstep.models.config import ModelConfig
+from kstep.models.network import Network
+from kstep.models.pair_mlp import FastPairMLP
+
+NUMBERS = np.array([6, 8, 1, 1, 1, 1])  # methanol
+MASSES = np.array([12.011, 15.999, 1.008, 1.008, 1.008, 1.008])
+BONDS = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 5]])
+SHAPE = np.array([[0, 0, 0], [0.142, 0, 0], [-0.036, 0.103, 0], [-0.036, -0.051, 0.089],
+                  [-0.036, -0.051, -0.089], [0.174, 0.090, 0.01]])
+
+
+def positions(n=5, seed=0):
+    return SHAPE + np.random.default_rng(seed).normal(scale=0.005, size=(n, 6, 3))
+
+
+def make_model(seed=0, widths=(32, 24)):
+    torch.manual_seed(seed)
+    config = ModelConfig(arch="pair_mlp", pair_hidden=list(widths))
+    model = build_model(config, {"numbers": NUMBERS, "bonds": BONDS})
+    rng = np.random.default_rng(seed)
+    x = positions(200, seed + 1)
+    model.fit_normalisation({"positions": x, "energies": -30000 + 10 * rng.normal(size=200), "dt_ps": 5e-4})
+    torch.nn.init.normal_(model.slope, std=0.3)
+    torch.nn.init.normal_(model.readout, std=0.3)
+    return model.eval()
+
+
+def make_checkpoint(path, model=None, **changes):
+    model = model or make_model()
+    state = model.state_dict()
+    buffers = dict(model.named_buffers())
+    content = {
+        "state_dict": state, "config": model.config.model_dump(), "normalisation": buffers, "k_steps": 8,
+        "dt_fs": 0.5, "spans": [8, 4, 2], "units": "nm ps Da kJ/mol", "elements": [1, 6, 8],
+        "molecule": {"numbers": torch.as_tensor(NUMBERS), "masses": torch.as_tensor(MASSES),
+                     "bonds": torch.as_tensor(BONDS)},
+        "temperature_K": 300.0, "method": "GFN2-xTB", "data_sha256": "0" * 64, "true_calls_training": 100,
+        **changes,
+    }
+    checkpoints.save(path, content)
+    return path
+
+
+def batch_of(x):
+    batch = replicate(NUMBERS, MASSES, BONDS, len(x))
+    batch.positions = torch.as_tensor(x).reshape(-1, 3)
+    return batch
+
+
+def test_forces_are_minus_the_gradient():
+    model, x = make_model().double(), positions(1)
+    forces = model.energy_and_forces(batch_of(x))[1].numpy().reshape(6, 3)
+    h = 1e-5
+    for atom in range(6):
+        for axis in range(3):
+            up, down = x.copy(), x.copy()
+            up[0, atom, axis] += h
+            down[0, atom, axis] -= h
+            with torch.no_grad():
+                slope = (model.energy(batch_of(up)) - model.energy(batch_of(down))) / (2 * h)
+            assert -float(slope) == pytest.approx(forces[atom, axis], rel=1e-5, abs=1e-3)
+
+
+def test_energy_is_invariant_and_forces_turn_with_the_molecule():
+    model, x = make_model().double(), positions(4)
+    q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    energy, forces = model.energy_and_forces(batch_of(x))
+    turned_energy, turned_forces = model.energy_and_forces(batch_of(x @ q.T + [1.0, -2.0, 3.0]))
+    scale = float(forces.abs().max())
+    assert torch.allclose(energy, turned_energy, rtol=0, atol=1e-10 * 30000)
+    assert np.abs(turned_forces.numpy() - forces.numpy() @ q.T).max() < 1e-10 * scale
+    assert np.abs(forces.numpy().reshape(4, 6, 3).sum(1)).max() < 1e-10 * scale
+
+
+def test_energy_and_force_are_continuous_in_their_derivatives_for_training():
+    model = make_model().double()
+    x = torch.as_tensor(positions(2)).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda y: model.energy_and_gradient(y)[0], x)
+    assert torch.autograd.gradcheck(lambda y: model.energy_and_gradient(y)[1], x, rtol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [(16,), (32, 24), (16, 24, 32)])
+@pytest.mark.parametrize("n_replicas", [1, 7, 64])
+def test_hot_path_equals_the_double_precision_network(widths, n_replicas):
+    model, x = make_model(widths=widths), positions(n_replicas) + 5.0
+    energy, forces = FastPairMLP(model).energy_and_forces(x)
+    exact_energy, exact_forces = model.double().energy_and_forces(batch_of(x))
+    exact_forces = exact_forces.numpy().reshape(x.shape)
+    assert energy.dtype == forces.dtype == np.float64 and forces.flags.c_contiguous
+    assert np.abs(energy - exact_energy.numpy()).max() < 1e-3
+    assert np.abs(forces - exact_forces).max() < 1e-5 * np.abs(exact_forces).max()
+
+
+def test_hot_path_depends_on_positions_alone():
+    fast, x = FastPairMLP(make_model()), positions(8)
+    first = fast.energy_and_forces(x)
+    kept = [a.copy() for a in first]
+    fast.energy_and_forces(positions(3, seed=9))
+    second = fast.energy_and_forces(x)
+    for a, b, c in zip(first, kept, second):
+        assert np.array_equal(a, b) and np.array_equal(b, c)
+
+
+def test_fused_atoms_cost_energy():
+    model = make_model().double()
+    x = np.repeat(SHAPE[None], 5, 0)
+    for i, share in enumerate([0.5, 0.8, 0.9, 0.95, 0.98]):
+        x[i, 5] = SHAPE[2] + (1 - share) * (SHAPE[5] - SHAPE[2])
+    energy = model.energy_and_forces(batch_of(x))[0].numpy()
+    assert energy[-1] > energy[-2] > energy[-3] and energy[-1] > energy[0]
+
+
+def test_another_order_of_atoms_is_refused(tmp_path):
+    path = make_checkpoint(tmp_path / "best.pt")
+    Network.load(path, NUMBERS, MASSES, BONDS[:, ::-1])
+    for numbers, bonds in [(NUMBERS[[1, 0, 2, 3, 4, 5]], BONDS), (NUMBERS, [[0, 1], [1, 2], [0, 3], [0, 4], [0, 5]])]:
+        with pytest.raises(UserError, match="another molecule"):
+            Network.load(path, numbers, MASSES, bonds)
+
+
+@pytest.mark.parametrize("wanted, words", [
+    ({"dt_fs": 0.25}, "dt 0.5 fs"), ({"k_steps": 12}, "not on k = 12"), ({"method": "GFN1-xTB"}, "GFN2-xTB")])
+def test_a_run_with_another_k_dt_or_method_is_refused(tmp_path, wanted, words):
+    path = make_checkpoint(tmp_path / "best.pt")
+    with pytest.raises(UserError, match=words):
+        Network.load(path, NUMBERS, MASSES, BONDS, **wanted)
+    Network.load(path, NUMBERS, MASSES, BONDS, dt_fs=0.5, k_steps=4, method="GFN2-xTB")
+
+
+def test_checkpoint_refuses_nonsense(tmp_path):
+    path = make_checkpoint(tmp_path / "best.pt")
+    whole = path.read_bytes()
+    for name, content in [("cut.pt", whole[: len(whole) // 2]), ("text.pt", b"not a checkpoint"), ("empty.pt", b"")]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match="truncated or not a checkpoint"):
+            checkpoints.load(tmp_path / name)
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        checkpoints.load(tmp_path / "other.pt")
+    torch.save(make_model(), tmp_path / "pickled.pt")  # a pickled class could run code: never opened
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoints.load(tmp_path / "pickled.pt")
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoints.load(tmp_path / "absent.pt")
+    with pytest.raises(UserError, match="also holds \\[7\\]"):
+        Network.load(path, np.array([7, 8, 1, 1, 1, 1]), MASSES, BONDS)
+
+
+def test_network_scales_the_learned_force(tmp_path):
+    path, x = make_checkpoint(tmp_path / "best.pt"), positions(3)
+    whole, half = (Network.load(path, NUMBERS, MASSES, BONDS, delta_scale=s) for s in (1.0, 0.5))
+    assert np.allclose(half.forces(half.native(x)), 0.5 * whole.forces(whole.native(x)))
+    energy, forces = whole.energy_and_forces(x)
+    assert energy.shape == (3,) and np.array_equal(forces, whole.numpy(whole.forces(whole.native(x))))
+    with pytest.raises(UserError, match="no jump head"):
+        whole.jump(x, x, x, 8)

@@ -1,0 +1,223 @@
+"""04: a short training lowers the loss, a resumed one is bit-equal, every lambda has its effect."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kstep.errors import UserError
+from kstep.models import build_model
+from kstep.models import checkpoint as checkpoints
+from kstep.models.config import ModelConfig
+from kstep.models.network import Network
+from kstep.schemas import load_dataset, save_dataset
+from kstep.training import losses, normalise
+from kstep.training.batches import Windows
+from kstep.training.config import TrainConfig
+from kstep.training.loop import learning_rate, train
+from kstep.training.splits import make_splits, select
+from kstep.training.windows import build_dataset, sha256
+from springs import METHANOL, WATER, write_trajectory
+
+ROOT = Path(__file__).parents[1]
+PAIR_MLP = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
+JUMP = ModelConfig(arch="egnn", heads={"energy": False, "jump": True}, elements=[1, 6, 8], hidden_dim=12,
+                   vector_dim=6, num_layers=1, num_rbf=8)
+EGNN = ModelConfig(arch="egnn", heads={"energy": True, "jump": True}, elements=[1, 6, 8], hidden_dim=12,
+                   vector_dim=6, num_layers=1, num_rbf=8)
+FACTS = {"k_steps": 4, "dt_fs": 0.5, "spans": [4, 2, 1], "units": checkpoints.UNITS, "molecule": None,
+         "temperature_K": 300.0, "method": "springs", "data_sha256": "", "true_calls_training": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    path = write_trajectory(folder / "methanol" / "trajectory.npz", METHANOL, name="methanol")
+    arrays, metadata = build_dataset({"methanol": path}, 4, max_samples=400)
+    save_dataset(folder / "dataset_k4.npz", arrays, metadata)
+    for part, split in make_splits(["methanol"], metadata["n_blocks"]).items():
+        (folder / f"{part}.json").write_text(json.dumps(split))
+    return folder
+
+
+def prepare(folder, model_config, **changes):
+    arrays, metadata = load_dataset(folder / "dataset_k4.npz")
+    rows = [select(arrays, metadata, json.loads((folder / f"{p}.json").read_text())) for p in ("train", "val")]
+    torch.manual_seed(0)
+    model = build_model(model_config, Windows.molecule_of(0, arrays))
+    data = Windows(arrays, metadata)
+    train_rows = torch.as_tensor(rows[0])
+    normalise.fit(model, data, train_rows)
+    config = TrainConfig(**{"batch_size": 32, "max_epochs": 4, "lr": 3e-3, "ema_decay": 0.9, **changes})
+    facts = {**FACTS, "molecule": {k: torch.as_tensor(v) for k, v in Windows.molecule_of(0, arrays).items()}}
+    return dict(model=model, data=data, train_windows=rows[0], val_windows=rows[1], config=config,
+                scales=normalise.scales(data, train_rows), facts=facts, progress=False)
+
+
+def rows_of(out_dir):
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 10)])
+def test_training_lowers_the_loss(dataset, tmp_path, model_config, epochs):
+    outcome = train(**prepare(dataset, model_config, max_epochs=epochs), out_dir=tmp_path)
+    rows = rows_of(tmp_path)
+    assert outcome.reason == "the schedule is through" and len(rows) == epochs
+    assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]
+    assert outcome.best["val_loss"] == min(row["val_loss"] for row in rows)
+    best = checkpoints.load(tmp_path / "best.pt")
+    model = checkpoints.model_from(best)
+    assert set(best["normalisation"]) == {name for name, _ in model.named_buffers()} & set(best["state_dict"])
+    if model_config.heads.jump:
+        assert rows[-1]["dx_rmse_nm"] < rows[-1]["propagator_dx_rmse_nm"]
+
+
+@pytest.mark.parametrize("model_config", [PAIR_MLP, EGNN])
+def test_resume_is_bit_equal(dataset, tmp_path, model_config):
+    whole = prepare(dataset, model_config)
+    train(**whole, out_dir=tmp_path / "whole", seed=5)
+    parts = prepare(dataset, model_config)
+    outcome = train(**parts, out_dir=tmp_path / "parts", seed=5, should_stop=lambda step: step == 17)
+    assert outcome.steps == 17 and outcome.reason == "stopped by the caller"
+    again = prepare(dataset, model_config)
+    train(**again, out_dir=tmp_path / "parts", seed=5, resume=checkpoints.load(tmp_path / "parts" / "last.pt"))
+    for name in ("best.pt", "last.pt"):
+        one, two = (checkpoints.load(tmp_path / run / name)["state_dict"] for run in ("whole", "parts"))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    for one, two in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts"), strict=True):
+        assert {**one, "wall_s": 0} == {**two, "wall_s": 0}
+
+
+def test_accumulated_batches_equal_one_large_batch(dataset, tmp_path):
+    """Equal halves: the mean over two batches is the mean over both."""
+    states = []
+    for name, changes in [("large", {"batch_size": 64}), ("halves", {"batch_size": 32, "grad_accum": 2})]:
+        setup = prepare(dataset, PAIR_MLP, **changes)
+        setup["train_windows"] = setup["train_windows"][:256]
+        # Starts and ends are drawn per batch, so the two runs see the same frames only if these coincide.
+        for end in ("x", "f"):
+            setup["data"].vectors[f"{end}_tk"] = setup["data"].vectors[f"{end}_t"]
+        setup["data"].energies["tk"] = setup["data"].energies["t"]
+        train(**setup, out_dir=tmp_path / name, seed=1, max_steps=3)
+        states.append(checkpoints.load(tmp_path / name / "last.pt")["training"]["weights"])
+    for one, two in zip(*states):
+        assert torch.allclose(one, two, atol=2e-4)
+
+
+def test_every_structural_lambda_counts(dataset):
+    for name in ("bond", "angle", "dihedral"):
+        setup = prepare(dataset, EGNN, **{f"lambda_struct_{name}": 2.0})
+        chosen = torch.as_tensor(setup["train_windows"][:16])
+        batch, targets = setup["data"].batch(chosen)
+        terms = losses.jump_terms(setup["model"], batch, targets, setup["config"])
+        term = terms[f"struct_{name}"]
+        assert term.item() > 0
+        without = losses.total({k: v for k, v in terms.items() if not k.startswith("struct")}, setup["config"])
+        added = losses.total(terms, setup["config"]) - without
+        assert added.item() == pytest.approx(2.0 * term.item())
+        weights = [p for p in setup["model"].parameters() if p.requires_grad]
+        gradient = torch.autograd.grad(term, weights, allow_unused=True)
+        assert any(g is not None and g.abs().max() > 0 for g in gradient)
+
+
+def test_structural_terms_measure_what_they_say():
+    x = torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 0.1, 0.1]], dtype=torch.float64)
+    assert torch.allclose(losses._lengths(x, torch.tensor([[0, 1]])), torch.tensor([0.1], dtype=torch.float64))
+    assert torch.rad2deg(losses._angles(x, torch.tensor([[0, 1, 2]]))) == pytest.approx(90.0)
+    cosine, sine = losses._torsion(x, torch.tensor([[0, 1, 2, 3]]))
+    import mdtraj
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("X", topology.add_chain())
+    for _ in range(4):
+        topology.add_atom("C", mdtraj.element.carbon, residue)
+    phi = mdtraj.compute_dihedrals(mdtraj.Trajectory(x.numpy()[None], topology), [[0, 1, 2, 3]])[0, 0]
+    assert float(torch.atan2(sine, cosine)) == pytest.approx(float(phi), abs=1e-5)
+
+
+def test_reference_energies_reproduce_the_mean(dataset):
+    setup = prepare(dataset, EGNN)
+    elements, reference, residual = normalise.reference_energies(setup["data"], torch.as_tensor(setup["train_windows"]))
+    assert elements.tolist() == [1, 6, 8] and abs(residual.mean()) < 1e-6
+    assert reference @ [4, 1, 1] == pytest.approx(-500.0, abs=50.0)
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    config = TrainConfig(lr=1.0, warmup_ratio=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[100] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_weights_without_a_head_are_refused():
+    with pytest.raises(UserError, match="no jump head"):
+        losses.check_weights(TrainConfig(lambda_struct_bond=1.0), PAIR_MLP.heads)
+    with pytest.raises(UserError, match="nothing to train"):
+        losses.check_weights(TrainConfig(lambda_energy=0, lambda_force=0), PAIR_MLP.heads)
+
+
+def test_pair_mlp_refuses_several_molecules(tmp_path):
+    paths = {"water": write_trajectory(tmp_path / "w.npz", WATER, n_segments=2),
+             "methanol": write_trajectory(tmp_path / "m.npz", METHANOL, n_segments=2)}
+    arrays, metadata = build_dataset(paths, 4, max_samples=20)
+    model = build_model(PAIR_MLP, Windows.molecule_of(0, arrays))
+    with pytest.raises(UserError, match="learns one molecule"):
+        normalise.fit(model, Windows(arrays, metadata), torch.arange(len(arrays["frame"])))
+
+
+def command(folder, out_dir, *more, model="arch: pair_mlp\npair_hidden: [16]\n"):
+    (folder / "model.yaml").write_text(model)
+    (folder / "train.yaml").write_text("batch_size: 32\nmax_epochs: 3\n")
+    return [ROOT / "src/04_train.py", "--dataset", folder / "dataset_k4.npz",
+            "--model-config", folder / "model.yaml", "--train-config", folder / "train.yaml",
+            "--splits", folder / "train.json", folder / "val.json", "--out-dir", out_dir, "--device", "cpu", *more]
+
+
+def run_04(*arguments):
+    return subprocess.run([sys.executable, *command(*arguments)], capture_output=True, text=True)
+
+
+def test_04_trains_and_resumes(dataset, tmp_path):
+    done = run_04(dataset, tmp_path)
+    assert done.returncode == 0, done.stderr
+    arrays, _ = load_dataset(dataset / "dataset_k4.npz")
+    molecule = Windows.molecule_of(0, arrays)
+    network = Network.load(tmp_path / "best.pt", molecule["numbers"], molecule["masses"], molecule["bonds"],
+                           dt_fs=0.5, k_steps=4, method="springs")
+    assert network.metadata["arch"] == "pair_mlp" and network.spans == [4, 2, 1]
+    assert network.metadata["true_calls_training"] > 0
+    x = arrays["x_t"].reshape(-1, 6, 3)[:4]
+    assert np.isfinite(network.energy_and_forces(x)[0]).all()
+    resumed = run_04(dataset, tmp_path, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
+    """Run in this process, since importing torch takes longer than the refusal."""
+    setup = prepare(dataset, PAIR_MLP)
+    train(**setup, out_dir=tmp_path, max_steps=2)
+    monkeypatch.syspath_prepend(str(ROOT / "src"))
+
+    def refused(words, *more, model="arch: pair_mlp\npair_hidden: [24, 24]\n"):
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command(dataset, tmp_path, *more, model=model)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        printed = capsys.readouterr().err
+        assert ended.value.code == 2 and words in printed, printed
+
+    refused("did you mean 'batch_size'", "--set", "batchsize=3")
+    refused("no parameter starts so", "--freeze-layers", "layer.0")
+    last = checkpoints.load(tmp_path / "last.pt")
+    for change, words in [({"dt_fs": 0.25}, "was trained at dt_fs 0.25, the dataset has dt_fs 0.5"),
+                          ({"k_steps": 12}, "was trained at k = 12, the dataset has k = 4"),
+                          ({}, "was trained on another dataset")]:
+        checkpoints.save(tmp_path / "last.pt", {**last, **change})
+        refused(words, "--resume")
+    checkpoints.save(tmp_path / "last.pt", {**last, "data_sha256": sha256(dataset / "dataset_k4.npz")})
+    refused("another model config", "--resume", model="arch: pair_mlp\npair_hidden: [8]\n")
+    refused("another architecture or size", "--pretrained", tmp_path / "last.pt",
+            model="arch: pair_mlp\npair_hidden: [8]\n")
