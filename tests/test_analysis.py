@@ -206,6 +206,17 @@ def reference():
     return characterise(synthetic.ethanol(0, 6, 3000, drift=0.0))
 
 
+def test_spread_of_replicas_raises_an_error_that_short_series_underrate():
+    rng = np.random.default_rng(7)
+    errors, means = [], []
+    for _ in range(60):
+        series = [synthetic.autoregressive(rng, 200, 6, 0.97) for _ in range(6)]  # three samples each
+        found = statistics.estimate_means(series, 1.0)
+        errors.append(found.mean_variance)
+        means.append(found.mean)
+    assert np.sqrt(np.mean(errors)) == pytest.approx(np.std(means), rel=0.25)
+
+
 def test_floor_matches_the_difference_of_equal_distributions(reference):
     ratios = {"bond_rmse_A": [], "angle_rmse_deg": [], "bond_w1_A": [], "rdf_l1": []}
     for seed in range(8):
@@ -263,6 +274,23 @@ def test_a_torsion_never_crossed_is_listed_and_not_converged(reference):
     assert result["torsions"][0]["convergence"] == "not converged"
     plain = compare(reference, synthetic.ethanol(5, 4, 1000))
     assert judge(result, {"control": plain})[0].startswith("does not beat plain MD")
+
+
+def test_a_torsion_has_no_more_samples_than_its_crossings_allow(reference):
+    # one replica that leaves its well once: fast wiggling within the well is not sampling
+    run = synthetic.ethanol(4, 1, 2000, scheme="metropolis", correlation=0.1, wells=[0])
+    moved, _ = synthetic.one_replica(np.random.default_rng(0), 1000, 0.1, 0.0, 0.0, well=1)
+    run.pos[1020:2020] = moved
+    torsion = compare(reference, run)["torsions"][0]
+    assert torsion["transitions"] == 1
+    assert torsion["effective_samples"] < 3
+    assert torsion["convergence"] == "not converged"
+
+
+def test_a_rotamer_the_reference_never_saw_is_named():
+    result = compare(synthetic.ethanol(0, 4, 500, wells=[1, 2, 1, 2]), synthetic.ethanol(1, 4, 500))
+    assert np.abs(result["torsions"][0]["new_rotamers_deg"][0]) > 170
+    assert any("never did" in warning for warning in result["warnings"])
 
 
 def test_more_samples_per_call_beat_plain_and_fewer_do_not(reference):

@@ -10,14 +10,13 @@ import numpy as np
 from kstep.analysis import spectra, statistics
 from kstep.analysis.energy import energy_drift
 from kstep.analysis.profile import GRIDS, Profile, characterise, production_temperature_K
-from kstep.analysis.torsions import count_transitions, find_rotamers
+from kstep.analysis.torsions import count_transitions, find_rotamers, most_samples, rotamer_populations
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.units import kT
 
 FEWEST_FOR_A_RATE = 50  # effective samples
 R_HAT_LIMIT = 1.05
-NOT_DEFINED = "n/a"
 
 
 def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rdf_maximum_nm: float = 1.0,
@@ -32,7 +31,9 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
                       "limit" (ratio up to which it is within; 1.5 for bonds and angles), "verdict"}
         torsions      one dict per rotatable torsion (rotamers, effective samples, split-R-hat,
                       transitions, rate, W1 and its floor)
-        sampling      effective samples of energy and slowest torsion, per true call and second
+        sampling      effective samples of energy and slowest torsion, per true call and second; a
+                      torsion's are bounded by its crossings (torsions.most_samples), and it is
+                      converged with a split-R-hat up to 1.05 and 50 samples or more
         temperature   per element: K, standard error, verdict; kinetic: physical_validation
         drift         slope of the true total energy with its 95 % interval; None for metropolis
         metropolis    acceptance and <exp(-dH/kT)>; None for other schemes
@@ -72,7 +73,9 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
         "replicas": int(len(np.unique(run.replica))), "production_frames": hybrid.n_frames if hybrid else 0,
         "reference_replicas": reference.n_replicas, "warnings": [],
     }
-    if reference.n_replicas == 1:
+    if hybrid is reference:
+        pass
+    elif reference.n_replicas == 1:
         result["warnings"].append("the reference is one replica, so no noise floor can be given; run at "
                                   "least four independent seeds or replicas")
     elif reference.n_replicas < 4:
@@ -80,12 +83,22 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
                                   "a trustworthy noise floor takes at least four")
     result["structure"] = _structure(reference, hybrid, seed) if hybrid else None
     result["torsions"] = _torsions(reference, hybrid, seed) if hybrid else []
+    for torsion in result["torsions"]:
+        if torsion["state"] != "one rotamer in the reference" \
+                and torsion["effective_samples_reference"] < FEWEST_FOR_A_RATE:
+            result["warnings"].append(
+                f"the reference holds only {torsion['effective_samples_reference']:.0f} effective samples of torsion "
+                f"{torsion['label']}; what depends on it has a floor that is too low")
+        if torsion["new_rotamers_deg"]:
+            places = ", ".join(f"{c:.0f}" for c in torsion["new_rotamers_deg"])
+            result["warnings"].append(f"the run visits a rotamer of {torsion['label']} near {places} degrees that "
+                                      "the reference never did; one of them is wrong or too short")
     result["temperature"] = _temperature(hybrid) if hybrid else None
     result["kinetic"] = hybrid.kinetic if hybrid else None
     result["drift"] = _drift(run)
     result["metropolis"] = _metropolis(run, hybrid)
     result["stretches"] = _stretches(reference, run)
-    result["cost"] = _cost(run, hybrid, result["metropolis"])
+    result["cost"] = _cost(run, result["metropolis"])
     result["sampling"] = _sampling(hybrid, result) if hybrid else None
     if not hybrid:
         result["warnings"].append("the run holds no production frames, so structure was not judged")
@@ -256,24 +269,36 @@ def _torsions(reference, hybrid, seed):
     reference_ps = sum(np.ptp(reference.trajectory.time_ps[r]) for r in reference.replicas)
     out = []
     for d, label in enumerate(labels):
-        centres = find_rotamers(reference.histograms["torsions"][:, d].sum(axis=0))
-        crossings = sum(count_transitions(x[:, d], centres) for x in hybrid.torsion_series)
-        crossings_reference = sum(count_transitions(x[:, d], centres) for x in reference.torsion_series)
-        r_hat, n_eff = float(hybrid.torsion_r_hat[d]), float(hybrid.torsion_n_eff[d])
-        floor = float(w1_floor[d]) if np.isfinite(w1_floor[d]) else None
+        base, own = (p.histograms["torsions"][:, d].sum(axis=0) for p in (reference, hybrid))
+        centres = find_rotamers(base)
         many = len(centres) >= 2
+        # wells that only the run has found count as crossings too
+        both = base / base.sum() + own / own.sum()
+        every = find_rotamers(both)
+        populations = rotamer_populations(both, every)
+        crossings, crossings_reference = (
+            sum(count_transitions(x[:, d], every) for x in p.torsion_series) for p in (hybrid, reference))
+        n_eff, n_eff_reference = float(hybrid.torsion_n_eff[d]), float(reference.torsion_n_eff[d])
+        if len(every) >= 2:
+            n_eff = min(n_eff, most_samples(crossings, populations))
+            n_eff_reference = min(n_eff_reference, most_samples(crossings_reference, populations))
+        r_hat = float(hybrid.torsion_r_hat[d])
+        converged = r_hat <= R_HAT_LIMIT and (not many or n_eff >= FEWEST_FOR_A_RATE)
+        floor = float(w1_floor[d]) if np.isfinite(w1_floor[d]) else None
         rate = crossings / length_ps if dynamics and length_ps > 0 and n_eff >= FEWEST_FOR_A_RATE and many else None
-        enough = reference.torsion_n_eff[d] >= FEWEST_FOR_A_RATE and many
+        enough = n_eff_reference >= FEWEST_FOR_A_RATE and many
         out.append({
             "label": label,
             "rotamers_deg": [float(c) for c in centres],
             "state": ("one rotamer in the reference" if not many
                       else "crossed" if crossings else "never crossed"),
             "effective_samples": n_eff,
-            "effective_samples_reference": float(reference.torsion_n_eff[d]),
+            "effective_samples_reference": n_eff_reference,
             "r_hat": r_hat if np.isfinite(r_hat) else None,
             "r_hat_reference": _finite(reference.torsion_r_hat[d]),
-            "convergence": "converged" if r_hat <= R_HAT_LIMIT else "not converged",
+            "convergence": "converged" if converged else "not converged",
+            "new_rotamers_deg": [float(c) for c in every if not len(centres)
+                                 or np.abs((c - centres + 180.0) % 360.0 - 180.0).min() > 30.0],
             "transitions": crossings, "transitions_reference": crossings_reference,
             "rate_per_ps": rate,
             "rate_reference_per_ps": crossings_reference / reference_ps if enough and reference_ps > 0 else None,
@@ -357,26 +382,38 @@ def _stretches(reference, run):
 
 # cost, effective samples, verdict
 
-def _cost(run, profile, metropolis):
+def _cost(run, metropolis):
     metadata = run.metadata
+    tally = metadata.get("tally") or {}
     replicas = np.unique(run.replica)
-    total_ps = float(sum(run.time_ps[run.replica == r].max() for r in replicas))
     covered = int(sum(run.step[run.replica == r].max() for r in replicas))
+    total_ps = float(sum(run.time_ps[run.replica == r].max() for r in replicas))
     calls, wall = metadata.get("true_calls") or 0, metadata.get("wall_s") or 0.0
     # only accepted proposals move a Metropolis chain
     share = metropolis["acceptance"] if metropolis and metropolis["acceptance"] is not None else 1.0
-    attempts = run.attempts[run.attempts > 0]
-    values, counts = np.unique(attempts, return_counts=True)
-    max_attempts = metadata.get("max_attempts")
+    # burn-in is paid once; the speed of a run is that of its production where the file knows it
+    production_wall, production_ps = metadata.get("wall_production_s"), total_ps
+    if production_wall:
+        burn_in = run.frames_of("equil")
+        first = {r: run.time_ps[burn_in][run.replica[burn_in] == r].max(initial=0.0) for r in replicas}
+        production_ps = total_ps - float(sum(first.values()))
+    production_ps *= share
+    attempts = tally.get("attempts")
+    if attempts is None:
+        values, counts = np.unique(run.attempts[run.attempts > 0], return_counts=True)
+        attempts = {str(int(v)): int(c) for v, c in zip(values, counts)}
     return {
         "true_calls": int(calls), "true_calls_training": int(metadata.get("true_calls_training") or 0),
+        "true_calls_burn_in": int(metadata.get("true_calls_burn_in") or 0),
         "wall_s": float(wall), "cpu_s": float(metadata.get("cpu_s") or 0.0),
         "simulated_ps": total_ps * share,
-        "wall_s_per_ps": wall / (total_ps * share) if total_ps * share > 0 and wall else None,
+        "wall_s_per_ps": (production_wall or wall) / production_ps if production_ps > 0 and wall else None,
         "baseline_steps_covered": int(covered * share),
         "calls_saved_factor": covered * share / calls if calls else None,
-        "attempts": {str(int(v)): int(c) for v, c in zip(values, counts)},
-        "fallbacks": metadata.get("fallbacks", int((attempts > max_attempts).sum()) if max_attempts else None),
+        "attempts": attempts,
+        "refused_jumps": tally.get("refused_jumps") if metadata["scheme"] == "jump" else None,
+        "plain_steps": tally.get("plain_steps") if metadata["scheme"] == "jump" else None,
+        "failed_true_calls": tally.get("failed_true_calls"),
     }
 
 

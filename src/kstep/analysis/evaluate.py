@@ -30,7 +30,10 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root} does not exist; run the stage that writes it first")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*.npz") if not p.name.startswith("."))
+    # a folder <run>.npz.parts belongs to a run that has not finished
+    files = [root] if root.is_file() else sorted(
+        p for p in root.rglob("*.npz")
+        if not p.name.startswith(".") and not any(part.endswith(".parts") for part in p.parts))
     found = {}
     for path in files:
         try:
@@ -40,7 +43,9 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
             problems.append(f"{path} is truncated or not an npz file of this program ({error}); delete it and "
                             "run its stage again")
             continue
-        if metadata.get("schema") == "trajectory":
+        if metadata.get("schema") == "trajectory" and "scheme" not in metadata and not root.is_file():
+            log.debug("%s is one replica of an unfinished baseline", path)
+        elif metadata.get("schema") == "trajectory":
             found[path] = metadata
         else:
             log.debug("%s holds a '%s', not a trajectory", path, metadata.get("schema"))

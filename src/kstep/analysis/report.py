@@ -175,10 +175,14 @@ def table(result: dict, controls: dict[str, dict]) -> tuple[list[str], list[list
     add("steps per true call", number(cost["calls_saved_factor"]), "", "",
         lambda c: number(c["cost"]["calls_saved_factor"]) if c["role"] != "baseline" else "1")
     add("wall seconds per ps", number(cost["wall_s_per_ps"]), "", "", lambda c: number(c["cost"]["wall_s_per_ps"]))
-    if cost["attempts"] and set(cost["attempts"]) != {"1"}:
-        words = ", ".join(f"{n} x {a}" for a, n in cost["attempts"].items())
-        add("attempts per step", words, "", f"{number(cost['fallbacks'])} fallbacks" if cost["fallbacks"] else "",
-            lambda c: "")
+    if result["scheme"] == "jump":
+        words = ", ".join(f"{n} with {a}" for a, n in sorted(cost["attempts"].items()))
+        add("steps by number of attempts", words, "", "", lambda c: "")
+        if cost["refused_jumps"] is not None:
+            add("jumps refused", number(cost["refused_jumps"]), "",
+                f"{number(cost['plain_steps'])} timesteps done by plain MD", lambda c: "")
+    if cost["failed_true_calls"]:
+        add("failed true calls", number(cost["failed_true_calls"]), "", "counted as rejected", lambda c: "")
     return header, rows
 
 

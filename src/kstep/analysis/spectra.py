@@ -15,6 +15,7 @@ from kstep.units import WAVENUMBER_PER_THZ
 
 SHORTEST_SEGMENT_PS = 0.4  # below, the resolution is worse than 80 cm-1
 STRETCH_RANGE_CM = (2400.0, 4400.0)
+MOST_WINDOWS = 400  # spread over all replicas; enough for a smooth curve
 GRID_CM = np.arange(0.0, 4500.0, 2.0)
 
 
@@ -75,35 +76,41 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
         heavy = [a for a in (i, j) if numbers[a] != 1]
         if len(heavy) == 1:
             stretches.setdefault(f"{symbol(numbers[heavy[0]])}-H", []).append(b)
-    densities, bands = [], {name: [] for name in stretches}
+    windows = []
     for frames in nve_segments(trajectory, temperature_K):
         spacing = float(np.median(np.diff(trajectory.time_ps[frames])))
         if WAVENUMBER_PER_THZ / (2.0 * spacing) < GRID_CM[-1]:
             continue
         length = int(round(window_ps / spacing)) + 1
-        for start in range(0, len(frames) - length + 1, length):
-            part = frames[start: start + length]
-            velocity = trajectory.vel[part]
-            weighted = velocity * np.sqrt(trajectory.masses_sampler)[:, None]
-            densities.append(power_spectrum(weighted.reshape(length, -1), spacing).sum(axis=1))
-            for name, rows in stretches.items():
-                i, j = bonds[rows].T
-                d = trajectory.pos[part][:, i] - trajectory.pos[part][:, j]
-                d /= np.linalg.norm(d, axis=-1, keepdims=True)
-                along = ((velocity[:, i] - velocity[:, j]) * d).sum(axis=-1)
-                bands[name].append(power_spectrum(along, spacing).sum(axis=1))
-            if len(densities) >= 400:  # enough windows for a smooth curve
-                break
-    if not densities:
+        windows += [(frames[start: start + length], spacing)
+                    for start in range(0, len(frames) - length + 1, length)]
+    if not windows:
         return None
+    windows = [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(int))]
+    densities, bands = [], {name: [] for name in stretches}
+    for part, spacing in windows:
+        velocity = trajectory.vel[part]
+        weighted = velocity * np.sqrt(trajectory.masses_sampler)[:, None]
+        densities.append(power_spectrum(weighted.reshape(len(part), -1), spacing).sum(axis=1))
+        for name, rows in stretches.items():
+            i, j = bonds[rows].T
+            d = trajectory.pos[part][:, i] - trajectory.pos[part][:, j]
+            d /= np.linalg.norm(d, axis=-1, keepdims=True)
+            along = ((velocity[:, i] - velocity[:, j]) * d).sum(axis=-1)
+            bands[name].append(power_spectrum(along, spacing).sum(axis=1))
+    # windows of one replica share its conformer, so errors come from whole groups of them
+    group = trajectory.replica[[part[0] for part, _ in windows]]
+    if len(np.unique(group)) < 3:
+        group = np.arange(len(windows)) * 5 // len(windows)
     rng = np.random.default_rng(0)
     out = {"density": np.mean(densities, axis=0), "windows": len(densities), "window_ps": window_ps,
            "bands": {}, "stretches": {}}
     out["density"] = out["density"] / (out["density"].sum() * (GRID_CM[1] - GRID_CM[0]))
     for name, band in bands.items():
         band = np.array(band)
-        draws = [stretch_position_cm(band[rng.integers(len(band), size=len(band))].mean(axis=0))
-                 for _ in range(60)] if len(band) > 1 else []
+        sums = np.array([band[group == g].sum(axis=0) for g in np.unique(group)])
+        draws = [stretch_position_cm(sums[rng.integers(len(sums), size=len(sums))].sum(axis=0))
+                 for _ in range(60)] if len(sums) > 1 else []
         out["bands"][name] = band.mean(axis=0)
         out["stretches"][name] = {"position_cm": stretch_position_cm(band.mean(axis=0)),
                                   "error_cm": float(np.std(draws)) if draws else None}

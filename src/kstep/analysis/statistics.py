@@ -95,7 +95,9 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
         error^2 = var(block means) g(block means) / number of blocks,
         n_eff   = var(frames) / error^2,
 
-    which is the number of independent frames that would give the same error.
+    which is the number of independent frames that would give the same error.  Short series
+    underrate g; with four replicas or more their spread shows it, and all errors are raised by
+    the ratio of observed to expected spread (averaged over the observables) where it exceeds 1.
     """
     length = min(block_length(spacing_ps), max(1, min(len(x) for x in replicas) // 4))
     lengths = np.array([len(x) for x in replicas], dtype=float)
@@ -109,9 +111,16 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
     grand = sum(b.sum(axis=0) for b in blocks) / n_blocks
     block_variance = sum(((b - grand) ** 2).sum(axis=0) for b in blocks) / max(n_blocks - 1, 1)
     mean_variance = np.maximum(block_variance * g / n_blocks, variance / total)
+    inflation = 1.0
+    if len(replicas) >= 4 and (mean_variance > 1e-24).any():
+        varies = mean_variance > 1e-24
+        spread = (lengths[:, None] * (replica_means - mean) ** 2).sum(axis=0) / (len(replicas) - 1) / total
+        inflation = max(1.0, float((spread[varies] / mean_variance[varies]).mean()))
+    mean_variance = mean_variance * inflation
     constant = variance <= 0
     n_eff = np.where(constant, total, variance / np.where(constant, 1.0, mean_variance))
-    return MeanEstimate(mean, variance, mean_variance, n_eff, replica_means, lengths / total, g * length)
+    return MeanEstimate(mean, variance, mean_variance, n_eff, replica_means, lengths / total,
+                        g * length * inflation)
 
 
 def wasserstein_1(p: np.ndarray, q: np.ndarray, width: float, circular: bool = False) -> np.ndarray:
@@ -202,7 +211,7 @@ def noise_floor(pair_values: np.ndarray, scale: np.ndarray, combine, *, expected
             if pair_weight.sum() == 0:
                 continue
             draws.append(np.average(table[a, b], weights=pair_weight))
-        else:
+        elif scaled.shape[-1] > 1:
             columns = rng.integers(scaled.shape[-1], size=scaled.shape[-1])
             draws.append(float(combine(scaled[0, 1][columns])))
     return Floor(float(table[a, b].mean()), float(np.std(draws)) if draws else None, expected)

@@ -26,10 +26,7 @@ def find_rotamers(histogram: np.ndarray) -> np.ndarray:
     centres = -180.0 + (np.array(sorted(kept)) + 0.5) * width
     if len(centres) == 0:
         return centres
-    grid = -180.0 + (np.arange(bins) + 0.5) * width
-    nearest = np.abs(wrap_deg(grid[:, None] - centres)).argmin(axis=1)
-    population = np.bincount(nearest, weights=histogram, minlength=len(centres)) / max(histogram.sum(), 1.0)
-    return centres[population >= SMALLEST_POPULATION]
+    return centres[rotamer_populations(histogram, centres) >= SMALLEST_POPULATION]
 
 
 def _smooth(density, sigma_bins):
@@ -67,3 +64,21 @@ def count_transitions(angle_deg: np.ndarray, centres: np.ndarray) -> int:
     states = core_states(angle_deg, centres)
     states = states[states >= 0]
     return int(np.count_nonzero(np.diff(states)))
+
+
+def rotamer_populations(histogram: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Share (W,) of a torsion's histogram over -180..180 that lies nearest to each centre."""
+    bins = len(histogram)
+    grid = -180.0 + (np.arange(bins) + 0.5) * 360.0 / bins
+    nearest = np.abs(wrap_deg(grid[:, None] - centres)).argmin(axis=1)
+    return np.bincount(nearest, weights=histogram, minlength=len(centres)) / max(histogram.sum(), 1.0)
+
+
+def most_samples(transitions: int, populations: np.ndarray) -> float:
+    """Largest number of independent samples that so few crossings can stand for.
+
+    n independent draws from populations p cross n sum p (1 - p) times.  A run that sits in one
+    well fluctuates fast about it and would otherwise count as many samples of the torsion.
+    """
+    mixing = float((populations * (1.0 - populations)).sum())
+    return transitions / mixing if mixing > 0 else float("inf")
