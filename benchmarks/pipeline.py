@@ -1,0 +1,268 @@
+"""The bars of the pipeline, measured: every figure of README's first tables comes from here.
+
+Runs the numbered scripts as a user would, in outputs/benchmark, then judges their files with
+kstep.analysis and merges the figures into benchmarks/pipeline.json.  What is there already is
+kept, so an interrupted benchmark continues; delete outputs/benchmark to measure again.
+
+    python benchmarks/pipeline.py --sections qm-metropolis qm-jump --molecules ethanol aspirin
+    python benchmarks/pipeline.py --sections mm
+    python benchmarks/pipeline.py --table                  # print the tables of README
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from utils import machine, provenance, write_json_atomic  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from kstep.analysis.compare import compare  # noqa: E402
+from kstep.analysis.profile import characterise  # noqa: E402
+from kstep.schemas import load_dataset, load_trajectory  # noqa: E402
+from kstep.units import PS_PER_FS  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "pipeline.json"
+WORK = ROOT / "outputs" / "benchmark"
+SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
+QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 20}
+SEEDS = (0, 1, 2)
+REPLICAS = 64
+REFERENCE_REPLICAS = 6
+
+
+def sh(result: Path, *command) -> None:
+    """Run a numbered script unless its result is there."""
+    if result.exists():
+        return
+    words = [str(word) for word in command]
+    print("$ python " + " ".join(words), flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, env=environment)
+
+
+def store(section: str, key: str, figures: dict) -> None:
+    """Merge one row into the result file."""
+    data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    data.setdefault("machine", machine())
+    data.setdefault(section, {})[key] = {**figures, **{"git_commit": provenance()["git_commit"]}}
+    write_json_atomic(RESULT, data)
+    print(json.dumps({key: figures}, indent=1), flush=True)
+
+
+def judged(reference, path: Path) -> dict:
+    """The figures of one run that the tables show, each beside its floor."""
+    run = load_trajectory(path)
+    found = compare(reference, run)
+    metadata = run.metadata
+    tally = metadata["tally"]
+    produced_ps = tally["macro_steps"] * metadata["jump_fs"] * PS_PER_FS
+    moved_ps = produced_ps * (metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0)
+    out = {
+        "scheme": metadata["scheme"], "k_steps": metadata["k_steps"], "dt_fs": metadata["dt_fs"],
+        "true_calls": metadata["true_calls"], "true_calls_training": metadata["true_calls_training"],
+        "proposals": tally["macro_steps"], "produced_ps": produced_ps,
+        "wall_s": metadata["wall_production_s"], "wall_s_per_ps": metadata["wall_production_s"] / moved_ps,
+        "cpu_s": metadata["cpu_s"], "warnings": found["warnings"],
+        "drift": found["drift"], "sampling": found["sampling"], "temperature": found["temperature"],
+    }
+    if found["structure"]:
+        for name in ("bond_rmse_A", "angle_rmse_deg"):
+            out[name] = {k: found["structure"][name][k] for k in ("value", "floor", "floor_error", "ratio", "verdict")}
+    if metadata["scheme"] == "metropolis":
+        out["acceptance"] = metadata["acceptance"]
+        out["exp_minus_beta_dH"] = {"mean": found["metropolis"]["exp_minus_beta_dH"],
+                                    "standard_error": found["metropolis"]["standard_error"]}
+    if metadata["scheme"] == "jump":
+        macro = max(tally["macro_steps"], 1)
+        out.update(refused_jumps=tally["refused_jumps"], plain_steps=tally["plain_steps"],
+                   calls_saved=macro * metadata["k_steps"] / sum(int(a) * n for a, n in tally["attempts"].items()))
+    return out
+
+
+def prepare(name: str) -> Path:
+    work = WORK / name
+    work.mkdir(parents=True, exist_ok=True)
+    smiles_file = work / f"{name}.smi"
+    smiles_file.write_text(f"{SMILES[name]} {name}\n")
+    sh(work / "raw" / name / "molecule.npz", "src/00_prep_mols.py", "--smiles", smiles_file, "--out-dir", work / "raw")
+    return work
+
+
+def qm_baseline(name: str, folder: str, *settings, first_replica: int, replicas: int) -> Path:
+    """One 01b run; settings are key=value pairs over configs/qm.yaml."""
+    work = prepare(name)
+    out = work / folder / name / "trajectory.npz"
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    sh(out, "src/01b_run_qm_baselines.py", "--smiles-file", work / f"{name}.smi", "--raw", work / "raw",
+       "--out", work / folder, "--first-replica", first_replica, "--replicas", replicas, "--resume", *pairs)
+    return out
+
+
+def qm_reference(name: str):
+    path = qm_baseline(name, "reference", f"length_ps={QM_REFERENCE_PS[name]}", "hot_length_ps=0",
+                       "equilibration_ps=2", "save_interval_steps=4", first_replica=100, replicas=REFERENCE_REPLICAS)
+    return characterise(load_trajectory(path))
+
+
+def train(work: Path, k: int, model: str, folder: str, md: str, *settings) -> Path:
+    """02 (all of 4, 8, 12 at once) and 04."""
+    sh(work / md / f"dataset_k{k}.npz", "src/02_make_dataset.py", "--md-root", work / md, "--out-root", work / md,
+       "--splits-dir", work / md / "splits", "--ks", 4, 8, 12, "--max-samples-per-mol", 20000)
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    sh(work / folder / "best.pt", "src/04_train.py", "--dataset", work / md / f"dataset_k{k}.npz", "--model-config", model,
+       "--train-config", "configs/train.yaml", "--splits", work / md / "splits/train.json",
+       work / md / "splits/val.json", "--out-dir", work / folder, *pairs)
+    return work / folder / "best.pt"
+
+
+def hybrid(name: str, script: str, out: Path, scheme: str, *flags) -> Path:
+    work = WORK / name
+    sh(out, script, "--molecule", work / "raw" / name, "--scheme", scheme, "--out", out, *flags)
+    return out
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def qm_metropolis(name: str) -> None:
+    """k = 1000 at 0.5 fs, real masses, frozen network, three seeds; plain at 1 fs and 0.5 fs beside each."""
+    work = prepare(name)
+    qm_baseline(name, "training", "length_ps=15", "hot_length_ps=15", first_replica=0, replicas=4)
+    checkpoint = train(work, 8, "configs/model_pair_mlp.yaml", "energy", "training")
+    reference = qm_reference(name)
+    rows, fast, same = [], [], []
+    script, steps, burn = "src/06b_hybrid_integrate_qm.py", 40, 5
+    common = ("--replicas", REPLICAS, "--steps", steps, "--burn-in-steps", burn)
+    start = ("--initial-md", work / "training" / name / "trajectory.npz")
+    for seed in SEEDS:
+        rows.append(judged(reference, hybrid(
+            name, script, work / f"hybrid/metropolis_{seed}.npz", "metropolis", "--checkpoint", checkpoint,
+            "--k-steps", 1000, "--dt-fs", 0.5, "--seed", seed, *common)))
+        same.append(judged(reference, hybrid(name, script, work / f"hybrid/plain_{seed}.npz", "plain",
+                                             "--dt-fs", 0.5, "--seed", seed, *common, *start)))
+        fast.append(judged(reference, hybrid(name, script, work / f"hybrid/plain_1fs_{seed}.npz", "plain",
+                                             "--dt-fs", 1.0, "--seed", seed, *common, *start)))
+    store("qm_metropolis", name, {
+        "acceptance_median": median([r["acceptance"] for r in rows]),
+        "wall_ratio_median": median([p["wall_s_per_ps"] / r["wall_s_per_ps"] for p, r in zip(fast, rows)]),
+        "bond_rmse_A_median": median([r["bond_rmse_A"]["value"] for r in rows]),
+        "bond_ratio_to_floor_median": median([r["bond_rmse_A"]["ratio"] for r in rows]),
+        "angle_rmse_deg_median": median([r["angle_rmse_deg"]["value"] for r in rows]),
+        "angle_ratio_to_floor_median": median([r["angle_rmse_deg"]["ratio"] for r in rows]),
+        "seeds": rows, "plain_same_calls": same, "plain_1fs": fast})
+
+
+def one_step_errors(checkpoint: Path, dataset: Path, test_split: Path) -> dict:
+    """RMS position error over atoms of the jump and of one velocity-Verlet step of the same length."""
+    from kstep.models.network import Network
+    from kstep.training.splits import select
+
+    arrays, metadata = load_dataset(dataset)
+    k = metadata["k_steps"]
+    chosen = select(arrays, metadata, json.loads(test_split.read_text()), str(test_split))
+    chosen = chosen[arrays["k_steps"][chosen] == k][:2000]
+    n_atoms = int(arrays["mol_ptr"][1])
+    masses, bonds = arrays["masses"][:n_atoms], arrays["bonds"]
+    network = Network.load(checkpoint, arrays["atom_types"][:n_atoms], masses, bonds)
+    x, v, f, x_k = (arrays[key].reshape(-1, n_atoms, 3)[chosen] for key in ("x_t", "v_t", "f_t", "x_tk"))
+    tau = k * float(arrays["dt_fs"]) * PS_PER_FS
+    jump = np.concatenate([network.jump(x[i:i + 250], v[i:i + 250], f[i:i + 250], k)[0]
+                           for i in range(0, len(x), 250)])
+    verlet = x + tau * v + 0.5 * tau**2 * f / masses[:, None]
+
+    def rms_A(error):
+        return float(np.sqrt((error**2).sum(-1).mean()) * 10)
+
+    return {"windows": len(chosen), "tau_fs": tau / PS_PER_FS, "jump_rms_A": rms_A(jump - x_k),
+            "verlet_rms_A": rms_A(verlet - x_k), "displacement_rms_A": rms_A(x - x_k),
+            "verlet_over_jump": rms_A(verlet - x_k) / rms_A(jump - x_k)}
+
+
+def qm_jump(name: str) -> None:
+    """k = 4 and 8 at 0.25 fs: one-step error on the held-out split, and NVE without any rescale."""
+    work = prepare(name)
+    qm_baseline(name, "training_025", "length_ps=8", "hot_length_ps=0", "dt_fs=0.25", first_replica=50, replicas=4)
+    reference = qm_reference(name)
+    script = "src/06b_hybrid_integrate_qm.py"
+    for k in (4, 8):
+        checkpoint = train(work, k, "configs/model.yaml", f"jump_k{k}", "training_025")
+        row = {"one_step": one_step_errors(checkpoint, work / f"training_025/dataset_k{k}.npz",
+                                           work / "training_025/splits/test.json")}
+        common = ("--replicas", 8, "--burn-in-steps", 0, "--thermostat", "none",
+                  "--initial-md", work / "training_025" / name / "trajectory.npz")
+        steps = 8000 // k  # 2 ps
+        row["nve"] = judged(reference, hybrid(name, script, work / f"hybrid/jump_nve_k{k}.npz", "jump",
+                                              "--checkpoint", checkpoint, "--k-steps", k, "--steps", steps, *common))
+        row["no_network"] = judged(reference, hybrid(name, script, work / f"hybrid/jump_nve_k{k}_none.npz", "jump",
+                                                     "--checkpoint", checkpoint, "--k-steps", k, "--delta-scale", 0,
+                                                     "--steps", steps, *common))
+        row["plain_same_calls"] = judged(reference, hybrid(name, script, work / f"hybrid/plain_nve_k{k}.npz", "plain",
+                                                           "--dt-fs", 0.25, "--steps", steps, *common))
+        row["plain_same_calls_and_time"] = judged(reference, hybrid(
+            name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps, *common))
+        store("qm_jump", f"{name} k={k}", row)
+
+
+def mm(name: str = "aspirin") -> None:
+    """MMFF94 at 1 fs, k = 4, 8, 12: metropolis, and jump inside a Langevin thermostat."""
+    work = prepare(name)
+    raw, script = work / "raw" / name, "src/06_hybrid_integrate.py"
+    reference_file = work / "mm_reference" / name / "trajectory.npz"
+    sh(reference_file, "src/01_run_md_baselines.py", "--molecule", raw, "--out", work / "mm_reference",
+       "--first-replica", 100, "--replicas", 8, "--no-store-forces", "--set", "length_ps=400", "--set",
+       "hot_length_ps=0", "--set", "save_interval_steps=20", "--set", "dt_fs=0.5")
+    training = work / "mm_training" / name / "trajectory.npz"
+    sh(training, "src/01_run_md_baselines.py", "--molecule", raw, "--out", work / "mm_training",
+       "--set", "length_ps=25", "--set", "hot_length_ps=10")
+    reference = characterise(load_trajectory(reference_file))
+    energy = train(work, 8, "configs/model_pair_mlp.yaml", "mm_energy", "mm_training")
+    start = ("--initial-md", training)
+    for k in (4, 8, 12):
+        jump = train(work, k, "configs/model.yaml", f"mm_jump_k{k}", "mm_training")
+        row = {"one_step": one_step_errors(jump, work / f"mm_training/dataset_k{k}.npz",
+                                           work / "mm_training/splits/test.json")}
+        exact = ("--replicas", REPLICAS, "--steps", 3000, "--burn-in-steps", 200, "--set", "save_interval_steps=4", *start)
+        fast = ("--replicas", REPLICAS, "--steps", 1500, "--burn-in-steps", 200, "--set", "save_interval_steps=4", *start)
+        runs = {
+            "metropolis": ("metropolis", "--checkpoint", energy, "--k-steps", k, "--dt-fs", 1.0, "--num-workers",
+                           os.cpu_count(), *exact),
+            "metropolis_plain_same_calls": ("plain", "--dt-fs", 1.0, *exact),
+            "jump": ("jump", "--checkpoint", jump, "--k-steps", k, *fast),
+            "jump_no_network": ("jump", "--checkpoint", jump, "--k-steps", k, "--delta-scale", 0, *fast),
+            "jump_plain_same_calls": ("plain", "--dt-fs", 1.0, *fast),
+        }
+        for label, flags in runs.items():
+            row[label] = judged(reference, hybrid(name, script, work / f"hybrid_mm/{label}_k{k}.npz", *flags))
+        store("mm", f"{name} k={k}", row)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=["qm-metropolis", "qm-jump", "mm"], default=[])
+    parser.add_argument("--molecules", nargs="+", choices=list(SMILES), default=list(SMILES))
+    return parser.parse_args()
+
+
+def main():
+    args = parse()
+    for section in args.sections:
+        if section == "mm":
+            mm()
+            continue
+        for name in args.molecules:
+            {"qm-metropolis": qm_metropolis, "qm-jump": qm_jump}[section](name)
+
+
+if __name__ == "__main__":
+    main()
