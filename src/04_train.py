@@ -11,7 +11,6 @@ progress and writes both.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -143,7 +142,7 @@ def main():
              len(train_windows), len(val_windows), device)
     outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
                     out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
-                    progress=args.log_level in ("debug", "info") and sys.stderr.isatty())
+                    progress=args.log_level in ("debug", "info"))
     write_json_atomic(args.out_dir / "training.json", {
         "best": outcome.best, "reason": outcome.reason, "steps": outcome.steps, "epochs": outcome.epochs,
         "wall_s": outcome.wall_s, "device": device, "parameters": size,

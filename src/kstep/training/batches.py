@@ -75,11 +75,10 @@ class Windows:
         bonds, bond_ptr = np.asarray(arrays["bonds"]), np.asarray(arrays["bond_ptr"])
         self.bonds = _Ragged(tensor(bonds), tensor(bond_ptr))
         angles, torsions = [], []
-        for m in range(len(bond_ptr) - 1):
-            own = bonds[bond_ptr[m]:bond_ptr[m + 1]]
-            numbers = self.molecule_of(m, arrays)["numbers"]
-            angles.append(topology.find_angles(len(numbers), own))
-            torsions.append(_all_torsions(len(numbers), own))
+        self.of = [self.molecule_of(m, arrays) for m in range(len(bond_ptr) - 1)]
+        for own in self.of:
+            angles.append(topology.find_angles(len(own["numbers"]), own["bonds"]))
+            torsions.append(_all_torsions(len(own["numbers"]), own["bonds"]))
         self.angles, self.torsions = (
             _Ragged(tensor(np.concatenate(tables)), tensor(np.cumsum([0] + [len(t) for t in tables])))
             for tables in (angles, torsions))
@@ -95,9 +94,33 @@ class Windows:
     def __len__(self) -> int:
         return len(self.k_steps)
 
-    def batch(self, windows: torch.Tensor, at_end: bool = False) -> tuple[MoleculeBatch, Targets]:
-        """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone."""
+    def exchange_hydrogens(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Random relabellings (n,N) of one molecule's hydrogens that its own motion can bring about.
+
+        A methyl turns (cyclic exchanges), an NH2 turns or inverts (swap).  The energy does not
+        change, but a network on labelled atoms must be shown that: a methyl that turned only
+        after training ended would be new to it.
+        """
+        own = self.of[molecule]
+        table = topology.neighbours(len(own["numbers"]), own["bonds"])
+        labels = np.tile(np.arange(len(own["numbers"])), (n, 1))
+        for group in topology.equivalent_hydrogens(own["numbers"], own["bonds"]):
+            heavy = sum(own["numbers"][a] > 1 for a in table[table[group[0]][0]])
+            if heavy <= 1:  # the two hydrogens of a CH2 within a chain never change places
+                shift = rng.integers(len(group), size=n)
+                turned = (np.arange(len(group)) + shift[:, None]) % len(group)
+                labels[:, group] = np.array(group)[turned]
+        return labels
+
+    def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None
+              ) -> tuple[MoleculeBatch, Targets]:
+        """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone.
+
+        labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule).
+        """
         rows, graph = self.atoms.rows(windows)
+        if labels is not None:
+            rows = (self.ptr[windows][:, None] + labels).reshape(-1)
         molecule = self.molecule[windows]
         static, _ = self.static.rows(molecule)
         first_atom = self.ptr[windows + 1] - self.ptr[windows]

@@ -25,6 +25,7 @@ class TrainConfig(Config):
     patience: Whole = 0  # epochs without a better validation before stopping; 0: never
     max_minutes: Positive | None = None  # stop there although the schedule is not through
     validation_samples: Count = 1000  # fixed subset of the validation split
+    exchange_hydrogens: bool = True  # pair_mlp: show methyls and amines in every labelling they turn to
     amp: bool = False  # bfloat16 autocast, CUDA only
     threads: Whole = 1  # torch threads on the CPU; 0: all cores
 

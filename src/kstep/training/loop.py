@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
@@ -102,18 +103,23 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
 
-def _epoch_order(windows: torch.Tensor, seed: int, epoch: int, batch_size: int, device):
-    """The batches of an epoch: window numbers, and whether the energy head sees their end frames."""
+def _epoch_order(data: Windows, windows: torch.Tensor, seed: int, epoch: int, batch_size: int, exchange: bool):
+    """The batches of an epoch: window numbers, whether the energy head sees their end frames, labels."""
     rng = np.random.default_rng([seed, epoch])
-    order = torch.as_tensor(rng.permutation(len(windows)), device=device)
-    at_end = rng.random(math.ceil(len(windows) / batch_size)) < 0.5
-    return torch.split(windows[order], batch_size), at_end
+    order = torch.as_tensor(rng.permutation(len(windows)), device=windows.device)
+    batches = torch.split(windows[order], batch_size)
+    labels = [None] * len(batches)
+    if exchange:
+        drawn = data.exchange_hydrogens(int(data.molecule[windows[0]]), rng, len(windows))
+        labels = torch.split(torch.as_tensor(drawn, device=windows.device), batch_size)
+    at_end = rng.random(len(batches)) < 0.5
+    return list(zip(batches, at_end, labels))
 
 
-def _terms(model, data: Windows, chosen, at_end: bool, config, scales, *, training: bool) -> dict:
+def _terms(model, data: Windows, chosen, at_end: bool, labels, config, scales, *, training: bool) -> dict:
     """All loss terms of one batch of windows."""
     heads, terms = model.config.heads, {}
-    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump)
+    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump, labels=labels)
     if heads.energy:
         labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
         terms |= losses.energy_terms(model, *labels, scales, config, training=training)
@@ -141,7 +147,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
 
     for chosen in torch.split(windows, max(config.batch_size, 64)):
         with torch.no_grad():
-            terms = _terms(model, data, chosen, False, config, scales, training=False)
+            terms = _terms(model, data, chosen, False, None, config, scales, training=False)
         share = len(chosen) / len(windows)
         sums["loss"] += share * float(losses.total(terms, config))
         batch, targets = data.batch(chosen)
@@ -216,6 +222,8 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
     steps_per_epoch = math.ceil(batches_per_epoch / config.grad_accum)
     total = config.max_epochs * steps_per_epoch
     total = min(total, max_steps) if max_steps else total
+    # Only a network bound to labelled atoms has anything to learn from relabelled ones.
+    exchange = config.exchange_hydrogens and model.config.arch == "pair_mlp"
     autocast = (torch.autocast("cuda", dtype=torch.bfloat16) if config.amp and device.type == "cuda"
                 else nullcontext())
 
@@ -266,10 +274,10 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
     model.train()
     reason = "the schedule is through"
     bar = tqdm(total=total, initial=state["step"], unit="step", disable=not progress, dynamic_ncols=True,
-               mininterval=0.5)
+               mininterval=0.5 if sys.stderr.isatty() else 20.0)  # a log file needs no animation
     with _Stop() as stop, bar:
         while state["step"] < total:
-            batches, at_end = _epoch_order(train_windows, seed, state["epoch"], config.batch_size, device)
+            batches = _epoch_order(data, train_windows, seed, state["epoch"], config.batch_size, exchange)
             while state["batch"] < len(batches) and state["step"] < total:
                 group = range(state["batch"], min(state["batch"] + config.grad_accum, len(batches)))
                 for entry in optimiser.param_groups:
@@ -277,7 +285,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
                 optimiser.zero_grad(set_to_none=True)
                 for b in group:
                     with autocast:
-                        terms = _terms(model, data, batches[b], bool(at_end[b]), config, scales, training=True)
+                        terms = _terms(model, data, *batches[b], config, scales, training=True)
                         loss = losses.total(terms, config) / len(group)
                     loss.backward()
                     for name, value in terms.items():
