@@ -228,7 +228,9 @@ def test_float32_weights_keep_float64_positions():
 def test_jump_scales_follow_a_power_law_between_the_fitted_times():
     model = model_of()
     table = torch.tensor([[1e-5, 1e-5, 1e-5, 1e-5], [1.6e-4, 1.6e-4, 1.6e-4, 1.6e-4]], dtype=torch.float64)
-    model.fit_normalisation({"elements": model.elements, "tau_ps": [0.001, 0.004], "dx_rms": table, "dv_rms": table})
+    longest_first = table.flip(0)
+    model.fit_normalisation({"elements": model.elements, "tau_ps": [0.004, 0.001], "dx_rms": longest_first,
+                             "dv_rms": longest_first})
     scale, _ = model.jump_scales(torch.tensor([1, 6, 8]), torch.tensor([0.001, 0.002, 0.004], dtype=torch.float64))
     np.testing.assert_allclose(scale[:, 0], [1e-5, 4e-5, 1.6e-4], rtol=1e-9)
 

@@ -26,7 +26,7 @@ normalisation: registered buffers, so that state_dict carries them
         "energy_rms"                 kJ/mol per atom beyond the reference energies (optional)
         "force_rms"                  kJ/mol/nm
         "dt_ps"                      baseline timestep (jump head)
-        "tau_ps" (K,)                the jump times in the data, ascending
+        "tau_ps" (K,)                the jump times in the data, in any order
         "dx_rms" (K,E) "dv_rms" (K,E)   nm and nm/ps: RMS of the true remainders
                                      x_tk - x and v_half - v beyond `model.propagate(batch)` of
                                      the untrained model; per tau and element

@@ -25,15 +25,15 @@ class ModelConfig(Config):
     activation: Literal["silu", "gelu", "softplus"] = "silu"  # all smooth: energies are C2
 
     # egnn
-    hidden_dim: Count = 48  # scalar channels per atom
+    hidden_dim: Count = 32  # scalar channels per atom
     vector_dim: Count = 16  # vector channels per atom
     num_layers: Count = 3
-    cutoff_nm: Positive = 0.5
+    cutoff_nm: Positive = 0.4
     num_rbf: Count = 16
     use_force_head: bool = False  # direct force head beside the conservative one
 
     # jump head
-    propagator: Literal["auto", "taylor", "bounded"] = "auto"
+    propagator: Literal["auto", "taylor", "bounded"] = "bounded"
     spring_cutoff_nm: Positive = 0.35  # pairs that carry a spring in the bounded propagator
     max_disp_nm: Positive = 0.05  # hard bound on the learned displacement per atom
 

@@ -194,10 +194,10 @@ class EGNN(nn.Module):
         if "dt_ps" in statistics:
             buffers["dt_ps"] = self._tensor(statistics["dt_ps"])
         if "tau_ps" in statistics:
-            tau = self._tensor(statistics["tau_ps"]).reshape(-1)
+            tau, order = self._tensor(statistics["tau_ps"]).reshape(-1).sort()
             buffers["tau_ps"] = tau
             for name in ("dx_rms", "dv_rms"):
-                fitted = self._tensor(statistics[name]).reshape(len(tau), -1).clamp(min=1e-9)
+                fitted = self._tensor(statistics[name]).reshape(len(tau), -1)[order].clamp(min=1e-9)
                 # An element that training never saw moves like the average one.
                 table = fitted.mean(1, keepdim=True).repeat(1, len(self.elements))
                 table[:, rows] = fitted

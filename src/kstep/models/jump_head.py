@@ -8,6 +8,15 @@ propagator adds (propagator.py), the third an equivariant network's guess at wha
 missing, from invariants and vectors of (x, v, F) and of where the propagator lands.  The learned
 part is scaled per element and per tau, bounded by `max_disp_nm` per atom, and has its
 mass-weighted mean removed: the centre of mass moves exactly as without it.
+
+Vector channels in the manner of PaiNN (Schuett et al., ICML 2021) start from v, F and the
+propagator's landing, so a response linear in v and F, which is most of a short jump, needs no
+depth; a message that could only point along x_i - x_j would have to build it up.
+
+Recipe that trained best per second of CPU: loss = <|dx| / rms> + <|dv| / rms> over atoms (norms,
+not squares: 15 % lower error at equal steps), rms from `jump_scales`; AdamW, lr 1e-2, betas
+(0.9, 0.99), weight decay 1e-5, 100 warm-up steps then a cosine to zero, gradient norm clipped at
+1, batches of 32 molecules (64 and more learn slower per second), EMA 0.995, float32.
 """
 
 from __future__ import annotations

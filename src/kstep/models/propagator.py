@@ -7,9 +7,11 @@ between near atoms would change it,
 
     F_i(t) = F_0,i + sum_j [phi_ij(r_ij(t)) r_ij(t)/|r_ij(t)| - phi_ij(r_ij(0)) r_ij(0)/|r_ij(0)|]
              - sum_j g_ij (y_i(t) - y_j(t)),      y = x(t) - x(0)
-    phi(r) = -[t + K u (1 + c u/l + d (u/l)^2)],     u = s tanh((r - r_0)/s)
+    phi(r) = -[t + K u (1 + c u/l + d (u/l)^2) + sum_q e_q a_q (S_iq + S_jq)]
+    u = s tanh((r - r_0)/s),     S_iq = sum of a_q u over the springs at atom i,  e_q = +-1
 
-whose parameters are read once from the geometry at the start by a small network of invariants.
+The last term couples springs that share an atom (bends and stretches of one centre are not
+independent).  The parameters are read once from the geometry at the start by a small network of invariants.
 The true force enters exactly, the springs only extrapolate it.  The force of a spring is
 bounded, so the displacement is; springs pull both ends alike, so the total momentum is exact.
 The substeps are the baseline's own timesteps, so its discretisation error is reproduced, not fought.
@@ -26,6 +28,7 @@ from kstep.models.layers import ACTIVATIONS
 STIFFNESS = 3.5e5  # kJ/mol/nm^2, a C-H or C-C stretch
 SOFT = 3.0e4  # kJ/mol/nm^2, a bend as seen by the 1-3 distance
 MORSE_LENGTH = 0.0333  # nm: 1/(1.5 a) with a = 20 / nm
+COUPLING_SIGNS = (1.0, 1.0, -1.0, -1.0)  # e_q: the coupling energy sum_iq e_q S_iq^2 / 2 takes either sign
 BOUND = 0.05  # nm: a spring stretched further pulls no harder
 
 
@@ -48,12 +51,13 @@ class SpringPropagator(nn.Module):
         self.between = nn.Linear(num_rbf + 1, hidden_dim, bias=False)
         self.act = ACTIVATIONS[activation]()
         self.spring = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), ACTIVATIONS[activation](),
-                                    nn.Linear(hidden_dim, 6))
-        nn.init.zeros_(self.spring[-1].weight)
+                                    nn.Linear(hidden_dim, 6 + len(COUPLING_SIGNS)))
+        # Couplings enter as products: from zero they would never start.
+        nn.init.zeros_(self.spring[-1].weight[:6])
         nn.init.zeros_(self.spring[-1].bias)
 
     def parameters_at(self, species, positions, distance, pair_mask):
-        """Spring list: molecule-local ends i < j as rows of the (P*N) grid, and 6 raw parameters each."""
+        """Springs of near pairs i < j: rows i, j (S,) of the (P*N) grid, lengths (S,) nm, parameters by name."""
         n_graphs, size = species.shape
         weight = envelope(distance, self.cutoff) * pair_mask
         rbf = self.basis(distance)
@@ -75,6 +79,7 @@ class SpringPropagator(nn.Module):
             "quartic": 0.6 + q[:, 3],
             "tension": w * 2.0e3 * q[:, 4],
             "isotropic": w * SOFT * q[:, 5],
+            "coupling": w[:, None] * q[:, 6:],
         }
         return p * size + i, p * size + j, r, springs
 
@@ -96,6 +101,8 @@ class SpringPropagator(nn.Module):
         x = torch.zeros_like(start)  # deviation of the position
         w = torch.zeros_like(start)  # deviation of the half-step velocity
         per_atom = steps.to(v.dtype).repeat_interleave(shape[1])[:, None]
+        coupling = springs["coupling"]
+        signed = coupling * (SOFT * coupling.new_tensor(COUPLING_SIGNS))
         k_max = int(steps.max())
         kept_x, kept_w = x, w
         for step in range(1, k_max):
@@ -106,7 +113,9 @@ class SpringPropagator(nn.Module):
             u = BOUND * torch.tanh((r - r0) / BOUND)
             z = u / MORSE_LENGTH
             pull = springs["stiffness"] * u * (1.0 + z * (springs["cubic"] + z * springs["quartic"]))
-            pull = pull + springs["tension"]
+            part = coupling * u[:, None]
+            shared = part.new_zeros(len(start), part.shape[1]).index_add(0, i, part).index_add(0, j, part)
+            pull = pull + springs["tension"] + (signed * (shared[i] + shared[j])).sum(-1)
             force = (pull / r)[:, None] * s - pull0 + springs["isotropic"][:, None] * y
             kick = torch.zeros_like(start).index_add(0, i, -force).index_add(0, j, force)
             w = w + dt * lift * kick
