@@ -464,7 +464,9 @@ def judge(result: dict, controls: dict[str, dict]) -> list[str]:
                 continue
             lost = _lost(result, control, extra)
             text = f"plain MD ({name}) at the same number of true calls{words}"
-            out.append(f"beats {text}" if not lost else f"does not beat {text}: {'; '.join(lost)}")
+            neither = result["sampling"]["convergence"] == "not converged"
+            won = f"beats {text}" + (", though its own torsions are not converged yet either" if neither else "")
+            out.append(won if not lost else f"does not beat {text}: {'; '.join(lost)}")
     if not out:
         return ["not judged against plain MD: no plain control with known true calls"]
     return out
@@ -481,7 +483,7 @@ def _lost(result, control, extra_calls):
         there = 0.0 if theirs["never_crossed"] else theirs["slowest_torsion"] or 0.0
         if here <= factor * there:
             lost.append(f"slowest torsion {here:.3g} effective samples against {factor * there:.3g}")
-        elif mine["convergence"] != "converged":
+        elif mine["convergence"] != "converged" and theirs["convergence"] == "converged":
             lost.append("its torsions are not converged")
     for key, label in (("bond_rmse_A", "bond error"), ("angle_rmse_deg", "angle error")):
         a, b = result["structure"].get(key), control["structure"].get(key)

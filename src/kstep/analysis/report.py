@@ -138,10 +138,10 @@ def table(result: dict, controls: dict[str, dict]) -> tuple[list[str], list[list
     for name, shift in (result["stretches"] or {}).items():
         add(f"{name} stretch shift (cm-1)", f"{shift['shift_cm']:+.1f}",
             f"{number(shift['error_cm'], 2)} (error)", shift["verdict"],
-            lambda c: f"{c['stretches'][name]['shift_cm']:+.1f}" if c["stretches"] and name in c["stretches"]
-            else NOT_DEFINED)
+            lambda c: "reference" if c["role"] == "baseline" else
+            f"{c['stretches'][name]['shift_cm']:+.1f}" if c["stretches"] and name in c["stretches"] else NOT_DEFINED)
     if result["stretches"] is None:
-        add("X-H stretch shift (cm-1)", NOT_DEFINED, "", "", lambda c: NOT_DEFINED if not c["stretches"] else
+        add("X-H stretch shift (cm-1)", NOT_DEFINED, "", "", lambda c: "reference" if c["role"] == "baseline" else NOT_DEFINED if not c["stretches"] else
             ", ".join(f"{n} {s['shift_cm']:+.0f}" for n, s in c["stretches"].items()))
     if result["metropolis"]:
         m = result["metropolis"]
@@ -174,7 +174,10 @@ def table(result: dict, controls: dict[str, dict]) -> tuple[list[str], list[list
         lambda c: number(c["cost"]["true_calls"]))
     add("steps per true call", number(cost["calls_saved_factor"]), "", "",
         lambda c: number(c["cost"]["calls_saved_factor"]) if c["role"] != "baseline" else "1")
-    add("wall seconds per ps", number(cost["wall_s_per_ps"]), "", "", lambda c: number(c["cost"]["wall_s_per_ps"]))
+    plain = next((c["cost"]["wall_s_per_ps"] for label, c in controls.items() if label != "no network"), None)
+    ratio = f"{number(plain / cost['wall_s_per_ps'], 2)} x faster than plain" \
+        if plain and cost["wall_s_per_ps"] and result["role"] == "hybrid" else ""
+    add("wall seconds per ps", number(cost["wall_s_per_ps"]), "", ratio, lambda c: number(c["cost"]["wall_s_per_ps"]))
     if result["scheme"] == "jump":
         words = ", ".join(f"{n} with {a}" for a, n in sorted(cost["attempts"].items()))
         add("steps by number of attempts", words, "", "", lambda c: "")

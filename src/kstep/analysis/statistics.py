@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
+from scipy.stats import chi2
 
 VIBRATION_BLOCK_PS = 0.05  # longer than any molecular vibration above 700 cm-1
 MINIMUM_LAG = 3  # pymbar's mintime: no stop at a zero crossing before this lag
@@ -97,7 +98,8 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
 
     which is the number of independent frames that would give the same error.  Short series
     underrate g; with four replicas or more their spread shows it, and all errors are raised by
-    the ratio of observed to expected spread (averaged over the observables) where it exceeds 1.
+    the ratio of observed to expected squared spread (averaged over the observables) where that
+    exceeds what chance gives once in twenty times (chi-square).
     """
     length = min(block_length(spacing_ps), max(1, min(len(x) for x in replicas) // 4))
     lengths = np.array([len(x) for x in replicas], dtype=float)
@@ -115,7 +117,9 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
     if len(replicas) >= 4 and (mean_variance > 1e-24).any():
         varies = mean_variance > 1e-24
         spread = (lengths[:, None] * (replica_means - mean) ** 2).sum(axis=0) / (len(replicas) - 1) / total
-        inflation = max(1.0, float((spread[varies] / mean_variance[varies]).mean()))
+        ratio = float((spread[varies] / mean_variance[varies]).mean())
+        if ratio > chi2.ppf(0.95, len(replicas) - 1) / (len(replicas) - 1):
+            inflation = ratio
     mean_variance = mean_variance * inflation
     constant = variance <= 0
     n_eff = np.where(constant, total, variance / np.where(constant, 1.0, mean_variance))
