@@ -307,7 +307,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
                 metrics = end_of_epoch()
                 state["epoch"], state["batch"] = state["epoch"] + 1, 0
                 bar.set_postfix({key: f"{metrics[key]:.3g}" for key in ("energy_rmse_kJ_per_mol", "dx_rmse_nm")
-                                 if key in metrics} or {"val_loss": f"{metrics['val_loss']:.3g}"})
+                                 if key in metrics} or {"val_loss": f"{metrics['val_loss']:.3g}"}, refresh=False)
                 if config.patience and state["waited"] >= config.patience:
                     reason = f"no better validation for {config.patience} epochs"
                     break
