@@ -6,7 +6,6 @@ kept, so an interrupted benchmark continues; delete outputs/benchmark to measure
 
     python benchmarks/pipeline.py --sections qm-metropolis qm-jump --molecules ethanol aspirin
     python benchmarks/pipeline.py --sections mm
-    python benchmarks/pipeline.py --table                  # print the tables of README
 """
 
 from __future__ import annotations
@@ -35,6 +34,8 @@ RESULT = ROOT / "benchmarks" / "pipeline.json"
 WORK = ROOT / "outputs" / "benchmark"
 SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
 QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 20}
+QM_TRAINING_PS = {"ethanol": 15, "aspirin": 8}  # per replica, at 300 K and again hot
+QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 4}
 SEEDS = (0, 1, 2)
 REPLICAS = 64
 REFERENCE_REPLICAS = 6
@@ -114,6 +115,16 @@ def qm_reference(name: str):
     return characterise(load_trajectory(path))
 
 
+def qm_training(name: str) -> Path:
+    length = QM_TRAINING_PS[name]
+    return qm_baseline(name, "training", f"length_ps={length}", f"hot_length_ps={length}", first_replica=0, replicas=4)
+
+
+def qm_jump_training(name: str) -> Path:
+    return qm_baseline(name, "training_025", f"length_ps={QM_JUMP_TRAINING_PS[name]}", "hot_length_ps=0", "dt_fs=0.25",
+                       "equilibration_ps=0.5", first_replica=50, replicas=4)
+
+
 def train(work: Path, k: int, model: str, folder: str, md: str, *settings) -> Path:
     """02 (all of 4, 8, 12 at once) and 04."""
     sh(work / md / f"dataset_k{k}.npz", "src/02_make_dataset.py", "--md-root", work / md, "--out-root", work / md,
@@ -138,7 +149,7 @@ def median(values):
 def qm_metropolis(name: str) -> None:
     """k = 1000 at 0.5 fs, real masses, frozen network, three seeds; plain at 1 fs and 0.5 fs beside each."""
     work = prepare(name)
-    qm_baseline(name, "training", "length_ps=15", "hot_length_ps=15", first_replica=0, replicas=4)
+    qm_training(name)
     checkpoint = train(work, 8, "configs/model_pair_mlp.yaml", "energy", "training")
     reference = qm_reference(name)
     rows, fast, same = [], [], []
@@ -192,7 +203,7 @@ def one_step_errors(checkpoint: Path, dataset: Path, test_split: Path) -> dict:
 def qm_jump(name: str) -> None:
     """k = 4 and 8 at 0.25 fs: one-step error on the held-out split, and NVE without any rescale."""
     work = prepare(name)
-    qm_baseline(name, "training_025", "length_ps=8", "hot_length_ps=0", "dt_fs=0.25", first_replica=50, replicas=4)
+    qm_jump_training(name)
     reference = qm_reference(name)
     script = "src/06b_hybrid_integrate_qm.py"
     for k in (4, 8):
@@ -212,6 +223,12 @@ def qm_jump(name: str) -> None:
         row["plain_same_calls_and_time"] = judged(reference, hybrid(
             name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps, *common))
         store("qm_jump", f"{name} k={k}", row)
+
+
+def qm_data(name: str) -> None:
+    """The true calls alone: reference and training data, for a run overnight."""
+    for make in (qm_training, qm_jump_training, qm_reference):
+        make(name)
 
 
 def mm(name: str = "aspirin") -> None:
@@ -249,7 +266,7 @@ def mm(name: str = "aspirin") -> None:
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=["qm-metropolis", "qm-jump", "mm"], default=[])
+    parser.add_argument("--sections", nargs="+", choices=["qm-data", "qm-metropolis", "qm-jump", "mm"], default=[])
     parser.add_argument("--molecules", nargs="+", choices=list(SMILES), default=list(SMILES))
     return parser.parse_args()
 
@@ -261,7 +278,7 @@ def main():
             mm()
             continue
         for name in args.molecules:
-            {"qm-metropolis": qm_metropolis, "qm-jump": qm_jump}[section](name)
+            {"qm-data": qm_data, "qm-metropolis": qm_metropolis, "qm-jump": qm_jump}[section](name)
 
 
 if __name__ == "__main__":
