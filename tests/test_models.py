@@ -79,7 +79,7 @@ def test_forces_are_minus_the_gradient_of_the_energy():
             shift = torch.zeros_like(batch.positions)
             shift[row, axis] = h
             up, down = (model.energy(replace(batch, positions=batch.positions + s)).sum() for s in (shift, -shift))
-            assert float(-(up - down) / (2 * h)) == pytest.approx(float(forces[row, axis]), abs=1e-4, rel=1e-6)
+            assert float(-(up - down).detach() / (2 * h)) == pytest.approx(float(forces[row, axis]), abs=1e-4, rel=1e-6)
 
 
 def test_net_force_and_torque_vanish():
