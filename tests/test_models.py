@@ -86,7 +86,7 @@ def test_net_force_and_torque_vanish():
     model, batch = model_of(), ragged_batch()
     _, forces = model.energy_and_forces(batch)
     torque = torch.linalg.cross(batch.positions, forces)
-    for vector in (forces, torque, model.direct_forces(batch)):
+    for vector in (forces, torque, model.direct_forces(batch).detach()):
         if vector is not torque:
             assert float(vector.abs().max()) > 1.0
         total = torch.zeros(3, 3, dtype=torch.float64).index_add(0, batch.graph, vector)
