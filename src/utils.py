@@ -25,7 +25,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults and keeps the line breaks of a script's docstring; no '(default: None)'."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or action.default == [] or action.required:
+        if action.default is None or action.default is False or action.default == [] or action.required:
             return action.help
         return super()._get_help_string(action)
 

@@ -47,7 +47,7 @@ class BatchPool:
     """A pool over an analytic potential, evaluated in one array call."""
 
     def __init__(self, potential):
-        self.potential, self.true_calls = potential, 0
+        self.potential, self.true_calls, self.failures = potential, 0, []
 
     def evaluate(self, positions, rows=None):
         self.true_calls += len(positions)

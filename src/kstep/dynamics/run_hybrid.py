@@ -27,6 +27,7 @@ from kstep.units import FS_PER_PS, PS_PER_FS, kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
 SECONDS_PER_DAY = 86400
+MOST_LISTED_FAILURES = 100
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
         "replicas": hybrid.replicas, "num_workers": run.n_workers, "device": run.device,
         "checkpoint": str(run.checkpoint) if run.checkpoint else None, "checkpoint_sha256": _sha256(run.checkpoint),
         "true_calls_training": int(network.metadata.get("true_calls_training") or 0) if network else 0,
-        "status": "finished", "machine": machine, **spent, **tally.summary(scheme.name), **provenance}
+        "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "status": "finished", "machine": machine, **spent, **tally.summary(scheme.name), **provenance}
     writer.finish(metadata)
     return metadata
 

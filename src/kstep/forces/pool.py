@@ -93,6 +93,7 @@ class EvaluationPool:
         self._local = spec.build() if n_workers == 1 else None
         self._calls = [0] * n_workers
         self._cpu_s = [0.0] * n_workers
+        self.failures: list[str] = []  # one sentence per true call that gave no number
         self._pipes, self._processes = [], []
         if self._local is None:
             self._start(spec)
@@ -161,6 +162,7 @@ class EvaluationPool:
                 answer, self._calls[worker], self._cpu_s[worker] = self._receive(worker)
             energy[mine], forces[mine] = answer[:2]
             messages += answer[2]
+        self.failures += messages
         return Truth(energy, forces, np.isnan(energy), tuple(messages))
 
     def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
