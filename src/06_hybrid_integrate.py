@@ -24,7 +24,7 @@ def main():
     spec = mm_spec(molecule, baseline, args.molecule)
     # an MM call costs microseconds, less than sending it to a worker
     args.num_workers = args.num_workers or 1
-    run = prepare_run(args, molecule, spec, molecule.force_field, hybrid, baseline, pick_device(args.device))
+    run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, pick_device(args.device))
     metadata = run_hybrid(run, provenance(), machine())
     log.info("%s -> %s", describe(metadata), run.out)
 

@@ -21,9 +21,12 @@ def main():
     baseline = load_config(QMConfig, args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule = Molecule.load(args.molecule)
-    # metropolis needs an energy that depends on x alone, so its SCF never starts from history
-    spec = qm_spec(molecule, baseline, warm_start=hybrid.scheme != "metropolis")
-    run = prepare_run(args, molecule, spec, baseline.method, hybrid, baseline, pick_device(args.device))
+
+    def make_spec(settled):
+        # metropolis needs an energy that depends on x alone, so its SCF never starts from history
+        return qm_spec(molecule, baseline, warm_start=settled.scheme != "metropolis")
+
+    run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, pick_device(args.device))
     metadata = run_hybrid(run, provenance(), machine())
     log.info("%s -> %s", describe(metadata), run.out)
 

@@ -61,7 +61,7 @@ class QMConfig(BaselineConfig):
 class HybridConfig(Config):
     """configs/hybrid.yaml: what 06 and 06b do with a network."""
 
-    scheme: Literal["jump", "metropolis", "plain"] = "metropolis"
+    scheme: Literal["jump", "metropolis", "plain"] | None = None  # null: metropolis if the network can
     k_steps: Count | None = None  # null: 1000 for metropolis, the checkpoint's for jump
     dt_fs: Annotated[float, Field(gt=0, le=5)] | None = None  # null: the baseline's
     steps: Count = 200  # macro-steps = true calls per replica

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +52,15 @@ class HybridRun:
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
     if hybrid.scheme != "plain" and checkpoint is None:
-        raise UserError(f"scheme {hybrid.scheme} needs a network; give --checkpoint, or use --scheme plain")
+        raise UserError(f"scheme {hybrid.scheme or 'metropolis'} needs a network; give --checkpoint, or use "
+                        "--scheme plain")
+    scheme = hybrid.scheme or ("metropolis" if checkpoint["config"]["heads"]["energy"] else "jump")
     k_steps, dt_fs = hybrid.k_steps, hybrid.dt_fs
-    if hybrid.scheme == "plain":
+    if scheme == "plain":
         if k_steps not in (None, 1):
             raise UserError("plain asks the true force at every step, so k is 1; for longer steps set dt_fs")
         k_steps, dt_fs = 1, dt_fs or baseline.dt_fs
-    elif hybrid.scheme == "metropolis":
+    elif scheme == "metropolis":
         if not checkpoint["config"]["heads"]["energy"]:
             raise UserError("metropolis needs a conservative force, and this checkpoint has only a jump head; train "
                             "one with heads: {energy: true}")
@@ -72,9 +75,9 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline) -> 
         if k_steps not in checkpoint["spans"]:
             raise UserError(f"the checkpoint jumps k = {checkpoint['k_steps']} timesteps, not {k_steps}; "
                             f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
-    if hybrid.hydrogen_mass_Da is not None and hybrid.scheme != "metropolis":
+    if hybrid.hydrogen_mass_Da is not None and scheme != "metropolis":
         raise UserError("hydrogen_mass_Da changes the dynamics; only metropolis may use it")
-    return hybrid.model_copy(update={"k_steps": k_steps, "dt_fs": dt_fs,
+    return hybrid.model_copy(update={"scheme": scheme, "k_steps": k_steps, "dt_fs": dt_fs,
                                      "temperature_K": hybrid.temperature_K or baseline.temperature_K})
 
 
@@ -287,8 +290,8 @@ def _sha256(path: Path | None) -> str | None:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
 
 
-def prepare_run(args, molecule: Molecule, spec: PhysicsSpec, method: str, hybrid: HybridConfig, baseline,
-                device: str) -> HybridRun:
+def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,
+                hybrid: HybridConfig, baseline, device: str) -> HybridRun:
     """Check the command line of 06/06b against the checkpoint and fill in what it leaves open."""
     checkpoint = None
     if hybrid.scheme != "plain" and args.checkpoint:
@@ -299,8 +302,9 @@ def prepare_run(args, molecule: Molecule, spec: PhysicsSpec, method: str, hybrid
             checkpoints.check_config(checkpoint, args.checkpoint, args.model_config)
     if args.frame is not None and not args.initial_md:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
+    hybrid = settle_settings(hybrid, checkpoint, baseline)
     return HybridRun(
-        molecule=molecule, spec=spec, method=method, hybrid=settle_settings(hybrid, checkpoint, baseline),
+        molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
         checkpoint=Path(args.checkpoint) if checkpoint is not None else None, out=Path(args.out), seed=args.seed,
         n_workers=args.num_workers or physical_cores(), device=device, resume=args.resume,
         initial_md=Path(args.initial_md) if args.initial_md else None, frame=args.frame)
