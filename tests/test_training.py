@@ -63,9 +63,9 @@ def rows_of(out_dir):
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 10)])
+@pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 20)])
 def test_training_lowers_the_loss(dataset, tmp_path, model_config, epochs):
-    outcome = train(**prepare(dataset, model_config, max_epochs=epochs), out_dir=tmp_path)
+    outcome = train(**prepare(dataset, model_config, max_epochs=epochs, lr=1e-2, beta2=0.99), out_dir=tmp_path)
     rows = rows_of(tmp_path)
     assert outcome.reason == "the schedule is through" and len(rows) == epochs
     assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]

@@ -18,6 +18,7 @@ class TrainConfig(Config):
     grad_accum: Count = 1  # batches per optimiser step
     lr: Positive = 3.0e-3
     weight_decay: NonNegative = 1.0e-4
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999  # AdamW's memory of squared gradients
     max_epochs: Count = 300
     warmup_ratio: Fraction = 0.02  # of all steps; then a cosine down to zero
     grad_clip: Positive = 10.0  # norm of the gradient
@@ -31,7 +32,7 @@ class TrainConfig(Config):
 
     lambda_energy: NonNegative = 1.0  # (dE / spread of E)^2
     lambda_force: NonNegative = 10.0  # (dF / rms of F)^2
-    lambda_dx: NonNegative = 1.0  # (dx / rms of the remainder beyond the propagator)^2
+    lambda_dx: NonNegative = 1.0  # |dx| / rms of the remainder beyond the propagator
     lambda_dv: NonNegative = 1.0
     # Structure of the landing geometry of the jump head, against the true one:
     lambda_struct_bond: NonNegative = 0.0  # (dr / 0.001 nm)^2

@@ -216,7 +216,8 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
     # Decay acts on matrices; biases and scales have no reason to be small.
     groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
               {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr,
+                                  betas=(0.9, config.beta2), fused=True)
     average = Average(weights, config.ema_decay)
     batches_per_epoch = math.ceil(len(train_windows) / config.batch_size)
     steps_per_epoch = math.ceil(batches_per_epoch / config.grad_accum)
