@@ -74,14 +74,12 @@ run "$work/dataset_k8.npz" $python src/02_make_dataset.py --md-root "$work/md" -
     --splits-dir "$work/splits" --ks 4 8
 
 # the fast energy network for metropolis, and the equivariant network with its jump head
-run "$work/energy/done" $python src/04_train.py --dataset "$work/dataset_k8.npz" \
-    --model-config configs/model_pair_mlp.yaml --train-config configs/train.yaml \
+run "$work/energy/training.json" $python src/04_train.py --dataset "$work/dataset_k8.npz" \
+    --model-config configs/model_pair_mlp.yaml --train-config configs/train_pair_mlp.yaml \
     --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/energy"
-touch "$work/energy/done"
-run "$work/jump/done" $python src/04_train.py --dataset "$work/dataset_k4.npz" \
+run "$work/jump/training.json" $python src/04_train.py --dataset "$work/dataset_k4.npz" \
     --model-config configs/model.yaml --train-config configs/train.yaml \
     --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/jump"
-touch "$work/jump/done"
 
 # hybrids and, at the same number of true calls from the same starts, plain MD
 start=(--molecule "$raw/$name" --initial-md "$work/md/$name/trajectory.npz" --replicas 16)

@@ -33,9 +33,9 @@ from kstep.units import PS_PER_FS  # noqa: E402
 RESULT = ROOT / "benchmarks" / "pipeline.json"
 WORK = ROOT / "outputs" / "benchmark"
 SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
-QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 20}
-QM_TRAINING_PS = {"ethanol": 15, "aspirin": 8}  # per replica, at 300 K and again hot
-QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 4}
+QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 12}  # per replica
+QM_TRAINING_PS = {"ethanol": 15, "aspirin": 4}  # per replica, at 300 K and again hot
+QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 3}
 SEEDS = (0, 1, 2)
 REPLICAS = 64
 REFERENCE_REPLICAS = 6
@@ -125,14 +125,16 @@ def qm_jump_training(name: str) -> Path:
                        "equilibration_ps=0.5", first_replica=50, replicas=4)
 
 
-def train(work: Path, k: int, model: str, folder: str, md: str, *settings) -> Path:
-    """02 (all of 4, 8, 12 at once) and 04."""
+def train(work: Path, k: int, model: str, folder: str, md: str) -> Path:
+    """02 (all of 4, 8, 12 at once) and 04; model is 'energy' (pair_mlp) or 'jump' (egnn)."""
+    configs = {"energy": ("configs/model_pair_mlp.yaml", "configs/train_pair_mlp.yaml", 40_000),
+               "jump": ("configs/model.yaml", "configs/train.yaml", 5_000)}
+    model_config, train_config, max_steps = configs[model]
     sh(work / md / f"dataset_k{k}.npz", "src/02_make_dataset.py", "--md-root", work / md, "--out-root", work / md,
        "--splits-dir", work / md / "splits", "--ks", 4, 8, 12, "--max-samples-per-mol", 20000)
-    pairs = [word for setting in settings for word in ("--set", setting)]
-    sh(work / folder / "best.pt", "src/04_train.py", "--dataset", work / md / f"dataset_k{k}.npz", "--model-config", model,
-       "--train-config", "configs/train.yaml", "--splits", work / md / "splits/train.json",
-       work / md / "splits/val.json", "--out-dir", work / folder, *pairs)
+    sh(work / folder / "training.json", "src/04_train.py", "--dataset", work / md / f"dataset_k{k}.npz",
+       "--model-config", model_config, "--train-config", train_config, "--max-steps", max_steps,
+       "--splits", work / md / "splits/train.json", work / md / "splits/val.json", "--out-dir", work / folder)
     return work / folder / "best.pt"
 
 
@@ -150,7 +152,7 @@ def qm_metropolis(name: str) -> None:
     """k = 1000 at 0.5 fs, real masses, frozen network, three seeds; plain at 1 fs and 0.5 fs beside each."""
     work = prepare(name)
     qm_training(name)
-    checkpoint = train(work, 8, "configs/model_pair_mlp.yaml", "energy", "training")
+    checkpoint = train(work, 8, "energy", "energy", "training")
     reference = qm_reference(name)
     rows, fast, same = [], [], []
     script, steps, burn = "src/06b_hybrid_integrate_qm.py", 40, 5
@@ -207,7 +209,7 @@ def qm_jump(name: str) -> None:
     reference = qm_reference(name)
     script = "src/06b_hybrid_integrate_qm.py"
     for k in (4, 8):
-        checkpoint = train(work, k, "configs/model.yaml", f"jump_k{k}", "training_025")
+        checkpoint = train(work, k, "jump", f"jump_k{k}", "training_025")
         row = {"one_step": one_step_errors(checkpoint, work / f"training_025/dataset_k{k}.npz",
                                            work / "training_025/splits/test.json")}
         common = ("--replicas", 8, "--burn-in-steps", 0, "--thermostat", "none",
@@ -243,10 +245,10 @@ def mm(name: str = "aspirin") -> None:
     sh(training, "src/01_run_md_baselines.py", "--molecule", raw, "--out", work / "mm_training",
        "--set", "length_ps=25", "--set", "hot_length_ps=10")
     reference = characterise(load_trajectory(reference_file))
-    energy = train(work, 8, "configs/model_pair_mlp.yaml", "mm_energy", "mm_training")
+    energy = train(work, 8, "energy", "mm_energy", "mm_training")
     start = ("--initial-md", training)
     for k in (4, 8, 12):
-        jump = train(work, k, "configs/model.yaml", f"mm_jump_k{k}", "mm_training")
+        jump = train(work, k, "jump", f"mm_jump_k{k}", "mm_training")
         row = {"one_step": one_step_errors(jump, work / f"mm_training/dataset_k{k}.npz",
                                            work / "mm_training/splits/test.json")}
         exact = ("--replicas", REPLICAS, "--steps", 3000, "--burn-in-steps", 200, "--set", "save_interval_steps=4", *start)

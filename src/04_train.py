@@ -6,7 +6,7 @@ weights with the lowest validation loss, last.pt what --resume needs.  Ctrl-C en
 progress and writes both.
 
     python src/04_train.py --dataset data/qm/dataset_k8.npz --model-config configs/model_pair_mlp.yaml \\
-        --train-config configs/train_fast.yaml --splits data/splits/train.json data/splits/val.json
+        --train-config configs/train_pair_mlp.yaml --splits data/splits/train.json data/splits/val.json
 """
 
 from __future__ import annotations
