@@ -22,6 +22,7 @@ import torch
 
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError, did_you_mean
+from kstep.files import sha256
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
@@ -31,7 +32,6 @@ from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
-from kstep.training.windows import sha256
 
 
 def arguments():

@@ -17,6 +17,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 from kstep.errors import PhysicsError, UserError  # noqa: E402
+from kstep.files import write_json_atomic  # noqa: E402, F401 (scripts take it from here)
 
 log = logging.getLogger("kstep")
 
@@ -113,18 +114,6 @@ def pick_device(wanted: str) -> str:
     if wanted == "cuda":
         log.warning("no CUDA GPU found; running on the CPU")
     return "cpu"
-
-
-def write_json_atomic(path: str | Path, data) -> None:
-    """Write JSON under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kstep.errors import UserError
+from kstep.files import sha256
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
@@ -21,7 +22,7 @@ from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import learning_rate, train
 from kstep.training.splits import make_splits, select
-from kstep.training.windows import build_dataset, sha256
+from kstep.training.windows import build_dataset
 from springs import METHANOL, WATER, write_trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -49,7 +49,6 @@ dataset  (P windows over molecules of different size, A = sum of their atoms, M 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -57,6 +56,7 @@ from pathlib import Path
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import replacing
 
 SCHEMA_VERSION = 1
 
@@ -142,16 +142,9 @@ class Trajectory:
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to `path` under a temporary name, then rename (atomic on POSIX)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as handle:
-            np.savez(handle, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write arrays to `path`, whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **arrays)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

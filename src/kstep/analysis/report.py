@@ -6,8 +6,9 @@ import base64
 import html
 import json
 import math
-import os
 from pathlib import Path
+
+from kstep.files import write_text_atomic
 
 NOT_DEFINED = "n/a"
 
@@ -41,17 +42,7 @@ EXPLANATIONS = {
 
 def write_metrics(path: Path, metrics: dict) -> None:
     """Write metrics.json; NaN and infinity become null, since JSON has neither."""
-    _write(path, json.dumps(_clean(metrics), indent=1) + "\n")
-
-
-def _write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text_atomic(path, json.dumps(_clean(metrics), indent=1) + "\n")
 
 
 def _clean(value):
@@ -340,6 +331,7 @@ def write_html(path: Path, metrics: dict, plot_root: Path, title: str) -> None:
                              f"<figcaption>{e(CAPTIONS[plot])}</figcaption></figure>")
     notes = "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in list(EXPLANATIONS.items())[1:])
     parts.append(f"<h2>What the numbers mean</h2><dl>{notes}</dl>")
-    _write(path, f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-                 f'content="width=device-width, initial-scale=1"><title>{e(title)}</title><style>{CSS}</style></head>'
-                 f'<body>{"".join(parts)}</body></html>\n')
+    write_text_atomic(
+        path, f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+              f'content="width=device-width, initial-scale=1"><title>{e(title)}</title><style>{CSS}</style></head>'
+              f'<body>{"".join(parts)}</body></html>\n')

@@ -9,7 +9,6 @@ checkpoint, bit-equal on CPU.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from kstep.dynamics.state import State, kinetic_energy
 from kstep.errors import UserError
+from kstep.files import replacing
 from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_npz, save_trajectory, write_npz
 from kstep.units import PS_PER_FS
 
@@ -118,23 +118,19 @@ def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata
     with np.load(chunks[0], allow_pickle=False) as first:
         keys = [key for key in PER_FRAME if key in first.files]
         template = complete_trajectory({**constants, **{k: first[k][:0] for k in keys}})
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A frameless file with the right schema gives every small array; frames are streamed in beside it.
-    save_trajectory(path.with_name(f".{path.name}.head"), template, metadata)
     head = path.with_name(f".{path.name}.head")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_trajectory(head, template, metadata)
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as target, \
-                zipfile.ZipFile(head) as source:
+        with replacing(path) as temporary, zipfile.ZipFile(head) as source, \
+                zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as target:
             for name in source.namelist():
                 if name.removesuffix(".npy") not in keys:
                     target.writestr(name, source.read(name))
             for key in keys:
                 _stream(target, key, chunks, template[key].dtype)
-        os.replace(temporary, path)
     finally:
         head.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
 
 
 def _stream(target: zipfile.ZipFile, key: str, chunks: list[Path], dtype) -> None:

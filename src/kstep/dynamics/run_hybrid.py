@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from kstep.dynamics.recorder import TrajectoryWriter
 from kstep.dynamics.schemes import Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.errors import UserError
+from kstep.files import sha256
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool, physical_cores
 from kstep.molecule import Molecule
@@ -287,7 +287,7 @@ def _speed(done, jump_ps, replicas, seconds, scheme, tally) -> str:
 
 
 def _sha256(path: Path | None) -> str | None:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
+    return sha256(path) if path and Path(path).is_file() else None
 
 
 def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from kstep.errors import UserError
+from kstep.files import write_json_atomic, write_text_atomic
 from kstep.forcefields import DEFAULT, EXAMPLES, build_system, check_force_field
 from kstep.forcefields.conformers import (embed_conformers, minimise_with_openmm, minimise_with_rdkit, mmff_variant,
                                           select_distinct, settle_stereochemistry)
@@ -132,7 +132,7 @@ def update_metadata(raw: str | Path, records: dict[str, dict]) -> None:
     known = read_metadata(raw)
     known.update(records)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+    write_json_atomic(path, known)
 
 
 def read_metadata(raw: str | Path) -> dict[str, dict]:
@@ -147,15 +147,6 @@ def read_metadata(raw: str | Path) -> dict[str, dict]:
     if not isinstance(known, dict):
         raise UserError(f"{path} is not a JSON object; delete it and prepare the molecules again")
     return known
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule:

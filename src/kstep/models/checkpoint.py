@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 
 from kstep.config import validate
 from kstep.errors import UserError
+from kstep.files import replacing
 from kstep.models import build_model
 from kstep.models.config import ModelConfig
 
@@ -33,18 +33,12 @@ REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans"
 
 
 def save(path: str | Path, checkpoint: dict) -> None:
-    """Write a checkpoint under a temporary name, then rename."""
+    """Write a checkpoint, whole or not at all."""
     missing = [key for key in REQUIRED if key not in checkpoint]
     if missing:
         raise ValueError(f"checkpoint lacks {', '.join(missing)}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, device: str = "cpu") -> dict:

@@ -14,28 +14,19 @@ redraw, no thermostat) and inside one time block, so that splits in time share n
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import sha256
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.units import PS_PER_FS
 
 ROLES = ("train", "hot")
 N_BLOCKS = 10  # time blocks per replica and role: the grain of splits in time
 SHORT_SHARE = 0.15  # of windows of length k/2, and again of k/4: the jump scheme halves on a retry
-
-
-def sha256(path: str | Path) -> str:
-    """Hash of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def find_trajectories(root: str | Path, molecules: list[str] | None = None) -> dict[str, Path]:
