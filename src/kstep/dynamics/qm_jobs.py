@@ -10,6 +10,7 @@ from pathlib import Path
 import time
 
 from kstep.config import QMConfig
+from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.engines import LoopEngine
 from kstep.dynamics.recorder import TrajectoryWriter
 from kstep.dynamics.run_baseline import run_baseline
@@ -52,11 +53,15 @@ def run_replica(job: ReplicaJob) -> ReplicaResult:
     writer = TrajectoryWriter(
         job.out, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
         bonds=molecule.bonds,
-        fingerprint={"config": job.config.model_dump(), "seed": job.seed, "replica": job.replica,
-                     "smiles": molecule.smiles, "settings": {k: v for k, v in job.spec.settings.items()}})
+        fingerprint={"config": job.config.model_dump(exclude={"replicas"}), "seed": job.seed, "replica": job.replica,
+                     "smiles": molecule.smiles, "settings": job.spec.settings})
     report = _progress_queue.put if _progress_queue is not None else (lambda n: None)
     calls = 0
     try:
+        done = writer.finished() if job.resume else None
+        if done is not None:
+            report(sum(stretch.n_steps for stretch in plan_baseline(job.config)))
+            return ReplicaResult(job, done["true_calls"], done["wall_s"], done["cpu_s"])
         with EvaluationPool(job.spec, 1) as pool:
             engine = LoopEngine(pool, molecule.masses, job.config.dt_fs, job.config.friction_per_ps)
             start = molecule.conformers[job.replica % len(molecule.conformers)]

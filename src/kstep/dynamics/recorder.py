@@ -98,6 +98,13 @@ class TrajectoryWriter:
         rng.bit_generator.state = text["rng"]
         return State(step=text["step"], **arrays), rng, text["progress"]
 
+    def finished(self) -> dict | None:
+        """Metadata of the final file if an earlier run with the same settings wrote it."""
+        if not self.path.is_file():
+            return None
+        metadata = load_trajectory(self.path).metadata
+        return metadata if metadata.get("fingerprint") == self.fingerprint else None
+
     def start_over(self) -> None:
         """Remove what an earlier, unfinished run left behind."""
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -106,7 +113,7 @@ class TrajectoryWriter:
         """Stream the chunks into the final file, check it, remove the parts."""
         self._write_chunk()
         chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
-        metadata = {**metadata, "segments": self.segments}
+        metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
         merge_trajectories(self.path, chunks, self.constants, metadata)
         shutil.rmtree(self.parts, ignore_errors=True)
 
