@@ -164,3 +164,22 @@ def test_network_scales_the_learned_force(tmp_path):
     assert energy.shape == (3,) and np.array_equal(forces, whole.numpy(whole.forces(whole.native(x))))
     with pytest.raises(UserError, match="no jump head"):
         whole.jump(x, x, x, 8)
+
+
+def test_checkpoint_of_another_model_config_is_refused(tmp_path):
+    path = make_checkpoint(tmp_path / "best.pt")
+    checkpoint = checkpoints.load(path)
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    same.write_text("arch: pair_mlp\npair_hidden: [32, 24]\n")
+    other.write_text("arch: pair_mlp\npair_hidden: [32, 32]\n")
+    checkpoints.check_config(checkpoint, path, same)
+    with pytest.raises(UserError, match="pair_hidden"):
+        checkpoints.check_config(checkpoint, path, other)
+
+
+def test_first_checkpoints_still_load(tmp_path):
+    model = make_model()
+    path = make_checkpoint(tmp_path / "best.pt", model,
+                           config={**model.config.model_dump(), "pair_features": "inverse"})
+    network = Network.load(path, NUMBERS, MASSES, BONDS)
+    assert np.isfinite(network.energy_and_forces(positions())[0]).all()

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kstep.config import validate
+from kstep.config import load_config, validate
 from kstep.errors import UserError
 from kstep.files import replacing
 from kstep.models import build_model
@@ -55,6 +55,7 @@ def load(path: str | Path, device: str = "cpu") -> dict:
         raise UserError(f"{path} is not a checkpoint of 04_train.py")
     if checkpoint["units"] != UNITS:
         raise UserError(f"{path} is in units '{checkpoint['units']}', md-kstep uses '{UNITS}'")
+    checkpoint["config"].pop("pair_features", None)  # a key of the first checkpoints that never had a choice
     return checkpoint
 
 
@@ -76,6 +77,15 @@ def molecule_arrays(molecule: dict | None) -> dict | None:
     return {"numbers": np.asarray(molecule["numbers"], dtype=np.int64),
             "masses": np.asarray(molecule["masses"], dtype=np.float64),
             "bonds": np.asarray(molecule["bonds"], dtype=np.int64).reshape(-1, 2)}
+
+
+def check_config(checkpoint: dict, path, model_config: str | Path) -> None:
+    """Refuse a checkpoint whose network is not the one of the model YAML."""
+    wanted = load_config(ModelConfig, model_config).model_dump()
+    own = validate(ModelConfig, dict(checkpoint["config"]), f"{path}, model config").model_dump()
+    different = [key for key in wanted if wanted[key] != own[key]]
+    if different:
+        raise UserError(f"{path} was not built from {model_config}: {', '.join(different)} differ")
 
 
 def check_fits(checkpoint: dict, path, numbers, bonds, *, dt_fs: float | None = None,

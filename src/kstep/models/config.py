@@ -39,4 +39,3 @@ class ModelConfig(Config):
 
     # pair_mlp
     pair_hidden: Annotated[list[Count], Field(min_length=1)] = [192, 192]
-    pair_features: Literal["inverse"] = "inverse"
