@@ -30,24 +30,6 @@ def find_angles(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     return np.array(triples, dtype=np.int64).reshape(-1, 3)
 
 
-def graph_distances(n_atoms: int, bonds: np.ndarray, limit: int = 64) -> np.ndarray:
-    """Number of bonds on the shortest path between atoms, shape (N,N); `limit` if unconnected."""
-    table = neighbours(n_atoms, bonds)
-    distance = np.full((n_atoms, n_atoms), limit, dtype=np.int64)
-    for start in range(n_atoms):
-        distance[start, start] = 0
-        front = [start]
-        while front:
-            following = []
-            for i in front:
-                for j in table[i]:
-                    if distance[start, j] == limit and j != start:
-                        distance[start, j] = distance[start, i] + 1
-                        following.append(j)
-            front = following
-    return distance
-
-
 def ring_bonds(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """True for each bond whose removal leaves its ends connected, shape (B,)."""
     bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)

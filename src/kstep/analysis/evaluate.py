@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kstep.analysis import plots, report
-from kstep.analysis.compare import check_comparable, compare, judge, role_of
+from kstep.analysis.compare import check_comparable, compare, judge
 from kstep.analysis.profile import characterise, merge, production_temperature_K
 from kstep.errors import UserError, did_you_mean
 from kstep.schemas import Trajectory, load_trajectory

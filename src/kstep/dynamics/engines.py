@@ -54,7 +54,7 @@ class OpenMMEngine:
     def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
         import openmm
 
-        from kstep.forces.openmm import make_context, velocity_verlet_integrator
+        from kstep.forces.openmm import velocity_verlet_integrator
 
         self.masses = np.asarray(masses)
         system = openmm.XmlSerializer.deserialize(system_xml)

@@ -60,12 +60,6 @@ class TrajectoryWriter:
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
 
-    def add_block(self, frames: dict[str, np.ndarray]) -> None:
-        """Append many frames at once (arrays as in the schema)."""
-        for key, value in frames.items():
-            if key != "forces" or self.store_forces:
-                self._frames.setdefault(key, []).append(value)
-
     def _write_chunk(self) -> None:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}

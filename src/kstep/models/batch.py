@@ -38,12 +38,6 @@ class MoleculeBatch:
     def atoms_per_graph(self) -> torch.Tensor:
         return torch.bincount(self.graph, minlength=self.n_graphs)
 
-    @property
-    def is_uniform(self) -> bool:
-        """True when all molecules have the same number of atoms (dense [R,N,N] tensors apply)."""
-        counts = self.atoms_per_graph
-        return bool((counts == counts[0]).all())
-
 
 def replicate(numbers, masses, bonds, n_replicas: int, *, dtype=torch.float64, device="cpu") -> MoleculeBatch:
     """The constant part of a batch of R replicas of one molecule (positions are zeros)."""

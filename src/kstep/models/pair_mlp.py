@@ -7,7 +7,7 @@ Inverse distances make E invariant under E(3) and the forces -dE/dx exactly cons
 neither net force nor net torque.  Every coefficient q_p is positive, while the network itself
 grows at most linearly in u, so E goes up without bound when two atoms fuse: extrapolation can
 raise a false wall but dig no bottomless hole.  The price is that one network knows one molecule, in
-one order of its atoms; `check_molecule` refuses any other.
+one order of its atoms; `checkpoint.check_fits` refuses any other.
 
 The gradient is written out by hand.  Training differentiates it once more by autograd;
 `FastPairMLP` runs the same formulas in numpy, in float32 and without allocations, and is what
@@ -124,14 +124,6 @@ class PairMLP(nn.Module):
         positions = batch.positions.reshape(batch.n_graphs, self.n_atoms, 3)
         positions = (positions - positions.mean(1, keepdim=True)).to(self.feature_mean.dtype)
         return self.energy_and_gradient(positions)[0]
-
-    def check_molecule(self, numbers, bonds) -> None:
-        """Refuse another molecule, or the same one with its atoms in another order."""
-        own_bonds = {tuple(sorted(b)) for b in self.bonds.tolist()}
-        given_bonds = {tuple(sorted(map(int, b))) for b in np.asarray(bonds).reshape(-1, 2)}
-        if self.numbers.tolist() != [int(z) for z in numbers] or own_bonds != given_bonds:
-            raise UserError("this pair_mlp checkpoint was trained on another molecule, or on its atoms in "
-                            "another order; train one for this molecule or use a model with arch egnn")
 
 
 class FastPairMLP:
