@@ -1,0 +1,142 @@
+"""The house stays as ARCHITECTURE.md draws it: imports run one way, every setting does something."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kstep.config import BaselineConfig, HybridConfig, MDConfig, QMConfig
+from kstep.models.config import Heads, ModelConfig
+from kstep.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+FILES = sorted(SOURCE.rglob("*.py"))
+PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
+
+GROUND = {"errors", "units", "topology", "files", "config", "schemas", "molecule"}
+# What each part of the package may import besides itself; the ground is listed stone by stone.
+MAY_IMPORT = {
+    "errors": set(), "units": set(), "topology": set(), "files": set(),
+    "config": {"errors"}, "schemas": {"errors", "files"}, "molecule": {"errors", "schemas"},
+    "forcefields": GROUND, "forces": GROUND, "models": GROUND,
+    "dynamics": GROUND | {"forces", "models"}, "training": GROUND | {"models"},
+    "analysis": {"schemas", "topology", "units", "errors", "files"},
+}
+FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
+                "train.yaml": TrainConfig}
+
+
+def name_of(path):
+    return str(path.relative_to(SOURCE))
+
+
+def part_of(path):
+    """'analysis' for src/kstep/analysis/plots.py, 'units' for src/kstep/units.py."""
+    return path.relative_to(SOURCE / "kstep").parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(dotted name, whether it stands at module level) of everything a file imports, lazily or not."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name_of)
+def test_imports_run_one_way(path):
+    own = part_of(path)
+    for name, _ in imports(path):
+        if name.startswith("kstep."):
+            other = name.split(".")[1]
+            assert own == "__init__" or other == own or other in MAY_IMPORT[own], f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_torch_waits_for_the_network(path):
+    """A baseline, a force field and a report must start without loading torch."""
+    allowed = {"03_model.py", "04_train.py"}
+    in_package = path in PACKAGE
+    if path.name in allowed or (in_package and part_of(path) in ("models", "training")):
+        return
+    for name, top in imports(path):
+        if name.split(".")[0] == "torch":
+            assert not in_package and not top, f"{name_of(path)} imports {name}"
+        if in_package and name.startswith("kstep.models"):
+            assert not top, f"{name_of(path)} must import {name} where it is used"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_games_with_the_import_path(path):
+    """Numbered scripts are run, never imported, and nothing bends sys.path."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) != ("sys", "path"), f"{name_of(path)}, line {node.lineno}"
+    assert not {name.split(".")[0] for name, _ in imports(path)} & {"importlib_resources", "runpy", "imp"}
+    assert not any(name.startswith(("importlib.import_module", "importlib.util")) for name, _ in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_import_is_used(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    exported = {element.value for node in tree.body if isinstance(node, ast.Assign)
+                and getattr(node.targets[0], "id", "") == "__all__" for element in node.value.elts}
+    lines = text.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "__future__":
+            for alias in node.names:
+                bound = alias.asname or alias.name.split(".")[0]
+                assert bound in used | exported or "F401" in lines[node.lineno - 1] or path.name == "__init__.py", \
+                    f"{name_of(path)}, line {node.lineno}: {bound} is not used"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_names_taken_from_our_modules_exist(path):
+    """`module.function` of a lazily imported module would otherwise fail only when it is called."""
+    tree = ast.parse(path.read_text())
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kstep"):
+            for alias in node.names:
+                try:
+                    modules[alias.asname or alias.name] = importlib.import_module(f"{node.module}.{alias.name}")
+                except ModuleNotFoundError:
+                    assert hasattr(importlib.import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), \
+                f"{name_of(path)}, line {node.lineno}: {node.value.id}.{node.attr} does not exist"
+
+
+def attributes_read():
+    """Names of all attributes that some file of the package or a script reads."""
+    return {node.attr for path in FILES for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, HybridConfig, ModelConfig, Heads, TrainConfig])
+def test_every_setting_does_something(kind):
+    unread = set(kind.model_fields) - attributes_read()
+    assert not unread, f"{kind.__name__}: no code reads {', '.join(sorted(unread))}"
+
+
+@pytest.mark.parametrize("name", FULL_CONFIGS)
+def test_full_configs_list_every_setting_and_explain_it(name):
+    text = (ROOT / "configs" / name).read_text()
+    listed = set(yaml.safe_load(text))
+    assert listed == set(FULL_CONFIGS[name].model_fields)
+    for line in text.splitlines():
+        if re.match(r"\s*\w+:", line) and not re.match(r"heads:\s*$", line):
+            assert re.search(r"\s#\s*\S", line), f"configs/{name}: '{line.strip()}' has no comment"
