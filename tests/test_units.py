@@ -1,0 +1,47 @@
+"""The constants against an independent source; agreement between our own backends cannot show a wrong one."""
+
+import numpy as np
+import pytest
+from ase import units as ase_units
+from scipy import constants
+
+from kstep import units
+
+
+@pytest.mark.parametrize("name, exact", [
+    ("BOLTZMANN", constants.R * 1e-3),
+    ("AVOGADRO", constants.N_A),
+    ("NM_PER_BOHR", constants.physical_constants["Bohr radius"][0] * 1e9),
+    ("KJ_PER_HARTREE", constants.physical_constants["Hartree energy"][0] * constants.N_A * 1e-3),
+    ("KJ_PER_EV", constants.e * constants.N_A * 1e-3),
+    ("KJ_PER_KCAL", constants.calorie),
+    ("WAVENUMBER_PER_THZ", 1e12 / (100 * constants.c)),
+    ("PS_PER_ASE_TIME", 1 / (1e3 * ase_units.fs)),
+])
+def test_constants_are_codatas(name, exact):
+    assert getattr(units, name) == pytest.approx(exact, rel=2e-7)
+
+
+def test_newtons_law_needs_no_factor():
+    """1 kJ/mol/nm on 1 Da is 1 nm/ps^2, and m v^2 / 2 of 1 Da at 1 nm/ps is 1/2 kJ/mol."""
+    dalton = constants.physical_constants["atomic mass constant"][0]
+    newton = 1e3 / constants.N_A / 1e-9
+    assert newton / dalton * 1e9 / 1e24 == pytest.approx(1.0, rel=1e-6)
+    assert 0.5 * dalton * 1e6 * constants.N_A * 1e-3 == pytest.approx(0.5, rel=1e-6)
+
+
+def test_energy_of_a_hydrogen_molecule_is_tblites_own_in_kilojoules():
+    """The absolute energy and the force, converted by hand from atomic units."""
+    interface = pytest.importorskip("tblite.interface")
+    from kstep.forces.tblite import TblitePhysics
+
+    bohr = constants.physical_constants["Bohr radius"][0]
+    x = np.array([[0, 0, 0], [0, 0, 0.08]])
+    raw = interface.Calculator("GFN2-xTB", np.array([1, 1]), x * 1e-9 / bohr)
+    raw.set("verbosity", 0)
+    raw.set("accuracy", 0.1)
+    result = raw.singlepoint()
+    energy, forces = TblitePhysics([1, 1], [1.008, 1.008]).energy_and_forces(x)
+    hartree = constants.physical_constants["Hartree energy"][0] * constants.N_A * 1e-3
+    assert energy == pytest.approx(result.get("energy") * hartree, rel=1e-7)
+    assert forces == pytest.approx(-result.get("gradient") * hartree / (bohr * 1e9), rel=1e-5, abs=1e-5)
