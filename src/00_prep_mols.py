@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils import add_common_arguments, log, make_parser, positive_int, provenance, run_script, setup_logging
 
-from kstep.errors import UserError, did_you_mean
+from kstep.errors import UserError
 from kstep.forcefields import DEFAULT, check_force_field
 from kstep.forcefields.prepare import (FORCE_FIELDS, NONE, Entry, check_name, prepare_entry, read_metadata,
                                        read_smiles_file, update_metadata, write_prepared)
@@ -51,14 +51,7 @@ def read_entries(args):
         return [Entry(args.name, args.smiles, multiplicity=args.multiplicity)], []
     if args.multiplicity is not None:
         raise UserError("--multiplicity belongs to a literal SMILES with --name; a file states it per line")
-    entries, problems = read_smiles_file(args.smiles)
-    if args.molecule:
-        known = [entry.name for entry in entries]
-        for name in args.molecule:
-            if name not in known:
-                raise UserError(f"molecule '{name}' is not in {args.smiles}{did_you_mean(name, known)}")
-        return [entry for entry in entries if entry.name in args.molecule], []
-    return entries, problems
+    return read_smiles_file(args.smiles, args.molecule)
 
 
 def main():

@@ -19,13 +19,13 @@ from utils import (add_common_arguments, log, make_parser, non_negative_int, pos
 from kstep.config import MDConfig, load_config, parse_assignments
 from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.engines import OpenMMEngine
-from kstep.dynamics.recorder import TrajectoryWriter, join_replicas
-from kstep.dynamics.run_baseline import run_baseline
+from kstep.dynamics.recorder import TrajectoryWriter
+from kstep.dynamics.run_baseline import finish_baseline, run_baseline
 from kstep.errors import UserError
 from kstep.forces import mm_spec
 from kstep.forces.openmm import fastest_platform
 from kstep.molecule import Molecule
-from kstep.schemas import load_trajectory
+from kstep.units import NS_PER_FS, SECONDS_PER_DAY
 
 
 def parse():
@@ -83,22 +83,12 @@ def main():
             writer.finish({"molecule": molecule.name})
             pieces.append(piece)
             wall_s, cpu_s = wall_s + time.perf_counter() - wall, cpu_s + time.process_time() - cpu
-    join_replicas(out, pieces, {
-        "molecule": molecule.name, "smiles": molecule.smiles, "method": molecule.force_field, "backend": "openmm",
-        "platform": platform, "units": "nm ps Da kJ/mol K", "scheme": "plain", "k_steps": 1, "dt_fs": config.dt_fs,
-        "jump_fs": config.dt_fs, "temperature_K": config.temperature_K, "seed": args.seed,
-        "first_replica": args.first_replica, "charge": molecule.charge, "multiplicity": molecule.multiplicity,
-        "config": config.model_dump(), "true_calls": calls, "true_calls_training": 0, "wall_s": wall_s,
-        "cpu_s": cpu_s, "status": "finished", **provenance()})
-    for piece in pieces:
-        piece.unlink()
-    trajectory = load_trajectory(out)
-    train = trajectory.frames_of("train")
-    ns = calls * config.dt_fs * 1e-6
-    temperature = (2 * trajectory.Ekin[train].mean() / ((3 * len(molecule) - 3) * 0.00831446261815324)
-                   if len(train) else float("nan"))
-    log.info("%s: %d replicas, %.3f ns at %.1f ns/day with every frame kept, mean temperature %.0f K -> %s",
-             molecule.name, config.replicas, ns, ns / wall_s * 86400, temperature, out)
+    summary = finish_baseline(
+        out, pieces, molecule, config, seed=args.seed, first_replica=args.first_replica, true_calls=calls,
+        wall_s=wall_s, cpu_s=cpu_s,
+        facts={"method": molecule.force_field, "backend": "openmm", "platform": platform, **provenance()})
+    ns_per_day = calls * config.dt_fs * NS_PER_FS / wall_s * SECONDS_PER_DAY
+    log.info("%s: %s, %.1f ns/day with every frame kept -> %s", molecule.name, summary, ns_per_day, out)
     return 0
 
 

@@ -18,12 +18,12 @@ from utils import (add_common_arguments, log, make_parser, non_negative_int, pos
 from kstep.config import QMConfig, load_config, parse_assignments
 from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.qm_jobs import ReplicaJob, run_jobs
-from kstep.dynamics.recorder import join_replicas
-from kstep.errors import UserError, did_you_mean
+from kstep.dynamics.run_baseline import finish_baseline
+from kstep.errors import UserError
 from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
 from kstep.forces import qm_spec
 from kstep.forces.pool import physical_cores
-from kstep.schemas import load_trajectory
+from kstep.units import PS_PER_FS, SECONDS_PER_DAY
 
 
 def parse():
@@ -47,13 +47,7 @@ def parse():
 
 def select_molecules(args, config):
     """Prepared molecules of the SMILES file, and the complaints about those that could not be."""
-    entries, problems = read_smiles_file(args.smiles_file)
-    if args.molecule:
-        known = [entry.name for entry in entries]
-        for name in args.molecule:
-            if name not in known:
-                raise UserError(f"molecule '{name}' is not in {args.smiles_file}{did_you_mean(name, known)}")
-        entries, problems = [e for e in entries if e.name in args.molecule], []
+    entries, problems = read_smiles_file(args.smiles_file, args.molecule)
     molecules = []
     for entry in entries:
         try:
@@ -70,24 +64,14 @@ def merge(molecule, config, results, args, out):
     results = sorted(results, key=lambda r: r.job.replica)
     calls = sum(r.true_calls for r in results)
     settings = results[0].job.spec.settings
-    join_replicas(out, [r.job.out for r in results], {
-        "molecule": molecule.name, "smiles": molecule.smiles, "method": config.method, "backend": config.backend,
-        "units": "nm ps Da kJ/mol K", "scheme": "plain", "k_steps": 1, "dt_fs": config.dt_fs,
-        "jump_fs": config.dt_fs, "temperature_K": config.temperature_K, "seed": args.seed,
-        "first_replica": args.first_replica, "charge": settings["charge"], "multiplicity": settings["multiplicity"],
-        "config": config.model_dump(), "true_calls": calls, "true_calls_training": 0,
-        "wall_s": max(r.wall_s for r in results), "cpu_s": sum(r.cpu_s for r in results),
-        "status": "finished", **provenance()})
-    for result in results:
-        result.job.out.unlink()
-    trajectory = load_trajectory(out)
-    train = trajectory.frames_of("train")
-    n_dof = 3 * len(molecule) - 3
-    temperature = 2 * trajectory.Ekin[train].mean() / (n_dof * 0.00831446261815324) if len(train) else float("nan")
-    seconds = sum(r.wall_s for r in results)
-    ps = calls * config.dt_fs * 1e-3
-    log.info("%s: %d replicas, %.1f ps, %.0f ps/day per core, mean temperature %.0f K -> %s", molecule.name,
-             len(results), ps, ps / max(seconds, 1e-9) * 86400, temperature, out)
+    summary = finish_baseline(
+        out, [r.job.out for r in results], molecule, config, seed=args.seed, first_replica=args.first_replica,
+        true_calls=calls, wall_s=max(r.wall_s for r in results), cpu_s=sum(r.cpu_s for r in results),
+        facts={"method": config.method, "backend": config.backend, "charge": settings["charge"],
+               "multiplicity": settings["multiplicity"], **provenance()})
+    seconds = max(sum(r.wall_s for r in results), 1e-9)
+    ps_per_day = calls * config.dt_fs * PS_PER_FS / seconds * SECONDS_PER_DAY
+    log.info("%s: %s, %.0f ps/day per core -> %s", molecule.name, summary, ps_per_day, out)
 
 
 def main():

@@ -5,28 +5,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from utils import add_common_arguments, make_parser, positive_float, positive_int, run_script, setup_logging
+from utils import add_evaluation_arguments, make_parser, run_script, setup_logging
 
 
 def main() -> int:
     parser = make_parser(__doc__)
-    parser.add_argument("--baseline", type=Path, default=Path("data/qm"),
-                        help="folder (or one file) of plain QM trajectories; data/qm/<name>/*.npz")
-    parser.add_argument("--hybrid", type=Path, default=Path("outputs/hybrid_qm"),
-                        help="folder (or one file) of hybrid trajectories; plain ones in it are controls")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/eval_qm"),
-                        help="where metrics.json, plots/ and report.html go")
-    parser.add_argument("--rdf-max", type=positive_float, default=1.0, help="longest atom-atom distance, nm")
-    parser.add_argument("--rdf-bins", type=positive_int, default=200, help="bins of the distance histogram")
-    add_common_arguments(parser)
+    add_evaluation_arguments(parser, level="QM", runs_flag="--hybrid", baseline="data/qm",
+                             runs="outputs/hybrid_qm", out_dir="outputs/eval_qm")
     args = parser.parse_args()
     setup_logging(args.log_level)
 
     from kstep.analysis.evaluate import evaluate_and_print
 
-    return evaluate_and_print(args.baseline, args.hybrid, args.out_dir, rdf_maximum_nm=args.rdf_max,
+    return evaluate_and_print(args.baseline, args.runs, args.out_dir, rdf_maximum_nm=args.rdf_max,
                               rdf_bins=args.rdf_bins, seed=args.seed, title="QM hybrid runs against plain MD")
 
 

@@ -168,6 +168,20 @@ def machine() -> dict:
             "system": platform.system()}
 
 
+def add_evaluation_arguments(parser: argparse.ArgumentParser, *, level: str, runs_flag: str, baseline: str, runs: str,
+                             out_dir: str) -> None:
+    """Flags that the MM and the QM evaluation have in common; `runs_flag` is --hybrid-runs or --hybrid."""
+    parser.add_argument("--baseline", type=Path, default=Path(baseline),
+                        help=f"folder (or one file) of plain {level} trajectories; {baseline}/<name>/*.npz")
+    parser.add_argument(runs_flag, type=Path, default=Path(runs), dest="runs",
+                        help="folder (or one file) of hybrid trajectories; plain ones in it are controls")
+    parser.add_argument("--out-dir", type=Path, default=Path(out_dir),
+                        help="where metrics.json, plots/ and report.html go")
+    parser.add_argument("--rdf-max", type=positive_float, default=1.0, help="longest atom-atom distance, nm")
+    parser.add_argument("--rdf-bins", type=positive_int, default=200, help="bins of the distance histogram")
+    add_common_arguments(parser)
+
+
 def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str, physics_default: str) -> None:
     """Flags that the MM and the QM hybrid script have in common; unset ones leave the YAML's value."""
     parser.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain")

@@ -15,7 +15,7 @@ from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.state import kinetic_energy
 from kstep.dynamics.velocity_verlet import velocity_verlet
 from kstep.errors import PhysicsError
-from kstep.units import kT
+from kstep.units import BOLTZMANN, kT
 
 K_BOND, R_BOND = 2.0e4, 0.15  # kJ/mol/nm^2, nm
 KT = kT(300.0)
@@ -343,7 +343,7 @@ def test_langevin_around_plain_samples_the_canonical_ensemble():
 def simulation_data(physical_validation, kinetic, n_dof):
     data = physical_validation.data
     return data.SimulationData(
-        units=data.UnitData(kb=0.00831446261815324, energy_str="kJ/mol", energy_conversion=1.0, length_str="nm",
+        units=data.UnitData(kb=BOLTZMANN, energy_str="kJ/mol", energy_conversion=1.0, length_str="nm",
                             length_conversion=1.0, volume_str="nm^3", volume_conversion=1.0, temperature_str="K",
                             temperature_conversion=1.0, pressure_str="bar", pressure_conversion=1.0, time_str="ps",
                             time_conversion=1.0),

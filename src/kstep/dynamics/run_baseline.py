@@ -1,16 +1,20 @@
-"""Run the plan of a baseline for one replica, with restart files."""
+"""Run the plan of a baseline for one replica, with restart files; join the replicas into one file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from kstep.config import BaselineConfig
 from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
-from kstep.dynamics.recorder import TrajectoryWriter
+from kstep.dynamics.recorder import TrajectoryWriter, join_replicas
+from kstep.molecule import Molecule
+from kstep.schemas import load_trajectory
+from kstep.units import BOLTZMANN, PS_PER_FS
 
 
 def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
@@ -58,3 +62,25 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
             writer.checkpoint(state, rng, {"stretch": number + 1, "true_calls": calls})
             since_checkpoint = 0
     return calls_before + engine.true_calls - started_at
+
+
+def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: BaselineConfig, *, seed: int,
+                    first_replica: int, true_calls: int, wall_s: float, cpu_s: float, facts: dict) -> str:
+    """Join the replicas of `pieces` into `out`, remove them, and say in one clause what came out.
+
+    facts: the metadata that is the backend's own (method, backend, charge, versions ...).
+    """
+    join_replicas(out, pieces, {
+        "molecule": molecule.name, "smiles": molecule.smiles, "units": "nm ps Da kJ/mol K", "scheme": "plain",
+        "k_steps": 1, "dt_fs": config.dt_fs, "jump_fs": config.dt_fs, "temperature_K": config.temperature_K,
+        "seed": seed, "first_replica": first_replica, "charge": molecule.charge,
+        "multiplicity": molecule.multiplicity, "config": config.model_dump(), "true_calls": true_calls,
+        "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished", **facts})
+    for piece in pieces:
+        piece.unlink()
+    trajectory = load_trajectory(out)
+    production = trajectory.Ekin[trajectory.frames_of("train")]
+    n_dof = degrees_of_freedom(len(molecule))
+    temperature_K = 2 * production.mean() / (n_dof * BOLTZMANN) if len(production) else float("nan")
+    ps = true_calls * config.dt_fs * PS_PER_FS
+    return f"{len(pieces)} replicas, {ps:.1f} ps, mean temperature {temperature_K:.0f} K"

@@ -24,10 +24,9 @@ from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool, physical_cores
 from kstep.molecule import Molecule
 from kstep.schemas import load_trajectory
-from kstep.units import FS_PER_PS, PS_PER_FS, kT
+from kstep.units import FS_PER_PS, PS_PER_FS, SECONDS_PER_DAY, kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
-SECONDS_PER_DAY = 86400
 MOST_LISTED_FAILURES = 100
 
 

@@ -36,10 +36,11 @@ def check_name(name: str) -> None:
                         "and start with a letter, a digit or '_'")
 
 
-def read_smiles_file(path: str | Path) -> tuple[list[Entry], list[str]]:
+def read_smiles_file(path: str | Path, names: list[str] | None = None) -> tuple[list[Entry], list[str]]:
     """Read a SMILES file: the usable entries, and one sentence per line that is not.
 
-    Raises UserError when the file is missing, unreadable or holds no molecule at all.
+    names: only these entries, and then no complaint about other lines.  Raises UserError when
+    the file is missing, unreadable or holds no molecule at all, or not one of `names`.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,7 +67,10 @@ def read_smiles_file(path: str | Path) -> tuple[list[Entry], list[str]]:
         entries.append(entry)
     if not entries and not problems:
         raise UserError(f"SMILES file {path} holds no molecule; each line reads 'SMILES name'")
-    return entries, problems
+    for name in names or ():
+        if name not in taken:
+            raise UserError(f"molecule '{name}' is not in {path}{did_you_mean(name, taken)}")
+    return ([entry for entry in entries if entry.name in names], []) if names else (entries, problems)
 
 
 def parse_entry(words: list[str], line: int, where: str) -> Entry:
