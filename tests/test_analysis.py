@@ -11,9 +11,10 @@ import pytest
 import synthetic
 
 from kstep.analysis import energy, geometry, spectra, statistics, torsions
-from kstep.analysis.compare import compare, judge
+from kstep.analysis.compare import compare
 from kstep.analysis.evaluate import evaluate
 from kstep.analysis.profile import characterise
+from kstep.analysis.verdict import judge
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
 from kstep.units import WAVENUMBER_PER_THZ, kT

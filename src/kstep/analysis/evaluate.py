@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from kstep.analysis import plots, report
-from kstep.analysis.compare import check_comparable, compare, judge
+from kstep.analysis.compare import check_comparable, compare
 from kstep.analysis.profile import characterise, merge, production_temperature_K
+from kstep.analysis.verdict import judge
 from kstep.errors import UserError, did_you_mean
 from kstep.schemas import Trajectory, load_trajectory
 

@@ -1,0 +1,51 @@
+"""Does a run beat plain MD at the same number of true calls?  Answered in plain sentences."""
+
+from __future__ import annotations
+
+
+def judge(result: dict, controls: dict[str, dict]) -> list[str]:
+    """Plain sentences: does this run beat plain MD at the same number of true calls?
+
+    controls: results of `compare` for plain runs of the same molecule (and, under the name
+    'baseline', for the reference itself).  Effective samples of a control are scaled to the
+    run's number of calls; the run must win on the energy and on the slowest torsion, and its
+    structure must lie within its floor or be no worse than the control's.
+    """
+    if result["structure"] is None:
+        return ["not judged against plain MD: the run holds no production frames"]
+    out = []
+    for name, control in controls.items():
+        if control["structure"] is None or not control["cost"]["true_calls"]:
+            continue
+        for extra, words in ((0, ""), (result["cost"]["true_calls_training"], ", training included")):
+            if words and not extra:
+                continue
+            lost = _lost(result, control, extra)
+            text = f"plain MD ({name}) at the same number of true calls{words}"
+            neither = result["sampling"]["convergence"] == "not converged"
+            won = f"beats {text}" + (", though its own torsions are not converged yet either" if neither else "")
+            out.append(won if not lost else f"does not beat {text}: {'; '.join(lost)}")
+    if not out:
+        return ["not judged against plain MD: no plain control with known true calls"]
+    return out
+
+
+def _lost(result, control, extra_calls):
+    factor = (result["cost"]["true_calls"] + extra_calls) / control["cost"]["true_calls"]
+    mine, theirs, lost = result["sampling"], control["sampling"], []
+    if mine["energy"] <= factor * theirs["energy"]:
+        lost.append(f"energy {mine['energy']:.3g} effective samples against {factor * theirs['energy']:.3g}")
+    several = [t for t in result["torsions"] if t["state"] != "one rotamer in the reference"]
+    if several:
+        here = 0.0 if mine["never_crossed"] else mine["slowest_torsion"] or 0.0
+        there = 0.0 if theirs["never_crossed"] else theirs["slowest_torsion"] or 0.0
+        if here <= factor * there:
+            lost.append(f"slowest torsion {here:.3g} effective samples against {factor * there:.3g}")
+        elif mine["convergence"] != "converged" and theirs["convergence"] == "converged":
+            lost.append("its torsions are not converged")
+    for key, label in (("bond_rmse_A", "bond error"), ("angle_rmse_deg", "angle error")):
+        a, b = result["structure"].get(key), control["structure"].get(key)
+        if a and a["verdict"] == "above floor" and (b is None or a["value"] > b["value"]):
+            lost.append(f"{label} {a['value']:.3g} above its floor {a['floor']:.3g} and above the control's "
+                        f"{b['value']:.3g}" if b else f"{label} above its floor")
+    return lost
