@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from conftest import molecule_from_smiles
 from kstep.config import MDConfig, QMConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, mm_spec, qm_spec
@@ -70,6 +71,23 @@ def test_gfn_ff_leaves_no_files_behind(ethanol, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_gfn_ff_is_one_potential_whatever_geometry_comes_first():
+    """Its topology comes from the geometry it is built with; workers and restarts must build the same."""
+    pytest.importorskip("xtb.interface")
+    aspirin = molecule_from_smiles("CC(=O)Oc1ccccc1C(=O)O", "aspirin", 1)
+    x = aspirin.conformers[0]
+    rng = np.random.default_rng(0)
+    expected = None
+    for _ in range(3):
+        physics = build("xtb", aspirin, method="GFN-FF")
+        if expected is not None:
+            physics.energy(x + rng.normal(size=x.shape) * 0.006)
+        energy, forces = physics.energy_and_forces(x)
+        expected = expected or (energy, forces)
+        assert energy == pytest.approx(expected[0], abs=1e-6)
+        assert np.abs(forces - expected[1]).max() < 1e-4
+
+
 def test_warm_and_cold_energies_agree_at_the_accuracy_used_for_sampling(ethanol):
     """metropolis runs cold; this says what a warm start would have cost it."""
     config = QMConfig(accuracy=0.01)
@@ -106,6 +124,11 @@ def test_unsupported_elements_and_unknown_backends_are_refused(ethanol):
         PhysicsSpec("tblite", np.array([87, 1]), np.ones(2)).build()
     with pytest.raises(UserError, match="did you mean 'tblite'"):
         PhysicsSpec("tblit", ethanol.numbers, ethanol.masses).build()
+
+
+def test_a_method_of_the_other_backend_is_named(ethanol):
+    with pytest.raises(UserError, match="backend tblite has no method GFN-FF; it has GFN2-xTB"):
+        build("tblite", ethanol, method="GFN-FF")
 
 
 def test_nonsense_geometries_never_become_a_number(ethanol):

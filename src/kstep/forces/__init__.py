@@ -52,7 +52,7 @@ class PhysicsSpec:
 
 def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
     """The recipe of a QMConfig for a Molecule; charge and multiplicity are always explicit."""
-    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, dict(
+    settings = dict(
         method=config.method,
         charge=molecule.charge if config.charge is None else config.charge,
         multiplicity=molecule.multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
@@ -60,7 +60,10 @@ def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
         max_iterations=config.max_iterations,
         electronic_temperature_K=config.electronic_temperature_K,
         warm_start=warm_start,
-    ))
+    )
+    if config.backend == "xtb" and config.method == "GFN-FF":
+        settings["topology_positions"] = molecule.conformers[0].tolist()
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings)
 
 
 def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:

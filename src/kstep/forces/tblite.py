@@ -13,6 +13,7 @@ from kstep.forces.base import Physics, check_electrons, check_elements
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 HEAVIEST_ELEMENT = 86
+METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 HARTREE_PER_KELVIN = 3.166811563455546e-06
 
 
@@ -29,6 +30,8 @@ class TblitePhysics(Physics):
                  multiplicity: int = 1, accuracy: float = 0.1, max_iterations: int = 250,
                  electronic_temperature_K: float = 300.0, warm_start: bool = False):
         super().__init__(numbers, masses)
+        if method not in METHODS:
+            raise UserError(f"backend tblite has no method {method}; it has {', '.join(METHODS)}")
         check_elements(self.numbers, HEAVIEST_ELEMENT, method)
         check_electrons(self.numbers, charge, multiplicity)
         try:

@@ -16,11 +16,16 @@ HEAVIEST_ELEMENT = 86  # xtb does not refuse a heavier one, it crashes
 
 
 class XtbPhysics(Physics):
-    """One molecule at an xTB level; every call starts from a fresh SCF guess."""
+    """One molecule at an xTB level; every call starts from a fresh SCF guess.
+
+    topology_positions (N,3) nm: the geometry that GFN-FF reads its bonds, charges and bond orders
+    from.  Without it the first call decides, so that two workers, or a run and its continuation,
+    would have different potentials (aspirin: forces 50 kJ/mol/nm apart).
+    """
 
     def __init__(self, numbers, masses, *, method: str = "GFN2-xTB", charge: int = 0,
                  multiplicity: int = 1, accuracy: float = 0.1, max_iterations: int = 250,
-                 electronic_temperature_K: float = 300.0):
+                 electronic_temperature_K: float = 300.0, topology_positions=None):
         super().__init__(numbers, masses)
         check_elements(self.numbers, HEAVIEST_ELEMENT, method)
         check_electrons(self.numbers, charge, multiplicity)
@@ -41,13 +46,16 @@ class XtbPhysics(Physics):
                                              multiplicity - 1)
         self._muted = VERBOSITY_MUTED
         self._is_force_field = method == "GFN-FF"
+        self._topology_positions = topology_positions
         self._calculator = None
         self._folder = tempfile.TemporaryDirectory(prefix="kstep-xtb-")
 
     def _prepare(self, bohr):
         if self._calculator is None:
-            # GFN-FF derives its topology from the first geometry and drops files where it runs.
-            self._calculator = self._make(bohr)
+            # GFN-FF derives its topology from the geometry it is built with and drops files where it runs.
+            first = bohr if self._topology_positions is None else (
+                np.asarray(self._topology_positions, dtype=np.float64) / NM_PER_BOHR)
+            self._calculator = self._make(first)
             self._calculator.set_verbosity(self._muted)
             # not os.devnull: xtb cannot open one file twice, and a process may hold several molecules
             self._calculator.set_output(os.path.join(self._folder.name, "xtb.out"))
@@ -55,8 +63,7 @@ class XtbPhysics(Physics):
                 self._calculator.set_accuracy(self._settings["accuracy"])
                 self._calculator.set_max_iterations(self._settings["max_iterations"])
                 self._calculator.set_electronic_temperature(int(self._settings["electronic_temperature_K"]))
-        else:
-            self._calculator.update(bohr)
+        self._calculator.update(bohr)
 
     def _compute(self, positions, slot):
         with contextlib.chdir(self._folder.name):
