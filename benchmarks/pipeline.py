@@ -33,9 +33,9 @@ from kstep.units import PS_PER_FS  # noqa: E402
 RESULT = ROOT / "benchmarks" / "pipeline.json"
 WORK = ROOT / "outputs" / "benchmark"
 SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
-QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 12}  # per replica
+QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 8}  # per replica
 QM_TRAINING_PS = {"ethanol": 15, "aspirin": 4}  # per replica, at 300 K and again hot
-QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 3}
+QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 2.5}
 SEEDS = (0, 1, 2)
 REPLICAS = 64
 REFERENCE_REPLICAS = 6

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +182,46 @@ def test_resumed_qm_baseline_is_bit_equal(ethanol, tmp_path):
     for key in ("pos", "vel", "forces", "Epot", "segment", "step"):
         assert np.array_equal(getattr(a, key), getattr(b, key)), key
     assert a.metadata["true_calls"] == result.true_calls
+
+
+def test_workers_end_with_a_killed_run(work, tmp_path):
+    """An orphaned worker would keep a core busy and write into the next run's files."""
+    run = subprocess.Popen([sys.executable, "src/01b_run_qm_baselines.py", "--smiles-file", str(work / "two.smi"),
+                            "--molecule", "ethanol", "--raw", str(work / "raw"), "--config", "configs/qm_fast.yaml",
+                            "--out", str(tmp_path / "out"), "--num-workers", "2", "--set", "length_ps=500"],
+                           cwd=ROOT, stderr=subprocess.DEVNULL)
+    workers = wait_until(lambda: children(run.pid) if len(children(run.pid)) >= 3 else None)  # and a resource tracker
+    run.kill()
+    run.wait()
+    wait_until(lambda: not any(alive(pid) for pid in workers) or None)
+
+
+def children(pid):
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(status.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = condition()
+        if answer is not None:
+            return answer
+        time.sleep(0.1)
+    raise AssertionError("timed out")
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -16,6 +16,7 @@ import numpy as np
 
 from kstep.dynamics.velocity_verlet import velocity_verlet
 from kstep.errors import PhysicsError
+from kstep.processes import exit_with_parent
 
 
 class Carrier:
@@ -46,6 +47,7 @@ _carrier = None  # of a worker process
 
 def _load(load_network, arguments: dict) -> None:
     global _carrier
+    exit_with_parent()
     _carrier = Carrier(load_network(**arguments))
 
 

@@ -18,6 +18,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool
 from kstep.molecule import Molecule
+from kstep.processes import exit_with_parent
 
 _progress_queue = None
 
@@ -77,6 +78,7 @@ def run_replica(job: ReplicaJob) -> ReplicaResult:
 
 def _remember(queue) -> None:
     global _progress_queue
+    exit_with_parent()
     _progress_queue = queue
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
+from kstep.processes import exit_with_parent
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -54,6 +55,7 @@ def _evaluate_rows(physics, positions, rows):
 
 
 def _worker(connection, spec: PhysicsSpec) -> None:
+    exit_with_parent()
     try:
         physics = spec.build()
         connection.send(("ready", None))
