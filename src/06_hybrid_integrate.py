@@ -8,7 +8,9 @@ from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_pa
                    run_script, setup_logging)
 
 from kstep.config import HybridConfig, MDConfig, load_config
-from kstep.dynamics.run_hybrid import describe, prepare_run, run_hybrid
+from kstep.dynamics.hybrid_settings import prepare_run
+from kstep.dynamics.run_hybrid import run_hybrid
+from kstep.dynamics.tally import describe
 from kstep.forces import mm_spec
 from kstep.molecule import Molecule
 

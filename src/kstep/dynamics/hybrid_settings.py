@@ -1,0 +1,111 @@
+"""What a hybrid run does, settled before it starts: flags, YAML and checkpoint checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kstep.config import BaselineConfig, HybridConfig
+from kstep.errors import UserError
+from kstep.forces import PhysicsSpec
+from kstep.forces.pool import physical_cores
+from kstep.molecule import Molecule
+from kstep.schemas import load_trajectory
+
+DEFAULT_METROPOLIS_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class HybridRun:
+    """Everything a run needs; `hybrid` has no nulls left (see `settle_settings`)."""
+
+    molecule: Molecule
+    spec: PhysicsSpec
+    method: str
+    hybrid: HybridConfig
+    checkpoint: Path | None
+    out: Path
+    seed: int = 0
+    n_workers: int = 1
+    device: str = "cpu"
+    resume: bool = False
+    initial_md: Path | None = None
+    frame: int | None = None
+
+
+def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
+    """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
+    if hybrid.scheme != "plain" and checkpoint is None:
+        raise UserError(f"scheme {hybrid.scheme or 'metropolis'} needs a network; give --checkpoint, or use "
+                        "--scheme plain")
+    scheme = hybrid.scheme or ("metropolis" if checkpoint["config"]["heads"]["energy"] else "jump")
+    k_steps, dt_fs = hybrid.k_steps, hybrid.dt_fs
+    if scheme == "plain":
+        if k_steps not in (None, 1):
+            raise UserError("plain asks the true force at every step, so k is 1; for longer steps set dt_fs")
+        k_steps, dt_fs = 1, dt_fs or baseline.dt_fs
+    elif scheme == "metropolis":
+        if not checkpoint["config"]["heads"]["energy"]:
+            raise UserError("metropolis needs a conservative force, and this checkpoint has only a jump head; train "
+                            "one with heads: {energy: true}")
+        k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
+    else:
+        if not checkpoint["config"]["heads"]["jump"]:
+            raise UserError("this checkpoint has no jump head; train one with heads: {jump: true}, or use "
+                            "--scheme metropolis")
+        k_steps, dt_fs = k_steps or checkpoint["k_steps"], dt_fs or checkpoint["dt_fs"]
+        if abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:
+            raise UserError(f"the checkpoint jumps timesteps of {checkpoint['dt_fs']} fs, not {dt_fs} fs")
+        if k_steps not in checkpoint["spans"]:
+            raise UserError(f"the checkpoint jumps k = {checkpoint['k_steps']} timesteps, not {k_steps}; "
+                            f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
+    if hybrid.hydrogen_mass_Da is not None and scheme != "metropolis":
+        raise UserError("hydrogen_mass_Da changes the dynamics; only metropolis may use it")
+    return hybrid.model_copy(update={"scheme": scheme, "k_steps": k_steps, "dt_fs": dt_fs,
+                                     "temperature_K": hybrid.temperature_K or baseline.temperature_K})
+
+
+def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,
+                hybrid: HybridConfig, baseline: BaselineConfig, device: str) -> HybridRun:
+    """Check the command line of 06/06b against the checkpoint and fill in what it leaves open."""
+    checkpoint = None
+    if hybrid.scheme != "plain" and args.checkpoint:
+        from kstep.models import checkpoint as checkpoints
+
+        checkpoint = checkpoints.load(args.checkpoint)
+        if args.model_config:
+            checkpoints.check_config(checkpoint, args.checkpoint, args.model_config)
+    if args.frame is not None and not args.initial_md:
+        raise UserError("--frame needs --initial-md, the trajectory to take it from")
+    hybrid = settle_settings(hybrid, checkpoint, baseline)
+    return HybridRun(
+        molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
+        checkpoint=Path(args.checkpoint) if checkpoint is not None else None, out=Path(args.out), seed=args.seed,
+        n_workers=args.num_workers or physical_cores(), device=device, resume=args.resume,
+        initial_md=Path(args.initial_md) if args.initial_md else None, frame=args.frame)
+
+
+def start_positions(run: HybridRun) -> np.ndarray:
+    """Positions (R,N,3) nm: conformers in turn, or frames of an MD trajectory.
+
+    Without --frame the replicas are spread evenly over the production frames.
+    """
+    n = run.hybrid.replicas
+    if run.initial_md is None:
+        conformers = run.molecule.conformers
+        return conformers[np.arange(n) % len(conformers)].copy()
+    trajectory = load_trajectory(run.initial_md)
+    if not np.array_equal(trajectory.atom_types, run.molecule.numbers):
+        raise UserError(f"{run.initial_md} is a trajectory of another molecule than {run.molecule.name}")
+    if run.frame is not None:
+        if not -len(trajectory.pos) <= run.frame < len(trajectory.pos):
+            raise UserError(f"frame {run.frame} is not in {run.initial_md}, which has {len(trajectory.pos)} frames")
+        return np.repeat(trajectory.pos[run.frame][None], n, axis=0)
+    frames = trajectory.frames_of("train", "reference")
+    if not len(frames):
+        raise UserError(f"{run.initial_md} has no production frames; give --frame")
+    frames = frames[np.argsort(trajectory.replica[frames], kind="stable")]
+    return trajectory.pos[frames[np.linspace(0, len(frames) - 1, n).astype(int)]].copy()

@@ -1,0 +1,68 @@
+"""What happened in a hybrid run: counts over its macro-steps, and the line that sums them up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kstep.units import FS_PER_PS, SECONDS_PER_DAY
+
+
+class Tally:
+    """Counts over all production macro-steps; goes into the metadata and the restart file."""
+
+    def __init__(self, saved: dict | None = None):
+        self.counts = saved or {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
+                                "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}}
+
+    def add(self, state, scheme, beta: float) -> None:
+        """Count one macro-step of every replica."""
+        c = self.counts
+        c["macro_steps"] += state.n_replicas
+        c["accepted"] += int(state.accepted.sum())
+        if scheme.name == "metropolis":
+            weight = np.exp(np.minimum(-beta * state.delta_H, 700.0))
+            c["sum_exp"] += float(weight.sum())
+            c["sum_exp_squared"] += float((weight**2).sum())
+            c["failed_true_calls"] += int(state.failures.sum())
+        elif scheme.name == "jump":
+            c["refused_jumps"] += int(state.failures.sum())
+            c["plain_steps"] += int((scheme.k_steps - state.inner_steps).sum())
+        for attempts in state.attempts:
+            c["attempts"][str(int(attempts))] = c["attempts"].get(str(int(attempts)), 0) + 1
+
+    def summary(self, scheme_name: str) -> dict:
+        """Fractions and means for the metadata."""
+        c = self.counts
+        out = {"tally": c}
+        if scheme_name == "metropolis" and c["macro_steps"]:
+            n = c["macro_steps"]
+            mean = c["sum_exp"] / n
+            out["acceptance"] = c["accepted"] / n
+            out["mean_exp_minus_beta_dH"] = mean
+            out["mean_exp_minus_beta_dH_error"] = float(
+                np.sqrt(max(c["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
+        return out
+
+    def progress(self, ps: float, seconds: float, scheme_name: str) -> str:
+        """Speed so far and how the proposals fare, for the progress bar."""
+        c = self.counts
+        text = f"{ps / max(seconds, 1e-9) * SECONDS_PER_DAY:.3g} ps/day"
+        if scheme_name == "metropolis" and c["macro_steps"]:
+            text += f", acceptance {c['accepted'] / c['macro_steps']:.2f}"
+        if scheme_name == "jump" and c["macro_steps"]:
+            text += f", refused {c['refused_jumps']}"
+        return text
+
+
+def describe(metadata: dict) -> str:
+    """One line about a finished run."""
+    ps = metadata["tally"]["macro_steps"] * metadata["jump_fs"] / FS_PER_PS
+    text = (f"{metadata['molecule']} {metadata['scheme']} k={metadata['k_steps']}: {ps:.1f} ps over "
+            f"{metadata['replicas']} replicas, {metadata['true_calls']} true calls, "
+            f"{ps / max(metadata['wall_production_s'], 1e-9) * SECONDS_PER_DAY:.3g} ps/day")
+    if "acceptance" in metadata:
+        text += (f", acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
+                 f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}")
+    if metadata["scheme"] == "jump":
+        text += f", {metadata['tally']['refused_jumps']} jumps refused, {metadata['tally']['plain_steps']} plain steps"
+    return text
