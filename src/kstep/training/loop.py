@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +23,11 @@ from tqdm import tqdm
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
 from kstep.training import losses
+from kstep.training.average import Average
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
+from kstep.training.reporting import StopRequest, metric_writers
+from kstep.training.validation import loss_terms, validate
 
 SAVE_INTERVAL_S = 20.0  # between writes of last.pt
 
@@ -40,59 +42,6 @@ class Outcome:
     epochs: int
     wall_s: float
     interrupted: bool = False
-
-
-class _Stop:
-    """Set by Ctrl-C or SIGTERM: the step in progress ends, the checkpoint is written."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self):
-        self._old = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._ask)
-        except ValueError:  # not the main thread: nobody sends us signals there
-            pass
-        return self
-
-    def _ask(self, *_):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
-class Average:
-    """Exponential moving average of the trainable weights."""
-
-    def __init__(self, weights: list[torch.Tensor], decay: float):
-        self.live, self.decay = weights, decay
-        self.mean = [w.detach().clone() for w in weights]
-
-    def update(self, step: int) -> None:
-        # Short memory at first: the average must forget the random start.
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.mean, [w.detach() for w in self.live], 1 - decay)
-
-    @contextmanager
-    def applied(self):
-        """The model carries the averaged weights inside this block."""
-        kept = [w.detach().clone() for w in self.live]
-        self._fill(self.mean)
-        try:
-            yield
-        finally:
-            self._fill(kept)
-
-    def _fill(self, values) -> None:
-        with torch.no_grad():
-            for weight, value in zip(self.live, values):
-                weight.copy_(value)
 
 
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
@@ -114,83 +63,6 @@ def _epoch_order(data: Windows, windows: torch.Tensor, seed: int, epoch: int, ba
         labels = torch.split(torch.as_tensor(drawn, device=windows.device), batch_size)
     at_end = rng.random(len(batches)) < 0.5
     return list(zip(batches, at_end, labels))
-
-
-def _terms(model, data: Windows, chosen, at_end: bool, labels, config, scales, *, training: bool) -> dict:
-    """All loss terms of one batch of windows."""
-    heads, terms = model.config.heads, {}
-    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump, labels=labels)
-    if heads.energy:
-        labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
-        terms |= losses.energy_terms(model, *labels, scales, config, training=training)
-    if heads.jump:
-        terms |= losses.jump_terms(model, batch, targets, config)
-    return terms
-
-
-def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
-    """Loss and errors over the fixed validation windows, in physical units.
-
-    energy_rmse_kJ_per_mol (of differences: each molecule's mean error is taken out),
-    force_rmse_kJ_per_mol_nm, and for the longest jump dx_rmse_nm, dv_rmse_nm_per_ps beside what
-    the propagator alone gives.
-    """
-    heads = model.config.heads
-    sums, de, owner = defaultdict(float), [], []
-    longest = int(data.k_steps.max())
-    square = defaultdict(float)
-    counted = defaultdict(int)
-
-    def add(name, values):
-        square[name] += float(values.square().sum())
-        counted[name] += values.numel()
-
-    for chosen in torch.split(windows, max(config.batch_size, 64)):
-        with torch.no_grad():
-            terms = _terms(model, data, chosen, False, None, config, scales, training=False)
-        share = len(chosen) / len(windows)
-        sums["loss"] += share * float(losses.total(terms, config))
-        batch, targets = data.batch(chosen)
-        if heads.energy:
-            energy, forces = model.energy_and_forces(batch)
-            de.append(energy - targets.energy)
-            owner.append(data.molecule[chosen])
-            add("force_rmse_kJ_per_mol_nm", forces - targets.forces)
-        chosen = chosen[data.k_steps[chosen] == longest]
-        if heads.jump and len(chosen):
-            batch, targets = data.batch(chosen)
-            with torch.no_grad():
-                for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
-                    add(f"{name}dx_rmse_nm", x_k - targets.x_k)
-                    add(f"{name}dv_rmse_nm_per_ps", v_half - targets.v_half)
-    metrics = {"val_loss": sums["loss"]}
-    if heads.energy:
-        de, owner = torch.cat(de), torch.cat(owner)
-        for m in torch.unique(owner):
-            de[owner == m] -= de[owner == m].mean()
-        metrics["energy_rmse_kJ_per_mol"] = float(de.square().mean().sqrt())
-    metrics.update({name: math.sqrt(square[name] / counted[name]) for name in square})
-    return metrics
-
-
-def _writers(config: TrainConfig, out_dir: Path) -> list:
-    """Functions (metrics, step) of the loggers the user asked for."""
-    writers = []
-    if config.tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("tensorboard: true needs the package: pip install -e '.[tensorboard]'") from None
-        board = SummaryWriter(out_dir / "tensorboard")
-        writers.append(lambda metrics, step: [board.add_scalar(k, v, step) for k, v in metrics.items()])
-    if config.wandb:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("wandb: true needs the package: pip install -e '.[wandb]'") from None
-        run = wandb.init(project="md-kstep", dir=str(out_dir), config=config.model_dump())
-        writers.append(lambda metrics, step: run.log(metrics, step=step))
-    return writers
 
 
 def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, config: TrainConfig, scales, *,
@@ -234,7 +106,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
     sums = defaultdict(float, state["sums"])
     started = time.monotonic() - state["elapsed_s"]
     saved_at = session_started = time.monotonic()
-    writers = _writers(config, out_dir)
+    writers = metric_writers(config, out_dir)
     metrics_file = out_dir / "metrics.jsonl"
     if resume is None:
         metrics_file.unlink(missing_ok=True)
@@ -276,7 +148,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
     reason = "the schedule is through"
     bar = tqdm(total=total, initial=state["step"], unit="step", disable=not progress, dynamic_ncols=True,
                mininterval=0.5 if sys.stderr.isatty() else 20.0)  # a log file needs no animation
-    with _Stop() as stop, bar:
+    with StopRequest() as stop, bar:
         while state["step"] < total:
             batches = _epoch_order(data, train_windows, seed, state["epoch"], config.batch_size, exchange)
             while state["batch"] < len(batches) and state["step"] < total:
@@ -286,7 +158,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
                 optimiser.zero_grad(set_to_none=True)
                 for b in group:
                     with autocast:
-                        terms = _terms(model, data, *batches[b], config, scales, training=True)
+                        terms = loss_terms(model, data, *batches[b], config, scales, training=True)
                         loss = losses.total(terms, config) / len(group)
                     loss.backward()
                     for name, value in terms.items():

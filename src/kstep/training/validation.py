@@ -1,0 +1,73 @@
+"""Loss and errors of a network: the terms of one batch, and their values over the validation windows."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import torch
+
+from kstep.training import losses
+from kstep.training.batches import Windows
+from kstep.training.config import TrainConfig
+
+
+def loss_terms(model, data: Windows, chosen, at_end: bool, labels, config: TrainConfig, scales, *,
+               training: bool) -> dict:
+    """All loss terms of one batch of windows.
+
+    at_end: whether the energy head sees the end frames; labels: hydrogen labellings or None.
+    """
+    heads, terms = model.config.heads, {}
+    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump, labels=labels)
+    if heads.energy:
+        labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
+        terms |= losses.energy_terms(model, *labels, scales, config, training=training)
+    if heads.jump:
+        terms |= losses.jump_terms(model, batch, targets, config)
+    return terms
+
+
+def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
+    """Loss and errors over the fixed validation windows, in physical units.
+
+    energy_rmse_kJ_per_mol (of differences: each molecule's mean error is taken out),
+    force_rmse_kJ_per_mol_nm, and for the longest jump dx_rmse_nm, dv_rmse_nm_per_ps beside what
+    the propagator alone gives.
+    """
+    heads = model.config.heads
+    sums, de, owner = defaultdict(float), [], []
+    longest = int(data.k_steps.max())
+    square = defaultdict(float)
+    counted = defaultdict(int)
+
+    def add(name, values):
+        square[name] += float(values.square().sum())
+        counted[name] += values.numel()
+
+    for chosen in torch.split(windows, max(config.batch_size, 64)):
+        with torch.no_grad():
+            terms = loss_terms(model, data, chosen, False, None, config, scales, training=False)
+        share = len(chosen) / len(windows)
+        sums["loss"] += share * float(losses.total(terms, config))
+        batch, targets = data.batch(chosen)
+        if heads.energy:
+            energy, forces = model.energy_and_forces(batch)
+            de.append(energy - targets.energy)
+            owner.append(data.molecule[chosen])
+            add("force_rmse_kJ_per_mol_nm", forces - targets.forces)
+        chosen = chosen[data.k_steps[chosen] == longest]
+        if heads.jump and len(chosen):
+            batch, targets = data.batch(chosen)
+            with torch.no_grad():
+                for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
+                    add(f"{name}dx_rmse_nm", x_k - targets.x_k)
+                    add(f"{name}dv_rmse_nm_per_ps", v_half - targets.v_half)
+    metrics = {"val_loss": sums["loss"]}
+    if heads.energy:
+        de, owner = torch.cat(de), torch.cat(owner)
+        for m in torch.unique(owner):
+            de[owner == m] -= de[owner == m].mean()
+        metrics["energy_rmse_kJ_per_mol"] = float(de.square().mean().sqrt())
+    metrics.update({name: math.sqrt(square[name] / counted[name]) for name in square})
+    return metrics
