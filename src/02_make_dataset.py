@@ -17,11 +17,12 @@ from utils import non_negative_int, write_json_atomic
 
 from kstep.errors import UserError
 from kstep.schemas import save_dataset
+from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.splits import make_splits, select
-from kstep.training.windows import N_BLOCKS, build_dataset, find_trajectories
+from kstep.training.windows import N_BLOCKS
 
 
-def arguments():
+def parse():
     parser = make_parser(__doc__)
     parser.add_argument("--md-root", type=Path, default=Path("data/md"), help="folder of <name>/trajectory.npz")
     parser.add_argument("--out-root", type=Path, default=Path("data/md"), help="folder for dataset_k{k}.npz")
@@ -45,7 +46,7 @@ def arguments():
 
 
 def main():
-    args = arguments()
+    args = parse()
     setup_logging(args.log_level)
     for k in args.ks:
         if k < 1:

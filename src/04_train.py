@@ -11,7 +11,6 @@ progress and writes both.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from utils import add_common_arguments, log, make_parser, pick_device, positive_int, read_json, run_script
@@ -21,8 +20,7 @@ import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
-from kstep.errors import UserError, did_you_mean
-from kstep.files import sha256
+from kstep.errors import UserError
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
@@ -32,9 +30,10 @@ from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
+from kstep.training.start import check_same_data, copy_weights, facts_of, freeze
 
 
-def arguments():
+def parse():
     parser = make_parser(__doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="dataset_k{k}.npz of 02_make_dataset.py")
     parser.add_argument("--model-config", type=Path, default=Path("configs/model.yaml"), help="YAML of the network")
@@ -52,57 +51,8 @@ def arguments():
     return parser.parse_args()
 
 
-def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: Path, arch: str) -> dict:
-    """What a checkpoint says about its data."""
-    trained = np.unique(arrays["molecule_id"][train_windows])
-    molecules = [Windows.molecule_of(m, arrays) for m in trained]
-    own = molecules[0] if arch == "pair_mlp" else None
-    temperature, _ = Counter(arrays["temperature_K"][train_windows].tolist()).most_common(1)[0]
-    return {
-        "k_steps": int(metadata["k_steps"]), "dt_fs": float(arrays["dt_fs"]),
-        "spans": sorted(set(arrays["k_steps"][train_windows].tolist()), reverse=True),
-        "units": checkpoints.UNITS,
-        "elements": sorted({int(z) for m in molecules for z in m["numbers"]}),
-        "molecule": own and {key: torch.as_tensor(value) for key, value in own.items()},
-        "molecules": [metadata["molecules"][m]["name"] for m in trained],
-        "temperature_K": float(temperature), "method": metadata["method"],
-        "data_sha256": sha256(dataset), "true_calls_training": int(metadata["true_calls"]),
-    }
-
-
-def check_same_data(checkpoint: dict, facts: dict, path, *, exactly: bool) -> None:
-    """Refuse to go on from a checkpoint of another k, dt or (to resume) another dataset."""
-    for key, words in (("k_steps", "k ="), ("dt_fs", "dt_fs")):
-        if checkpoint[key] != facts[key] and (exactly or checkpoint["config"]["heads"]["jump"]):
-            raise UserError(f"{path} was trained at {words} {checkpoint[key]}, the dataset has {words} {facts[key]}")
-    if exactly and checkpoint["data_sha256"] != facts["data_sha256"]:
-        raise UserError(f"{path} was trained on another dataset; train without --resume")
-
-
-def start_from(model, checkpoint: dict, path) -> None:
-    """Copy pretrained weights; the normalisation stays the one of the new data."""
-    own = dict(model.named_parameters())
-    given = {name: value for name, value in checkpoint["state_dict"].items() if name in own}
-    if set(given) != set(own) or any(given[name].shape != own[name].shape for name in own):
-        raise UserError(f"{path} holds weights of another architecture or size; use its model config")
-    with torch.no_grad():
-        for name, value in given.items():
-            own[name].copy_(value)
-
-
-def freeze(model, prefixes: list[str]) -> None:
-    names = [name for name, _ in model.named_parameters()]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            raise UserError(f"--freeze-layers {prefix}: no parameter starts so{did_you_mean(prefix, names)}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(tuple(prefixes)) if prefixes else True)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UserError("--freeze-layers leaves nothing to train")
-
-
 def main():
-    args = arguments()
+    args = parse()
     setup_logging(args.log_level)
     model_config = load_config(ModelConfig, args.model_config)
     config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
@@ -134,7 +84,7 @@ def main():
     elif args.pretrained:
         checkpoint = checkpoints.load(args.pretrained, device)
         check_same_data(checkpoint, facts, args.pretrained, exactly=False)
-        start_from(model, checkpoint, args.pretrained)
+        copy_weights(model, checkpoint, args.pretrained)
     freeze(model, args.freeze_layers)
 
     size = sum(p.numel() for p in model.parameters())

@@ -20,9 +20,9 @@ from kstep.schemas import load_dataset, save_dataset
 from kstep.training import losses, normalise
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
+from kstep.training.dataset import build_dataset
 from kstep.training.loop import learning_rate, train
 from kstep.training.splits import make_splits, select
-from kstep.training.windows import build_dataset
 from springs import METHANOL, WATER, write_trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ import torch
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
 from kstep.models.batch import MoleculeBatch, replicate
-from kstep.models.pair_mlp import FastPairMLP, PairMLP
+from kstep.models.pair_mlp import PairMLP
+from kstep.models.pair_mlp_fast import FastPairMLP
 from kstep.units import PS_PER_FS
 
 
