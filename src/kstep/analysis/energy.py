@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import stats
@@ -15,6 +16,13 @@ from kstep.units import BOLTZMANN, kT
 FEWEST_WINDOWS = 4
 
 
+def drift_windows(trajectory: Trajectory) -> Iterator[tuple[dict, np.ndarray]]:
+    """Each NVE segment of role drift and the indices of its frames."""
+    for index, segment in enumerate(trajectory.segments):
+        if segment["role"] == "drift" and segment["ensemble"] == "NVE":
+            yield segment, np.flatnonzero(trajectory.segment == index)
+
+
 def energy_drift(trajectory: Trajectory) -> dict | None:
     """Slope of the true total energy in NVE windows of role `drift`, kJ/mol/ps.
 
@@ -24,10 +32,7 @@ def energy_drift(trajectory: Trajectory) -> dict | None:
     molecule (n_dof kT / 2); it is fitted up to that point.  None if there is no such window.
     """
     windows, blowups = [], []
-    for index, segment in enumerate(trajectory.segments):
-        if segment["role"] != "drift" or segment["ensemble"] != "NVE":
-            continue
-        frames = np.flatnonzero(trajectory.segment == index)
+    for segment, frames in drift_windows(trajectory):
         if len(frames) < 3:
             continue
         time, energy = trajectory.time_ps[frames], trajectory.Etot[frames]

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kstep.analysis import spectra
+from kstep.analysis.energy import drift_windows
 from kstep.analysis.profile import GRIDS, Profile
 from kstep.units import kT
 
@@ -174,10 +175,7 @@ def draw_metropolis(trajectory, run: Profile | None):
 def draw_drift(trajectory, drift: dict):
     """True total energy in the NVE windows, from each window's start."""
     figure, axis = plt.subplots(figsize=(8, 2.8), layout="constrained")
-    for index, segment in enumerate(trajectory.segments):
-        if segment["role"] != "drift" or segment["ensemble"] != "NVE":
-            continue
-        frames = np.flatnonzero(trajectory.segment == index)
+    for _, frames in drift_windows(trajectory):
         if len(frames) < 2:
             continue
         frames = frames[:: max(1, len(frames) // 1000)]
