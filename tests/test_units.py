@@ -45,3 +45,22 @@ def test_energy_of_a_hydrogen_molecule_is_tblites_own_in_kilojoules():
     hartree = constants.physical_constants["Hartree energy"][0] * constants.N_A * 1e-3
     assert energy == pytest.approx(result.get("energy") * hartree, rel=1e-7)
     assert forces == pytest.approx(-result.get("gradient") * hartree / (bohr * 1e9), rel=1e-5, abs=1e-5)
+
+
+def test_electronic_temperature_is_in_kelvin():
+    """Two hydrogens far apart have a small gap, so that the smearing shows."""
+    interface = pytest.importorskip("tblite.interface")
+    from kstep.forces.tblite import TblitePhysics
+
+    bohr, hartree = constants.physical_constants["Bohr radius"][0], constants.physical_constants["Hartree energy"][0]
+    x = np.array([[0, 0, 0], [0, 0, 0.25]])
+    energies = []
+    for temperature_K in (300.0, 6000.0):
+        raw = interface.Calculator("GFN2-xTB", np.array([1, 1]), x * 1e-9 / bohr)
+        raw.set("verbosity", 0)
+        raw.set("accuracy", 0.1)
+        raw.set("temperature", temperature_K * constants.k / hartree)
+        expected = raw.singlepoint().get("energy") * hartree * constants.N_A * 1e-3
+        energies.append(TblitePhysics([1, 1], [1.008, 1.008], electronic_temperature_K=temperature_K).energy(x))
+        assert energies[-1] == pytest.approx(expected, rel=1e-6)
+    assert abs(energies[1] - energies[0]) > 1.0
