@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kstep.errors import UserError, did_you_mean
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1  # what the C++ side of the backends holds
+
+
+def _no_boolean(value):
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    return value
+
+
+Number = BeforeValidator(_no_boolean)  # YAML's true is Python's 1, which nobody means
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
+Count = Annotated[int, Field(ge=1, le=MOST), Number]
+Whole = Annotated[int, Field(ge=0, le=MOST), Number]
+Replicas = Annotated[int, Field(ge=1, le=100_000), Number]
+Temperature = Annotated[float, Field(gt=0, le=10_000), Number]
+Timestep = Annotated[float, Field(ge=0.001, le=5), Number]
+Length = Annotated[float, Field(ge=0, le=1e6), Number]  # ps: a microsecond is more than anyone waits for
 
 
 class Config(BaseModel):
@@ -25,24 +39,24 @@ class Config(BaseModel):
 class BaselineConfig(Config):
     """Plain MD of one molecule: what MM and QM baselines share."""
 
-    temperature_K: Positive = 300.0
-    dt_fs: Annotated[float, Field(gt=0, le=5)] = 0.5
+    temperature_K: Temperature = 300.0
+    dt_fs: Timestep = 0.5
     friction_per_ps: NonNegative = 5.0  # Langevin friction of the equilibration
-    equilibration_ps: NonNegative = 1.0
-    length_ps: NonNegative = 10.0  # production at temperature_K, per replica
+    equilibration_ps: Length = 1.0
+    length_ps: Length = 10.0  # production at temperature_K, per replica
     redraw_interval_ps: Positive = 0.5  # NVE stretches between velocity redraws
-    hot_temperature_K: Positive = 450.0
-    hot_length_ps: NonNegative = 0.0  # extra stretch at hot_temperature_K, per replica
+    hot_temperature_K: Temperature = 450.0
+    hot_length_ps: Length = 0.0  # extra stretch at hot_temperature_K, per replica
     drift_windows: Whole = 0  # NVE windows for the energy drift, per replica
     drift_length_ps: Positive = 5.0
     save_interval_steps: Count = 1
-    replicas: Count = 2
+    replicas: Replicas = 2
 
 
 class MDConfig(BaselineConfig):
     """configs/md.yaml: OpenMM baselines and hybrids."""
 
-    dt_fs: Annotated[float, Field(gt=0, le=5)] = 1.0
+    dt_fs: Timestep = 1.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
 
 
@@ -51,9 +65,9 @@ class QMConfig(BaselineConfig):
 
     backend: Literal["tblite", "xtb"] = "tblite"
     method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB", "GFN-FF"] = "GFN2-xTB"
-    charge: int | None = None  # null: the molecule's own
+    charge: Annotated[int, Number] | None = None  # null: the molecule's own
     spin_multiplicity: Count | None = None  # null: the molecule's own
-    accuracy: Annotated[float, Field(gt=0, le=10)] = 0.1  # SCF tolerance; 1.0 drifts
+    accuracy: Annotated[float, Field(gt=0, le=10), Number] = 0.1  # SCF tolerance; 1.0 drifts
     max_iterations: Count = 250
     electronic_temperature_K: Positive = 300.0
 
@@ -63,11 +77,11 @@ class HybridConfig(Config):
 
     scheme: Literal["jump", "metropolis", "plain"] | None = None  # null: metropolis if the network can
     k_steps: Count | None = None  # null: 1000 for metropolis, the checkpoint's for jump
-    dt_fs: Annotated[float, Field(gt=0, le=5)] | None = None  # null: the baseline's
+    dt_fs: Timestep | None = None  # null: the baseline's
     steps: Count = 200  # macro-steps = true calls per replica
     burn_in_steps: Whole = 20  # macro-steps marked as equilibration
-    replicas: Count = 16
-    temperature_K: Positive | None = None  # null: the baseline's
+    replicas: Replicas = 16
+    temperature_K: Temperature | None = None  # null: the baseline's
     thermostat: Literal["none", "langevin"] = "langevin"  # around jump and plain
     friction_per_ps: NonNegative = 5.0
     delta_scale: NonNegative = 1.0  # scales the learned correction
@@ -84,13 +98,28 @@ class HybridConfig(Config):
 T = TypeVar("T", bound=Config)
 
 
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML keeps the last in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise UserError(f"key '{key.value}' is there twice (again in line {key.start_mark.line + 1})")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict:
     """Parse a YAML mapping; UserError names the file and line."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"config {path} does not exist")
+        raise UserError(f"config {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -110,10 +139,19 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
         problem = failure.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            hint = did_you_mean(key.split(".")[-1], kind.model_fields)
+            hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
             raise UserError(f"{where}: unknown key '{key}'{hint}") from None
-        message = problem["msg"][0].lower() + problem["msg"][1:]
+        message = problem["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
         raise UserError(f"{where}: {key} = {problem.get('input')!r} is not valid: {message}") from None
+
+
+def _fields_at(kind: type[BaseModel], keys) -> Any:
+    """The keys a config knows below `keys`, e.g. those of `heads`."""
+    for key in keys:
+        annotation = kind.model_fields[key].annotation
+        kind = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type) and issubclass(c, BaseModel))
+    return kind.model_fields
 
 
 def load_config(kind: type[T], path: str | Path | None, overrides: dict[str, Any] | None = None) -> T:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.schemas import read_npz, write_npz
+from kstep.schemas import check_molecule, read_npz, write_npz
+
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST_NAME = 100  # file systems end at 255, and files add to it
+RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
+
+
+def check_name(name: str) -> None:
+    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
+        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
+                        "and start with a letter, a digit or '_'")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
 
 
 @dataclass(frozen=True)
@@ -77,8 +92,18 @@ class Molecule:
                 **{k: arrays[k] for k in ("numbers", "masses", "bonds", "bond_orders",
                                           "conformers", "conformer_energies")},
             )
-        except (KeyError, json.JSONDecodeError) as error:
+            check_name(molecule.name)
+            shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
+            for key, shape in shapes.items():
+                array = getattr(molecule, key)
+                if array.shape != shape or array.dtype.kind not in ("f" if key == "masses" else "i"):
+                    raise UserError(f"{path}: '{key}' has shape {array.shape} and dtype {array.dtype}; prepare it again")
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{path} is not a molecule file ({error}); prepare it again") from None
-        if molecule.conformers.shape[1:] != (len(molecule), 3) or not np.isfinite(molecule.conformers).all():
+        check_molecule(path, molecule.numbers, molecule.masses, molecule.bonds)
+        shape = molecule.conformers.shape
+        if shape[0] == 0 or shape[1:] != (len(molecule), 3) or not np.isfinite(molecule.conformers).all():
             raise UserError(f"{path}: conformers are not finite coordinates of {len(molecule)} atoms")
         return molecule

@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -153,9 +154,12 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
     try:
+        with open(path, "rb") as handle:
+            if handle.read(2) != b"PK":
+                raise ValueError("no zip header")
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
         ) from None
@@ -198,6 +202,8 @@ def _unpack_metadata(path, arrays: dict, schema: str) -> dict:
         metadata = json.loads(str(arrays.pop("metadata")))
     except (KeyError, json.JSONDecodeError):
         raise UserError(f"{path} is not a {schema} file: it has no readable 'metadata'") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} is not a {schema} file: its 'metadata' is no mapping")
     if metadata.get("schema") != schema:
         raise UserError(f"{path} holds a '{metadata.get('schema')}', expected a '{schema}'")
     if metadata.get("schema_version") != SCHEMA_VERSION:
@@ -206,6 +212,60 @@ def _unpack_metadata(path, arrays: dict, schema: str) -> dict:
             f"{SCHEMA_VERSION}; run its stage again"
         )
     return metadata
+
+
+def check_molecule(path, numbers, masses, bonds) -> None:
+    """Refuse atoms that no element has, masses <= 0 and bonds to atoms that are not there."""
+    if len(numbers) == 0 or not (1 <= numbers.min() and numbers.max() <= 118):
+        raise UserError(f"{path}: atomic numbers must lie between 1 and 118")
+    if not (np.isfinite(masses).all() and masses.min() > 0):
+        raise UserError(f"{path}: masses must be above 0")
+    if len(bonds) and not (0 <= bonds.min() and bonds.max() < len(numbers)):
+        raise UserError(f"{path}: a bond names an atom that is not there (atoms are 0 to {len(numbers) - 1})")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _check_trajectory(path, arrays: dict, metadata: dict) -> None:
+    """What the arrays' shapes do not say: segments, timestep, molecule."""
+    wanted = {"role": str, "ensemble": str, "replica": int, "temperature_K": (int, float)}
+    segments = metadata.get("segments")
+    if not isinstance(segments, list) or not all(
+            isinstance(s, dict) and all(isinstance(s.get(k), kind) for k, kind in wanted.items()) for s in segments):
+        raise UserError(f"{path}: its metadata has no table of segments ({', '.join(wanted)}); run its stage again")
+    ids = arrays["segment"]
+    if len(ids) and not (0 <= ids.min() and ids.max() < len(segments)):
+        raise UserError(f"{path} refers to a segment that its metadata does not list; run its stage again")
+    if "dt_fs" in metadata and not (_is_number(metadata["dt_fs"]) and metadata["dt_fs"] > 0):
+        raise UserError(f"{path}: dt_fs = {metadata['dt_fs']!r} is not a number above 0; run its stage again")
+    for masses in ("masses", "masses_sampler"):
+        check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
+
+
+def _check_dataset(path, arrays: dict, metadata: dict) -> None:
+    """What the arrays' shapes do not say: offsets, molecules, timestep, and the metadata's keys."""
+    molecules = metadata.get("molecules")
+    if not isinstance(molecules, list) or not all(isinstance(m, dict) and "name" in m for m in molecules):
+        raise UserError(f"{path}: its metadata lists no molecules; run 02_make_dataset.py again")
+    for key in ("k_steps", "true_calls"):
+        if not _is_number(metadata.get(key)):
+            raise UserError(f"{path}: its metadata has no '{key}'; run 02_make_dataset.py again")
+    if not arrays["dt_fs"] > 0:
+        raise UserError(f"{path}: dt_fs = {float(arrays['dt_fs'])} is not above 0; run 02_make_dataset.py again")
+    owners = (("ptr", "x_t"), ("mol_ptr", "atom_types"), ("bond_ptr", "bonds"))
+    for offsets, rows in owners:
+        borders = arrays[offsets]
+        if borders[0] != 0 or borders[-1] != len(arrays[rows]) or (np.diff(borders) < 0).any():
+            raise UserError(f"{path}: '{offsets}' does not divide the rows of '{rows}'; run 02_make_dataset.py again")
+    owner = arrays["molecule_id"]
+    if len(arrays["mol_ptr"]) != len(molecules) + 1 or len(owner) and not 0 <= owner.min() <= owner.max() < len(molecules):
+        raise UserError(f"{path} refers to a molecule that its metadata does not list; run 02_make_dataset.py again")
+    for m in range(len(molecules)):
+        atoms = slice(*arrays["mol_ptr"][m:m + 2])
+        check_molecule(path, arrays["atom_types"][atoms], arrays["masses"][atoms],
+                       arrays["bonds"][slice(*arrays["bond_ptr"][m:m + 2])])
 
 
 def complete_trajectory(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -233,6 +293,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "trajectory")
     _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    _check_trajectory(path, arrays, metadata)
     return Trajectory(**{f.name: arrays[f.name] for f in fields(Trajectory) if f.name != "metadata"},
                       metadata=metadata)
 
@@ -248,4 +309,5 @@ def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "dataset")
     _check(path, "dataset", arrays, _DATASET_FIELDS)
+    _check_dataset(path, arrays, metadata)
     return arrays, metadata

@@ -12,9 +12,7 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 
 from kstep.errors import UserError, did_you_mean
-
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-RESERVED_NAMES = ("metadata.json",)
+from kstep.molecule import check_name
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,6 @@ class Entry:
     where: str = "--smiles"
 
 
-def check_name(name: str) -> None:
-    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
-    if not SAFE_NAME.fullmatch(name) or name in RESERVED_NAMES:
-        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
-                        "and start with a letter, a digit or '_'")
-
-
 def read_smiles_file(path: str | Path, names: list[str] | None = None) -> tuple[list[Entry], list[str]]:
     """Read a SMILES file: the usable entries, and one sentence per line that is not.
 
@@ -46,9 +37,9 @@ def read_smiles_file(path: str | Path, names: list[str] | None = None) -> tuple[
     if not path.is_file():
         raise UserError(f"SMILES file {path} does not exist; a literal SMILES needs --name beside it")
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"SMILES file {path} is not text") from None
+        raise UserError(f"SMILES file {path} is not UTF-8 text") from None
     entries, problems, taken = [], [], {}
     for number, line in enumerate(lines, 1):
         words = re.sub(r"(^|\s)#.*", "", line).split()  # '#' inside a word is a triple bond

@@ -72,4 +72,4 @@ def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:
     if not path.is_file():
         raise UserError(f"{path} does not exist; prepare the molecule with 00_prep_mols.py --force-field mmff94")
     return PhysicsSpec("openmm", molecule.numbers, molecule.masses,
-                       dict(system_xml=path.read_text(), platform=config.platform))
+                       dict(system_xml=path.read_text(errors="replace"), platform=config.platform))

@@ -76,6 +76,15 @@ def check_geometry(numbers: np.ndarray, positions: np.ndarray, closest_nm: np.nd
         )
 
 
+def check_start(physics: Physics, conformers: np.ndarray) -> None:
+    """Raise UserError when the true potential refuses one of the conformers (C,N,3) nm."""
+    for number, positions in enumerate(conformers):
+        try:
+            physics.energy_and_forces(positions)
+        except PhysicsError as error:
+            raise UserError(f"the true physics refuses conformer {number} of the molecule: {error}") from None
+
+
 def check_electrons(numbers: np.ndarray, charge: int, multiplicity: int) -> None:
     """Refuse a charge and multiplicity that no electron count can have."""
     electrons = int(np.sum(numbers)) - charge

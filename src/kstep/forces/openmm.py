@@ -21,6 +21,21 @@ def velocity_verlet_integrator(dt_ps: float):
     return integrator
 
 
+def read_system(system_xml: str, n_atoms: int):
+    """The openmm.System of system.xml; UserError when it is none, or another molecule's."""
+    import openmm
+
+    try:
+        system = openmm.XmlSerializer.deserialize(system_xml)
+        n_particles = system.getNumParticles()
+    except (ValueError, AttributeError, openmm.OpenMMException):
+        raise UserError("system.xml holds no OpenMM System; prepare the molecule again with 00_prep_mols.py") from None
+    if n_particles != n_atoms:
+        raise UserError(f"system.xml has {n_particles} particles, the molecule {n_atoms}; prepare it again with "
+                        "00_prep_mols.py")
+    return system
+
+
 def make_context(system, platform: str, dt_ps: float = 0.001):
     """A Context on the named platform with one thread and a velocity-Verlet integrator."""
     import openmm
@@ -63,12 +78,7 @@ class OpenMMPhysics(Physics):
         super().__init__(numbers, masses)
         import openmm
 
-        system = openmm.XmlSerializer.deserialize(system_xml)
-        if system.getNumParticles() != len(self.numbers):
-            raise UserError(
-                f"system.xml has {system.getNumParticles()} particles, the molecule {len(self.numbers)}; "
-                "prepare it again with 00_prep_mols.py"
-            )
+        system = read_system(system_xml, len(self.numbers))
         self._context = make_context(system, "Reference" if platform == "auto" else platform)
         self._openmm_error = openmm.OpenMMException
 

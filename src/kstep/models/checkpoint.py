@@ -55,8 +55,24 @@ def load(path: str | Path, device: str = "cpu") -> dict:
         raise UserError(f"{path} is not a checkpoint of 04_train.py")
     if checkpoint["units"] != UNITS:
         raise UserError(f"{path} is in units '{checkpoint['units']}', md-kstep uses '{UNITS}'")
-    checkpoint["config"].pop("pair_features", None)  # a key of the first checkpoints that never had a choice
+    _check_facts(checkpoint, path)
     return checkpoint
+
+
+def _check_facts(checkpoint: dict, path) -> None:
+    """Types and values of what runs rely on, and weights that are numbers."""
+    if not isinstance(checkpoint["config"], dict) or not isinstance(checkpoint["state_dict"], dict):
+        raise UserError(f"{path} is not a checkpoint of 04_train.py")
+    checkpoint["config"].pop("pair_features", None)  # a key of the first checkpoints that never had a choice
+    checkpoint["config"] = validate(ModelConfig, checkpoint["config"], f"{path}, model config").model_dump()
+    whole = [checkpoint["k_steps"], *(checkpoint["spans"] if isinstance(checkpoint["spans"], list) else [None])]
+    if not all(isinstance(k, int) and k >= 1 for k in whole):
+        raise UserError(f"{path}: k_steps and spans must be whole numbers >= 1; train again")
+    if not isinstance(checkpoint["dt_fs"], float) or not 0 < checkpoint["dt_fs"] < float("inf"):
+        raise UserError(f"{path}: dt_fs = {checkpoint['dt_fs']!r} is not a number above 0; train again")
+    for name, value in checkpoint["state_dict"].items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{path}: its weights hold NaN or infinity ('{name}'); train again")
 
 
 def model_from(checkpoint: dict, path: str | Path = "checkpoint", device: str = "cpu") -> torch.nn.Module:

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kstep.config import Config, Count, Positive
+from kstep.config import Config, Number, Positive
+
+Width = Annotated[int, Field(ge=1, le=8192), Number]  # far beyond what a molecule needs, far below the memory
+Cutoff = Annotated[float, Field(ge=0.1, le=10), Number]  # nm; below 0.1 no atom sees another
 
 
 class Heads(Config):
@@ -25,17 +28,17 @@ class ModelConfig(Config):
     activation: Literal["silu", "gelu", "softplus"] = "silu"  # all smooth: energies are C2
 
     # egnn
-    hidden_dim: Count = 32  # scalar channels per atom
-    vector_dim: Count = 16  # vector channels per atom
-    num_layers: Count = 3
-    cutoff_nm: Positive = 0.4
-    num_rbf: Count = 16
+    hidden_dim: Width = 32  # scalar channels per atom
+    vector_dim: Width = 16  # vector channels per atom
+    num_layers: Annotated[int, Field(ge=1, le=100), Number] = 3
+    cutoff_nm: Cutoff = 0.4
+    num_rbf: Width = 16
     use_force_head: bool = False  # direct force head beside the conservative one
 
     # jump head
     propagator: Literal["auto", "taylor", "bounded"] = "bounded"
-    spring_cutoff_nm: Positive = 0.35  # pairs that carry a spring in the bounded propagator
+    spring_cutoff_nm: Cutoff = 0.35  # pairs that carry a spring in the bounded propagator
     max_disp_nm: Positive = 0.05  # hard bound on the learned displacement per atom
 
     # pair_mlp
-    pair_hidden: Annotated[list[Count], Field(min_length=1)] = [192, 192]
+    pair_hidden: Annotated[list[Width], Field(min_length=1)] = [192, 192]

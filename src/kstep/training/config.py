@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kstep.config import Config, Count, NonNegative, Positive, Whole
+from kstep.config import Config, Count, NonNegative, Number, Positive, Whole
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1), Number]
 
 
 class TrainConfig(Config):
@@ -18,7 +18,7 @@ class TrainConfig(Config):
     grad_accum: Count = 1  # batches per optimiser step
     lr: Positive = 3.0e-3
     weight_decay: NonNegative = 1.0e-4
-    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999  # AdamW's memory of squared gradients
+    beta2: Annotated[float, Field(gt=0, lt=1), Number] = 0.999  # AdamW's memory of squared gradients
     max_epochs: Count = 300
     warmup_ratio: Fraction = 0.02  # of all steps; then a cosine down to zero
     grad_clip: Positive = 10.0  # norm of the gradient
@@ -28,7 +28,7 @@ class TrainConfig(Config):
     validation_samples: Count = 1000  # fixed subset of the validation split
     exchange_hydrogens: bool = True  # pair_mlp: show methyls and amines in every labelling they turn to
     amp: bool = False  # bfloat16 autocast, CUDA only
-    threads: Whole = 1  # torch threads on the CPU; 0: all cores
+    threads: Annotated[int, Field(ge=0, le=1024), Number] = 1  # torch threads on the CPU; 0: all cores
 
     lambda_energy: NonNegative = 1.0  # (dE / spread of E)^2
     lambda_force: NonNegative = 10.0  # (dF / rms of F)^2

@@ -49,6 +49,8 @@ def build_dataset(paths: dict[str, Path], k: int, *, stride: int | None = None, 
     """
     if k < 1:
         raise UserError(f"k = {k} is not a number of timesteps >= 1")
+    if rotations > 100:
+        raise UserError(f"{rotations} rotated copies of every window are more than any memory holds; 100 are the most")
     parts, molecules, inputs, dropped = [], [], [], {}
     statics = {key: [] for key in ("atom_types", "masses", "bonds", "charge", "multiplicity")}
     dt_fs, true_calls = None, 0
@@ -56,6 +58,8 @@ def build_dataset(paths: dict[str, Path], k: int, *, stride: int | None = None, 
         trajectory = load_trajectory(path)
         check_usable(trajectory, path)
         meta = trajectory.metadata
+        if "dt_fs" not in meta:
+            raise UserError(f"{path} has no 'dt_fs' in its metadata; run its stage again")
         if dt_fs is not None and meta["dt_fs"] != dt_fs:
             raise UserError(f"{path} has dt_fs {meta['dt_fs']}, the trajectories before it {dt_fs}; "
                             "one dataset needs one timestep")

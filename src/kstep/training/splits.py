@@ -46,6 +46,13 @@ def select(arrays: dict, metadata: dict, split: dict, where: str = "split") -> n
     """Indices (S,) of the dataset's windows that belong to a split."""
     if not isinstance(split, dict) or not isinstance(split.get("molecules"), list):
         raise UserError(f'{where} is not a split: it must read {{"molecules": [...]}} (02_make_dataset.py writes it)')
+    unknown = set(split) - {"molecules", "blocks"}
+    if unknown:
+        key = min(unknown)
+        raise UserError(f"{where}: unknown key '{key}'{did_you_mean(key, ['molecules', 'blocks'])}")
+    blocks = split.get("blocks", [])
+    if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
+        raise UserError(f"{where}: blocks must be a list of whole numbers")
     known = [m["name"] for m in metadata["molecules"]]
     for name in split["molecules"]:
         if name not in known:
