@@ -17,6 +17,7 @@ from tqdm import tqdm
 from utils import add_common_arguments, log, make_parser, positive_int, provenance, run_script, setup_logging
 
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.forcefields import DEFAULT, check_force_field
 from kstep.forcefields.prepare import (FORCE_FIELDS, NONE, Entry, check_name, prepare_entry, read_metadata,
                                        read_smiles_file, update_metadata, write_prepared)
@@ -62,6 +63,7 @@ def main():
     entries, problems = read_entries(args)
     out = Path(args.out_dir)
     read_metadata(out)  # a broken one is found before the work, not after
+    check_writable(out, folder=True)
 
     versions = provenance()
     n_wanted, n_done = len(entries) + len(problems), 0

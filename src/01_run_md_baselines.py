@@ -22,7 +22,9 @@ from kstep.dynamics.engines import OpenMMEngine
 from kstep.dynamics.recorder import TrajectoryWriter
 from kstep.dynamics.run_baseline import finish_baseline, run_baseline
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.forces import mm_spec
+from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform
 from kstep.molecule import Molecule
 from kstep.units import NS_PER_FS, SECONDS_PER_DAY
@@ -48,7 +50,7 @@ def main():
     setup_logging(args.log_level)
     config = load_config(MDConfig, args.config, {**parse_assignments(args.assignments), "replicas": args.replicas})
     molecule = Molecule.load(args.molecule)
-    settings = mm_spec(molecule, config, args.molecule).settings
+    spec = mm_spec(molecule, config, args.molecule)
     out = Path(args.out) / molecule.name / "trajectory.npz"
     if args.resume and out.is_file():
         log.info("%s is there already", out)
@@ -57,12 +59,14 @@ def main():
     if n_steps == 0:
         raise UserError(f"{args.config}: every length is zero; set length_ps")
 
+    check_start(spec.build(), molecule.conformers)
+    check_writable(out)
+    system_xml = spec.settings["system_xml"]
     import openmm
 
     platform = config.platform
     if platform == "auto":
-        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(settings["system_xml"]),
-                                             molecule.conformers[0])
+        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(system_xml), molecule.conformers[0])
         log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
 
     pieces, calls, wall_s, cpu_s = [], 0, 0.0, 0.0
@@ -75,7 +79,7 @@ def main():
                 bonds=molecule.bonds, store_forces=args.store_forces,
                 fingerprint={"config": config.model_dump(), "seed": args.seed, "replica": replica,
                              "smiles": molecule.smiles, "platform": platform})
-            engine = OpenMMEngine(settings["system_xml"], molecule.masses, platform, config.dt_fs,
+            engine = OpenMMEngine(system_xml, molecule.masses, platform, config.dt_fs,
                                   config.friction_per_ps)
             calls += run_baseline(engine, writer, molecule.conformers[replica % len(molecule.conformers)], config,
                                   replica=replica, seed=args.seed, resume=args.resume, progress=bar.update,

@@ -20,6 +20,7 @@ from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.qm_jobs import ReplicaJob, run_jobs
 from kstep.dynamics.run_baseline import finish_baseline
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
 from kstep.forces import qm_spec
 from kstep.forces.pool import physical_cores
@@ -94,6 +95,8 @@ def main():
     n_steps = sum(stretch.n_steps for stretch in plan_baseline(config))
     if n_steps == 0:
         raise UserError(f"{args.config}: every length is zero; set length_ps")
+    for name in names:
+        check_writable(out / name / "trajectory.npz")
     finished = {name: [] for name in names}
     start = time.perf_counter()
     with tqdm(total=n_steps * len(jobs), unit="step", unit_scale=True, disable=not jobs) as bar:

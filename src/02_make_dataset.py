@@ -16,6 +16,7 @@ from utils import add_common_arguments, log, make_parser, positive_int, provenan
 from utils import non_negative_int, write_json_atomic
 
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.schemas import save_dataset
 from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.splits import make_splits, select
@@ -27,7 +28,7 @@ def parse():
     parser.add_argument("--md-root", type=Path, default=Path("data/md"), help="folder of <name>/trajectory.npz")
     parser.add_argument("--out-root", type=Path, default=Path("data/md"), help="folder for dataset_k{k}.npz")
     parser.add_argument("--splits-dir", type=Path, default=Path("data/splits"), help="folder for train/val/test.json")
-    parser.add_argument("--ks", type=int, nargs="+", default=[4, 8, 12], help="window lengths in timesteps, one file each")
+    parser.add_argument("--ks", type=positive_int, nargs="+", default=[4, 8, 12], help="window lengths in timesteps, one file each")
     parser.add_argument("--molecule", action="append", dest="molecules", metavar="NAME",
                         help="only this molecule; may be repeated (default: all found)")
     parser.add_argument("--stride", type=positive_int,
@@ -48,18 +49,22 @@ def parse():
 def main():
     args = parse()
     setup_logging(args.log_level)
-    for k in args.ks:
-        if k < 1:
-            raise UserError(f"--ks {k} is not a number of timesteps >= 1")
     paths = find_trajectories(args.md_root, args.molecules)
     splits = make_splits(list(paths), N_BLOCKS, train_frac=args.train_frac, val_frac=args.val_frac,
                          by=args.split_by, seed=args.seed)
     for k in dict.fromkeys(args.ks):
+        check_writable(args.out_root / f"dataset_k{k}.npz")
+    check_writable(args.splits_dir, folder=True)
+    for k in dict.fromkeys(args.ks):
         arrays, metadata = build_dataset(paths, k, stride=args.stride, max_samples=args.max_samples_per_mol,
                                          rotations=args.augment_rotations, seed=args.seed)
         out = args.out_root / f"dataset_k{k}.npz"
-        save_dataset(out, arrays, {**metadata, **provenance()})
         counts = {part: len(select(arrays, metadata, split)) for part, split in splits.items()}
+        for part, n in counts.items():
+            if n == 0 and part != "test":
+                raise UserError(f"the {part} split of {out} is empty; record a longer trajectory or change "
+                                "--train-frac and --val-frac")
+        save_dataset(out, arrays, {**metadata, **provenance()})
         for name, reasons in metadata["dropped"].items():
             for reason, n in reasons.items():
                 log.info("k=%d %s: dropped %d %s", k, name, n, reason)
@@ -68,10 +73,6 @@ def main():
               f"(lengths {', '.join(map(str, lengths))} timesteps; "
               + ", ".join(f"{part} {n}" for part, n in counts.items())
               + f"), {metadata['true_calls']} true calls")
-        for part, n in counts.items():
-            if n == 0 and part != "test":
-                raise UserError(f"the {part} split of {out} is empty; record a longer trajectory or change "
-                                "--train-frac and --val-frac")
     for part, split in splits.items():
         write_json_atomic(args.splits_dir / f"{part}.json", split)
     print(f"splits: {args.splits_dir}/train.json, val.json, test.json")

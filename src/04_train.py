@@ -21,6 +21,7 @@ import torch
 
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
@@ -39,8 +40,7 @@ def parse():
     parser.add_argument("--model-config", type=Path, default=Path("configs/model.yaml"), help="YAML of the network")
     parser.add_argument("--train-config", type=Path, default=Path("configs/train.yaml"), help="YAML of the training")
     parser.add_argument("--splits", type=Path, nargs=2, metavar=("TRAIN", "VAL"),
-                        default=[Path("data/splits/train.json"), Path("data/splits/val.json")],
-                        help="split files of 02_make_dataset.py")
+                        help="split files of 02_make_dataset.py (default: data/splits/train.json data/splits/val.json)")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
     parser.add_argument("--pretrained", type=Path, help="checkpoint whose weights to start from")
@@ -48,6 +48,7 @@ def parse():
                         help="keep parameters whose names start so, e.g. layers.0 (names: 03_model.py)")
     parser.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
     add_common_arguments(parser, device=True, overrides=True)
+    parser.set_defaults(splits=[Path("data/splits/train.json"), Path("data/splits/val.json")])
     return parser.parse_args()
 
 
@@ -64,6 +65,8 @@ def main():
                         f"{len(val_windows)} to validate")
     if np.intersect1d(train_windows, val_windows).size:
         raise UserError(f"{args.splits[0]} and {args.splits[1]} share windows; run 02_make_dataset.py again")
+    for name in ("best.pt", "last.pt"):
+        check_writable(args.out_dir / name)
     device = pick_device(args.device)
     facts = facts_of(arrays, metadata, train_windows, args.dataset, model_config.arch)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+from kstep.config import MOST  # noqa: E402
 from kstep.errors import PhysicsError, UserError  # noqa: E402
 from kstep.files import write_json_atomic  # noqa: E402, F401 (scripts take it from here)
 
@@ -31,9 +32,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """A usage error is one sentence and exit code 2."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; {self.prog} --help lists every flag\n")
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """An ArgumentParser in the house style; a usage error exits with code 2."""
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    """An ArgumentParser in the house style."""
+    return Parser(description=description, formatter_class=HelpFormatter)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, device: bool = False,
@@ -51,32 +59,34 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
                         help="how much to print")
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number >= 1")
+def _number(kind: type, text: str, fits: Callable[[float], bool], wanted: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a {wanted}")
     return value
+
+
+def positive_int(text: str) -> int:
+    return _number(int, text, lambda n: 1 <= n <= MOST, f"whole number >= 1{_most(text)}")
 
 
 def non_negative_int(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number >= 0")
-    return value
+    return _number(int, text, lambda n: 0 <= n <= MOST, f"whole number >= 0{_most(text)}")
+
+
+def _most(text: str) -> str:
+    return f" and <= {MOST}" if text.isdigit() and int(text) > MOST else ""
 
 
 def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number > 0")
-    return value
+    return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
 
 
 def non_negative_float(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number >= 0")
-    return value
+    return _number(float, text, lambda x: 0 <= x < float("inf"), "number >= 0")
 
 
 def setup_logging(level: str = "info") -> None:
@@ -96,6 +106,11 @@ def run_script(main: Callable[[], int | None]) -> None:
     except PhysicsError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 3
+    except (OSError, MemoryError) as error:  # a folder that cannot be written, a name too long, no space, no memory
+        log.debug("where it happened", exc_info=True)
+        where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        print(f"error: {where}{getattr(error, 'strerror', None) or error or 'not enough memory'}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted; finished work is on disk, --resume continues where the script has it",
               file=sys.stderr)
@@ -119,9 +134,11 @@ def pick_device(wanted: str) -> str:
 def read_json(path: str | Path):
     """Read JSON; a missing or broken file is a UserError."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage that writes it first") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a JSON file") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"{path} is not valid JSON; delete it and run its stage again") from None
 

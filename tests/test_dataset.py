@@ -134,7 +134,7 @@ def test_bad_input_is_one_sentence(water, tmp_path):
         done = run_02("--out-root", tmp_path, "--splits-dir", tmp_path, *arguments)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
-    refused("not a number of timesteps >= 1", "--md-root", water.parents[1], "--ks", 0)
+    refused("not a whole number >= 1", "--md-root", water.parents[1], "--ks", 0)
     refused("no trajectory found", "--md-root", tmp_path / "empty")
 
 

@@ -18,6 +18,7 @@ from kstep.analysis.compare import check_comparable, compare
 from kstep.analysis.profile import characterise, merge, production_temperature_K
 from kstep.analysis.verdict import judge
 from kstep.errors import UserError, did_you_mean
+from kstep.files import check_writable
 from kstep.schemas import Trajectory, load_trajectory
 
 log = logging.getLogger("kstep")
@@ -40,7 +41,9 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 metadata = json.loads(str(archive["metadata"]))
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata is no mapping")
+        except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
             problems.append(f"{path} is truncated or not an npz file of this program ({error}); delete it and "
                             "run its stage again")
             continue
@@ -71,6 +74,7 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     if not runs:
         raise UserError(f"{hybrid} holds no trajectory that can be read"
                         + (f" ({problems[0]})" if problems else "") + "; run a hybrid first")
+    check_writable(out_dir / "metrics.json")
     options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
     metrics: dict = {"schema": "metrics", "schema_version": 1, "keys": compare.__doc__,
                      "rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "molecules": {}}

@@ -10,6 +10,7 @@ import numpy as np
 
 from kstep.config import BaselineConfig, HybridConfig
 from kstep.errors import UserError
+from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecule import Molecule
@@ -81,6 +82,7 @@ def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], Ph
     if args.frame is not None and not args.initial_md:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
     hybrid = settle_settings(hybrid, checkpoint, baseline)
+    check_writable(args.out)
     return HybridRun(
         molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
         checkpoint=Path(args.checkpoint) if checkpoint is not None else None, out=Path(args.out), seed=args.seed,
