@@ -73,6 +73,8 @@ def run_replica(job: ReplicaJob) -> ReplicaResult:
     except (PhysicsError, UserError) as error:
         return ReplicaResult(job, calls, time.perf_counter() - wall, time.process_time() - cpu,
                              f"{molecule.name}, replica {job.replica}: {error}")
+    finally:
+        writer.release()
     return ReplicaResult(job, calls, wall_s, cpu_s)
 
 

@@ -8,9 +8,12 @@ checkpoint, bit-equal on CPU.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,7 @@ class TrajectoryWriter:
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
         self._n_chunks = 0
+        self._lock: int | None = None
 
     def open_segment(self, replica: int, role: str, ensemble: str, temperature_K: float, n_dof: int) -> int:
         """Start a new stretch of one replica; frames added with its id belong to it."""
@@ -75,10 +79,34 @@ class TrajectoryWriter:
         arrays = {k: v for k, v in vars(state).items() if k != "step"}
         write_npz(self.parts / "checkpoint.npz", {**arrays, "text": np.array(json.dumps(text))})
 
+    def _claim(self) -> None:
+        """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
+        if self._lock is not None:
+            return
+        self.parts.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.parts, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(f"another run is writing {self.path}; wait for it, or choose another output") from None
+        except OSError:
+            pass  # a file system without locks: nothing guards there
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let go of the folder of parts, which is removed when nothing is in it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        with suppress(OSError):
+            self.parts.rmdir()
+
     def resume(self) -> tuple[State, np.random.Generator, dict] | None:
         """State, generator and progress of the last checkpoint; None when there is none."""
         if not (self.parts / "checkpoint.npz").is_file():
             return None
+        self._claim()
         arrays = read_npz(self.parts / "checkpoint.npz")
         text = json.loads(str(arrays.pop("text")))
         if text["fingerprint"] != self.fingerprint:
@@ -101,7 +129,9 @@ class TrajectoryWriter:
 
     def start_over(self) -> None:
         """Remove what an earlier, unfinished run left behind."""
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self._claim()
+        for part in self.parts.iterdir():
+            part.unlink()
 
     def finish(self, metadata: dict) -> None:
         """Stream the chunks into the final file, check it, remove the parts."""
@@ -110,6 +140,7 @@ class TrajectoryWriter:
         metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
         merge_trajectories(self.path, chunks, self.constants, metadata)
         shutil.rmtree(self.parts, ignore_errors=True)
+        self.release()
 
 
 def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata: dict) -> None:

@@ -29,9 +29,9 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
     plan = plan_baseline(config)
     saved = writer.resume() if resume else None
     if saved is None:
-        writer.start_over()
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replica,)))
         state = engine.start(positions, np.zeros_like(positions))
+        writer.start_over()  # only now: a start that fails costs an earlier run nothing
         first, calls_before = 0, 0
     else:
         state, rng, done = saved

@@ -82,6 +82,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
         with EvaluationPool(run.spec, run.n_workers) as pool:
             return _run(run, scheme, thermostat, writer, pool, network, provenance, machine)
     finally:
+        writer.release()
         if isinstance(carry, ShardedCarrier):
             carry.close()
 
@@ -92,11 +93,11 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
     ensemble = "NVT" if thermostat is not None or scheme.is_thermostatted else "NVE"
     production = "train" if ensemble == "NVT" else "drift"
     if saved is None:
-        writer.start_over()
         rng = np.random.default_rng(run.seed)
         positions = start_positions(run)
         state = initial_state(pool, positions,
                               draw_velocities(hybrid.replicas, scheme.masses, hybrid.temperature_K, rng))
+        writer.start_over()  # only now: a start that fails costs an earlier run nothing
         done, tally, spent = 0, Tally(), {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0,
                                           "true_calls_burn_in": 0}
         segments = _open_segments(writer, "equil", ensemble, hybrid, molecule) if hybrid.burn_in_steps else None
