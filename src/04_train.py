@@ -96,10 +96,11 @@ def main():
     outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
                     out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
                     progress=args.log_level in ("debug", "info"))
-    write_json_atomic(args.out_dir / "training.json", {
-        "best": outcome.best, "reason": outcome.reason, "steps": outcome.steps, "epochs": outcome.epochs,
-        "wall_s": outcome.wall_s, "device": device, "parameters": size,
-        "true_calls_training": facts["true_calls_training"]})
+    if not outcome.interrupted:  # quickstart.sh takes this file for a finished training
+        write_json_atomic(args.out_dir / "training.json", {
+            "best": outcome.best, "reason": outcome.reason, "steps": outcome.steps, "epochs": outcome.epochs,
+            "wall_s": outcome.wall_s, "device": device, "parameters": size,
+            "true_calls_training": facts["true_calls_training"]})
     for name, value in outcome.best.items():
         print(f"  {name:28s} {value:.6g}")
     print(f"{outcome.steps} steps in {outcome.wall_s:.0f} s ({outcome.reason}); "
