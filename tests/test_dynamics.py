@@ -307,7 +307,7 @@ def test_plain_stops_with_a_sentence_when_the_true_physics_fails():
     class Broken(BatchPool):
         def evaluate(self, positions, rows=None):
             truth = super().evaluate(positions)
-            return replace(truth, failed=np.array([False, True]), messages=("SCF not converged",))
+            return replace(truth, failed=np.array([False, True]), messages=("", "SCF not converged"))
 
     with pytest.raises(PhysicsError, match="replica 1 broke at step 0: SCF not converged"):
         macro_step(Plain(potential.masses, 1e-3), Broken(potential), state, np.random.default_rng(0))

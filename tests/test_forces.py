@@ -157,6 +157,7 @@ def test_pool_equals_serial_and_counts_every_call(ethanol):
     with EvaluationPool(spec, 1) as serial, EvaluationPool(spec, 2) as parallel:
         a, b = serial.evaluate(x), parallel.evaluate(x)
         assert a.failed.tolist() == b.failed.tolist() == [False, False, False, True, False]
+        assert [bool(message) for message in b.messages] == b.failed.tolist()
         good = ~a.failed
         assert np.array_equal(a.energy[good], b.energy[good]) and np.array_equal(a.forces[good], b.forces[good])
         assert serial.true_calls == parallel.true_calls == 5

@@ -16,7 +16,7 @@ def initial_state(pool, positions: np.ndarray, velocities: np.ndarray) -> State:
     truth = pool.evaluate(positions)
     if truth.failed.any():
         raise UserError(f"the true physics refuses the start geometry of replica "
-                        f"{int(np.argmax(truth.failed))}: {truth.messages[0]}")
+                        f"{int(np.argmax(truth.failed))}: {truth.messages[int(np.argmax(truth.failed))]}")
     return State(np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64),
                  truth.energy, truth.forces)
 

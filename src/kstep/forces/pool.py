@@ -34,7 +34,7 @@ class Truth:
     energy: np.ndarray
     forces: np.ndarray
     failed: np.ndarray
-    messages: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
 
 
 def physical_cores() -> int:
@@ -45,12 +45,12 @@ def physical_cores() -> int:
 def _evaluate_rows(physics, positions, rows):
     energy = np.full(len(rows), np.nan)
     forces = np.full(positions.shape, np.nan)
-    messages = []
+    messages = [""] * len(rows)
     for i, row in enumerate(rows):
         try:
             energy[i], forces[i] = physics.energy_and_forces(positions[i], slot=int(row))
         except PhysicsError as error:
-            messages.append(str(error))
+            messages[i] = str(error)
     return energy, forces, messages
 
 
@@ -157,14 +157,14 @@ class EvaluationPool:
         positions, parts = ticket
         energy = np.full(len(positions), np.nan)
         forces = np.full(positions.shape, np.nan)
-        messages: list[str] = []
+        messages = np.full(len(positions), "", dtype=object)
         for mine, answer in parts:
             if isinstance(answer, int):
                 worker = answer
                 answer, self._calls[worker], self._cpu_s[worker] = self._receive(worker)
             energy[mine], forces[mine] = answer[:2]
-            messages += answer[2]
-        self.failures += messages
+            messages[mine] = answer[2]
+        self.failures += [message for message in messages if message]
         return Truth(energy, forces, np.isnan(energy), tuple(messages))
 
     def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:

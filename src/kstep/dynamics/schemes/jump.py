@@ -123,4 +123,5 @@ class Jump:
 
 def _rows_of(truth, chosen):
     """The answers of some rows of a Truth."""
-    return type(truth)(truth.energy[chosen], truth.forces[chosen], truth.failed[chosen], truth.messages)
+    messages = tuple(np.array(truth.messages, dtype=object)[chosen]) if truth.messages else ()
+    return type(truth)(truth.energy[chosen], truth.forces[chosen], truth.failed[chosen], messages)

@@ -34,9 +34,9 @@ class Plain:
     def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
         """Close the step with the true force; a step without one cannot go on."""
         if truth.failed.any():
-            row = proposal.rows[int(np.argmax(truth.failed))]
+            first = int(np.argmax(truth.failed))
             raise PhysicsError(
-                f"plain dynamics of replica {row} broke at step {state.step}: {truth.messages[0]}; "
+                f"plain dynamics of replica {proposal.rows[first]} broke at step {state.step}: {truth.messages[first]}; "
                 "use a smaller dt_fs or check the start geometry"
             )
         rows = proposal.rows
