@@ -55,6 +55,11 @@ run() {
     "$@"
 }
 
+# resume FOLDER: '--resume' if an interrupted training left its state there
+resume() {
+    if [ -e "$1/last.pt" ] && [ ! -e "$1/training.json" ]; then echo --resume; fi
+}
+
 raw=$work/raw
 run "$raw/$name/molecule.npz" $python src/00_prep_mols.py --smiles "$smiles_file" --out-dir "$raw"
 
@@ -76,13 +81,13 @@ run "$work/dataset_k8.npz" $python src/02_make_dataset.py --md-root "$work/md" -
 # the fast energy network for metropolis, and the equivariant network with its jump head
 run "$work/energy/training.json" $python src/04_train.py --dataset "$work/dataset_k8.npz" \
     --model-config configs/model_pair_mlp.yaml --train-config configs/train_pair_mlp.yaml \
-    --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/energy"
+    --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/energy" $(resume "$work/energy")
 run "$work/jump/training.json" $python src/04_train.py --dataset "$work/dataset_k4.npz" \
     --model-config configs/model.yaml --train-config configs/train.yaml \
-    --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/jump"
+    --splits "$work/splits/train.json" "$work/splits/val.json" --out-dir "$work/jump" $(resume "$work/jump")
 
 # hybrids and, at the same number of true calls from the same starts, plain MD
-start=(--molecule "$raw/$name" --initial-md "$work/md/$name/trajectory.npz" --replicas 16)
+start=(--molecule "$raw/$name" --initial-md "$work/md/$name/trajectory.npz" --replicas 16 --resume)
 run "$work/hybrid/metropolis_k1000.npz" $python $hybrid_script "${physics[@]}" --scheme metropolis --k-steps 1000 \
     --checkpoint "$work/energy/best.pt" "${start[@]}" --steps 200 --burn-in-steps 10 --out "$work/hybrid/metropolis_k1000.npz"
 run "$work/hybrid/jump_k4.npz" $python $hybrid_script "${physics[@]}" --scheme jump --k-steps 4 \
