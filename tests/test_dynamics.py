@@ -199,6 +199,16 @@ def test_metropolis_refuses_a_jump_network():
         Metropolis(Carrier(OnlyJumps()), np.ones(2), 1e-3, 4, 300.0)
 
 
+def test_replicas_start_from_every_conformer_and_mostly_from_the_likely_ones():
+    from kstep.dynamics.hybrid_settings import share_replicas
+
+    share = share_replicas(np.array([0.0, 0.0, 8.0, 8.0]), 64, 300.0)
+    assert np.bincount(share).tolist() == [31, 31, 1, 1]
+    assert np.bincount(share_replicas(np.array([0.0, KT * np.log(3.0)]), 40, 300.0)).tolist() == [30, 10]
+    assert share_replicas(np.array([0.0, 1.0, 50.0]), 2, 300.0).tolist() == [0, 1]
+    assert share_replicas(np.array([5.0]), 3, 300.0).tolist() == [0, 0, 0]
+
+
 def load_spring(stiffness):
     potential = harmonic_chain((12.0, 1.0))
     return ForceNetwork(lambda y: stiffness * potential.batch(y)[1])

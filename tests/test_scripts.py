@@ -224,6 +224,14 @@ def wait_until(condition, seconds=30):
     raise AssertionError("timed out")
 
 
+def test_dynamics_that_break_leave_what_came_before(work, tmp_path):
+    finished = hybrid(work, "qm", "plain", tmp_path / "x.npz", "--dt-fs", 4, "--steps", 400, "--burn-in-steps", 0,
+                      "--thermostat", "none", "--initial-md", work / "qm/ethanol/trajectory.npz", expect=3)
+    assert "broke at step" in finished.stderr and "are in" in finished.stderr
+    trajectory = load_trajectory(tmp_path / "x.npz")
+    assert trajectory.metadata["status"].startswith("broke at macro-step") and len(trajectory.pos) > 0
+
+
 @pytest.mark.parametrize("flags, words", [
     (("--k-steps", 0), "not a whole number >= 1"),
     (("--k-steps", 5), "k = 4 timesteps, not 5"),

@@ -15,6 +15,7 @@ from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecule import Molecule
 from kstep.schemas import load_trajectory
+from kstep.units import kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
 
@@ -90,15 +91,31 @@ def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], Ph
         initial_md=Path(args.initial_md) if args.initial_md else None, frame=args.frame)
 
 
+def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:
+    """Conformer (R,) that each replica starts from; energies (C,) kJ/mol, best first.
+
+    Every conformer gets a replica while there are enough of them, so that none is overlooked; the
+    others follow exp(-E/kT), since a chain may take long to leave a conformer it should not be in.
+    """
+    energies = np.asarray(energies)
+    weights = np.exp(-(energies - energies.min()) / kT(temperature_K))
+    wanted = weights / weights.sum() * n_replicas
+    counts = np.zeros(len(energies), dtype=int)
+    counts[:n_replicas] = 1
+    for _ in range(n_replicas - counts.sum()):
+        counts[np.argmax(wanted - counts)] += 1
+    return np.repeat(np.arange(len(energies)), counts)
+
+
 def start_positions(run: HybridRun) -> np.ndarray:
-    """Positions (R,N,3) nm: conformers in turn, or frames of an MD trajectory.
+    """Positions (R,N,3) nm: conformers by their Boltzmann weight, or frames of an MD trajectory.
 
     Without --frame the replicas are spread evenly over the production frames.
     """
     n = run.hybrid.replicas
     if run.initial_md is None:
-        conformers = run.molecule.conformers
-        return conformers[np.arange(n) % len(conformers)].copy()
+        share = share_replicas(run.molecule.conformer_energies, n, run.hybrid.temperature_K)
+        return run.molecule.conformers[share].copy()
     trajectory = load_trajectory(run.initial_md)
     if not np.array_equal(trajectory.atom_types, run.molecule.numbers):
         raise UserError(f"{run.initial_md} is a trajectory of another molecule than {run.molecule.name}")

@@ -17,7 +17,7 @@ from kstep.dynamics.recorder import TrajectoryWriter
 from kstep.dynamics.schemes import Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
-from kstep.errors import UserError
+from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
 from kstep.molecule import Molecule
@@ -121,6 +121,7 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
                 "wall_s": spent["wall_s"] + time.perf_counter() - wall,
                 "cpu_s": spent["cpu_s"] + cpu_seconds() - cpu}
 
+    broken = None
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:
         while done < total:
@@ -129,7 +130,13 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
                 spent["true_calls_burn_in"] = now["true_calls"]
                 spent["wall_burn_in_s"] = now["wall_s"]
                 segments = _open_segments(writer, production, ensemble, hybrid, molecule)
-            state = macro_step(scheme, pool, state, rng, thermostat)
+            try:
+                state = macro_step(scheme, pool, state, rng, thermostat)
+            except PhysicsError as error:
+                if done < max(hybrid.burn_in_steps + 1, hybrid.save_interval_steps):
+                    raise  # nothing to keep
+                broken = error
+                break
             done += 1
             if done > hybrid.burn_in_steps:
                 tally.add(state, scheme, beta)
@@ -146,9 +153,12 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
     spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
     trained_on = int(network.metadata.get("true_calls_training") or 0) if network else 0
     metadata = {**_facts(run, scheme), "true_calls_training": trained_on,
-                "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "status": "finished", "machine": machine,
+                "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
+                "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
                 **spent, **tally.summary(scheme.name), **provenance}
     writer.finish(metadata)
+    if broken is not None:
+        raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata
 
 
