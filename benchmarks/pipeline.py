@@ -36,6 +36,7 @@ SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
 QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 8}  # per replica
 QM_TRAINING_PS = {"ethanol": 15, "aspirin": 4}  # per replica, at 300 K and again hot
 QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 2.5}
+QM_NVE_STEPS = {"ethanol": 8000, "aspirin": 4000}  # baseline timesteps of 0.25 fs
 SEEDS = (0, 1, 2)
 REPLICAS = 64
 PHYSICS_FAILED = 3  # exit code of a run whose dynamics broke
@@ -217,7 +218,7 @@ def qm_jump(name: str) -> None:
                                            work / "training_025/splits/test.json")}
         common = ("--replicas", 8, "--burn-in-steps", 0, "--thermostat", "none",
                   "--initial-md", work / "training_025" / name / "trajectory.npz")
-        steps = 8000 // k  # 2 ps
+        steps = QM_NVE_STEPS[name] // k
         row["nve"] = judged(reference, hybrid(name, script, work / f"hybrid/jump_nve_k{k}.npz", "jump",
                                               "--checkpoint", checkpoint, "--k-steps", k, "--steps", steps, *common))
         row["no_network"] = judged(reference, hybrid(name, script, work / f"hybrid/jump_nve_k{k}_none.npz", "jump",
@@ -249,7 +250,12 @@ def mm(name: str = "aspirin") -> None:
        "--set", "length_ps=25", "--set", "hot_length_ps=10")
     reference = characterise(load_trajectory(reference_file))
     energy = train(work, 8, "energy", "mm_energy", "mm_training")
-    start = ("--initial-md", training)
+    # short moves cannot equilibrate conformers; long ones of the same exact sampler can, for every run below
+    equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint", energy,
+                          "--k-steps", 1000, "--dt-fs", 1.0, "--replicas", REPLICAS, "--steps", 64, "--burn-in-steps", 256,
+                          "--num-workers", os.cpu_count())
+    start = ("--initial-md", equilibrated)
+    store("mm_native", name, {"us_per_step": native_us_per_step(raw)})
     for k in (4, 8, 12):
         jump = train(work, k, "jump", f"mm_jump_k{k}", "mm_training")
         row = {"one_step": one_step_errors(jump, work / f"mm_training/dataset_k{k}.npz",
@@ -267,6 +273,17 @@ def mm(name: str = "aspirin") -> None:
         for label, flags in runs.items():
             row[label] = judged(reference, hybrid(name, script, work / f"hybrid_mm/{label}_k{k}.npz", *flags))
         store("mm", f"{name} k={k}", row)
+
+
+def native_us_per_step(raw: Path) -> dict:
+    """Microseconds per step of OpenMM's own loop on each platform, nothing stored."""
+    import openmm
+
+    from kstep.forces.openmm import fastest_platform
+    from kstep.molecule import Molecule
+
+    system = openmm.XmlSerializer.deserialize((raw / "system.xml").read_text())
+    return fastest_platform(system, Molecule.load(raw).conformers[0], n_steps=20_000)[1]
 
 
 def parse():
