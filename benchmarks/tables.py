@@ -69,9 +69,9 @@ def qm_metropolis(section: dict) -> str:
     row("wall seconds per ps of accepted trajectory", "", lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['seeds'])[1]:.4f}")
     row("- plain at 1 fs, same cores and replicas", "", lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['plain_1fs'])[1]:.3f}")
     row("ratio of the two, network trained", ">= 30 ethanol, >= 100 aspirin", lambda s: f"{s['wall_ratio_median']:.0f}")
-    row("energy samples per 1000 true calls (plain 1 fs)", "",
-        lambda s: f"{s['seeds'][1]['sampling']['energy_per_1000_calls']:.0f} "
-                  f"({s['plain_1fs'][1]['sampling']['energy_per_1000_calls']:.1f})")
+    row("effective energy samples per 1000 true calls", "",
+        lambda s: f"{sorted(r['sampling']['energy_per_1000_calls'] for r in s['seeds'])[1]:.0f}")
+    row("- the long plain reference at 0.5 fs", "", lambda s: f"{s['plain_reference_energy_per_1000_calls']:.1f}")
     row("true calls: run / training data", "",
         lambda s: f"{s['seeds'][0]['true_calls']} / {s['seeds'][0]['true_calls_training']}")
     return "### GFN2-xTB, `metropolis`: k = 1000 at 0.5 fs, 300 K, real masses, frozen network\n\n" + table(
