@@ -16,7 +16,7 @@ import numpy as np
 from kstep.analysis import plots, report
 from kstep.analysis.compare import check_comparable, compare
 from kstep.analysis.profile import characterise, merge, production_temperature_K
-from kstep.analysis.verdict import judge
+from kstep.analysis.verdict import BASELINE, judge
 from kstep.errors import UserError, did_you_mean
 from kstep.files import check_writable
 from kstep.schemas import Trajectory, load_trajectory
@@ -233,7 +233,7 @@ def _judge_run(name, results, baseline):
     run["control_files"] = chosen
     controls = {label: results[c] for label, c in chosen.items() if label != "no network"}
     run["verdicts"] = ([f"is itself a control ({run['role']})"] if run["role"] != "hybrid"
-                       else judge(run, controls or {"the baseline, scaled": baseline}))
+                       else judge(run, {**controls, BASELINE: baseline}))
     if run["role"] == "hybrid" and not controls:
         run["warnings"].append("no plain control at the same number of true calls lies beside this run; "
                                "the baseline, scaled to its budget, stands in")

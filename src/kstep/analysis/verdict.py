@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 
+BASELINE = "the baseline, scaled"
+MOST_SCALED = 3.0  # a short control's samples are mostly its starting frames': they do not grow with its calls
+
+
 def judge(result: dict, controls: dict[str, dict]) -> list[str]:
     """Plain sentences: does this run beat plain MD at the same number of true calls?
 
     controls: results of `compare` for plain runs of the same molecule (and, under the name
-    'baseline', for the reference itself).  Effective samples of a control are scaled to the
-    run's number of calls; the run must win on the energy and on the slowest torsion, and its
-    structure must lie within its floor or be no worse than the control's.
+    BASELINE, for the reference itself).  Effective samples of a control are scaled to the run's
+    number of calls, the baseline's by any factor, a shorter control's by MOST_SCALED at most; the
+    baseline speaks where no control does.  The run must win on the energy and on the slowest
+    torsion, and its structure must lie within its floor or be no worse than the control's.
     """
     if result["structure"] is None:
         return ["not judged against plain MD: the run holds no production frames"]
     out = []
-    for name, control in controls.items():
-        if control["structure"] is None or not control["cost"]["true_calls"]:
+    known = {name: control for name, control in controls.items()
+             if control["structure"] is not None and control["cost"]["true_calls"]}
+    for extra, words in ((0, ""), (result["cost"]["true_calls_training"], ", training included")):
+        if words and not extra:
             continue
-        for extra, words in ((0, ""), (result["cost"]["true_calls_training"], ", training included")):
-            if words and not extra:
-                continue
-            lost = _lost(result, control, extra)
+        budget = result["cost"]["true_calls"] + extra
+        near = {name: control for name, control in known.items() if name != BASELINE
+                and budget / control["cost"]["true_calls"] <= MOST_SCALED}
+        for name, control in (near or {n: c for n, c in known.items() if n == BASELINE}).items():
+            lost = _lost(result, control, budget)
             text = f"plain MD ({name}) at the same number of true calls{words}"
             neither = result["sampling"]["convergence"] == "not converged"
             won = f"beats {text}" + (", though its own torsions are not converged yet either" if neither else "")
@@ -30,8 +38,8 @@ def judge(result: dict, controls: dict[str, dict]) -> list[str]:
     return out
 
 
-def _lost(result, control, extra_calls):
-    factor = (result["cost"]["true_calls"] + extra_calls) / control["cost"]["true_calls"]
+def _lost(result, control, budget):
+    factor = budget / control["cost"]["true_calls"]
     mine, theirs, lost = result["sampling"], control["sampling"], []
     if mine["energy"] <= factor * theirs["energy"]:
         lost.append(f"energy {mine['energy']:.3g} effective samples against {factor * theirs['energy']:.3g}")
