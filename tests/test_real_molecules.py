@@ -224,9 +224,12 @@ def test_resumed_mm_baseline_is_bit_equal(ethanol, ethanol_xml, tmp_path):
 
         writer = TrajectoryWriter(tmp_path / f"{name}.npz", masses=ethanol.masses, masses_sampler=ethanol.masses,
                                   atom_types=ethanol.numbers, bonds=ethanol.bonds, fingerprint={"seed": 3})
-        calls = run_baseline(openmm_engine(ethanol, ethanol_xml), writer, ethanol.conformers[0], config, replica=1,
-                             seed=3, resume=resume, checkpoint_interval_steps=1, progress=progress)
-        writer.finish({"molecule": "ethanol"})
+        try:
+            calls = run_baseline(openmm_engine(ethanol, ethanol_xml), writer, ethanol.conformers[0], config, replica=1,
+                                 seed=3, resume=resume, checkpoint_interval_steps=1, progress=progress)
+            writer.finish({"molecule": "ethanol"})
+        finally:
+            writer.release()  # as the end of its process would
         return load_trajectory(writer.path), calls
 
     whole, calls = go("whole", False)
