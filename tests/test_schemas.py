@@ -18,10 +18,20 @@ def filled(fields, sizes=SIZES):
         size = tuple(s if isinstance(s, int) else sizes[s.removesuffix("|0")] for s in shape)
         arrays[key] = {"f": rng.standard_normal(size), "i": rng.integers(0, 3, size),
                        "b": rng.random(size) < 0.5}[np.dtype(dtype).kind].astype(dtype)
+    # what is not free: masses, elements, timestep, offsets, the molecule a window belongs to
+    for key in ("masses", "masses_sampler", "dt_fs"):
+        if key in arrays:
+            arrays[key] = np.abs(arrays[key]) + 0.1
+    arrays["atom_types"] += 1
+    arrays.update({key: np.array(offsets) for key, offsets in (
+        ("ptr", [0, 4, 8, 11]), ("mol_ptr", [0, 4, 7]), ("bond_ptr", [0, 1, 3]), ("molecule_id", [0, 0, 1]))
+        if key in arrays})
     return arrays
 
 
-METADATA = {"molecule": "naïve", "segments": [{"replica": 0, "role": "train"}], "dt_fs": 0.1, "none": None}
+SEGMENT = {"replica": 0, "role": "train", "ensemble": "NVE", "temperature_K": 300.0, "n_dof": 9}
+METADATA = {"molecule": "naïve", "segments": [SEGMENT] * 3, "dt_fs": 0.1, "none": None, "k_steps": 4, "true_calls": 7,
+            "method": "none", "molecules": [{"name": "a", "smiles": "O", "method": "none"}] * 2}
 
 
 def test_a_trajectory_comes_back_bit_for_bit(tmp_path):
