@@ -28,7 +28,7 @@ def judge(result: dict, controls: dict[str, dict]) -> list[str]:
         near = {name: control for name, control in known.items() if name != BASELINE
                 and budget / control["cost"]["true_calls"] <= MOST_SCALED}
         for name, control in (near or {n: c for n, c in known.items() if n == BASELINE}).items():
-            lost = _lost(result, control, budget)
+            lost = _lost(result, control, budget, structure_too=name != BASELINE)
             text = f"plain MD ({name}) at the same number of true calls{words}"
             neither = result["sampling"]["convergence"] == "not converged"
             won = f"beats {text}" + (", though its own torsions are not converged yet either" if neither else "")
@@ -38,7 +38,8 @@ def judge(result: dict, controls: dict[str, dict]) -> list[str]:
     return out
 
 
-def _lost(result, control, budget):
+def _lost(result, control, budget, structure_too):
+    """What the run loses at; the baseline's structure is the reference itself, so it cannot be worse."""
     factor = budget / control["cost"]["true_calls"]
     mine, theirs, lost = result["sampling"], control["sampling"], []
     if mine["energy"] <= factor * theirs["energy"]:
@@ -47,12 +48,12 @@ def _lost(result, control, budget):
     if several:
         here = 0.0 if mine["never_crossed"] else mine["slowest_torsion"] or 0.0
         there = 0.0 if theirs["never_crossed"] else theirs["slowest_torsion"] or 0.0
-        if here <= factor * there:
+        if here <= factor * there and there > 0:
             lost.append(f"slowest torsion {here:.3g} effective samples against {factor * there:.3g}")
         elif mine["convergence"] != "converged" and theirs["convergence"] == "converged":
             lost.append("its torsions are not converged")
     for key, label in (("bond_rmse_A", "bond error"), ("angle_rmse_deg", "angle error")):
-        a, b = result["structure"].get(key), control["structure"].get(key)
+        a, b = result["structure"].get(key), control["structure"].get(key) if structure_too else None
         if a and a["verdict"] == "above floor" and (b is None or a["value"] > b["value"]):
             lost.append(f"{label} {a['value']:.3g} above its floor {a['floor']:.3g} and above the control's "
                         f"{b['value']:.3g}" if b else f"{label} above its floor")
