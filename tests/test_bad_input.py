@@ -203,3 +203,22 @@ def test_scripts_answer_in_one_line(tmp_path, arguments, words):
     assert finished.returncode == 2 and words in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_file_that_may_not_be_read_is_not_called_truncated(tmp_path, monkeypatch):
+    """'delete it' would be the wrong advice for a disk or a right that is at fault."""
+    from kstep.config import read_yaml
+
+    for name in ("t.npz", "c.yaml"):
+        (tmp_path / name).write_bytes(b"PK")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", denied)
+    with pytest.raises(UserError, match="cannot be read .Permission denied.") as caught:
+        read_npz(tmp_path / "t.npz")
+    assert "delete" not in str(caught.value)
+    monkeypatch.setattr("pathlib.Path.read_text", denied)
+    with pytest.raises(UserError, match="cannot be read .Permission denied."):
+        read_yaml(tmp_path / "c.yaml")

@@ -98,7 +98,7 @@ class HybridConfig(Config):
 T = TypeVar("T", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
+class _StrictSafeLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, of which YAML keeps the last in silence."""
 
     def construct_mapping(self, node, deep=False):
@@ -117,10 +117,12 @@ def read_yaml(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"config {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictSafeLoader)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"config {path} is not valid YAML{where}") from None

@@ -160,6 +160,8 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:  # the disk or its rights, not the content: nothing to delete
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
             f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
         ) from None

@@ -122,12 +122,15 @@ def angle_bend(molecule, properties):
     return force, force.getNumAngles()
 
 
+ANGLE_ARMS = "ax=x1-x2; ay=y1-y2; az=z1-z2; bx=x3-x2; by=y3-y2; bz=z3-z2"  # from the vertex, atom 2
+
+
 def linear_bend(molecule, properties):
     # CustomAngleForce loses digits near 180 degrees, where these angles live.
     force = openmm.CustomCompoundBondForce(
         3,
         "k*(1+(ax*bx+ay*by+az*bz)/(sqrt(ax^2+ay^2+az^2)*sqrt(bx^2+by^2+bz^2)));"
-        "ax=x1-x2; ay=y1-y2; az=z1-z2; bx=x3-x2; by=y3-y2; bz=z3-z2")
+        + ANGLE_ARMS)
     force.addPerBondParameter("k")
     for i, j, k in bonded_angles(molecule):
         found = properties.GetMMFFAngleBendParams(molecule, i, j, k)
@@ -142,7 +145,7 @@ def stretch_bend(molecule, properties):
         "(theta-theta0)*(kij*rij+kkj*rkj-k0);"
         f"theta=acos({SHRINK!r}*(ax*bx+ay*by+az*bz)/(rij*rkj));"
         "rij=sqrt(ax^2+ay^2+az^2); rkj=sqrt(bx^2+by^2+bz^2);"
-        "ax=x1-x2; ay=y1-y2; az=z1-z2; bx=x3-x2; by=y3-y2; bz=z3-z2")
+        + ANGLE_ARMS)
     for name in ("kij", "kkj", "k0", "theta0"):
         force.addPerBondParameter(name)
     for i, j, k in bonded_angles(molecule):

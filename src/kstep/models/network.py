@@ -6,6 +6,7 @@ path is numpy; torch for the others, on their device), always in float64.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from kstep.models.batch import MoleculeBatch, replicate
 from kstep.models.pair_mlp import PairMLP
 from kstep.models.pair_mlp_fast import FastPairMLP
 from kstep.units import PS_PER_FS
+
+log = logging.getLogger("kstep")
 
 
 class Network:
@@ -53,6 +56,8 @@ class Network:
                                k_steps=k_steps, method=method)
         model = checkpoints.model_from(checkpoint, checkpoint_path)
         if isinstance(model, PairMLP):
+            if device != "cpu":
+                log.info("pair_mlp runs on the CPU: a launch on a GPU costs more than its whole call")
             device = "cpu"  # its hot path is numpy: a launch on a GPU costs more than the whole call
         hidden = {"state_dict", "normalisation", "training", "molecule"}
         metadata = {key: value for key, value in checkpoint.items() if key not in hidden}
