@@ -324,7 +324,7 @@ def test_plain_stops_with_a_sentence_when_the_true_physics_fails():
 
 
 def test_langevin_around_plain_samples_the_canonical_ensemble():
-    physical_validation = pytest.importorskip("physical_validation")
+    import physical_validation
     potential, rng = harmonic_chain((12.0, 14.0, 16.0)), np.random.default_rng(13)
     pool = BatchPool(potential)
     n = 200

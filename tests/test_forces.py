@@ -9,8 +9,6 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, mm_spec, qm_spec
 from kstep.forces.pool import EvaluationPool
 
-pytest.importorskip("tblite")
-
 
 def build(backend, molecule, tmp_path=None, **settings):
     if backend == "openmm":
