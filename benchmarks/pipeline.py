@@ -165,7 +165,8 @@ def qm_metropolis(name: str) -> None:
     for seed in SEEDS:
         rows.append(judged(reference, hybrid(
             name, script, work / f"hybrid/metropolis_{seed}.npz", "metropolis", "--checkpoint", checkpoint,
-            "--k-steps", 1000, "--dt-fs", 0.5, "--seed", seed, "--burn-in-steps", 20, *common)))
+            "--k-steps", 1000, "--dt-fs", 0.5, "--seed", seed, "--burn-in-steps", 20, "--set", "length_law=fixed",
+            *common)))
         same.append(judged(reference, hybrid(name, script, work / f"hybrid/plain_{seed}.npz", "plain",
                                              "--dt-fs", 0.5, "--seed", seed, "--burn-in-steps", 5, *common, *start)))
         fast.append(judged(reference, hybrid(name, script, work / f"hybrid/plain_1fs_{seed}.npz", "plain",
@@ -256,7 +257,8 @@ def mm(name: str = "aspirin") -> None:
     energy = train(work, 8, "energy", "mm_energy", "mm_training")
     # short moves cannot equilibrate conformers; long ones of the same exact sampler can, for every run below
     equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint", energy,
-                          "--k-steps", 1000, "--dt-fs", 1.0, "--replicas", REPLICAS, "--steps", 64, "--burn-in-steps", 256,
+                          "--k-steps", 1000, "--dt-fs", 1.0, "--set", "length_law=fixed", "--replicas", REPLICAS,
+                          "--steps", 64, "--burn-in-steps", 256,
                           "--num-workers", os.cpu_count())
     start = ("--initial-md", equilibrated)
     store("mm_native", name, {"us_per_step": native_us_per_step(raw)})
@@ -265,7 +267,8 @@ def mm(name: str = "aspirin") -> None:
         row = {"one_step": one_step_errors(jump, work / f"mm_training/dataset_k{k}.npz",
                                            work / "mm_training/splits/test.json")}
         # soft modes creep where momenta are lost after k fs, so many starts count for more than long chains
-        exact = ("--replicas", 4 * REPLICAS, "--steps", 800, "--burn-in-steps", 100, "--set", "save_interval_steps=4", *start)
+        exact = ("--replicas", 4 * REPLICAS, "--steps", 800, "--burn-in-steps", 100, "--set", "save_interval_steps=4",
+                 "--set", "length_law=fixed", *start)
         fast = ("--replicas", REPLICAS, "--steps", 600, "--burn-in-steps", 100, *start)
         runs = {
             "metropolis": ("metropolis", "--checkpoint", energy, "--k-steps", k, "--dt-fs", 1.0, "--num-workers",

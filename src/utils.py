@@ -214,6 +214,12 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     parser.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
     parser.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
     parser.add_argument("--replicas", type=positive_int, help="chains that step together")
+    parser.add_argument("--hydrogen-mass", type=positive_float, dest="hydrogen_mass_Da",
+                        help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
+    parser.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
+                        help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
+    parser.add_argument("--tune", action="store_true", default=None,
+                        help="metropolis: choose the timestep and the length by measurement before production")
     parser.add_argument("--thermostat", choices=["none", "langevin"], help="around jump and plain; none is NVE")
     parser.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
     parser.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
@@ -229,5 +235,5 @@ def hybrid_overrides(args) -> dict:
     from kstep.config import parse_assignments
 
     keys = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale",
-            "max_attempts")
+            "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune")
     return {**parse_assignments(args.assignments), **{k: getattr(args, k) for k in keys}}

@@ -117,29 +117,32 @@ def test_model_script_checks_symmetry():
     assert "rotation" in finished.stdout
 
 
-def test_resumed_hybrid_is_bit_equal(work):
-    """Interrupted after a checkpoint, continued, and equal to a run that was not."""
-    out = work / "resume"
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_resumed_hybrid_is_bit_equal(work, n_workers):
+    """Interrupted after a restart file, continued, and equal to a run that was not; 2: half-batches in flight."""
+    out = work / f"resume{n_workers}"
+    out.mkdir()
     whole = out / "whole.npz"
     flags = ("--k-steps", 10, "--burn-in-steps", 2, "--seed", 3, "--set", "checkpoint_interval=4")
-    hybrid(work, "qm", "metropolis", whole, "--steps", 10, *flags)
+    hybrid(work, "qm", "metropolis", whole, "--steps", 10, "--num-workers", n_workers, *flags)
     code = ("import sys, runpy; sys.path.insert(0, 'src'); sys.argv[0] = 'src/06b_hybrid_integrate_qm.py'\n"
             "import kstep.dynamics.run_hybrid as r\n"
-            "step, n = r.macro_step, [0]\n"
-            "def cut(*a):\n"
-            "    n[0] += 1\n"
-            "    if n[0] > 9: raise KeyboardInterrupt\n"
-            "    return step(*a)\n"
-            "r.macro_step = cut\n"
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
+            "steps = r.macro_steps\n"
+            "def cut(*a, **k):\n"
+            "    for n, state in enumerate(steps(*a, **k)):\n"
+            "        if n >= 9: raise KeyboardInterrupt\n"
+            "        yield state\n"
+            "r.macro_steps = cut\n"
+            "if __name__ == '__main__':\n"
+            "    runpy.run_path(sys.argv[0], run_name='__main__')")
     arguments = ["--qm-config", "configs/qm_fast.yaml", "--checkpoint", work / "qm/energy/best.pt", "--molecule",
-                 work / "raw/ethanol", "--scheme", "metropolis", "--replicas", 4, "--num-workers", 1, "--steps", 10, *flags]
-    cut = run_python("-c", code, *arguments, "--out", out / "cut.npz")
+                 work / "raw/ethanol", "--scheme", "metropolis", "--replicas", 4, "--steps", 10, *flags]
+    (out / "cut.py").write_text(code)  # a file, since spawned workers import the main module again
+    cut = run_python(out / "cut.py", *arguments, "--num-workers", n_workers, "--out", out / "cut.npz")
     assert cut.returncode == 130, cut.stderr[-1000:]
     assert not (out / "cut.npz").exists()
-    hybrid(work, "qm", "metropolis", out / "cut.npz", "--steps", 10, "--num-workers", 1, "--resume", *flags)
-    hybrid(work, "qm", "metropolis", out / "serial.npz", "--steps", 10, "--num-workers", 1, *flags)
-    a, b = load_trajectory(out / "serial.npz"), load_trajectory(out / "cut.npz")
+    hybrid(work, "qm", "metropolis", out / "cut.npz", "--steps", 10, "--num-workers", n_workers, "--resume", *flags)
+    a, b = load_trajectory(whole), load_trajectory(out / "cut.npz")
     for key in ("pos", "vel", "Epot", "delta_H", "accepted", "step", "segment"):
         assert np.array_equal(getattr(a, key), getattr(b, key)), key
     assert a.metadata["true_calls"] == b.metadata["true_calls"] == 4 * 13

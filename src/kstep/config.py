@@ -90,7 +90,13 @@ class HybridConfig(Config):
     max_bond_stretch_nm: Positive = 0.05  # beyond the longest bond length seen at the start
     max_energy_jump_kJ_per_mol: Positive = 20.0  # of the true total energy (jump)
     energy_rescale: bool = False  # hides drift; reported when on
+    length_law: Literal["uniform", "fixed"] = "uniform"  # metropolis: k_steps is the mean, or the length
     hydrogen_mass_Da: Positive | None = None  # metropolis: free masses of the sampler
+    hessian_masses: bool = False  # metropolis: masses from the diagonal of the network's Hessian
+    tempering_K: Annotated[list[Temperature], Field(min_length=2, max_length=1000)] | None = None  # a ladder
+    tune: bool = False  # metropolis: choose dt_fs and k_steps by measurement where they are null
+    integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = 0.95  # of the timestep tuning chooses
+    shortest_mean_fs: Positive = 200.0  # of the mean length tuning chooses
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files
 

@@ -42,16 +42,14 @@ class Carrier:
             return network.numpy(x), network.numpy(v)
 
 
-_carrier = None  # of a worker process
+_carrier, _version = None, -1  # of a worker process
 
 
-def _load(load_network, arguments: dict) -> None:
-    global _carrier
-    exit_with_parent()
-    _carrier = Carrier(load_network(**arguments))
-
-
-def _carry(task):
+def _carry(job):
+    global _carrier, _version
+    load_network, arguments, version, task = job
+    if version != _version:
+        _carrier, _version = Carrier(load_network(**arguments)), version
     return _carrier(*task), os.getpid(), time.process_time()
 
 
@@ -64,13 +62,18 @@ class ShardedCarrier:
     def __init__(self, load_network, arguments: dict, n_workers: int):
         self.n_workers = n_workers
         self._cpu_s: dict[int, float] = {}
+        self._source, self._version = (load_network, arguments), 0
         self._executor = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"),
-                                             initializer=_load, initargs=(load_network, arguments))
+                                             initializer=exit_with_parent)
+
+    def reload(self, arguments: dict) -> None:
+        """From the next call on, carry with the network that `load_network(**arguments)` builds."""
+        self._source, self._version = (self._source[0], arguments), self._version + 1
 
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
         """As `Carrier`; shards are contiguous and their sizes fixed, so results repeat exactly."""
         shards = [s for s in np.array_split(np.arange(len(positions)), self.n_workers) if len(s)]
-        tasks = [(positions[s], velocities[s], masses, dt_ps, n_steps) for s in shards]
+        tasks = [(*self._source, self._version, (positions[s], velocities[s], masses, dt_ps, n_steps)) for s in shards]
         try:
             parts = list(self._executor.map(_carry, tasks))
         except BrokenProcessPool:

@@ -18,6 +18,7 @@ from kstep.schemas import load_trajectory
 from kstep.units import kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
+TUNED_HYDROGEN_DA = 4.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
         if not checkpoint["config"]["heads"]["energy"]:
             raise UserError("metropolis needs a conservative force, and this checkpoint has only a jump head; train "
                             "one with heads: {energy: true}")
-        k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
+        if not hybrid.tune:
+            k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
     else:
         if not checkpoint["config"]["heads"]["jump"]:
             raise UserError("this checkpoint has no jump head; train one with heads: {jump: true}, or use "
@@ -64,10 +66,34 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
         if k_steps not in checkpoint["spans"]:
             raise UserError(f"the checkpoint jumps k = {checkpoint['k_steps']} timesteps, not {k_steps}; "
                             f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
-    if hybrid.hydrogen_mass_Da is not None and scheme != "metropolis":
-        raise UserError("hydrogen_mass_Da changes the dynamics; only metropolis may use it")
+    hydrogen_mass_Da = hybrid.hydrogen_mass_Da
+    if scheme == "metropolis":
+        _check_sampler(hybrid)
+        if hybrid.tune and not hybrid.hessian_masses:
+            hydrogen_mass_Da = hydrogen_mass_Da or TUNED_HYDROGEN_DA
+    else:
+        for key in ("hydrogen_mass_Da", "hessian_masses", "tempering_K", "tune"):
+            if getattr(hybrid, key):
+                raise UserError(f"{key} changes the dynamics, or needs its exact test; only metropolis may use it")
+    temperature_K = hybrid.temperature_K or (hybrid.tempering_K or [baseline.temperature_K])[0]
     return hybrid.model_copy(update={"scheme": scheme, "k_steps": k_steps, "dt_fs": dt_fs,
-                                     "temperature_K": hybrid.temperature_K or baseline.temperature_K})
+                                     "hydrogen_mass_Da": hydrogen_mass_Da, "temperature_K": temperature_K})
+
+
+def _check_sampler(hybrid: HybridConfig) -> None:
+    """Refuse masses that contradict each other and ladders that cannot be climbed."""
+    if hybrid.hydrogen_mass_Da is not None and hybrid.hessian_masses:
+        raise UserError("hydrogen_mass_Da and hessian_masses both set the sampler's masses; use one of them")
+    ladder = hybrid.tempering_K
+    if ladder is None:
+        return
+    if any(b <= a for a, b in zip(ladder, ladder[1:])):
+        raise UserError(f"tempering_K must rise from the target temperature upwards, not {ladder}")
+    if hybrid.temperature_K not in (None, ladder[0]):
+        raise UserError(f"temperature_K {hybrid.temperature_K:g} is not the first rung of tempering_K {ladder}")
+    if hybrid.replicas % len(ladder):
+        raise UserError(f"{hybrid.replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
+                        f"tempering_K; use a multiple of {len(ladder)}")
 
 
 def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,

@@ -17,14 +17,16 @@ def remove_centre_of_mass_velocity(velocities: np.ndarray, masses: np.ndarray) -
     return velocities - centre[..., None, :]
 
 
-def draw_velocities(n_replicas: int, masses: np.ndarray, temperature_K: float,
+def draw_velocities(n_replicas: int, masses: np.ndarray, temperature_K: float | np.ndarray,
                     rng: np.random.Generator) -> np.ndarray:
     """Velocities (R,N,3) nm/ps from the Maxwell distribution without centre-of-mass motion.
 
+    temperature_K: one for all replicas, or (R,).
+
     The angular momentum stays: removing it would weight configurations by det(I)^(-1/2).
     """
-    sigma = np.sqrt(kT(temperature_K) / masses)
-    velocities = rng.standard_normal((n_replicas, len(masses), 3)) * sigma[:, None]
+    sigma = np.sqrt(kT(np.asarray(temperature_K))[..., None] / masses)
+    velocities = rng.standard_normal((n_replicas, len(masses), 3)) * sigma[..., None]
     return remove_centre_of_mass_velocity(velocities, masses)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +14,24 @@ from tqdm import tqdm
 from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
 from kstep.dynamics.langevin import LangevinThermostat
-from kstep.dynamics.loop import initial_state, macro_step
+from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
 from kstep.dynamics.recorder import TrajectoryWriter
 from kstep.dynamics.schemes import Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
+from kstep.dynamics.tempering import TemperatureLadder
+from kstep.dynamics.tune import describe as describe_tuning
+from kstep.dynamics.tune import tune
 from kstep.errors import PhysicsError, UserError
-from kstep.files import sha256
+from kstep.files import sha256, write_json_atomic
 from kstep.forces.pool import EvaluationPool
 from kstep.molecule import Molecule
 from kstep.units import FS_PER_PS, PS_PER_FS, kT
 
 MOST_LISTED_FAILURES = 100
+
+log = logging.getLogger("kstep")
 
 
 def sampler_masses(molecule: Molecule, hydrogen_mass_Da: float | None) -> np.ndarray:
@@ -34,6 +42,11 @@ def sampler_masses(molecule: Molecule, hydrogen_mass_Da: float | None) -> np.nda
     return masses
 
 
+def ladder_of(hybrid) -> TemperatureLadder:
+    """The rungs of a run: one at its temperature, or those of tempering_K."""
+    return TemperatureLadder(tuple(hybrid.tempering_K or (hybrid.temperature_K,)))
+
+
 def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method):
     """The run's Network; a function of its own so that spawned processes can call it."""
     from kstep.models.network import Network
@@ -41,15 +54,15 @@ def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method
     return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method)
 
 
-def build_scheme(run: HybridRun, network, carry):
-    """The scheme object of a run."""
+def build_scheme(run: HybridRun, network, carry, masses):
+    """The scheme object of a run; masses (N,) Da are the sampler's (metropolis)."""
     hybrid, molecule = run.hybrid, run.molecule
     dt_ps = hybrid.dt_fs * PS_PER_FS
     if hybrid.scheme == "plain":
         return Plain(molecule.masses, dt_ps)
     if hybrid.scheme == "metropolis":
-        return Metropolis(carry, sampler_masses(molecule, hybrid.hydrogen_mass_Da), dt_ps, hybrid.k_steps,
-                          hybrid.temperature_K)
+        return Metropolis(carry, masses, dt_ps, hybrid.k_steps, hybrid.temperature_K, length_law=hybrid.length_law,
+                          ladder=ladder_of(hybrid))
     first = molecule.conformers[0]
     lengths = np.linalg.norm(first[molecule.bonds[:, 0]] - first[molecule.bonds[:, 1]], axis=-1)
     limits = JumpLimits(hybrid.max_disp_nm, lengths + hybrid.max_bond_stretch_nm,
@@ -68,70 +81,118 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
         if hybrid.scheme == "metropolis":
             n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
-    scheme = build_scheme(run, network, carry)
-    thermostat = None
-    if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
-        thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
-    writer = TrajectoryWriter(
-        run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
-        bonds=molecule.bonds,
-        fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
-                     "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
-                     "checkpoint": _sha256(run.checkpoint)})
+    writer = None
     try:
         with EvaluationPool(run.spec, run.n_workers) as pool:
-            return _run(run, scheme, thermostat, writer, pool, network, provenance, machine)
+            run, masses, tuning = _settle_sampler(run, network, carry, pool)
+            scheme = build_scheme(run, network, carry, masses)
+            hybrid = run.hybrid
+            writer = TrajectoryWriter(
+                run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
+                bonds=molecule.bonds,
+                fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
+                             "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
+                             "checkpoint": _sha256(run.checkpoint)})
+            return _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
     finally:
-        writer.release()
+        if writer is not None:
+            writer.release()
         if isinstance(carry, ShardedCarrier):
             carry.close()
 
 
-def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) -> dict:
+def _settle_sampler(run: HybridRun, network, carry, pool):
+    """(run, masses (N,) Da, tuning report or None): what a tuned run leaves open is measured and filled in.
+
+    A resumed run goes on with what the first one chose, since a second measurement would differ.
+    """
     hybrid, molecule = run.hybrid, run.molecule
+    masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
+    if not (hybrid.tune or hybrid.hessian_masses):
+        return run, masses, None
+    kept = _tuning_file(run)
+    if run.resume and kept.is_file():
+        report = json.loads(kept.read_text())
+    else:
+        # the hottest rung makes the longest strides, so it decides
+        hottest_K = max(ladder_of(hybrid).temperatures_K)
+        report = tune(network, carry, pool, start_positions(run), masses, hottest_K,
+                      np.random.default_rng([run.seed, 1]), dt_fs=hybrid.dt_fs, k_steps=hybrid.k_steps,
+                      use_hessian=hybrid.hessian_masses, wanted_acceptance=hybrid.integrator_acceptance,
+                      shortest_mean_fs=hybrid.shortest_mean_fs)
+        log.info("%s", describe_tuning(report))
+    hybrid = hybrid.model_copy(update={"dt_fs": report["dt_fs"], "k_steps": report["k_steps"]})
+    return replace(run, hybrid=hybrid), np.array(report["masses_Da"]), report
+
+
+def _tuning_file(run: HybridRun) -> Path:
+    return run.out.with_name(run.out.name + ".parts") / "tuning.json"
+
+
+def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine) -> dict:
+    hybrid, molecule = run.hybrid, run.molecule
+    thermostat = None
+    if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
+        thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
     saved = writer.resume() if run.resume else None
     ensemble = "NVT" if thermostat is not None or scheme.is_thermostatted else "NVE"
-    production = "train" if ensemble == "NVT" else "drift"
+    ladder = ladder_of(hybrid)
     if saved is None:
         rng = np.random.default_rng(run.seed)
         positions = start_positions(run)
         state = initial_state(pool, positions,
-                              draw_velocities(hybrid.replicas, scheme.masses, hybrid.temperature_K, rng))
+                              draw_velocities(hybrid.replicas, scheme.masses, ladder.of(hybrid.replicas), rng))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        if tuning is not None:
+            write_json_atomic(_tuning_file(run), tuning)
         done, tally, spent = 0, Tally(), {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0,
-                                          "true_calls_burn_in": 0}
-        segments = _open_segments(writer, "equil", ensemble, hybrid, molecule) if hybrid.burn_in_steps else None
+                                          "cpu_burn_in_s": 0.0, "true_calls_burn_in": 0, "wall_network_s": 0.0,
+                                          "wall_waiting_s": 0.0}
+        segments = (_open_segments(writer, "equil", ensemble, ladder, hybrid.replicas, molecule)
+                    if hybrid.burn_in_steps else None)
     else:
         state, rng, progress = saved
         done, tally, spent, segments = progress["done"], Tally(progress["tally"]), progress["spent"], progress["segments"]
-    beta = 1.0 / kT(hybrid.temperature_K)
+    beta = 1.0 / kT(ladder.of(hybrid.replicas))
     total = hybrid.burn_in_steps + hybrid.steps
     if done > total:
         raise UserError(f"{run.out} is already at macro-step {done}; ask for more --steps to continue it")
-    carry = getattr(scheme, "carry", None)
 
     def cpu_seconds():
         return time.process_time() + pool.cpu_s + (carry.cpu_s if carry is not None else 0.0)
 
+    clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
     wall, cpu, calls = time.perf_counter(), cpu_seconds(), 0 if saved is None else pool.true_calls
 
     def account():
         return {**spent,
                 "true_calls": spent["true_calls"] + pool.true_calls - calls,
                 "wall_s": spent["wall_s"] + time.perf_counter() - wall,
-                "cpu_s": spent["cpu_s"] + cpu_seconds() - cpu}
+                "cpu_s": spent["cpu_s"] + cpu_seconds() - cpu,
+                "wall_network_s": clock.network_s, "wall_waiting_s": clock.waiting_s}
 
-    broken = None
+    def begin_production():
+        now = account()
+        spent["true_calls_burn_in"] = now["true_calls"]
+        spent["wall_burn_in_s"], spent["cpu_burn_in_s"] = now["wall_s"], now["cpu_s"]
+        return _open_segments(writer, "train" if ensemble == "NVT" else "drift", ensemble, ladder, hybrid.replicas,
+                              molecule)
+
+    def restart_file_is_due(done):
+        return done % hybrid.checkpoint_interval == 0 and done < total
+
+    if done == hybrid.burn_in_steps and segments is None:
+        segments = begin_production()
+    broken, first = None, done
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
+    # two half-batches in flight: the network carries one while the physics has the other
+    n_parts = 2 if scheme.name != "plain" and (pool.n_workers > 1 or run.device != "cpu") else 1
+    steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=n_parts, clock=clock,
+                        pause=lambda n: n + first == hybrid.burn_in_steps or restart_file_is_due(n + first))
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:
         while done < total:
-            if done == hybrid.burn_in_steps:
-                now = account()
-                spent["true_calls_burn_in"] = now["true_calls"]
-                spent["wall_burn_in_s"] = now["wall_s"]
-                segments = _open_segments(writer, production, ensemble, hybrid, molecule)
             try:
-                state = macro_step(scheme, pool, state, rng, thermostat)
+                state = next(steps)
             except PhysicsError as error:
                 if done < max(hybrid.burn_in_steps + 1, hybrid.save_interval_steps):
                     raise  # nothing to keep
@@ -142,7 +203,9 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
                 tally.add(state, scheme, beta)
             if done % hybrid.save_interval_steps == 0:
                 writer.add(state, hybrid.dt_fs, np.arange(hybrid.replicas), segments, hybrid=True)
-            if done % hybrid.checkpoint_interval == 0 and done < total:
+            if done == hybrid.burn_in_steps and done < total:
+                segments = begin_production()
+            if restart_file_is_due(done):
                 pool.forget()
                 writer.checkpoint(state, rng, {"done": done, "tally": tally.counts, "spent": account(),
                                                "segments": [int(s) for s in segments]})
@@ -151,8 +214,12 @@ def _run(run, scheme, thermostat, writer, pool, network, provenance, machine) ->
                 bar.set_postfix_str(tally.progress(done * per_step_ps, account()["wall_s"], scheme.name))
     spent = account()
     spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
-    trained_on = int(network.metadata.get("true_calls_training") or 0) if network else 0
-    metadata = {**_facts(run, scheme), "true_calls_training": trained_on,
+    spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
+    # 1: every core that was given to the run worked all the time
+    spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * run.n_workers, 1e-9)
+    about_network = network.metadata if network else {}
+    metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
+                "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
                 "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
                 **spent, **tally.summary(scheme.name), **provenance}
@@ -175,9 +242,11 @@ def _facts(run: HybridRun, scheme) -> dict:
         "checkpoint_sha256": _sha256(run.checkpoint)}
 
 
-def _open_segments(writer, role, ensemble, hybrid, molecule) -> list[int]:
-    return [writer.open_segment(r, role, ensemble, hybrid.temperature_K, degrees_of_freedom(len(molecule)))
-            for r in range(hybrid.replicas)]
+def _open_segments(writer, role, ensemble, ladder, n_replicas, molecule) -> list[int]:
+    """One segment per replica; what a rung above the target samples is not the target's ensemble."""
+    return [writer.open_segment(r, role if temperature_K == ladder.temperatures_K[0] or role == "equil" else "hot",
+                                ensemble, temperature_K, degrees_of_freedom(len(molecule)))
+            for r, temperature_K in enumerate(ladder.of(n_replicas))]
 
 
 def _sha256(path: Path | None) -> str | None:

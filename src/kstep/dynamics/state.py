@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -17,7 +17,8 @@ class State:
     The rest describes the current macro-step of each replica: `pending` (R,) timesteps still
     to cover, `attempts` (R,) true calls spent, `failures` (R,) of them refused, `inner_steps`
     (R,) network timesteps, `accepted` (R,), `delta_H` (R,) kJ/mol of a Metropolis proposal,
-    `energy_start` (R,) true total energy at its start.
+    `energy_start` (R,) true total energy at its start, `swapped` (R,) whether the replica took the
+    configuration of its neighbour in temperature (1), refused it (0) or was not asked (-1).
     """
 
     positions: np.ndarray
@@ -32,6 +33,7 @@ class State:
     accepted: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     delta_H: np.ndarray = field(default_factory=lambda: np.zeros(0))
     energy_start: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    swapped: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
 
     @property
     def n_replicas(self) -> int:
@@ -49,7 +51,22 @@ class State:
             accepted=np.ones(n, dtype=bool),
             delta_H=np.full(n, np.nan),
             energy_start=self.energy + kinetic_energy(self.velocities, masses),
+            swapped=np.full(n, -1, dtype=np.int8),
         )
+
+    def part(self, rows: slice) -> State:
+        """The same state with some of its replicas alone."""
+        return replace(self, **{name: getattr(self, name)[rows].copy() for name in PER_REPLICA})
+
+    @staticmethod
+    def join(parts: list[State]) -> State:
+        """The parts of one state, which are at the same step, put together again."""
+        if len(parts) == 1:
+            return parts[0]
+        return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in PER_REPLICA})
+
+
+PER_REPLICA = tuple(f.name for f in fields(State) if f.name != "step")
 
 
 @dataclass(frozen=True)

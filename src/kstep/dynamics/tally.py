@@ -12,10 +12,11 @@ class Tally:
 
     def __init__(self, saved: dict | None = None):
         self.counts = saved or {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
-                                "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}}
+                                "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {},
+                                "swaps": {}}
 
-    def add(self, state, scheme, beta: float) -> None:
-        """Count one macro-step of every replica."""
+    def add(self, state, scheme, beta) -> None:
+        """Count one macro-step of every replica; beta (R,) or one number, mol/kJ."""
         c = self.counts
         c["macro_steps"] += state.n_replicas
         c["accepted"] += int(state.accepted.sum())
@@ -24,6 +25,10 @@ class Tally:
             c["sum_exp"] += float(weight.sum())
             c["sum_exp_squared"] += float((weight**2).sum())
             c["failed_true_calls"] += int(state.failures.sum())
+            for rung in range(scheme.ladder.n_rungs - 1):
+                asked = state.swapped[rung::scheme.ladder.n_rungs]
+                offered, agreed = c["swaps"].get(str(rung), (0, 0))
+                c["swaps"][str(rung)] = [offered + int((asked >= 0).sum()), agreed + int((asked == 1).sum())]
         elif scheme.name == "jump":
             c["refused_jumps"] += int(state.failures.sum())
             c["plain_steps"] += int((scheme.k_steps - state.inner_steps).sum())
@@ -41,6 +46,9 @@ class Tally:
             out["mean_exp_minus_beta_dH"] = mean
             out["mean_exp_minus_beta_dH_error"] = float(
                 np.sqrt(max(c["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
+            if c["swaps"]:
+                out["swap_acceptance"] = [agreed / offered if offered else None for offered, agreed in
+                                          (c["swaps"][rung] for rung in sorted(c["swaps"], key=int))]
         return out
 
     def progress(self, ps: float, seconds: float, scheme_name: str) -> str:

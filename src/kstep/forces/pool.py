@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -62,10 +64,21 @@ def _worker(connection, spec: PhysicsSpec) -> None:
     except Exception as error:  # reported to the parent, which raises it
         connection.send(("error", error if isinstance(error, UserError) else RuntimeError(traceback.format_exc())))
         return
+    tasks = queue.SimpleQueue()
+
+    def listen():
+        # A thread of its own, so that a task sent while an answer is being written blocks neither side.
+        try:
+            while True:
+                tasks.put(connection.recv())
+        except (EOFError, OSError):
+            tasks.put(("stop",))
+
+    threading.Thread(target=listen, daemon=True).start()
     while True:
         try:
-            task, *payload = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+            task, *payload = tasks.get()
+        except KeyboardInterrupt:
             return
         try:
             if task == "evaluate":
