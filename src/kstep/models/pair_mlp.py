@@ -9,9 +9,9 @@ grows at most linearly in u, so E goes up without bound when two atoms fuse: ext
 raise a false wall but dig no bottomless hole.  The price is that one network knows one molecule, in
 one order of its atoms; `checkpoint.check_fits` refuses any other.
 
-The gradient is written out by hand.  Training differentiates it once more by autograd;
-`FastPairMLP` (pair_mlp_fast.py) runs the same formulas in numpy, in float32 and without
-allocations, and is what dynamics calls.
+The gradient is written out by hand, and so is the derivative of both that training needs
+(pair_mlp_core.py); `FastPairMLP` (pair_mlp_fast.py) runs the same formulas in numpy, in float32
+and without allocations, and is what dynamics calls.
 
 Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015 (2017).
 """
@@ -28,6 +28,7 @@ from torch.nn import functional
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.config import ModelConfig
+from kstep.models.pair_mlp_core import EnergyAndSlope
 
 
 class PairMLP(nn.Module):
@@ -54,6 +55,11 @@ class PairMLP(nn.Module):
         self.register_buffer("bonds", torch.as_tensor(bonds))
         self.register_buffer("first", torch.as_tensor(first))
         self.register_buffer("second", torch.as_tensor(second))
+        # B (P,N): +1 for the first atom of a pair, -1 for the second; B x are all distance vectors.
+        incidence = torch.zeros(n_pairs, len(numbers))
+        incidence[torch.arange(n_pairs), self.first] = 1.0
+        incidence[torch.arange(n_pairs), self.second] = -1.0
+        self.register_buffer("incidence", incidence, persistent=False)
         self.register_buffer("feature_mean", torch.zeros(n_pairs))
         self.register_buffer("feature_std", torch.ones(n_pairs))
         # In float64: total energies are 1e4 times larger than the differences that matter.
@@ -86,26 +92,16 @@ class PairMLP(nn.Module):
 
     def energy_and_gradient(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Energy (S,) float64 and forces (S,N,3) of positions (S,N,3), differentiable once more."""
-        d = positions[:, self.first] - positions[:, self.second]
-        inverse = (d * d).sum(-1).rsqrt()
+        incidence = self.incidence.to(positions.dtype)
+        # The component before the pair, so that both sums over atoms are one flat matrix product.
+        d = positions.transpose(1, 2).contiguous() @ incidence.T
+        inverse = (d * d).sum(1).rsqrt()
         u = (inverse - self.feature_mean) / self.feature_std
-        stiffness = functional.softplus(self.stiffness)
-        h, slopes = u, []
-        for layer in self.layers:
-            z = layer(h)
-            s = torch.sigmoid(z)
-            h = z * s
-            slopes.append(s + h * (1 - s))  # silu'(z)
-        energy = h @ self.readout + u @ self.slope + 0.5 * (u * u) @ stiffness
-        g = self.readout * slopes[-1]
-        for layer, slope in zip(self.layers[:0:-1], slopes[-2::-1]):
-            g = (g @ layer.weight) * slope
-        g = g @ self.layers[0].weight + self.slope + stiffness * u
+        weights = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)]
+        energy, g = EnergyAndSlope.apply(u, self.readout, self.slope, functional.softplus(self.stiffness), *weights)
         scale = self.energy_scale.to(g.dtype)
-        pair_force = ((g * scale / self.feature_std) * inverse**3)[..., None] * d
-        forces = torch.zeros_like(positions)
-        forces = forces.index_add(1, self.first, pair_force).index_add(1, self.second, -pair_force)
-        return self.energy_mean + self.energy_scale * energy.double(), forces
+        pair_force = (g * (scale / self.feature_std) * inverse**3)[:, None, :] * d
+        return self.energy_mean + self.energy_scale * energy.double(), (pair_force @ incidence).transpose(1, 2)
 
     def energy_and_forces(self, batch: MoleculeBatch, create_graph: bool = False):
         """Energy (P,) kJ/mol and forces (A,3) kJ/mol/nm of a batch of this molecule."""
