@@ -31,7 +31,7 @@ from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
-from kstep.training.start import check_same_data, copy_weights, facts_of, freeze
+from kstep.training.start import check_dynamics, check_same_data, copy_weights, facts_of, freeze
 
 
 def parse():
@@ -59,6 +59,7 @@ def main():
     config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
     losses.check_weights(config, model_config.heads)
     arrays, metadata = load_dataset(args.dataset)
+    check_dynamics(metadata, model_config.heads, args.dataset)
     train_windows, val_windows = (select(arrays, metadata, read_json(path), str(path)) for path in args.splits)
     if not len(train_windows) or not len(val_windows):
         raise UserError(f"a split of {args.dataset} is empty: {len(train_windows)} windows to train, "

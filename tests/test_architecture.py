@@ -10,7 +10,7 @@ import yaml
 
 from kstep.config import BaselineConfig, HybridConfig, MDConfig, QMConfig
 from kstep.models.config import Heads, ModelConfig
-from kstep.training.config import TrainConfig
+from kstep.training.config import LearnConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "analysis": {"schemas", "topology", "units", "errors", "files"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
-                "train.yaml": TrainConfig}
+                "train.yaml": TrainConfig, "learn.yaml": LearnConfig}
 
 
 def name_of(path):
@@ -126,7 +126,8 @@ def attributes_read():
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
-@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, HybridConfig, ModelConfig, Heads, TrainConfig])
+@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, HybridConfig, ModelConfig, Heads, TrainConfig,
+                                  LearnConfig])
 def test_every_setting_does_something(kind):
     unread = set(kind.model_fields) - attributes_read()
     assert not unread, f"{kind.__name__}: no code reads {', '.join(sorted(unread))}"

@@ -29,6 +29,10 @@ class Average:
         finally:
             self._fill(kept)
 
+    def keep(self) -> None:
+        """The model carries the averaged weights from now on."""
+        self._fill(self.mean)
+
     def _fill(self, values) -> None:
         with torch.no_grad():
             for weight, value in zip(self.live, values):

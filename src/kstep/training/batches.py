@@ -9,6 +9,7 @@ import torch
 
 from kstep import topology
 from kstep.models.batch import MoleculeBatch
+from kstep.training.exchange import exchange_hydrogens
 from kstep.units import PS_PER_FS
 
 
@@ -95,22 +96,9 @@ class Windows:
         return len(self.k_steps)
 
     def exchange_hydrogens(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Random relabellings (n,N) of one molecule's hydrogens that its own motion can bring about.
-
-        A methyl turns (cyclic exchanges), an NH2 turns or inverts (swap).  The energy does not
-        change, but a network on labelled atoms must be shown that: a methyl that turned only
-        after training ended would be new to it.
-        """
+        """Random relabellings (n,N) of one molecule's equivalent hydrogens (training/exchange.py)."""
         own = self.of[molecule]
-        table = topology.neighbours(len(own["numbers"]), own["bonds"])
-        labels = np.tile(np.arange(len(own["numbers"])), (n, 1))
-        for group in topology.equivalent_hydrogens(own["numbers"], own["bonds"]):
-            heavy = sum(own["numbers"][a] > 1 for a in table[table[group[0]][0]])
-            if heavy <= 1:  # the two hydrogens of a CH2 within a chain never change places
-                shift = rng.integers(len(group), size=n)
-                turned = (np.arange(len(group)) + shift[:, None]) % len(group)
-                labels[:, group] = np.array(group)[turned]
-        return labels
+        return exchange_hydrogens(own["numbers"], own["bonds"], rng, n)
 
     def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None
               ) -> tuple[MoleculeBatch, Targets]:

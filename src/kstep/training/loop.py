@@ -26,7 +26,9 @@ from kstep.training import losses
 from kstep.training.average import Average
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
+from kstep.training.optimiser import adamw, learning_rate
 from kstep.training.reporting import StopRequest, metric_writers
+from kstep.training.start import packed
 from kstep.training.validation import loss_terms, validate
 
 SAVE_INTERVAL_S = 20.0  # between writes of last.pt
@@ -42,14 +44,6 @@ class Outcome:
     epochs: int
     wall_s: float
     interrupted: bool = False
-
-
-def learning_rate(step: int, total: int, config: TrainConfig) -> float:
-    """Linear warm-up over `warmup_ratio` of the steps, then half a cosine down to zero."""
-    warm = max(1, round(config.warmup_ratio * total))
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
 
 def _epoch_order(data: Windows, windows: torch.Tensor, seed: int, epoch: int, batch_size: int, exchange: bool):
@@ -85,11 +79,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
         val_windows = val_windows[torch.linspace(0, len(val_windows) - 1, config.validation_samples,
                                                  device=device).long()]
     weights = [w for w in model.parameters() if w.requires_grad]
-    # Decay acts on matrices; biases and scales have no reason to be small.
-    groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
-              {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr,
-                                  betas=(0.9, config.beta2), fused=True)
+    optimiser = adamw(weights, lr=config.lr, weight_decay=config.weight_decay, beta2=config.beta2)
     average = Average(weights, config.ema_decay)
     batches_per_epoch = math.ceil(len(train_windows) / config.batch_size)
     steps_per_epoch = math.ceil(batches_per_epoch / config.grad_accum)
@@ -120,7 +110,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
                     "weights": [w.detach().clone() for w in weights], "average": average.mean,
                     "config": config.model_dump()}
         with average.applied():
-            checkpoints.save(out_dir / "last.pt", {**_packed(model, facts), "training": training})
+            checkpoints.save(out_dir / "last.pt", {**packed(model, facts), "training": training})
 
     def end_of_epoch():
         model.eval()
@@ -129,7 +119,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
             better = state["best"] is None or metrics["val_loss"] < state["best"]["val_loss"]
             if better and math.isfinite(metrics["val_loss"]):
                 state["best"], state["waited"] = {**metrics, "epoch": state["epoch"]}, 0
-                checkpoints.save(out_dir / "best.pt", {**_packed(model, facts), "metrics": metrics})
+                checkpoints.save(out_dir / "best.pt", {**packed(model, facts), "metrics": metrics})
             else:
                 state["waited"] += 1
         model.train()
@@ -154,7 +144,7 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
             while state["batch"] < len(batches) and state["step"] < total:
                 group = range(state["batch"], min(state["batch"] + config.grad_accum, len(batches)))
                 for entry in optimiser.param_groups:
-                    entry["lr"] = learning_rate(state["step"], total, config)
+                    entry["lr"] = learning_rate(state["step"], total, config.lr, config.warmup_ratio)
                 optimiser.zero_grad(set_to_none=True)
                 for b in group:
                     with autocast:
@@ -200,18 +190,10 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
         if not (out_dir / "best.pt").exists() or state["best"] is None:
             # Stopped within the first epoch: an unvalidated network beats none, and says so.
             with average.applied():
-                checkpoints.save(out_dir / "best.pt", {**_packed(model, facts), "metrics": {}})
+                checkpoints.save(out_dir / "best.pt", {**packed(model, facts), "metrics": {}})
     model.eval()
     return Outcome(best=state["best"] or {}, reason=reason, steps=state["step"], epochs=state["epoch"],
                    wall_s=time.monotonic() - started, interrupted=stop.asked)
-
-
-def _packed(model, facts: dict) -> dict:
-    """The checkpoint of a model: weights, buffers and facts."""
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    buffers = {name for name, _ in model.named_buffers()}
-    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
-            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
 
 
 def _restore(checkpoint: dict, model, optimiser, average: Average, state: dict, weights) -> None:

@@ -32,6 +32,13 @@ def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: P
     }
 
 
+def check_dynamics(metadata: dict, heads, path) -> None:
+    """Refuse a jump head on a file of labels: geometries without velocities, and nothing that joins them."""
+    if heads.jump and not metadata.get("dynamics", True):
+        raise UserError(f"{path} holds labels without dynamics, from which no jump can be learned; "
+                        "train an energy head alone (heads: {energy: true, jump: false})")
+
+
 def check_same_data(checkpoint: dict, facts: dict, path, *, exactly: bool) -> None:
     """Refuse to go on from a checkpoint of another k, dt or (to resume) another dataset."""
     for key, words in (("k_steps", "k ="), ("dt_fs", "dt_fs")):
@@ -62,3 +69,11 @@ def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
         parameter.requires_grad_(not name.startswith(tuple(prefixes)) if prefixes else True)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("--freeze-layers leaves nothing to train")
+
+
+def packed(model, facts: dict) -> dict:
+    """The checkpoint of a model: weights, buffers and facts."""
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
+            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}

@@ -1,0 +1,22 @@
+"""AdamW and its learning rate, as every training here uses them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def adamw(weights: list[torch.Tensor], *, lr: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
+    """AdamW whose decay acts on matrices; biases and scales have no reason to be small."""
+    groups = [{"params": [w for w in weights if w.ndim > 1], "weight_decay": weight_decay},
+              {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, beta2), fused=True)
+
+
+def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> float:
+    """Linear warm-up over `warmup_ratio` of the steps, then half a cosine down to zero."""
+    warm = max(1, round(warmup_ratio * total))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
