@@ -11,8 +11,9 @@ from kstep.config import HybridConfig, MDConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
 from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.dynamics.tally import describe
-from kstep.forces import mm_spec
-from kstep.molecule import Molecule
+from kstep.forcefields.prepare import find_molecule
+from kstep.forces import mm_spec, openmm_spec
+from kstep.learning.stage import learn_first
 
 
 def main():
@@ -22,11 +23,14 @@ def main():
     setup_logging(args.log_level)
     baseline = load_config(MDConfig, args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
-    molecule = Molecule.load(args.molecule)
-    spec = mm_spec(molecule, baseline, args.molecule)
+    molecule, system_xml = find_molecule(args)
+    spec = openmm_spec(molecule, baseline, system_xml) if args.smiles else mm_spec(molecule, baseline, args.molecule)
     # an MM call costs microseconds, less than sending it to a worker
     args.num_workers = args.num_workers or 1
-    run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, pick_device(args.device))
+    device = pick_device(args.device)
+    if args.learn:
+        hybrid = learn_first(args, molecule, spec, molecule.force_field, hybrid, baseline, device)
+    run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, device)
     metadata = run_hybrid(run, provenance(), machine())
     log.info("%s -> %s", describe(metadata), run.out)
 

@@ -1,5 +1,11 @@
 """Hybrid dynamics with xTB as the true physics: the network makes k steps, xTB is asked once.
 
+From nothing but a SMILES string: learn the network, freeze it, sample exactly.
+
+    python src/06b_hybrid_integrate_qm.py --smiles "CCO" --learn --out outputs/hybrid_qm/ethanol.npz
+
+With a network of 04_train.py:
+
     python src/06b_hybrid_integrate_qm.py --checkpoint outputs/checkpoints/best.pt --qm-config configs/qm.yaml \\
         --molecule data/raw/ethanol --out outputs/hybrid_qm/ethanol_k1000.npz --scheme metropolis
 """
@@ -11,8 +17,9 @@ from kstep.config import HybridConfig, QMConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
 from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.dynamics.tally import describe
+from kstep.forcefields.prepare import find_molecule
 from kstep.forces import qm_spec
-from kstep.molecule import Molecule
+from kstep.learning.stage import learn_first
 
 
 def main():
@@ -22,13 +29,12 @@ def main():
     setup_logging(args.log_level)
     baseline = load_config(QMConfig, args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
-    molecule = Molecule.load(args.molecule)
-
-    def make_spec(settled):
-        # metropolis needs an energy that depends on x alone, so its SCF never starts from history
-        return qm_spec(molecule, baseline, warm_start=settled.scheme != "metropolis")
-
-    run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, pick_device(args.device))
+    molecule, _ = find_molecule(args)
+    spec = qm_spec(molecule, baseline, warm_start=True)
+    device = pick_device(args.device)
+    if args.learn:
+        hybrid = learn_first(args, molecule, spec, baseline.method, hybrid, baseline, device)
+    run = prepare_run(args, molecule, lambda settled: spec, baseline.method, hybrid, baseline, device)
     metadata = run_hybrid(run, provenance(), machine())
     log.info("%s -> %s", describe(metadata), run.out)
 

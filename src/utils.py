@@ -201,13 +201,19 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser, *, level: str, run
 
 def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str, physics_default: str) -> None:
     """Flags that the MM and the QM hybrid script have in common; unset ones leave the YAML's value."""
-    parser.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain")
+    parser.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain or --learn")
     parser.add_argument(physics_config, default=physics_default, dest="physics_config",
                         help="YAML of the true physics and the baseline temperature (K) and dt_fs")
-    parser.add_argument("--molecule", required=True, help="prepared folder such as data/raw/ethanol")
+    parser.add_argument("--molecule", help="prepared folder such as data/raw/ethanol")
+    parser.add_argument("--smiles", help="instead of --molecule: a SMILES string, prepared on the spot")
+    parser.add_argument("--name", help="name of the molecule of --smiles (default: that of the output file)")
+    parser.add_argument("--learn", action="store_true",
+                        help="metropolis: first learn the network, from the true calls of this run alone")
+    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of --learn")
     parser.add_argument("--out", required=True, help="trajectory file to write (.npz)")
     parser.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
-    parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML")
+    parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML; with "
+                        "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
     parser.add_argument("--scheme", choices=["metropolis", "jump", "plain"], help="how k steps are made and judged")
     parser.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
     parser.add_argument("--dt-fs", type=positive_float, help="timestep, fs")

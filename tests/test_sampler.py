@@ -15,6 +15,7 @@ from kstep.units import BOLTZMANN, kT
 
 K_BOND, R_BOND = 2.0e4, 0.15
 MASSES = np.array([12.0, 1.0])
+LADDER = TemperatureLadder((300.0,))
 
 
 def spring(masses=MASSES, stiffness=K_BOND):
@@ -206,8 +207,10 @@ def test_the_timestep_is_the_longest_that_the_integrator_allows():
     potential, rng = spring((12.0, 1.0), 3.0e5), np.random.default_rng(9)
     network, chosen = SpringNetwork(potential), {}
     for mass in (1.0, 4.0):
-        report = tuning.tune(network, Carrier(network), CountedPool(potential), pairs(64, rng), np.array([12.0, mass]),
-                             300.0, rng, dt_fs=None, k_steps=None, use_hessian=False, wanted_acceptance=0.95,
+        masses = np.array([12.0, mass])
+        x = tuning.thermalise(network, Carrier(network), pairs(64, rng), masses, LADDER, rng)
+        report = tuning.tune(network, Carrier(network), CountedPool(potential), x, masses,
+                             LADDER, rng, dt_fs=None, k_steps=None, use_hessian=False, wanted_acceptance=0.95,
                              shortest_mean_fs=50.0)
         trials = {float(dt): a for dt, a in report["integrator_acceptance"].items()}
         assert trials[report["dt_fs"]] >= 0.95 and min(trials.values()) < 0.95
@@ -224,7 +227,7 @@ def test_the_length_follows_from_the_costs(monkeypatch):
     potential, rng = spring(), np.random.default_rng(10)
     network = SpringNetwork(potential)
     monkeypatch.setattr(tuning, "measure_costs", lambda *a, **k: tuning.Costs(true_call_s=9e-3, inner_step_s=1e-5))
-    report = tuning.tune(network, Carrier(network), CountedPool(potential), pairs(4, rng), MASSES, 300.0, rng, dt_fs=1.0,
+    report = tuning.tune(network, Carrier(network), CountedPool(potential), pairs(4, rng), MASSES, LADDER, rng, dt_fs=1.0,
                          k_steps=None, use_hessian=False, wanted_acceptance=0.9, shortest_mean_fs=200.0)
     assert report["k_steps"] == 900 and report["dt_fs"] == 1.0 and report["integrator_acceptance"] == {}
 
@@ -232,7 +235,7 @@ def test_the_length_follows_from_the_costs(monkeypatch):
 def test_what_tuning_samples_costs_no_true_call():
     potential, rng = spring(), np.random.default_rng(11)
     network = SpringNetwork(potential)
-    x = tuning.thermalise(network, Carrier(network), pairs(600, rng), MASSES, 300.0, rng, n_proposals=30, n_steps=25)
+    x = tuning.thermalise(network, Carrier(network), pairs(600, rng), MASSES, LADDER, rng, n_proposals=30, n_steps=25)
     r = np.linalg.norm(x[:, 0] - x[:, 1], axis=-1)
     assert r.std() == pytest.approx(np.sqrt(kT(300.0) / K_BOND), rel=0.1)  # from the minimum to a thermal spread
 

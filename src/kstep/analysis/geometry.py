@@ -39,17 +39,6 @@ def angles_deg(pos: np.ndarray, triples: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(sine, np.einsum("tpi,tpi->tp", u, v)))
 
 
-def dihedrals_deg(pos: np.ndarray, quadruples: np.ndarray) -> np.ndarray:
-    """Dihedral angles (T,D) in degrees, -180..180, IUPAC sign, of quadruples (D,4)."""
-    b1 = pos[:, quadruples[:, 1]] - pos[:, quadruples[:, 0]]
-    b2 = pos[:, quadruples[:, 2]] - pos[:, quadruples[:, 1]]
-    b3 = pos[:, quadruples[:, 3]] - pos[:, quadruples[:, 2]]
-    n1, n2 = np.cross(b1, b2), np.cross(b2, b3)
-    x = np.einsum("tpi,tpi->tp", n1, n2)
-    y = np.einsum("tpi,tpi->tp", b1, n2) * np.linalg.norm(b2, axis=-1)
-    return np.degrees(np.arctan2(y, x))
-
-
 @dataclass(frozen=True)
 class Coordinates:
     """The internal coordinates of a molecule.

@@ -9,7 +9,7 @@ import numpy as np
 from kstep.analysis import geometry
 from kstep.analysis.energy import element_temperatures, kinetic_energy_check
 from kstep.analysis.statistics import MeanEstimate, block_length, estimate_means, split_r_hat
-from kstep.analysis.torsions import wrap_deg
+from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.schemas import PER_FRAME, Trajectory
 
@@ -158,7 +158,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
             values = {
                 "bonds": 10.0 * geometry.bond_lengths_nm(pos, found.bonds),
                 "angles": geometry.angles_deg(pos, found.angles),
-                "torsions": geometry.dihedrals_deg(pos, found.torsions),
+                "torsions": dihedrals_deg(pos, found.torsions),
             }
             for kind, value in values.items():
                 lower, upper, bins, _ = GRIDS[kind]

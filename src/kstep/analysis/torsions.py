@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kstep.dihedrals import wrap_deg
+
 CORE_HALF_WIDTH_DEG = 30.0  # a crossing counts when the next core is entered, not at the barrier top
 SMALLEST_POPULATION = 0.01
 
@@ -41,11 +43,6 @@ def _separate(density, peak, other, width):
         return False
     valleys = density[a: b + 1].min(), min(density[b:].min(), density[: a + 1].min())
     return max(valleys) < 0.5 * min(density[a], density[b])
-
-
-def wrap_deg(angle):
-    """Map degrees into [-180, 180)."""
-    return (angle + 180.0) % 360.0 - 180.0
 
 
 def core_states(angle_deg: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -122,10 +122,11 @@ def macro_step(scheme, pool, state: State, rng: np.random.Generator, thermostat=
 
 
 def run(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *, n_parts: int = 1,
-        thermostat=None, reporters: Iterable[Callable[[State], None]] = ()) -> State:
+        thermostat=None, observe=None, reporters: Iterable[Callable[[State], None]] = ()) -> State:
     """Run n_macro_steps and hand each state to every reporter."""
     reporters = list(reporters)
-    for state in macro_steps(scheme, pool, state, rng, n_macro_steps, thermostat=thermostat, n_parts=n_parts):
+    for state in macro_steps(scheme, pool, state, rng, n_macro_steps, thermostat=thermostat, n_parts=n_parts,
+                             observe=observe):
         for report in reporters:
             report(state)
     return state

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kstep.dynamics.carry import Carrier, ShardedCarrier
+from kstep.dynamics.coverage import TorsionWatch
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
@@ -22,7 +23,7 @@ from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
 from kstep.dynamics.tempering import TemperatureLadder
 from kstep.dynamics.tune import describe as describe_tuning
-from kstep.dynamics.tune import tune
+from kstep.dynamics.tune import thermalise, tune
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256, write_json_atomic
 from kstep.forces.pool import EvaluationPool
@@ -84,7 +85,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
     writer = None
     try:
         with EvaluationPool(run.spec, run.n_workers) as pool:
-            run, masses, tuning = _settle_sampler(run, network, carry, pool)
+            run, masses, tuning, start = _settle_sampler(run, network, carry, pool)
             scheme = build_scheme(run, network, carry, masses)
             hybrid = run.hybrid
             writer = TrajectoryWriter(
@@ -93,7 +94,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
                 fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                              "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                              "checkpoint": _sha256(run.checkpoint)})
-            return _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
+            return _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine)
     finally:
         if writer is not None:
             writer.release()
@@ -102,34 +103,37 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
 
 
 def _settle_sampler(run: HybridRun, network, carry, pool):
-    """(run, masses (N,) Da, tuning report or None): what a tuned run leaves open is measured and filled in.
+    """(run, masses (N,) Da, tuning report or None, start (R,N,3) or None): a tuned run's open choices are measured.
 
-    A resumed run goes on with what the first one chose, since a second measurement would differ.
+    Its replicas start from what the network's own ensemble makes of the start geometries, which
+    costs no true call.  A resumed run goes on with what the first one chose, since a second
+    measurement would differ.
     """
     hybrid, molecule = run.hybrid, run.molecule
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
     if not (hybrid.tune or hybrid.hessian_masses):
-        return run, masses, None
-    kept = _tuning_file(run)
+        return run, masses, None, None
+    kept, ladder, rng = _tuning_file(run), ladder_of(hybrid), np.random.default_rng([run.seed, 1])
+    positions = thermalise(network, carry, start_positions(run), masses, ladder, rng)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
     else:
-        # the hottest rung makes the longest strides, so it decides
-        hottest_K = max(ladder_of(hybrid).temperatures_K)
-        report = tune(network, carry, pool, start_positions(run), masses, hottest_K,
-                      np.random.default_rng([run.seed, 1]), dt_fs=hybrid.dt_fs, k_steps=hybrid.k_steps,
+        report = tune(network, carry, pool, positions, masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=hybrid.k_steps,
                       use_hessian=hybrid.hessian_masses, wanted_acceptance=hybrid.integrator_acceptance,
                       shortest_mean_fs=hybrid.shortest_mean_fs)
         log.info("%s", describe_tuning(report))
     hybrid = hybrid.model_copy(update={"dt_fs": report["dt_fs"], "k_steps": report["k_steps"]})
-    return replace(run, hybrid=hybrid), np.array(report["masses_Da"]), report
+    masses = np.array(report["masses_Da"])
+    positions = thermalise(network, carry, positions, masses, ladder, np.random.default_rng([run.seed, 3]),
+                           n_proposals=hybrid.burn_in_steps, dt_fs=hybrid.dt_fs, n_steps=hybrid.k_steps)
+    return replace(run, hybrid=hybrid), masses, report, positions
 
 
 def _tuning_file(run: HybridRun) -> Path:
     return run.out.with_name(run.out.name + ".parts") / "tuning.json"
 
 
-def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine) -> dict:
+def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine) -> dict:
     hybrid, molecule = run.hybrid, run.molecule
     thermostat = None
     if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
@@ -139,7 +143,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
     ladder = ladder_of(hybrid)
     if saved is None:
         rng = np.random.default_rng(run.seed)
-        positions = start_positions(run)
+        positions = start if start is not None else start_positions(run)
         state = initial_state(pool, positions,
                               draw_velocities(hybrid.replicas, scheme.masses, ladder.of(hybrid.replicas), rng))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
@@ -153,6 +157,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
     else:
         state, rng, progress = saved
         done, tally, spent, segments = progress["done"], Tally(progress["tally"]), progress["spent"], progress["segments"]
+    watch = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, saved and progress["rotamers_seen"])
     beta = 1.0 / kT(ladder.of(hybrid.replicas))
     total = hybrid.burn_in_steps + hybrid.steps
     if done > total:
@@ -201,6 +206,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
             done += 1
             if done > hybrid.burn_in_steps:
                 tally.add(state, scheme, beta)
+                watch.see(state.positions[:: ladder.n_rungs])
             if done % hybrid.save_interval_steps == 0:
                 writer.add(state, hybrid.dt_fs, np.arange(hybrid.replicas), segments, hybrid=True)
             if done == hybrid.burn_in_steps and done < total:
@@ -208,7 +214,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
             if restart_file_is_due(done):
                 pool.forget()
                 writer.checkpoint(state, rng, {"done": done, "tally": tally.counts, "spent": account(),
-                                               "segments": [int(s) for s in segments]})
+                                               "segments": [int(s) for s in segments], "rotamers_seen": watch.seen})
             bar.update()
             if done % max(1, total // 50) == 0:
                 bar.set_postfix_str(tally.progress(done * per_step_ps, account()["wall_s"], scheme.name))
@@ -216,10 +222,15 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
     spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
     spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
     # 1: every core that was given to the run worked all the time
+    unvisited = watch.unvisited()
+    if unvisited and broken is None:
+        log.warning("%d rotamers of the conformers were never visited: %s; the run may be too short, or they are none "
+                    "under the true physics", len(unvisited),
+                    ", ".join(f"{'-'.join(map(str, u['atoms']))} near {u['angle_deg']:.0f} deg" for u in unvisited))
     spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * run.n_workers, 1e-9)
     about_network = network.metadata if network else {}
     metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
-                "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning,
+                "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning, "rotamers_never_visited": unvisited,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
                 "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
                 **spent, **tally.summary(scheme.name), **provenance}

@@ -18,11 +18,13 @@ from kstep.dynamics.loop import initial_state, run
 from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.schemes import Metropolis
 from kstep.dynamics.state import kinetic_energy
+from kstep.dynamics.tempering import TemperatureLadder
 from kstep.forces.pool import Truth
 from kstep.units import FS_PER_PS, PS_PER_FS, kT
 
 TIMESTEPS_FS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0)
 TRIAL_FS = 100.0  # length of a trial trajectory: energy errors have reached their full size
+FEWEST_TRIALS = 256  # trajectories behind each figure: an acceptance of 0.95 is then known to 0.01
 DISPLACEMENT_NM = 1e-4  # of the finite differences behind the Hessian
 MOST_TIMESTEPS = 5000  # per proposal
 
@@ -47,10 +49,11 @@ class NetworkAsTruth:
         return truth
 
 
-def thermalise(network, carry, positions, masses, temperature_K: float, rng, *, n_proposals: int = 8,
+def thermalise(network, carry, positions, masses, ladder: TemperatureLadder, rng, *, n_proposals: int = 8,
                dt_fs: float = 0.5, n_steps: int = 200) -> np.ndarray:
-    """Positions (R,N,3) that follow the network's potential at temperature_K, from any start."""
-    scheme = Metropolis(carry, masses, dt_fs * PS_PER_FS, n_steps, temperature_K)
+    """Positions (R,N,3) that follow the network's potential at the ladder's temperatures, from any start."""
+    scheme = Metropolis(carry, masses, dt_fs * PS_PER_FS, n_steps, ladder.temperatures_K[0], length_law="uniform",
+                        ladder=ladder)
     pool = NetworkAsTruth(network)
     state = initial_state(pool, positions, np.zeros_like(positions))
     return run(scheme, pool, state, rng, n_proposals).positions
@@ -74,15 +77,18 @@ def hessian_masses(network, positions: np.ndarray, masses: np.ndarray) -> np.nda
     return of_atom * (masses.sum() / of_atom.sum())
 
 
-def integrator_acceptance(network, carry, positions, masses, temperature_K: float, dt_fs: float, rng) -> float:
+def integrator_acceptance(network, carry, positions, masses, temperature_K, dt_fs: float, rng) -> float:
     """Mean of min(1, exp(-dH/kT)) of the network's own energy over trial trajectories of 100 fs."""
-    velocities = draw_velocities(len(positions), masses, temperature_K, rng)
-    x, v = carry(positions, velocities, masses, dt_fs * PS_PER_FS, max(1, round(TRIAL_FS / dt_fs)))
-    with np.errstate(all="ignore"):
-        before = network.energy_and_forces(positions)[0] + kinetic_energy(velocities, masses)
-        change = network.energy_and_forces(x)[0] + kinetic_energy(v, masses) - before
-        change = np.where(np.isfinite(change), change, np.inf)
-        return float(np.minimum(1.0, np.exp(-change / kT(temperature_K))).mean())
+    found = []
+    for _ in range(max(1, -(-FEWEST_TRIALS // len(positions)))):
+        velocities = draw_velocities(len(positions), masses, temperature_K, rng)
+        x, v = carry(positions, velocities, masses, dt_fs * PS_PER_FS, max(1, round(TRIAL_FS / dt_fs)))
+        with np.errstate(all="ignore"):
+            before = network.energy_and_forces(positions)[0] + kinetic_energy(velocities, masses)
+            change = network.energy_and_forces(x)[0] + kinetic_energy(v, masses) - before
+            change = np.where(np.isfinite(change), change, np.inf)
+            found.append(np.minimum(1.0, np.exp(-change / kT(temperature_K))).mean())
+    return float(np.mean(found))
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Costs:
     inner_step_s: float
 
 
-def measure_costs(pool, carry, positions, masses, temperature_K: float, rng, *, n_steps: int = 100) -> Costs:
+def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps: int = 100) -> Costs:
     """Measure both on the run's own machinery; costs one true call per replica."""
     velocities = draw_velocities(len(positions), masses, temperature_K, rng)
 
@@ -108,13 +114,13 @@ def measure_costs(pool, carry, positions, masses, temperature_K: float, rng, *, 
     return Costs(cpu_s(lambda: pool.evaluate(positions)), inner / n_steps)
 
 
-def tune(network, carry, pool, positions, masses, temperature_K: float, rng, *, dt_fs: float | None,
+def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng, *, dt_fs: float | None,
          k_steps: int | None, use_hessian: bool, wanted_acceptance: float, shortest_mean_fs: float) -> dict:
-    """Choose what is None of dt_fs and k_steps for sampling at temperature_K from positions (R,N,3).
+    """Choose what is None of dt_fs and k_steps for sampling on a ladder, from thermal positions (R,N,3).
 
     Returns dt_fs, k_steps, masses_Da (N,) and what they were chosen from, as plain numbers.
     """
-    positions = thermalise(network, carry, positions, masses, temperature_K, rng)
+    temperature_K = ladder.of(len(positions))
     if use_hessian:
         masses = hessian_masses(network, positions, masses)
     trials: dict[float, float] = {}
@@ -133,7 +139,7 @@ def tune(network, carry, pool, positions, masses, temperature_K: float, rng, *, 
         "dt_fs": dt_fs, "k_steps": k_steps, "mean_length_fs": k_steps * dt_fs,
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},
         "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s,
-        "masses_Da": [float(m) for m in masses], "temperature_K": temperature_K}
+        "masses_Da": [float(m) for m in masses], "temperatures_K": list(ladder.temperatures_K)}
 
 
 def describe(report: dict) -> str:

@@ -172,3 +172,23 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
     prepared = prepare_entry(entry, seed=seed, force_field=force_field)
     update_metadata(raw, {entry.name: write_prepared(prepared, raw)})
     return prepared.molecule
+
+
+def find_molecule(args) -> tuple[Molecule, str | None]:
+    """The molecule of --molecule, or one prepared now from --smiles, with its OpenMM System as XML.
+
+    A literal SMILES is named by --name, or after the output file, and minimised with MMFF94 where that
+    has parameters; its System is None where it has not, and for a prepared folder, which holds it.
+    """
+    if (args.molecule is None) == (args.smiles is None):
+        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string")
+    if args.molecule is not None:
+        if args.name is not None:
+            raise UserError("--name names the molecule of --smiles; one of --molecule has its name already")
+        return Molecule.load(args.molecule), None
+    name = args.name or Path(args.out).stem
+    parsed, _, _ = parse_smiles(args.smiles, None, None)
+    force_field = DEFAULT if mmff_variant(parsed, DEFAULT) else NONE
+    prepared = prepare_entry(Entry(name, args.smiles), seed=args.seed, force_field=force_field)
+    system_xml = openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+    return prepared.molecule, system_xml

@@ -71,5 +71,13 @@ def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:
     path = Path(folder) / "system.xml"
     if not path.is_file():
         raise UserError(f"{path} does not exist; prepare the molecule with 00_prep_mols.py --force-field mmff94")
+    return openmm_spec(molecule, config, path.read_text(errors="replace"))
+
+
+def openmm_spec(molecule, config, system_xml: str | None) -> PhysicsSpec:
+    """The recipe of an MDConfig for a molecule whose OpenMM System is given as XML, None where it has none."""
+    if system_xml is None:
+        raise UserError(f"MMFF94 has no parameters for {molecule.name}; run it with xTB (06b), or prepare it with another "
+                        "--force-field (00_prep_mols.py)")
     return PhysicsSpec("openmm", molecule.numbers, molecule.masses,
-                       dict(system_xml=path.read_text(errors="replace"), platform=config.platform))
+                       dict(system_xml=system_xml, platform=config.platform))

@@ -43,7 +43,7 @@ class TrainConfig(Config):
     tensorboard: bool = False
 
 
-class LearnConfig(Config):
+class FitConfig(Config):
     """Self-learning: the fit of pair_mlp to the labels of a run (kstep/training/fit.py)."""
 
     fit_steps: Count = 4000  # optimiser steps of one fit

@@ -24,7 +24,7 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
 from kstep.molecule import Molecule
 from kstep.training.average import Average
-from kstep.training.config import LearnConfig
+from kstep.training.config import FitConfig
 from kstep.training.exchange import exchange_hydrogens
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
@@ -50,7 +50,7 @@ class Fit:
     played_down: int
 
 
-def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: LearnConfig, *, method: str,
+def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: FitConfig, *, method: str,
         true_calls: int, dt_fs: float, temperature_K: float, seed: int, validation: Labels | None = None,
         start: dict | None = None, steps: int | None = None) -> Fit:
     """Train a network on labels, or go on training one.
@@ -135,14 +135,14 @@ def _single(positions: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(positions - positions.mean(1, keepdims=True), dtype=torch.float32)
 
 
-def _normalise(model, molecule: Molecule, labels: Labels, config: LearnConfig, dt_fs: float, rng) -> None:
+def _normalise(model, molecule: Molecule, labels: Labels, config: FitConfig, dt_fs: float, rng) -> None:
     """Scales of features and energy; equivalent hydrogens get the same ones, as they will change places."""
     positions = np.concatenate([_relabelled(labels.positions, molecule, config, rng)
                                 for _ in range(EXCHANGES_FOR_SCALES)])
     model.fit_normalisation({"positions": positions, "energies": labels.energies, "dt_ps": dt_fs * PS_PER_FS})
 
 
-def _relabelled(positions, molecule: Molecule, config: LearnConfig, rng):
+def _relabelled(positions, molecule: Molecule, config: FitConfig, rng):
     if not config.fit_exchange_hydrogens:
         return positions
     order = exchange_hydrogens(molecule.numbers, molecule.bonds, rng, len(positions))
@@ -156,7 +156,7 @@ def _continue(model, start: dict) -> None:
         raise UserError("the weights to start from are of another model config or molecule") from None
 
 
-def _batches(n: int, config: LearnConfig, molecule: Molecule, rng):
+def _batches(n: int, config: FitConfig, molecule: Molecule, rng):
     """Rows (s,) of the n labels and the order (s,N) of each one's atoms, pass after pass without end."""
     size = min(config.fit_batch_size, n)
     rows, orders = np.zeros(0, dtype=np.int64), np.zeros((0, len(molecule)), dtype=np.int64)
@@ -171,7 +171,7 @@ def _batches(n: int, config: LearnConfig, molecule: Molecule, rng):
         rows, orders = rows[size:], orders[size:]
 
 
-def _optimise(model, molecule, labels: Labels, weights, config: LearnConfig, scales: Scales, steps: int, rng) -> None:
+def _optimise(model, molecule, labels: Labels, weights, config: FitConfig, scales: Scales, steps: int, rng) -> None:
     """Minimise the loss in place; the model ends with its averaged weights."""
     parameters = list(model.parameters())
     optimiser = adamw(parameters, lr=config.fit_lr, weight_decay=config.fit_weight_decay, beta2=config.fit_beta2)

@@ -1,0 +1,307 @@
+"""Self-learning: labels, network and chains grow together, then the network is frozen.
+
+    bootstrap    short hot plain MD from every conformer; each true call is a label
+    rounds       fit; propose with the network, judge with the truth, and keep every answer as a
+                 label, rejected proposals too; colder and longer as the acceptance allows
+    last fit     long, on all labels; then fresh proposals must confirm acceptance and error
+
+Everything here is burn-in: adaptation breaks detailed balance, so nothing of it is ever counted as
+a sample, and its true calls and CPU seconds go on the network's bill.  The idea of self-learning
+Monte Carlo: Liu, Qi, Meng, Fu, Phys. Rev. B 95, 041101 (2017).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kstep.dynamics.carry import Carrier, ShardedCarrier
+from kstep.dynamics.loop import initial_state, macro_steps, run
+from kstep.dynamics.maxwell import draw_velocities
+from kstep.dynamics.run_hybrid import load_network, sampler_masses
+from kstep.dynamics.schemes import Metropolis, Plain
+from kstep.dynamics.state import State
+from kstep.dynamics.tempering import TemperatureLadder
+from kstep.errors import UserError
+from kstep.forces.pool import EvaluationPool
+from kstep.learning.config import LearnConfig
+from kstep.models.config import ModelConfig
+from kstep.molecule import Molecule
+from kstep.models import checkpoint as checkpoints
+from kstep.schemas import read_npz, write_npz
+from kstep.training.fit import fit
+from kstep.training.labels import Labels
+from kstep.units import PS_PER_FS, kT
+
+COOLING_ROUNDS = 3  # good rounds from the hot to the target temperature
+
+log = logging.getLogger("kstep")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: a molecule under a true potential, for sampling on a ladder of one or more temperatures."""
+
+    molecule: Molecule
+    spec: object
+    method: str
+    temperatures_K: tuple[float, ...]
+    length_fs: float
+    folder: Path
+    seed: int
+    n_workers: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a set of proposals showed: how many, share accepted, spread of the energy error before it was learned.
+
+    heldout_kT: half the 16-84 % range of E_true - E_network over the proposals, none of which the
+    network had seen; at_target: at the target's temperature and length.
+    """
+
+    proposals: int
+    acceptance: float
+    heldout_kT: float
+    at_target: bool
+
+
+@dataclass
+class Progress:
+    """Where the loop stands; written after every round, so that a cut run goes on from there."""
+
+    round: int = 0
+    temperature_K: float = 0.0
+    length_fs: float = 0.0
+    true_calls: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    done: bool = False
+
+
+def learn(task: Task, model: ModelConfig, config: LearnConfig, *, resume: bool = False) -> Path:
+    """Learn a network for `task`; returns the checkpoint <folder>/network.pt.
+
+    Beside it lie labels.npz (a dataset any network can be trained on), rounds.jsonl (what each
+    round saw) and chains.npz (where the chains stand).
+    """
+    return _Learner(task, model, config).run(resume)
+
+
+class _Learner:
+    def __init__(self, task: Task, model: ModelConfig, config: LearnConfig):
+        self.task, self.model, self.config = task, model, config
+        self.masses = sampler_masses(task.molecule, config.learn_hydrogen_mass_Da)
+        self.rng = np.random.default_rng([task.seed, 2])
+        self.target_K = task.temperatures_K[0]
+        self.hot_K = max(config.hot_temperature_K, *task.temperatures_K)
+        self.progress = Progress(temperature_K=self.hot_K, length_fs=config.first_length_fs)
+        rungs = len(task.temperatures_K)
+        self.n_chains = -(-config.learn_replicas // rungs) * rungs
+        self.labels = Labels.empty(len(task.molecule))
+        self.carry = None
+        self.checkpoint = None
+        self.network_path = task.folder / "network.pt"
+
+    # the story --------------------------------------------------------------------------------
+
+    def run(self, resume: bool) -> Path:
+        config, progress = self.config, self.progress
+        self.task.folder.mkdir(parents=True, exist_ok=True)
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+        try:
+            with EvaluationPool(self.task.spec, self.task.n_workers) as self.pool:
+                state = self._restored() if resume else None
+                if state is None:
+                    (self.task.folder / "rounds.jsonl").unlink(missing_ok=True)
+                    state = self._bootstrap()
+                    self._save(state)
+                while not progress.done:
+                    progress.round += 1
+                    self._fit(config.round_passes)
+                    state, seen = self._round(state)
+                    if self._good(seen) or self._exhausted():
+                        self._fit(config.last_passes)
+                        state = self._verify(state)
+                    self._save(state)
+        finally:
+            if isinstance(self.carry, ShardedCarrier):
+                self.carry.close()
+        return self.network_path
+
+    def _bootstrap(self) -> State:
+        """Hot plain MD from every conformer in turn; the first labels."""
+        config, molecule = self.config, self.task.molecule
+        conformers = molecule.conformers[np.arange(self.n_chains) % len(molecule.conformers)]
+        scheme = Plain(self.masses, config.bootstrap_dt_fs * PS_PER_FS)
+        state = initial_state(self.pool, conformers, np.zeros_like(conformers))
+        self.labels.append(state.positions, state.energy, state.forces, self.hot_K)
+
+        def keep(proposal, truth):
+            self.labels.append(proposal.positions, truth.energy, truth.forces, self.hot_K)
+
+        wanted = config.bootstrap_labels_per_atom * len(molecule)
+        temperature_K = 2.0 * self.hot_K  # from a minimum, half of it turns into potential energy
+        while len(self.labels) < wanted:
+            velocities = draw_velocities(self.n_chains, self.masses, temperature_K, self.rng)
+            state = State(state.positions, velocities, state.energy, state.forces)
+            state = run(scheme, self.pool, state, self.rng, config.bootstrap_redraw_steps, observe=keep)
+            temperature_K = self.hot_K
+        log.info("bootstrap: %d true calls at %g K from %d conformers", self.pool.true_calls, self.hot_K,
+                 len(molecule.conformers))
+        return state
+
+    def _fit(self, passes: float) -> None:
+        """Fit to all labels, going on from the network so far; `passes` over all of them."""
+        cost = self._cost()
+        self.checkpoint = fit(
+            self.model, self.task.molecule, self.labels, self.config, method=self.task.method,
+            true_calls=cost["true_calls_training"], dt_fs=self.config.inner_dt_fs, temperature_K=self.target_K,
+            seed=self.task.seed, start=self.checkpoint and self.checkpoint["state_dict"],
+            steps=max(1, round(passes * len(self.labels) / self.config.fit_batch_size))).checkpoint
+        self.checkpoint.update(cost)
+        checkpoints.save(self.network_path, self.checkpoint)
+        self._carry_with_new_network()
+
+    def _round(self, state: State) -> tuple[State, Seen]:
+        """Proposals with the new network; every answer becomes a label."""
+        p, config = self.progress, self.config
+        n_steps = math.ceil(config.round_growth * len(self.labels) / state.n_replicas)
+        at_target = self._at_target()
+        state, seen = self._propose(state, n_steps)
+        if not at_target:
+            seen = replace(seen, at_target=False)
+        self._report("round", seen)
+        if seen.acceptance >= config.advance_acceptance:
+            p.temperature_K = max(self.target_K, p.temperature_K - (self.hot_K - self.target_K) / COOLING_ROUNDS)
+            p.length_fs = min(self.task.length_fs, 2.0 * p.length_fs)
+        return state, seen
+
+    def _verify(self, state: State) -> State:
+        """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?"""
+        p = self.progress
+        p.temperature_K, p.length_fs = self.target_K, self.task.length_fs
+        state, seen = self._propose(state, math.ceil(self.config.verify_proposals / state.n_replicas))
+        self._report("verify", seen)
+        p.done = (seen.acceptance >= self.config.target_acceptance
+                  and seen.heldout_kT <= self.config.heldout_energy_kT) or self._exhausted()
+        if p.done and seen.acceptance < self.config.target_acceptance:
+            log.warning("the network reached an acceptance of %.2f, not %.2f, within %d true calls; the sampling stays "
+                        "exact but is slower; raise max_true_calls to learn on", seen.acceptance,
+                        self.config.target_acceptance, self.pool.true_calls)
+        if p.done:  # the weights are final; only what they cost is not yet in the file
+            self.checkpoint.update(self._cost(), acceptance_verified=seen.acceptance)
+            checkpoints.save(self.network_path, self.checkpoint)
+        return state
+
+    # its parts --------------------------------------------------------------------------------
+
+    def _propose(self, state: State, n_macro_steps: int) -> tuple[State, Seen]:
+        p, config = self.progress, self.config
+        k_steps = max(1, round(p.length_fs / config.inner_dt_fs))
+        # while it cools, no rung is colder than the loop is
+        ladder = TemperatureLadder(tuple(max(t, p.temperature_K) for t in self.task.temperatures_K))
+        scheme = Metropolis(self.carry, self.masses, config.inner_dt_fs * PS_PER_FS, k_steps, p.temperature_K,
+                            length_law="uniform", ladder=ladder)
+        accepted, errors = [], []
+
+        def judge(proposal, truth):
+            temperature_K = ladder.of(len(truth.energy))
+            self.labels.append(proposal.positions, truth.energy, truth.forces, temperature_K)
+            with np.errstate(all="ignore"):
+                error = truth.energy - self.network.energy_and_forces(proposal.positions)[0]
+            errors.append(error / kT(temperature_K))
+
+        for state in macro_steps(scheme, self.pool, state, self.rng, n_macro_steps, observe=judge,
+                                 n_parts=2 if self.pool.n_workers > 1 else 1):
+            accepted.append(state.accepted)
+        accepted, errors = np.array(accepted), np.concatenate(errors)
+        errors = errors[np.isfinite(errors)]
+        # a few proposals beyond every label would hide the error of all others: half the 16-84 % range
+        spread = 0.5 * np.subtract(*np.percentile(errors, [84.13, 15.87])) if len(errors) else np.inf
+        return state, Seen(accepted.size, float(accepted.mean()), float(spread), self._at_target())
+
+    def _at_target(self) -> bool:
+        return self.progress.temperature_K <= self.target_K and self.progress.length_fs >= self.task.length_fs
+
+    def _good(self, seen: Seen) -> bool:
+        """Worth a last fit: it gains a few per cent over that of a round."""
+        return seen.at_target and seen.acceptance >= self.config.target_acceptance - self.config.last_fit_gain
+
+    def _exhausted(self) -> bool:
+        return self.pool.true_calls >= self.config.max_true_calls
+
+    def _carry_with_new_network(self) -> None:
+        molecule, task = self.task.molecule, self.task
+        arguments = dict(checkpoint=self.network_path, numbers=molecule.numbers, masses=molecule.masses,
+                         bonds=molecule.bonds, device=task.device, delta_scale=1.0, method=task.method)
+        self.network = load_network(**arguments)
+        n_shards = min(task.n_workers, self.n_chains) if self.network.device == "cpu" else 1
+        if n_shards == 1:
+            self.carry = Carrier(self.network)
+        elif self.carry is None:
+            self.carry = ShardedCarrier(load_network, arguments, n_shards)
+        else:
+            self.carry.reload(arguments)
+
+    # what is written down ---------------------------------------------------------------------
+
+    def _cost(self) -> dict:
+        p = self.progress
+        workers = self.pool.cpu_s + (self.carry.cpu_s if self.carry is not None else 0.0)
+        return {"true_calls_training": p.true_calls + self.pool.true_calls,
+                "cpu_s_training": p.cpu_s + time.process_time() - self._cpu_started + workers,
+                "wall_s_training": p.wall_s + time.perf_counter() - self._started}
+
+    def _report(self, what: str, seen: Seen) -> None:
+        p = self.progress
+        row = {"what": what, "round": p.round, "temperature_K": p.temperature_K, "length_fs": p.length_fs,
+               "labels": len(self.labels), "failed_true_calls": len(self.pool.failures), **asdict(seen), **self._cost()}
+        with open(self.task.folder / "rounds.jsonl", "a") as handle:
+            handle.write(json.dumps(row) + "\n")
+        log.info("%s %d: %g K, %.0f fs: acceptance %.2f, held-out error %.2f kT; %d true calls, %.0f s of CPU", what,
+                 p.round, p.temperature_K, p.length_fs, seen.acceptance, seen.heldout_kT, row["true_calls_training"],
+                 row["cpu_s_training"])
+
+    def _save(self, state: State) -> None:
+        """Everything a cut run needs to go on after this round."""
+        self.pool.forget()  # a resumed run has no SCF history either
+        cost = self._cost()
+        kept = {**asdict(self.progress), "true_calls": cost["true_calls_training"], "cpu_s": cost["cpu_s_training"],
+                "wall_s": cost["wall_s_training"]}
+        text = {"progress": kept, "rng": self.rng.bit_generator.state, "fingerprint": self._fingerprint()}
+        self.labels.save(self.task.folder / "labels.npz", self.task.molecule, method=self.task.method,
+                         true_calls=cost["true_calls_training"], dt_fs=self.config.inner_dt_fs)
+        write_npz(self.task.folder / "chains.npz", {
+            "positions": state.positions, "velocities": state.velocities, "energy": state.energy,
+            "forces": state.forces, "text": np.array(json.dumps(text))})
+
+    def _restored(self) -> State | None:
+        path = self.task.folder / "chains.npz"
+        if not path.is_file():
+            return None
+        arrays = read_npz(path)
+        text = json.loads(str(arrays.pop("text")))
+        if text["fingerprint"] != self._fingerprint():
+            raise UserError(f"{self.task.folder} was learned with other settings; use the same ones, or run without "
+                            "--resume to start over")
+        self.progress = Progress(**text["progress"])
+        self.rng.bit_generator.state = text["rng"]
+        self.labels, _ = Labels.load(self.task.folder / "labels.npz")
+        if self.network_path.is_file() and self.progress.round:
+            self.checkpoint = checkpoints.load(self.network_path)
+        return State(**arrays)
+
+    def _fingerprint(self) -> dict:
+        task = self.task
+        return json.loads(json.dumps({
+            "config": self.config.model_dump(), "model": self.model.model_dump(), "smiles": task.molecule.smiles,
+            "method": task.method, "temperatures_K": task.temperatures_K, "length_fs": task.length_fs, "seed": task.seed,
+            "workers": task.n_workers}))
