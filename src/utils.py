@@ -208,7 +208,8 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     parser.add_argument("--out", required=True, help="trajectory file to write (.npz)")
     parser.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
     parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML")
-    parser.add_argument("--scheme", choices=["metropolis", "jump", "plain"], help="how k steps are made and judged")
+    parser.add_argument("--scheme", choices=["metropolis", "impulse", "checked", "jump", "plain"],
+                        help="how k steps are made and judged")
     parser.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
     parser.add_argument("--dt-fs", type=positive_float, help="timestep, fs")
     parser.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
@@ -220,7 +221,9 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
                         help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
     parser.add_argument("--tune", action="store_true", default=None,
                         help="metropolis: choose the timestep and the length by measurement before production")
-    parser.add_argument("--thermostat", choices=["none", "langevin"], help="around jump and plain; none is NVE")
+    parser.add_argument("--thermostat", choices=["none", "langevin"], help="around all but metropolis; none is NVE")
+    parser.add_argument("--project-residual", action="store_const", const=True,
+                        help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
     parser.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
     parser.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     parser.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
@@ -235,5 +238,5 @@ def hybrid_overrides(args) -> dict:
     from kstep.config import parse_assignments
 
     keys = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale",
-            "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune")
+            "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune", "project_residual")
     return {**parse_assignments(args.assignments), **{k: getattr(args, k) for k in keys}}

@@ -16,8 +16,9 @@ from kstep.dynamics.hybrid_settings import HybridRun, start_positions
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
+from kstep.dynamics.projection import StretchAndBendProjection
 from kstep.dynamics.recorder import TrajectoryWriter
-from kstep.dynamics.schemes import Jump, Metropolis, Plain
+from kstep.dynamics.schemes import Checked, Impulse, Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
 from kstep.dynamics.tempering import TemperatureLadder
@@ -63,6 +64,11 @@ def build_scheme(run: HybridRun, network, carry, masses):
     if hybrid.scheme == "metropolis":
         return Metropolis(carry, masses, dt_ps, hybrid.k_steps, hybrid.temperature_K, length_law=hybrid.length_law,
                           ladder=ladder_of(hybrid))
+    if hybrid.scheme == "impulse":
+        project = StretchAndBendProjection(molecule.bonds, molecule.masses) if hybrid.project_residual else None
+        return Impulse(network, carry, molecule.masses, dt_ps, hybrid.k_steps, project)
+    if hybrid.scheme == "checked":
+        return Checked(network, carry, molecule.masses, dt_ps, hybrid.k_steps)
     first = molecule.conformers[0]
     lengths = np.linalg.norm(first[molecule.bonds[:, 0]] - first[molecule.bonds[:, 1]], axis=-1)
     limits = JumpLimits(hybrid.max_disp_nm, lengths + hybrid.max_bond_stretch_nm,
@@ -78,7 +84,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
         arguments = dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses,
                          bonds=molecule.bonds, device=run.device, delta_scale=hybrid.delta_scale, method=run.method)
         network = load_network(**arguments)
-        if hybrid.scheme == "metropolis":
+        if hybrid.scheme in ("metropolis", "impulse", "checked"):
             n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
     writer = None
@@ -183,7 +189,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
 
     if done == hybrid.burn_in_steps and segments is None:
         segments = begin_production()
-    broken, first = None, done
+    broken, stopped, first = None, None, done
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
     # two half-batches in flight: the network carries one while the physics has the other
     n_parts = 2 if scheme.name != "plain" and (pool.n_workers > 1 or run.device != "cpu") else 1
@@ -201,7 +207,8 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
             done += 1
             if done > hybrid.burn_in_steps:
                 tally.add(state, scheme, beta)
-            if done % hybrid.save_interval_steps == 0:
+                stopped = tally.certificate.past(hybrid.max_energy_spread_kJ_per_mol, hybrid.max_force_rmse_kJ_per_mol_A)
+            if done % hybrid.save_interval_steps == 0 or stopped:  # what it stopped at is worth keeping
                 writer.add(state, hybrid.dt_fs, np.arange(hybrid.replicas), segments, hybrid=True)
             if done == hybrid.burn_in_steps and done < total:
                 segments = begin_production()
@@ -210,6 +217,8 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
                 writer.checkpoint(state, rng, {"done": done, "tally": tally.counts, "spent": account(),
                                                "segments": [int(s) for s in segments]})
             bar.update()
+            if stopped:
+                break
             if done % max(1, total // 50) == 0:
                 bar.set_postfix_str(tally.progress(done * per_step_ps, account()["wall_s"], scheme.name))
     spent = account()
@@ -221,7 +230,8 @@ def _run(run, scheme, writer, pool, network, carry, tuning, provenance, machine)
     metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
                 "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
-                "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
+                "status": f"broke at macro-step {done}: {broken}" if broken else
+                f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
                 **spent, **tally.summary(scheme.name), **provenance}
     writer.finish(metadata)
     if broken is not None:
