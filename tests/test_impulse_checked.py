@@ -8,6 +8,7 @@ import pytest
 import springs
 from conftest import BatchPool, start_state
 from kstep.config import HybridConfig, QMConfig
+from kstep.dynamics import run_hybrid as run_module
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.certificate import FEWEST_PAIRS, Certificate
 from kstep.dynamics.hybrid_settings import settle_settings
@@ -19,6 +20,8 @@ from kstep.dynamics.schemes import Checked, Impulse, Plain
 from kstep.dynamics.state import State, kinetic_energy
 from kstep.dynamics.tally import Tally, describe
 from kstep.errors import PhysicsError, UserError
+from kstep.forces import PhysicsSpec
+from kstep.schemas import load_trajectory
 from kstep.units import BOLTZMANN
 
 MASSES = np.array(springs.METHANOL["masses"])
@@ -355,3 +358,91 @@ def test_a_jump_network_is_refused(kind):
         settle_settings(HybridConfig(scheme=kind), jumps, QMConfig())
     with pytest.raises(UserError, match="needs a network"):
         settle_settings(HybridConfig(scheme=kind), None, QMConfig())
+
+
+# whole runs: pool, restart file, tally, trajectory, report
+
+@pytest.fixture(scope="module")
+def water_spec(water):
+    import openmm
+    from rdkit import Chem
+
+    from kstep.forcefields import build_system
+
+    system = build_system(Chem.AddHs(Chem.MolFromSmiles("O")), "mmff94")
+    return PhysicsSpec("openmm", water.numbers, water.masses,
+                       {"system_xml": openmm.XmlSerializer.serialize(system), "platform": "Reference"})
+
+
+def hybrid_run(monkeypatch, water, spec, path, *, stop_after=None, resume=False, **settings):
+    """A run of water on MMFF94 with a network of springs; stop_after: its calls until a Ctrl-C."""
+    network = Springs(0.02, water.conformers[0])
+    network.device, network.metadata = "cpu", {"true_calls_training": 7}
+    asked = network.energy_and_forces
+
+    def until_interrupted(x):
+        if stop_after is not None and network.calls >= stop_after:
+            raise KeyboardInterrupt
+        return asked(x)
+
+    network.energy_and_forces = until_interrupted
+    monkeypatch.setattr(run_module, "load_network", lambda **_: network)
+    defaults = dict(k_steps=4, dt_fs=0.5, steps=60, burn_in_steps=5, replicas=4, temperature_K=300.0,
+                    checkpoint_interval=20)
+    hybrid = HybridConfig(**{**defaults, **settings})
+    job = run_module.HybridRun(water, spec, "mmff94", hybrid, None, path, seed=3, resume=resume)
+    return run_module.run_hybrid(job, {}, {})
+
+
+@pytest.mark.parametrize("kind, thermostat", [("impulse", "none"), ("impulse", "langevin"), ("checked", "langevin")])
+def test_a_run_cut_and_resumed_is_bit_equal(kind, thermostat, water, water_spec, tmp_path, monkeypatch):
+    settings = {"scheme": kind, "thermostat": thermostat, "project_residual": kind == "impulse"}
+    hybrid_run(monkeypatch, water, water_spec, tmp_path / "whole.npz", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        hybrid_run(monkeypatch, water, water_spec, tmp_path / "cut.npz", stop_after=4 * 50, **settings)
+    assert not (tmp_path / "cut.npz").exists() and (tmp_path / "cut.npz.parts/checkpoint.npz").is_file()
+    hybrid_run(monkeypatch, water, water_spec, tmp_path / "cut.npz", resume=True, **settings)
+    a, b = load_trajectory(tmp_path / "whole.npz"), load_trajectory(tmp_path / "cut.npz")
+    for key in ("pos", "vel", "forces", "Etot", "step", "segment", "inner_steps", "accepted"):
+        assert np.array_equal(getattr(a, key), getattr(b, key)), key
+    assert a.metadata["tally"] == b.metadata["tally"] and a.metadata["certificate"] == b.metadata["certificate"]
+    assert a.metadata["true_calls"] == b.metadata["true_calls"] == 4 * 66
+    role = "drift" if thermostat == "none" else "train"
+    assert len(a.frames_of(role)) == 240 and len(a.frames_of("equil")) == 20
+
+
+def test_a_tolerance_stops_the_run_and_keeps_what_there_is(water, water_spec, tmp_path, monkeypatch):
+    path = tmp_path / "checked.npz"
+    fine = hybrid_run(monkeypatch, water, water_spec, path, scheme="checked", max_energy_spread_kJ_per_mol=1e6,
+                      max_force_rmse_kJ_per_mol_A=1e6)
+    assert fine["status"] == "finished" and fine["certificate"]["pairs"] == 240
+    limit = 0.5 * fine["certificate"]["force_rmse_kJ_per_mol_A"]
+    metadata = hybrid_run(monkeypatch, water, water_spec, path, scheme="checked", max_force_rmse_kJ_per_mol_A=limit,
+                          save_interval_steps=50)
+    trajectory = load_trajectory(path)
+    assert metadata["status"].startswith("stopped at macro-step ")
+    assert metadata["status"].endswith(f"past its tolerance of {limit:g}") and "the force error is" in metadata["status"]
+    done = int(metadata["status"].split()[3].rstrip(":"))
+    assert 5 < done < 60 and len(trajectory.pos) == 4 and trajectory.step.max() == 4 * done
+    assert metadata["status"] in describe({**metadata, "wall_production_s": 1.0})
+    assert not path.with_name("checked.npz.parts").exists()
+
+
+def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, tmp_path, monkeypatch):
+    from kstep.analysis.ensemble import caveats, certificate, drift
+
+    for kind, settings, words in (("impulse", {}, None), ("impulse", {"project_residual": True}, "not symplectic"),
+                                  ("checked", {"max_force_rmse_kJ_per_mol_A": 1e6}, "ensemble is the network's")):
+        path = tmp_path / "run.npz"
+        metadata = hybrid_run(monkeypatch, water, water_spec, path, scheme=kind, thermostat="none", **settings)
+        run_ = load_trajectory(path)
+        assert [w for w in caveats(run_) if words and words in w] == caveats(run_), kind
+        assert bool(caveats(run_)) == (words is not None)
+        assert drift(run_)["segments"] == 4
+        found = certificate(run_)
+        assert found["spread_kJ_per_mol"] == metadata["certificate"]["spread_kJ_per_mol"] > 0
+        assert found["verdicts"]["force_rmse_kJ_per_mol_A"] == ("within tolerance" if kind == "checked" else "no tolerance")
+    run_.metadata["certificate"]["force_rmse_kJ_per_mol_A"] = 2e6
+    assert certificate(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
+    run_.metadata["status"] = "stopped at macro-step 9: why"
+    assert caveats(run_)[-1] == "the run stopped at macro-step 9: why"
