@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from kstep.units import NM_PER_ANGSTROM
 
 MEMORY_MACRO_STEPS = 50  # pairs count as recent for about so long
