@@ -25,8 +25,9 @@ def main():
     molecule = Molecule.load(args.molecule)
 
     def make_spec(settled):
-        # metropolis needs an energy that depends on x alone, so its SCF never starts from history
-        return qm_spec(molecule, baseline, warm_start=settled.scheme != "metropolis")
+        # metropolis needs an energy that depends on x alone, impulse a force that is the same on the way back:
+        # their SCF never starts from history
+        return qm_spec(molecule, baseline, warm_start=settled.scheme not in ("metropolis", "impulse"))
 
     run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, pick_device(args.device))
     metadata = run_hybrid(run, provenance(), machine())

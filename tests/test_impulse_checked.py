@@ -1,6 +1,8 @@
 """impulse and checked: what they become with a perfect network, reversibility, symplecticity, the certificate."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -446,3 +448,94 @@ def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, t
     assert certificate(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
     run_.metadata["status"] = "stopped at macro-step 9: why"
     assert caveats(run_)[-1] == "the run stopped at macro-step 9: why"
+
+
+class Physics(Springs):
+    """The true physics in the place of the network."""
+
+    def __init__(self, spec):
+        self.true, self.calls = spec.build(), 0
+
+    def batch(self, x):
+        energy, forces = zip(*map(self.true.energy_and_forces, x))
+        return np.array(energy), np.array(forces)
+
+
+class Learner:
+    """Stands for the training: after soft springs come stiffer ones, then the truth itself."""
+
+    def __init__(self, water, spec):
+        self.water, self.spec, self.seen = water, spec, []
+
+    def load(self, checkpoint=None, **_):
+        text = Path(checkpoint).read_text() if checkpoint else "0.6"
+        network = Physics(self.spec) if text == "truth" else Springs(float(text), self.water.conformers[0])
+        network.device, network.metadata = "cpu", {"true_calls_training": 7}
+        return network
+
+    def __call__(self, recorded, start, out):
+        self.seen.append((recorded, start))
+        out.write_text(["0.5", "truth"][len(self.seen) - 1])
+
+
+def learning_run(monkeypatch, water, spec, path, learner, **options):
+    monkeypatch.setattr(run_module, "load_network", learner.load)
+    settings = dict(scheme="checked", k_steps=4, dt_fs=0.5, steps=120, burn_in_steps=5, replicas=4, temperature_K=300.0,
+                    max_force_rmse_kJ_per_mol_A=130.0, past_tolerance="learn", checkpoint_interval=10)
+    job = run_module.HybridRun(water, spec, "mmff94", HybridConfig(**settings), None, path, seed=3, **options)
+    return run_module.run_hybrid(job, {}, {}, learner)
+
+
+def test_past_a_tolerance_the_network_learns_and_production_begins_anew(water, water_spec, tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    learner = Learner(water, water_spec)
+    metadata = learning_run(monkeypatch, water, water_spec, path, learner)
+    trajectory = load_trajectory(path)
+    first, second = metadata["tally"]["learned"]
+    assert metadata["status"] == "finished" and first["macro_step"] == 8 and len(learner.seen) == 2
+    assert "the force error is" in first["why"] and "past its tolerance of 130" in first["why"]
+    assert metadata["checkpoint"] == second["checkpoint"] == str(tmp_path / "run.learned_2.pt")
+    assert learner.seen[1][1] == tmp_path / "run.learned_1.pt"
+    # every true answer of the run so far, and nothing else
+    recorded = learner.seen[1][0]
+    assert len(recorded.energy) == second["truths"] == 4 * second["macro_step"] >= 1.2 * first["truths"]
+    upto = trajectory.step <= 4 * second["macro_step"]
+    assert np.array_equal(np.sort(recorded.energy), np.sort(trajectory.Epot[upto]))
+    assert np.array_equal(recorded.forces[:4], trajectory.forces[:4])
+    # production is what came after the last network and a burn-in of its own
+    production = trajectory.frames_of("train")
+    assert trajectory.step[production].min() == 4 * (second["macro_step"] + 5 + 1)
+    assert metadata["certificate"]["pairs"] == len(production) == metadata["tally"]["macro_steps"]
+    assert metadata["true_calls"] == 4 * 126 and metadata["true_calls_burn_in"] == 4 * (second["macro_step"] + 5 + 1)
+    assert metadata["certificate"]["force_rmse_kJ_per_mol_A"] < 1e-6
+
+
+def test_a_learning_run_cut_and_resumed_is_bit_equal(water, water_spec, tmp_path, monkeypatch):
+    learning_run(monkeypatch, water, water_spec, tmp_path / "whole.npz", Learner(water, water_spec))
+
+    class Interrupted(Learner):
+        def __call__(self, *arguments):
+            super().__call__(*arguments)
+            if len(self.seen) == stop_at:
+                raise KeyboardInterrupt
+
+    path = tmp_path / "cut.npz"
+    learner = Interrupted(water, water_spec)
+    stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        learning_run(monkeypatch, water, water_spec, path, learner)
+    kept = json.loads(str(np.load(path.with_name("cut.npz.parts") / "checkpoint.npz")["text"]))["progress"]
+    assert kept["learned"] == str(tmp_path / "cut.learned_1.pt")
+    learner.seen, stop_at = learner.seen[:1], 9
+    learning_run(monkeypatch, water, water_spec, path, learner, resume=True)
+    a, b = load_trajectory(tmp_path / "whole.npz"), load_trajectory(path)
+    for key in ("pos", "vel", "Etot", "segment"):
+        assert np.array_equal(getattr(a, key), getattr(b, key)), key
+    assert a.segments == b.segments and a.metadata["certificate"] == b.metadata["certificate"]
+    assert a.metadata["true_calls"] == b.metadata["true_calls"]
+
+
+def test_learn_without_anything_that_trains_is_refused(water, water_spec, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="needs something that trains"):
+        hybrid_run(monkeypatch, water, water_spec, tmp_path / "x.npz", scheme="checked", past_tolerance="learn",
+                   max_force_rmse_kJ_per_mol_A=1.0)

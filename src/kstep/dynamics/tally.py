@@ -12,10 +12,16 @@ class Tally:
     """Counts over all production macro-steps; goes into the metadata and the restart file."""
 
     def __init__(self, saved: dict | None = None):
-        self.counts = saved or {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
-                                "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {},
-                                "swaps": {}}
-        self.certificate = Certificate(self.counts.get("certificate"))
+        if saved is None:
+            self.start_over()
+        else:
+            self.counts, self.certificate = saved, Certificate(saved.get("certificate"))
+
+    def start_over(self, **kept) -> None:
+        """Forget all counts, as after a change of network; `kept` stays in the metadata."""
+        self.counts = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
+                       "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}, "swaps": {}, **kept}
+        self.certificate = Certificate()
 
     def add(self, state, scheme, beta) -> None:
         """Count one macro-step of every replica; beta (R,) or one number, mol/kJ."""
