@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import springs
+import synthetic
 from conftest import BatchPool, start_state
+from kstep.analysis import report
+from kstep.analysis.compare import compare
+from kstep.analysis.ensemble import caveats, certificate, drift
 from kstep.config import HybridConfig, QMConfig
 from kstep.dynamics import run_hybrid as run_module
 from kstep.dynamics.carry import Carrier
@@ -431,8 +435,6 @@ def test_a_tolerance_stops_the_run_and_keeps_what_there_is(water, water_spec, tm
 
 
 def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, tmp_path, monkeypatch):
-    from kstep.analysis.ensemble import caveats, certificate, drift
-
     for kind, settings, words in (("impulse", {}, None), ("impulse", {"project_residual": True}, "not symplectic"),
                                   ("checked", {"max_force_rmse_kJ_per_mol_A": 1e6}, "ensemble is the network's")):
         path = tmp_path / "run.npz"
@@ -448,6 +450,23 @@ def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, t
     assert certificate(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
     run_.metadata["status"] = "stopped at macro-step 9: why"
     assert caveats(run_)[-1] == "the run stopped at macro-step 9: why"
+
+
+def test_the_table_shows_the_certificate_beside_its_tolerance():
+    figures = {"pairs": 800, "mean_kJ_per_mol": 3.0, "spread_kJ_per_mol": 0.7, "force_rmse_kJ_per_mol_A": 0.4}
+    reference = synthetic.ethanol(0, 4, 400)
+    for options in ({"drift": 0.3}, {}):
+        run_ = synthetic.ethanol(1, 4, 200, scheme="checked", certificate=figures, config={
+            "max_energy_spread_kJ_per_mol": 0.5, "max_force_rmse_kJ_per_mol_A": 0.5}, **options)
+        result = {**compare(reference, run_), "verdicts": []}
+        assert result["role"] == "hybrid" and result["certificate"]["mean_kJ_per_mol"] == 3.0
+        rows = {row[0]: row[1:4] for row in report.table(result, {})[1]}
+        assert rows["spread of E_true - E_ML (kJ/mol)"] == ["0.7", "0.5 (tolerance)", "past tolerance"]
+        assert rows["force error of the network (kJ/mol/A)"] == ["0.4", "0.5 (tolerance)", "within tolerance"]
+        summary = report.summary_table({"runs": {"run.npz": result}})[1][0]
+        assert ("kJ/mol/ps" in summary[6]) == bool(options) and ("spread 0.7" in summary[6]) != bool(options)
+    bare = synthetic.ethanol(1, 4, 200, scheme="impulse", certificate=figures, delta_scale=0)
+    assert compare(reference, bare)["certificate"] is None and compare(reference, bare)["role"] == "no network"
 
 
 class Physics(Springs):
@@ -492,6 +511,7 @@ def test_past_a_tolerance_the_network_learns_and_production_begins_anew(water, w
     metadata = learning_run(monkeypatch, water, water_spec, path, learner)
     trajectory = load_trajectory(path)
     first, second = metadata["tally"]["learned"]
+    assert f"trained anew at macro-step 8, {second['macro_step']};" in caveats(trajectory)[-1]
     assert metadata["status"] == "finished" and first["macro_step"] == 8 and len(learner.seen) == 2
     assert "the force error is" in first["why"] and "past its tolerance of 130" in first["why"]
     assert metadata["checkpoint"] == second["checkpoint"] == str(tmp_path / "run.learned_2.pt")

@@ -57,6 +57,10 @@ def caveats(run: Trajectory) -> list[str]:
     if run.metadata["scheme"] == "impulse" and (run.metadata.get("config") or {}).get("project_residual"):
         out.append("the kicks were projected off bond lengths and angle distances: the map is reversible but not "
                    "symplectic, and the run samples neither the true potential nor the network's exactly")
+    learned = (run.metadata.get("tally") or {}).get("learned")
+    if learned:
+        out.append(f"the network was trained anew at macro-step {', '.join(str(x['macro_step']) for x in learned)}; "
+                   "production is what came after")
     if status.startswith(("stopped", "broke")):
         out.append(f"the run {status}")
     return out
