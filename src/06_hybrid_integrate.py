@@ -5,7 +5,7 @@
 """
 
 from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   run_script, setup_logging)
+                   relearner, run_script, setup_logging)
 
 from kstep.config import HybridConfig, MDConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
@@ -27,7 +27,7 @@ def main():
     # an MM call costs microseconds, less than sending it to a worker
     args.num_workers = args.num_workers or 1
     run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, pick_device(args.device))
-    metadata = run_hybrid(run, provenance(), machine())
+    metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 
 

@@ -5,7 +5,7 @@
 """
 
 from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   run_script, setup_logging)
+                   relearner, run_script, setup_logging)
 
 from kstep.config import HybridConfig, QMConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
@@ -30,7 +30,7 @@ def main():
         return qm_spec(molecule, baseline, warm_start=settled.scheme not in ("metropolis", "impulse"))
 
     run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, pick_device(args.device))
-    metadata = run_hybrid(run, provenance(), machine())
+    metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 
 

@@ -228,9 +228,27 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     parser.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     parser.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
     parser.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
+    parser.add_argument("--labels", help="past_tolerance learn: dataset the network was trained on, so that it is kept")
+    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of the training on labels")
     parser.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
     parser.add_argument("--resume", action="store_true", help="continue from the last restart file")
     add_common_arguments(parser, device=True, overrides=True)
+
+
+def relearner(args, run):
+    """What a checked run calls past its tolerances to have its network trained; None for other runs."""
+    from kstep.config import load_config
+
+    if run.hybrid.past_tolerance != "learn":
+        if args.labels:
+            raise UserError("--labels are what a network learns from; set past_tolerance: learn")
+        return None
+    from kstep.training.config import LearnConfig
+    from kstep.training.relearn import Relearner
+
+    return Relearner(run.checkpoint, run.molecule, load_config(LearnConfig, args.learn_config), method=run.method,
+                     dt_fs=run.hybrid.dt_fs, temperature_K=run.hybrid.temperature_K, seed=run.seed,
+                     earlier=args.labels)
 
 
 def hybrid_overrides(args) -> dict:

@@ -559,3 +559,34 @@ def test_learn_without_anything_that_trains_is_refused(water, water_spec, tmp_pa
     with pytest.raises(UserError, match="needs something that trains"):
         hybrid_run(monkeypatch, water, water_spec, tmp_path / "x.npz", scheme="checked", past_tolerance="learn",
                    max_force_rmse_kJ_per_mol_A=1.0)
+
+
+def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, tmp_path):
+    from kstep.models import checkpoint as checkpoints
+    from kstep.models.config import ModelConfig
+    from kstep.training.config import LearnConfig
+    from kstep.training.fit import fit
+    from kstep.training.labels import Labels
+    from kstep.training.relearn import Relearner
+
+    rng, true = np.random.default_rng(7), water_spec.build()
+    x = water.conformers[0] + 0.004 * rng.standard_normal((60, 3, 3))
+    energy, forces = zip(*map(true.energy_and_forces, x))
+    labels = Labels(x, np.array(energy), np.array(forces), 300.0)
+    labels.save(tmp_path / "labels.npz", water, method="mmff94", true_calls=60, dt_fs=0.5)
+    model = ModelConfig(arch="pair_mlp", pair_hidden=[32, 32], heads={"energy": True, "jump": False})
+    facts = dict(method="mmff94", dt_fs=0.5, temperature_K=300.0, seed=0)
+    poor = fit(model, water, labels, LearnConfig(fit_steps=30), true_calls=60, **facts)
+    checkpoints.save(tmp_path / "poor.pt", poor.checkpoint)
+    config = HybridConfig(scheme="checked", k_steps=4, dt_fs=0.5, steps=100, burn_in_steps=5, replicas=8,
+                          temperature_K=300.0, past_tolerance="learn", max_force_rmse_kJ_per_mol_A=8.0)
+    job = run_module.HybridRun(water, water_spec, "mmff94", config, tmp_path / "poor.pt", tmp_path / "run.npz", seed=3)
+    with pytest.raises(UserError, match="holds labels of mmff94, the run is of GFN2-xTB"):
+        Relearner(tmp_path / "poor.pt", water, None, earlier=tmp_path / "labels.npz", **{**facts, "method": "GFN2-xTB"})
+    teach = Relearner(tmp_path / "poor.pt", water, LearnConfig(fit_steps=800), earlier=tmp_path / "labels.npz", **facts)
+    metadata = run_module.run_hybrid(job, {}, {}, teach)
+    learned = metadata["tally"]["learned"]
+    assert learned and metadata["checkpoint"] == learned[-1]["checkpoint"] != str(tmp_path / "poor.pt")
+    assert checkpoints.load(metadata["checkpoint"])["true_calls_training"] == 60 == metadata["true_calls_training"]
+    before = float(learned[0]["why"].split("force error is ")[1].split()[0])
+    assert 2.0 * metadata["certificate"]["force_rmse_kJ_per_mol_A"] < before
