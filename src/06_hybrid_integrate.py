@@ -5,7 +5,7 @@
 """
 
 from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   run_script, setup_logging)
+                   relearner, run_script, setup_logging)
 
 from kstep.config import HybridConfig, MDConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
@@ -31,7 +31,7 @@ def main():
     if args.learn:
         hybrid = learn_first(args, molecule, spec, molecule.force_field, hybrid, baseline, device)
     run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, device)
-    metadata = run_hybrid(run, provenance(), machine())
+    metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 
 

@@ -11,7 +11,7 @@ With a network of 04_train.py:
 """
 
 from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   run_script, setup_logging)
+                   relearner, run_script, setup_logging)
 
 from kstep.config import HybridConfig, QMConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
@@ -30,12 +30,17 @@ def main():
     baseline = load_config(QMConfig, args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, _ = find_molecule(args)
-    spec = qm_spec(molecule, baseline, warm_start=True)
+
+    def make_spec(settled):
+        # the force of impulse must be the same on the way back, so its SCF never starts from history
+        return qm_spec(molecule, baseline, warm_start=settled.scheme != "impulse")
+
     device = pick_device(args.device)
     if args.learn:
-        hybrid = learn_first(args, molecule, spec, baseline.method, hybrid, baseline, device)
-    run = prepare_run(args, molecule, lambda settled: spec, baseline.method, hybrid, baseline, device)
-    metadata = run_hybrid(run, provenance(), machine())
+        hybrid = learn_first(args, molecule, qm_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
+                             baseline, device)
+    run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, device)
+    metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 
 

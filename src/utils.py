@@ -209,12 +209,12 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     parser.add_argument("--name", help="name of the molecule of --smiles (default: that of the output file)")
     parser.add_argument("--learn", action="store_true",
                         help="metropolis: first learn the network, from the true calls of this run alone")
-    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of --learn")
     parser.add_argument("--out", required=True, help="trajectory file to write (.npz)")
     parser.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
     parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML; with "
                         "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
-    parser.add_argument("--scheme", choices=["metropolis", "jump", "plain"], help="how k steps are made and judged")
+    parser.add_argument("--scheme", choices=["metropolis", "impulse", "checked", "jump", "plain"],
+                        help="how k steps are made and judged")
     parser.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
     parser.add_argument("--dt-fs", type=positive_float, help="timestep, fs")
     parser.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
@@ -226,14 +226,34 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
                         help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
     parser.add_argument("--tune", action="store_true", default=None,
                         help="metropolis: choose the timestep and the length by measurement before production")
-    parser.add_argument("--thermostat", choices=["none", "langevin"], help="around jump and plain; none is NVE")
+    parser.add_argument("--thermostat", choices=["none", "langevin"], help="around all but metropolis; none is NVE")
+    parser.add_argument("--project-residual", action="store_const", const=True,
+                        help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
     parser.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
     parser.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     parser.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
     parser.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
+    parser.add_argument("--labels", help="past_tolerance learn: dataset the network was trained on, so that it is kept")
+    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of learning: with --learn, or past_tolerance learn")
     parser.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
     parser.add_argument("--resume", action="store_true", help="continue from the last restart file")
     add_common_arguments(parser, device=True, overrides=True)
+
+
+def relearner(args, run):
+    """What a checked run calls past its tolerances to have its network trained; None for other runs."""
+    from kstep.config import load_config
+
+    if run.hybrid.past_tolerance != "learn":
+        if args.labels:
+            raise UserError("--labels are what a network learns from; set past_tolerance: learn")
+        return None
+    from kstep.learning.config import LearnConfig
+    from kstep.training.relearn import Relearner
+
+    return Relearner(run.checkpoint, run.molecule, load_config(LearnConfig, args.learn_config), method=run.method,
+                     dt_fs=run.hybrid.dt_fs, temperature_K=run.hybrid.temperature_K, seed=run.seed,
+                     earlier=args.labels)
 
 
 def hybrid_overrides(args) -> dict:
@@ -241,5 +261,5 @@ def hybrid_overrides(args) -> dict:
     from kstep.config import parse_assignments
 
     keys = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale",
-            "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune")
+            "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune", "project_residual")
     return {**parse_assignments(args.assignments), **{k: getattr(args, k) for k in keys}}

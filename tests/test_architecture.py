@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from kstep.config import BaselineConfig, HybridConfig, MDConfig, QMConfig
+from kstep.learning.config import LearnConfig
 from kstep.models.config import Heads, ModelConfig
-from kstep.training.config import FitConfig, TrainConfig
+from kstep.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
-                "train.yaml": TrainConfig, "learn.yaml": FitConfig}
+                "train.yaml": TrainConfig, "learn.yaml": LearnConfig}
 
 
 def name_of(path):
@@ -128,7 +129,7 @@ def attributes_read():
 
 
 @pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, HybridConfig, ModelConfig, Heads, TrainConfig,
-                                  FitConfig])
+                                  LearnConfig])
 def test_every_setting_does_something(kind):
     unread = set(kind.model_fields) - attributes_read()
     assert not unread, f"{kind.__name__}: no code reads {', '.join(sorted(unread))}"

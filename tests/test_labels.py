@@ -19,7 +19,7 @@ from kstep.models.pair_mlp_core import EnergyAndSlope
 from kstep.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.batches import Windows
-from kstep.training.config import LearnConfig
+from kstep.training.config import FitConfig
 from kstep.training.dataset import build_dataset
 from kstep.training.exchange import exchange_hydrogens
 from kstep.training.fit import expected_acceptance, fit
@@ -30,7 +30,7 @@ from springs import METHANOL, WATER, write_trajectory
 
 ROOT = Path(__file__).parents[1]
 SMALL = ModelConfig(arch="pair_mlp", pair_hidden=[32, 32])
-CONFIG = LearnConfig(fit_steps=600, fit_batch_size=32, fit_ema_decay=0.99)
+CONFIG = FitConfig(fit_passes=120, fit_batch_size=32, fit_ema_decay=0.99)
 ABOUT = dict(method="springs", dt_fs=1.0, temperature_K=600.0, true_calls=160)
 SHAPE = np.array(METHANOL["shape"], float)
 
@@ -186,14 +186,14 @@ def test_a_seed_repeats_bit_by_bit(first):
 def test_the_fit_leaves_random_numbers_and_threads_as_they_were():
     torch.manual_seed(5)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    fitted(steps=2)
+    fitted(passes=0.4)
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
 def test_a_warm_start_goes_on_from_where_it_was(first):
     unseen = labels(200, seed=9)
-    cold = fitted(steps=60, validation=unseen)
-    warm = fitted(steps=60, validation=unseen, start=first.checkpoint["state_dict"])
+    cold = fitted(passes=12, validation=unseen)
+    warm = fitted(passes=12, validation=unseen, start=first.checkpoint["state_dict"])
     assert warm.errors["energy_std_kJ_per_mol"] < 0.5 * cold.errors["energy_std_kJ_per_mol"]
     mean = warm.checkpoint["state_dict"]["feature_mean"]
     assert torch.equal(mean, first.checkpoint["state_dict"]["feature_mean"])
@@ -212,11 +212,11 @@ def test_what_cannot_be_fitted_is_refused_in_a_sentence():
 
 
 @pytest.mark.parametrize("name, value", [
-    ("fit_steps", 7), ("fit_batch_size", 8), ("fit_lr", 1e-3), ("fit_weight_decay", 5.0), ("fit_beta2", 0.9),
+    ("fit_passes", 1.5), ("fit_batch_size", 8), ("fit_lr", 1e-3), ("fit_weight_decay", 5.0), ("fit_beta2", 0.9),
     ("fit_warmup_ratio", 0.5), ("fit_grad_clip", 1e-3), ("fit_ema_decay", 0.0), ("fit_lambda_energy", 9.0),
     ("fit_lambda_force", 1.0), ("fit_outlier_kT", 0.3), ("fit_exchange_hydrogens", False)])
 def test_every_setting_changes_the_fit(name, value):
-    base = CONFIG.model_copy(update={"fit_steps": 30})
+    base = CONFIG.model_copy(update={"fit_passes": 6})
     one, two = (fitted(config=c).checkpoint["state_dict"]["readout"]
                 for c in (base, base.model_copy(update={name: value})))
     assert not torch.equal(one, two)

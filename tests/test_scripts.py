@@ -49,7 +49,7 @@ def hybrid(work, level, scheme, out, *flags, expect=0):
     name, config = (("06b_hybrid_integrate_qm.py", ("--qm-config", "configs/qm_fast.yaml")) if level == "qm" else
                     ("06_hybrid_integrate.py", ("--md-config", "configs/md_fast.yaml")))
     checkpoint = () if scheme == "plain" else (
-        "--checkpoint", work / level / ("energy" if scheme == "metropolis" else "jump") / "best.pt")
+        "--checkpoint", work / level / ("jump" if scheme == "jump" else "energy") / "best.pt")
     return script(name, *config, *checkpoint, "--molecule", work / "raw/ethanol", "--scheme", scheme, "--out", out,
                   "--replicas", 4, *flags, expect=expect)
 
@@ -110,6 +110,28 @@ def test_hybrids_and_their_evaluation(work, level):
     assert metrics
     page = (work / level / "eval/report.html").read_text()
     assert "data:image/png;base64" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("level", ["qm", "md"])
+def test_impulse_and_checked_run_stop_and_are_reported(work, level):
+    out = work / level / "respa"
+    common = ("--steps", 12, "--burn-in-steps", 2, "--thermostat", "none",
+              "--initial-md", work / level / "ethanol/trajectory.npz")
+    hybrid(work, level, "impulse", out / "impulse.npz", *common)
+    hybrid(work, level, "impulse", out / "projected.npz", *common, "--project-residual", "--k-steps", 8, "--dt-fs", 0.5)
+    finished = hybrid(work, level, "checked", out / "checked.npz", *common, "--k-steps", 4,
+                      "--set", "max_force_rmse_kJ_per_mol_A=0.001")
+    assert "stopped at macro-step" in finished.stderr and "force error" in finished.stderr
+    impulse, projected, checked = (load_trajectory(out / f"{n}.npz") for n in ("impulse", "projected", "checked"))
+    assert impulse.metadata["jump_fs"] == 2.0 and impulse.metadata["true_calls"] == 4 * 15
+    assert projected.metadata["jump_fs"] == 4.0 and projected.metadata["config"]["project_residual"]
+    assert checked.metadata["status"].startswith("stopped at macro-step 5: the force error is")
+    assert np.abs(impulse.pos[-4:] - projected.pos[-4:]).max() > 0
+    name, flag = ("05b_eval_qm.py", "--hybrid") if level == "qm" else ("05_eval_drift_rdfs.py", "--hybrid-runs")
+    finished = script(name, "--baseline", work / level, flag, out, "--out-dir", work / level / "respa_eval")
+    for words in ("not symplectic", "ensemble is the network's", "spread of E_true - E_ML", "past tolerance",
+                  "energy drift"):
+        assert words in finished.stdout, words
 
 
 def test_model_script_checks_symmetry():
@@ -244,6 +266,7 @@ def test_dynamics_that_break_leave_what_came_before(work, tmp_path):
     (("--frame", 3), "--frame needs --initial-md"),
     (("--initial-md", "nowhere.npz"), "nowhere.npz does not exist"),
     (("--set", "hydrogen_mass_Da=4"), "only metropolis"),
+    (("--project-residual",), "shapes the kicks of impulse"),
 ])
 def test_bad_hybrid_input_is_one_sentence(work, tmp_path, flags, words):
     finished = hybrid(work, "qm", "jump", tmp_path / "x.npz", "--steps", 2, *flags, expect=2)

@@ -75,14 +75,14 @@ class QMConfig(BaselineConfig):
 class HybridConfig(Config):
     """configs/hybrid.yaml: what 06 and 06b do with a network."""
 
-    scheme: Literal["jump", "metropolis", "plain"] | None = None  # null: metropolis if the network can
-    k_steps: Count | None = None  # null: 1000 for metropolis, the checkpoint's for jump
+    scheme: Literal["metropolis", "impulse", "checked", "jump", "plain"] | None = None  # null: metropolis if it can
+    k_steps: Count | None = None  # null: 1000 for metropolis, 2 fs for impulse, 16 fs for checked, jump's own
     dt_fs: Timestep | None = None  # null: the baseline's
     steps: Count = 200  # macro-steps = true calls per replica
     burn_in_steps: Whole = 20  # macro-steps marked as equilibration
     replicas: Replicas = 16
     temperature_K: Temperature | None = None  # null: the baseline's
-    thermostat: Literal["none", "langevin"] = "langevin"  # around jump and plain
+    thermostat: Literal["none", "langevin"] = "langevin"  # around all but metropolis
     friction_per_ps: NonNegative = 5.0
     delta_scale: NonNegative = 1.0  # scales the learned correction
     max_attempts: Count = 3
@@ -97,6 +97,10 @@ class HybridConfig(Config):
     tune: bool = False  # metropolis: choose dt_fs and k_steps by measurement where they are null
     integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = 0.95  # of the timestep tuning chooses
     shortest_mean_fs: Positive = 200.0  # of the mean length tuning chooses
+    project_residual: bool = False  # impulse: kicks that change no bond length or angle distance
+    max_energy_spread_kJ_per_mol: Positive | None = None  # checked: of E_true - E_ML; null: no limit
+    max_force_rmse_kJ_per_mol_A: Positive | None = None  # checked: of the network's force; null: no limit
+    past_tolerance: Literal["stop", "learn"] = "stop"  # checked: what happens then
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files
 

@@ -32,6 +32,8 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
         temperature   per element: K, standard error, verdict; kinetic: physical_validation
         drift         slope of the true total energy with its 95 % interval; None for metropolis
         metropolis    acceptance and <exp(-dH/kT)>; None for other schemes
+        certificate   mean and spread of E_true - E_ML, force error, beside the run's tolerances; None
+                      for schemes that record none
         stretches     X-H stretch positions and their shift, cm-1; None where not defined
         cost          true calls (training apart), seconds, ps, attempts
         warnings      sentences
@@ -92,6 +94,8 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
     result["kinetic"] = hybrid.kinetic if hybrid else None
     result["drift"] = ensemble.drift(run)
     result["metropolis"] = ensemble.metropolis_identity(run, hybrid)
+    result["certificate"] = ensemble.certificate(run)
+    result["warnings"] += ensemble.caveats(run)
     result["stretches"] = ensemble.stretches(reference, run)
     result["cost"] = cost.cost_of(run, result["metropolis"])
     result["sampling"] = cost.sampling(hybrid, result["torsions"], result["cost"]) if hybrid else None

@@ -36,6 +36,36 @@ def drift(run: Trajectory) -> dict | None:
     return energy_drift(run)
 
 
+def certificate(run: Trajectory) -> dict | None:
+    """How far the network lay from the truth along the run, beside its tolerances; None where it was not recorded."""
+    found, config = run.metadata.get("certificate"), run.metadata.get("config") or {}
+    if not found or not found["pairs"] or run.metadata.get("delta_scale") == 0:
+        return None
+    limits = {"spread_kJ_per_mol": config.get("max_energy_spread_kJ_per_mol"),
+              "force_rmse_kJ_per_mol_A": config.get("max_force_rmse_kJ_per_mol_A")}
+    verdicts = {key: "no tolerance" if limit is None else
+                "within tolerance" if found[key] <= limit else "past tolerance" for key, limit in limits.items()}
+    return {**found, "tolerances": limits, "verdicts": verdicts}
+
+
+def caveats(run: Trajectory) -> list[str]:
+    """What the scheme of a run does not promise, and whether the run came to its end, in sentences."""
+    out, status = [], run.metadata.get("status") or ""
+    if run.metadata["scheme"] == "checked":
+        out.append("checked follows the network's force, so its ensemble is the network's; E_true - E_ML and the "
+                   "force error say how near that is to the true one")
+    if run.metadata["scheme"] == "impulse" and (run.metadata.get("config") or {}).get("project_residual"):
+        out.append("the kicks were projected off bond lengths and angle distances: the map is reversible but not "
+                   "symplectic, and the run samples neither the true potential nor the network's exactly")
+    learned = (run.metadata.get("tally") or {}).get("learned")
+    if learned:
+        out.append(f"the network was trained anew at macro-step {', '.join(str(x['macro_step']) for x in learned)}; "
+                   "production is what came after")
+    if status.startswith(("stopped", "broke")):
+        out.append(f"the run {status}")
+    return out
+
+
 def metropolis_identity(run: Trajectory, profile: Profile | None) -> dict | None:
     """Acceptance and <exp(-dH/kT)> over the production proposals, which is 1 for a correct sampler."""
     if run.metadata["scheme"] != "metropolis" or not len(run.delta_H):

@@ -29,6 +29,9 @@ EXPLANATIONS = {
     "not defined for metropolis, which draws new velocities for each step.",
     "Acceptance and <exp(-dH/kT)>": "Share of metropolis proposals that the true energy accepted. The average of "
     "exp(-dH/kT) over all proposals is exactly 1 when the sampler is correct.",
+    "E_true - E_ML and force error": "How far the network's energy and force lay from the true ones at the end of each "
+    "macro-step of impulse and checked. The mean is a constant and does no harm; the spread and the force error do. "
+    "checked moves by the network's force alone: its ensemble is the network's.",
     "Temperature per element": "From velocities, with 3(1 - m/M) degrees of freedom per atom; all elements must agree "
     "with the target within their errors. The kinetic-energy p value is small (below 0.01) when its distribution is "
     "not Maxwell's.",
@@ -140,6 +143,13 @@ def table(result: dict, controls: dict[str, dict]) -> tuple[list[str], list[list
             lambda c: number((c["metropolis"] or {}).get("acceptance")))
         add("<exp(-dH/kT)>", f"{m['exp_minus_beta_dH']:.4f} +- {number(m['standard_error'], 2)}", "1 exactly",
             m["verdict"], lambda c: number((c["metropolis"] or {}).get("exp_minus_beta_dH")))
+    if result["certificate"]:
+        c = result["certificate"]
+        for key, label in (("spread_kJ_per_mol", "spread of E_true - E_ML (kJ/mol)"),
+                           ("force_rmse_kJ_per_mol_A", "force error of the network (kJ/mol/A)")):
+            limit = c["tolerances"][key]
+            add(label, number(c[key]), "" if limit is None else f"{number(limit)} (tolerance)", c["verdicts"][key],
+                lambda other: number((other["certificate"] or {}).get(key)))
     for element, t in (result["temperature"] or {}).items():
         add(f"temperature of {element} (K)", f"{t['temperature_K']:.1f}", f"{t['standard_error_K']:.1f} (error)",
             t["verdict"], lambda c: f"{c['temperature'][element]['temperature_K']:.1f}" if c["temperature"]
@@ -209,6 +219,8 @@ def summary_table(molecule: dict) -> tuple[list[str], list[list[str]]]:
         else:
             value, _, words = _drift_cells(r)
             middle = f"{value} kJ/mol/ps, {words}" if words else NOT_DEFINED
+            if r["certificate"] and not words:
+                middle = f"E_true - E_ML spread {number(r['certificate']['spread_kJ_per_mol'])} kJ/mol"
         sampling = r["sampling"] or {}
         scheme = r["scheme"] + (" (no network)" if r["role"] == "no network" else "")
         rows.append([name, scheme, number(r["k_steps"]) if r["k_steps"] else "1", str(r["cost"]["true_calls"]),
@@ -289,9 +301,9 @@ CAPTIONS = {
 
 
 def _class(cell):
-    if cell in ("within floor", "holds", "right", "converged", "no drift seen", "Maxwell"):
+    if cell in ("within floor", "holds", "right", "converged", "no drift seen", "Maxwell", "within tolerance"):
         return ' class="within"'
-    bad = ("above floor", "violated", "off by", "blew up", "not Maxwell", "drifts", "not converged")
+    bad = ("above floor", "violated", "off by", "blew up", "not Maxwell", "drifts", "not converged", "past tolerance")
     return ' class="above"' if cell.startswith(bad) else ""
 
 

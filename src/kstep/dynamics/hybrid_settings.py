@@ -19,6 +19,7 @@ from kstep.units import kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
 TUNED_HYDROGEN_DA = 4.0
+DEFAULT_JUMP_FS = {"impulse": 2.0, "checked": 16.0}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
                             "one with heads: {energy: true}")
         if not hybrid.tune:
             k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
+    elif scheme in DEFAULT_JUMP_FS:
+        if not checkpoint["config"]["heads"]["energy"]:
+            raise UserError(f"{scheme} needs a conservative force, and this checkpoint has only a jump head; train one "
+                            "with heads: {energy: true}")
+        dt_fs = dt_fs or baseline.dt_fs
+        k_steps = k_steps or max(1, round(DEFAULT_JUMP_FS[scheme] / dt_fs))
     else:
         if not checkpoint["config"]["heads"]["jump"]:
             raise UserError("this checkpoint has no jump head; train one with heads: {jump: true}, or use "
@@ -76,6 +83,7 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
             if getattr(hybrid, key):
                 raise UserError(f"{key} changes the dynamics, or needs its exact test; only metropolis may use it")
     temperature_K = hybrid.temperature_K or (hybrid.tempering_K or [baseline.temperature_K])[0]
+    _refuse_what_would_do_nothing(hybrid, scheme)
     return hybrid.model_copy(update={"scheme": scheme, "k_steps": k_steps, "dt_fs": dt_fs,
                                      "hydrogen_mass_Da": hydrogen_mass_Da, "temperature_K": temperature_K})
 
@@ -94,6 +102,24 @@ def _check_sampler(hybrid: HybridConfig) -> None:
     if hybrid.replicas % len(ladder):
         raise UserError(f"{hybrid.replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
                         f"tempering_K; use a multiple of {len(ladder)}")
+
+
+def _refuse_what_would_do_nothing(hybrid: HybridConfig, scheme: str) -> None:
+    """Settings of one scheme must not be given to another in silence."""
+    if hybrid.project_residual and scheme != "impulse":
+        raise UserError(f"project_residual shapes the kicks of impulse, and {scheme} has none; leave it false")
+    limits = (hybrid.max_energy_spread_kJ_per_mol, hybrid.max_force_rmse_kJ_per_mol_A)
+    if scheme != "checked" and (any(limits) or hybrid.past_tolerance != "stop"):
+        raise UserError("max_energy_spread_kJ_per_mol, max_force_rmse_kJ_per_mol_A and past_tolerance belong to "
+                        f"checked; {scheme} does not watch them")
+    if hybrid.past_tolerance == "learn" and not any(limits):
+        raise UserError("past_tolerance: learn needs a tolerance; set max_energy_spread_kJ_per_mol or "
+                        "max_force_rmse_kJ_per_mol_A")
+    if scheme in DEFAULT_JUMP_FS and hybrid.energy_rescale:
+        raise UserError(f"energy_rescale belongs to jump; {scheme} keeps its own energy")
+    if scheme == "checked" and hybrid.delta_scale == 0:
+        raise UserError("checked moves by the network's force alone, so delta_scale 0 leaves it none; use impulse for "
+                        "a run without a network")
 
 
 def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,

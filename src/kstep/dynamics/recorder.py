@@ -47,6 +47,11 @@ class TrajectoryWriter:
                               "temperature_K": float(temperature_K), "n_dof": int(n_dof)})
         return len(self.segments) - 1
 
+    def call_burn_in(self, segments) -> None:
+        """Stretches that turned out not to be production are called equilibration."""
+        for segment in segments:
+            self.segments[segment]["role"] = "equil"
+
     def add(self, state: State, dt_fs: float, replica, segment, *, hybrid: bool = False) -> None:
         """Append one frame of every replica; replica and segment are (R,) ids."""
         n = state.n_replicas

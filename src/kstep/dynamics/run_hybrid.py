@@ -17,13 +17,15 @@ from kstep.dynamics.hybrid_settings import HybridRun, start_positions
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
+from kstep.dynamics.projection import StretchAndBendProjection
 from kstep.dynamics.recorder import TrajectoryWriter
-from kstep.dynamics.schemes import Jump, Metropolis, Plain
+from kstep.dynamics.schemes import Checked, Impulse, Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
 from kstep.dynamics.tempering import TemperatureLadder
 from kstep.dynamics.tune import describe as describe_tuning
 from kstep.dynamics.tune import thermalise, tune
+from kstep.dynamics.watch import OnViolation, Watch
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256, write_json_atomic
 from kstep.forces.pool import EvaluationPool
@@ -64,6 +66,11 @@ def build_scheme(run: HybridRun, network, carry, masses):
     if hybrid.scheme == "metropolis":
         return Metropolis(carry, masses, dt_ps, hybrid.k_steps, hybrid.temperature_K, length_law=hybrid.length_law,
                           ladder=ladder_of(hybrid))
+    if hybrid.scheme == "impulse":
+        project = StretchAndBendProjection(molecule.bonds, molecule.masses) if hybrid.project_residual else None
+        return Impulse(network, carry, molecule.masses, dt_ps, hybrid.k_steps, project)
+    if hybrid.scheme == "checked":
+        return Checked(network, carry, molecule.masses, dt_ps, hybrid.k_steps)
     first = molecule.conformers[0]
     lengths = np.linalg.norm(first[molecule.bonds[:, 0]] - first[molecule.bonds[:, 1]], axis=-1)
     limits = JumpLimits(hybrid.max_disp_nm, lengths + hybrid.max_bond_stretch_nm,
@@ -71,15 +78,33 @@ def build_scheme(run: HybridRun, network, carry, masses):
     return Jump(network, molecule.masses, molecule.bonds, dt_ps, hybrid.k_steps, limits, hybrid.energy_rescale)
 
 
-def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
-    """Run, write run.out, return its metadata."""
+def network_arguments(run: HybridRun) -> dict:
+    """What `load_network` takes for a run."""
+    molecule = run.molecule
+    return dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses, bonds=molecule.bonds,
+                device=run.device, delta_scale=run.hybrid.delta_scale, method=run.method)
+
+
+def go_on_with(checkpoint: Path, run: HybridRun, scheme, carry) -> HybridRun:
+    """Put the network of `checkpoint` in the place of a checked run's, while nothing is in flight."""
+    run = replace(run, checkpoint=checkpoint)
+    scheme.network = load_network(**network_arguments(run))
+    if isinstance(carry, ShardedCarrier):
+        carry.reload(network_arguments(run))
+    else:
+        carry.network = scheme.network
+    return run
+
+
+def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
+    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
     hybrid, molecule = run.hybrid, run.molecule
+    watch = Watch(hybrid, run.out, on_violation)
     network, carry = None, None
     if hybrid.scheme != "plain":
-        arguments = dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses,
-                         bonds=molecule.bonds, device=run.device, delta_scale=hybrid.delta_scale, method=run.method)
+        arguments = network_arguments(run)
         network = load_network(**arguments)
-        if hybrid.scheme == "metropolis":
+        if hybrid.scheme in ("metropolis", "impulse", "checked"):
             n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
     writer = None
@@ -94,7 +119,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
                 fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                              "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                              "checkpoint": _sha256(run.checkpoint)})
-            return _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine)
+            return _run(run, scheme, writer, pool, network, carry, watch, tuning, start, provenance, machine)
     finally:
         if writer is not None:
             writer.release()
@@ -133,7 +158,7 @@ def _tuning_file(run: HybridRun) -> Path:
     return run.out.with_name(run.out.name + ".parts") / "tuning.json"
 
 
-def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine) -> dict:
+def _run(run, scheme, writer, pool, network, carry, watch, tuning, start, provenance, machine) -> dict:
     hybrid, molecule = run.hybrid, run.molecule
     thermostat = None
     if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
@@ -149,6 +174,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
         if tuning is not None:
             write_json_atomic(_tuning_file(run), tuning)
+        burn_in_end = hybrid.burn_in_steps
         done, tally, spent = 0, Tally(), {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0,
                                           "cpu_burn_in_s": 0.0, "true_calls_burn_in": 0, "wall_network_s": 0.0,
                                           "wall_waiting_s": 0.0}
@@ -157,7 +183,11 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
     else:
         state, rng, progress = saved
         done, tally, spent, segments = progress["done"], Tally(progress["tally"]), progress["spent"], progress["segments"]
-    watch = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, saved and progress["rotamers_seen"])
+        burn_in_end = progress["burn_in_end"]
+        watch.restore(writer.parts)
+        if progress["learned"]:
+            run = go_on_with(Path(progress["learned"]), run, scheme, carry)
+    coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, saved and progress["rotamers_seen"])
     beta = 1.0 / kT(ladder.of(hybrid.replicas))
     total = hybrid.burn_in_steps + hybrid.steps
     if done > total:
@@ -186,53 +216,70 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
     def restart_file_is_due(done):
         return done % hybrid.checkpoint_interval == 0 and done < total
 
-    if done == hybrid.burn_in_steps and segments is None:
+    if done == burn_in_end and segments is None:
         segments = begin_production()
-    broken, first = None, done
+    broken, stopped, first = None, None, done
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
     # two half-batches in flight: the network carries one while the physics has the other
     n_parts = 2 if scheme.name != "plain" and (pool.n_workers > 1 or run.device != "cpu") else 1
     steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=n_parts, clock=clock,
-                        pause=lambda n: n + first == hybrid.burn_in_steps or restart_file_is_due(n + first))
+                        observe=watch.observe, pause=lambda n: watch.is_on or n + first == burn_in_end
+                        or restart_file_is_due(n + first))
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:
         while done < total:
             try:
                 state = next(steps)
             except PhysicsError as error:
-                if done < max(hybrid.burn_in_steps + 1, hybrid.save_interval_steps):
+                if done < max(burn_in_end + 1, hybrid.save_interval_steps):
                     raise  # nothing to keep
                 broken = error
                 break
             done += 1
-            if done > hybrid.burn_in_steps:
+            violation = None
+            if done > burn_in_end:
                 tally.add(state, scheme, beta)
-                watch.see(state.positions[:: ladder.n_rungs])
-            if done % hybrid.save_interval_steps == 0:
+                coverage.see(state.positions[:: ladder.n_rungs])
+                violation = watch.violation(tally)
+            stopped = None if watch.learns else violation
+            if done % hybrid.save_interval_steps == 0 or stopped:  # what it stopped at is worth keeping
                 writer.add(state, hybrid.dt_fs, np.arange(hybrid.replicas), segments, hybrid=True)
-            if done == hybrid.burn_in_steps and done < total:
+            learned = watch.learn(violation, done, run.checkpoint, tally) if violation and not stopped else None
+            if learned:  # what went before belongs to another network: burn-in, and a new one after it
+                run = go_on_with(learned, run, scheme, carry)
+                writer.call_burn_in(segments)
+                burn_in_end = done + hybrid.burn_in_steps
+                segments = _open_segments(writer, "equil", ensemble, ladder, hybrid.replicas, molecule)
+            if done == burn_in_end and done < total:
                 segments = begin_production()
             if restart_file_is_due(done):
                 pool.forget()
+                watch.save(writer.parts)
                 writer.checkpoint(state, rng, {"done": done, "tally": tally.counts, "spent": account(),
-                                               "segments": [int(s) for s in segments], "rotamers_seen": watch.seen})
+                                               "segments": [int(s) for s in segments], "burn_in_end": burn_in_end,
+                                               "learned": str(run.checkpoint) if tally.counts.get("learned") else None,
+                                               "rotamers_seen": coverage.seen})
             bar.update()
+            if stopped:
+                break
             if done % max(1, total // 50) == 0:
                 bar.set_postfix_str(tally.progress(done * per_step_ps, account()["wall_s"], scheme.name))
     spent = account()
     spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
     spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
-    # 1: every core that was given to the run worked all the time
-    unvisited = watch.unvisited()
+    unvisited = coverage.unvisited()
     if unvisited and broken is None:
         log.warning("%d rotamers of the conformers were never visited: %s; the run may be too short, or they are none "
                     "under the true physics", len(unvisited),
                     ", ".join(f"{'-'.join(map(str, u['atoms']))} near {u['angle_deg']:.0f} deg" for u in unvisited))
+    # 1: every core that was given to the run worked all the time
     spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * run.n_workers, 1e-9)
+    network = getattr(scheme, "network", network)
     about_network = network.metadata if network else {}
     metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
                 "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning, "rotamers_never_visited": unvisited,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
-                "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
+                "status": f"broke at macro-step {done}: {broken}" if broken else
+                f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
                 **spent, **tally.summary(scheme.name), **provenance}
     writer.finish(metadata)
     if broken is not None:

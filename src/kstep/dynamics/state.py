@@ -19,6 +19,9 @@ class State:
     (R,) network timesteps, `accepted` (R,), `delta_H` (R,) kJ/mol of a Metropolis proposal,
     `energy_start` (R,) true total energy at its start, `swapped` (R,) whether the replica took the
     configuration of its neighbour in temperature (1), refused it (0) or was not asked (-1).
+
+    `network_energy` (R,) and `network_forces` (R,N,3) are the network's at `positions`, for schemes
+    that set them against the true ones; empty, or NaN in a row, where it was not asked.
     """
 
     positions: np.ndarray
@@ -34,6 +37,8 @@ class State:
     delta_H: np.ndarray = field(default_factory=lambda: np.zeros(0))
     energy_start: np.ndarray = field(default_factory=lambda: np.zeros(0))
     swapped: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    network_energy: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    network_forces: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
 
     @property
     def n_replicas(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kstep.dynamics.certificate import Certificate
 from kstep.units import FS_PER_PS, SECONDS_PER_DAY
 
 
@@ -11,9 +12,16 @@ class Tally:
     """Counts over all production macro-steps; goes into the metadata and the restart file."""
 
     def __init__(self, saved: dict | None = None):
-        self.counts = saved or {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
-                                "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {},
-                                "swaps": {}}
+        if saved is None:
+            self.start_over()
+        else:
+            self.counts, self.certificate = saved, Certificate(saved.get("certificate"))
+
+    def start_over(self, **kept) -> None:
+        """Forget all counts, as after a change of network; `kept` stays in the metadata."""
+        self.counts = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
+                       "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}, "swaps": {}, **kept}
+        self.certificate = Certificate()
 
     def add(self, state, scheme, beta) -> None:
         """Count one macro-step of every replica; beta (R,) or one number, mol/kJ."""
@@ -32,6 +40,9 @@ class Tally:
         elif scheme.name == "jump":
             c["refused_jumps"] += int(state.failures.sum())
             c["plain_steps"] += int((scheme.k_steps - state.inner_steps).sum())
+        if len(state.network_energy):
+            self.certificate.add(state)
+            c["certificate"] = self.certificate.counts
         for attempts in state.attempts:
             c["attempts"][str(int(attempts))] = c["attempts"].get(str(int(attempts)), 0) + 1
 
@@ -39,6 +50,8 @@ class Tally:
         """Fractions and means for the metadata."""
         c = self.counts
         out = {"tally": c}
+        if "certificate" in c:
+            out["certificate"] = self.certificate.figures()
         if scheme_name == "metropolis" and c["macro_steps"]:
             n = c["macro_steps"]
             mean = c["sum_exp"] / n
@@ -57,6 +70,10 @@ class Tally:
         text = f"{ps / max(seconds, 1e-9) * SECONDS_PER_DAY:.3g} ps/day"
         if scheme_name == "metropolis" and c["macro_steps"]:
             text += f", acceptance {c['accepted'] / c['macro_steps']:.2f}"
+        if "certificate" in c:
+            f = self.certificate.figures("recent")
+            text += (f", E_true - E_ML spread {f['spread_kJ_per_mol']:.2g} kJ/mol, "
+                     f"force error {f['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A")
         if scheme_name == "jump" and c["macro_steps"]:
             text += f", refused {c['refused_jumps']}"
         return text
@@ -71,6 +88,12 @@ def describe(metadata: dict) -> str:
     if "acceptance" in metadata:
         text += (f", acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
                  f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}")
+    if "certificate" in metadata:
+        f = metadata["certificate"]
+        text += (f", E_true - E_ML {f['mean_kJ_per_mol']:.3g} with spread {f['spread_kJ_per_mol']:.3g} kJ/mol, "
+                 f"force error {f['force_rmse_kJ_per_mol_A']:.3g} kJ/mol/A")
+    if metadata["status"] != "finished":
+        text += f", {metadata['status']}"
     if metadata["scheme"] == "jump":
         text += f", {metadata['tally']['refused_jumps']} jumps refused, {metadata['tally']['plain_steps']} plain steps"
     return text

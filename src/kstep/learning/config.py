@@ -23,8 +23,7 @@ class LearnConfig(FitConfig):
     first_length_fs: Positive = 40.0  # mean length of the first proposals; doubled while they are accepted
     inner_dt_fs: Timestep = 1.5  # timestep of the proposals, with hydrogens of learn_hydrogen_mass_Da
     learn_hydrogen_mass_Da: Positive = 4.0
-    round_passes: Positive = 60.0  # over all labels, in the fit of a round
-    last_passes: Positive = 200.0  # in the last fit
+    round_passes: Positive = 100.0  # over all labels in the fit of a round; the last fit makes fit_passes
     round_growth: Share = 0.2  # labels of a round, as a share of those there are
     advance_acceptance: Share = 0.5  # colder and longer proposals from here on
     target_acceptance: Share = 0.85  # of proposals at the target temperature and length, after the last fit

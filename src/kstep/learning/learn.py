@@ -128,7 +128,7 @@ class _Learner:
                     self._fit(config.round_passes)
                     state, seen = self._round(state)
                     if self._good(seen) or self._exhausted():
-                        self._fit(config.last_passes)
+                        self._fit(config.fit_passes)
                         state = self._verify(state)
                     self._save(state)
         finally:
@@ -165,7 +165,7 @@ class _Learner:
             self.model, self.task.molecule, self.labels, self.config, method=self.task.method,
             true_calls=cost["true_calls_training"], dt_fs=self.config.inner_dt_fs, temperature_K=self.target_K,
             seed=self.task.seed, start=self.checkpoint and self.checkpoint["state_dict"],
-            steps=max(1, round(passes * len(self.labels) / self.config.fit_batch_size))).checkpoint
+            passes=passes).checkpoint
         self.checkpoint.update(cost)
         checkpoints.save(self.network_path, self.checkpoint)
         self._carry_with_new_network()

@@ -46,7 +46,7 @@ class TrainConfig(Config):
 class FitConfig(Config):
     """Self-learning: the fit of pair_mlp to the labels of a run (kstep/training/fit.py)."""
 
-    fit_steps: Count = 4000  # optimiser steps of one fit
+    fit_passes: Positive = 300.0  # over all labels, in one fit
     fit_batch_size: Count = 64  # labels
     fit_lr: Positive = 1.0e-2  # highest learning rate of AdamW
     fit_weight_decay: NonNegative = 0.1  # of matrices

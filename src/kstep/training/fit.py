@@ -52,11 +52,11 @@ class Fit:
 
 def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: FitConfig, *, method: str,
         true_calls: int, dt_fs: float, temperature_K: float, seed: int, validation: Labels | None = None,
-        start: dict | None = None, steps: int | None = None) -> Fit:
+        start: dict | None = None, passes: float | None = None) -> Fit:
     """Train a network on labels, or go on training one.
 
-    true_calls, method, dt_fs, temperature_K: what the checkpoint says of itself; steps: instead of
-    config.fit_steps; start: the state_dict of an earlier fit, whose normalisation is kept too, so
+    true_calls, method, dt_fs, temperature_K: what the checkpoint says of itself; passes: over the
+    labels, instead of config.fit_passes; start: the state_dict of an earlier fit, whose normalisation is kept too, so
     that training goes on from the very function it left.  Raises UserError for too few labels, another
     architecture, or a loss that is not finite.
     """
@@ -67,7 +67,8 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     if usual.sum() < FEWEST_LABELS:
         raise UserError(f"{int(usual.sum())} labels at thermal energies are too few to fit a network; "
                         f"{FEWEST_LABELS} are the least")
-    began, steps = time.process_time(), steps or config.fit_steps
+    began = time.process_time()
+    steps = max(1, round((passes or config.fit_passes) * len(labels) / config.fit_batch_size))
     rng = np.random.default_rng([seed, len(labels)])
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

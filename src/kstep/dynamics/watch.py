@@ -1,0 +1,97 @@
+"""What happens when `checked` leaves its tolerances: the run stops, or its network learns what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kstep.config import HybridConfig
+from kstep.errors import UserError
+from kstep.schemas import read_npz, write_npz
+
+GROWTH = 0.2  # a network learns again when there is so much more than last time; sooner it would learn the same
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """True answers of a run: positions (L,N,3) nm, energy (L,) kJ/mol, forces (L,N,3) kJ/mol/nm."""
+
+    positions: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+
+
+# learn(recorded, start, out): train on the recorded truths, going on from checkpoint `start`; write checkpoint `out`
+OnViolation = Callable[[Recorded, Path, Path], None]
+
+
+@dataclass
+class Watch:
+    """Compares the running certificate with the tolerances after every macro-step.
+
+    With past_tolerance `learn` it keeps every true answer and calls `on_violation`; the network goes
+    to <run>.learned_1.pt, _2 and so on beside the run, so that a restart finds the one it had.
+    """
+
+    hybrid: HybridConfig
+    out: Path
+    on_violation: OnViolation | None = None
+    _answers: list[tuple] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.learns and self.on_violation is None:
+            raise UserError("past_tolerance: learn needs something that trains the network, and nothing here does; use "
+                            "past_tolerance: stop")
+
+    @property
+    def learns(self) -> bool:
+        return self.hybrid.past_tolerance == "learn"
+
+    @property
+    def _limits(self) -> tuple[float | None, float | None]:
+        return self.hybrid.max_energy_spread_kJ_per_mol, self.hybrid.max_force_rmse_kJ_per_mol_A
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to watch; then nothing may be in flight between two macro-steps."""
+        return any(limit is not None for limit in self._limits)
+
+    def observe(self, proposal, truth) -> None:
+        """Keep the answers of a true call, if they may have to be learned."""
+        fine = ~truth.failed
+        if self.learns and fine.any():
+            self._answers.append((proposal.positions[fine], truth.energy[fine], truth.forces[fine]))
+
+    def violation(self, tally) -> str | None:
+        """What lies past its tolerance, in words."""
+        return tally.certificate.past(*self._limits)
+
+    def learn(self, words: str, done: int, start: Path, tally) -> Path | None:
+        """Have the network learn; returns its new checkpoint, None while there is too little new to learn from.
+
+        The tally starts over, since it belongs to one network, and remembers what it learned at.
+        """
+        recorded = Recorded(*map(np.concatenate, zip(*self._answers)))
+        learned = tally.counts.setdefault("learned", [])
+        if learned and len(recorded.energy) < (1.0 + GROWTH) * learned[-1]["truths"]:
+            return None
+        out = self.out.with_name(f"{self.out.stem}.learned_{len(learned) + 1}.pt")
+        self.on_violation(recorded, start, out)
+        tally.start_over(learned=[*learned, {"macro_step": done, "why": words, "truths": len(recorded.energy),
+                                             "checkpoint": str(out)}])
+        return out
+
+    def save(self, parts: Path) -> None:
+        """Into a run's restart folder: what is to be learned."""
+        if self._answers:
+            names = ("positions", "energy", "forces")
+            write_npz(parts / "recorded.npz", dict(zip(names, map(np.concatenate, zip(*self._answers)))))
+
+    def restore(self, parts: Path) -> None:
+        """From a run's restart folder."""
+        if self.learns and (parts / "recorded.npz").is_file():
+            arrays = read_npz(parts / "recorded.npz")
+            self._answers = [(arrays["positions"], arrays["energy"], arrays["forces"])]
