@@ -116,5 +116,7 @@ class Network:
 
     def _batch(self, n_replicas: int) -> MoleculeBatch:
         if n_replicas not in self._batches:
-            self._batches[n_replicas] = replicate(*self._static, n_replicas, device=self.device)
+            batch = replicate(*self._static, n_replicas, device=self.device)
+            batch.layout = self.model.layout(batch) if hasattr(self.model, "layout") else None
+            self._batches[n_replicas] = batch
         return self._batches[n_replicas]
