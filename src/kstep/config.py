@@ -97,6 +97,7 @@ class HybridConfig(Config):
     tune: bool = False  # metropolis: choose dt_fs and k_steps by measurement where they are null
     integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = 0.95  # of the timestep tuning chooses
     shortest_mean_fs: Positive = 200.0  # of the mean length tuning chooses
+    inner: Literal["auto", "numpy", "eager", "compiled", "graphs"] = "auto"  # how the network's force is computed
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files
 

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.coverage import TorsionWatch
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
+from kstep.dynamics.inner import settle_inner
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
-from kstep.dynamics.recorder import TrajectoryWriter
+from kstep.dynamics.recorder import TrajectoryWriter, kept_file
 from kstep.dynamics.schemes import Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
@@ -48,11 +49,12 @@ def ladder_of(hybrid) -> TemperatureLadder:
     return TemperatureLadder(tuple(hybrid.tempering_K or (hybrid.temperature_K,)))
 
 
-def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method):
+def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method, inner=None, rows=None):
     """The run's Network; a function of its own so that spawned processes can call it."""
     from kstep.models.network import Network
 
-    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method)
+    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method,
+                        inner=inner, rows=rows)
 
 
 def build_scheme(run: HybridRun, network, carry, masses):
@@ -74,11 +76,11 @@ def build_scheme(run: HybridRun, network, carry, masses):
 def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
     """Run, write run.out, return its metadata."""
     hybrid, molecule = run.hybrid, run.molecule
-    network, carry = None, None
+    network, carry, inner = None, None, {}
     if hybrid.scheme != "plain":
         arguments = dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses,
                          bonds=molecule.bonds, device=run.device, delta_scale=hybrid.delta_scale, method=run.method)
-        network = load_network(**arguments)
+        run, network, arguments, inner = settle_inner(run, load_network, arguments, _n_halves(run))
         if hybrid.scheme == "metropolis":
             n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
@@ -94,7 +96,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict) -> dict:
                 fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                              "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                              "checkpoint": _sha256(run.checkpoint)})
-            return _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine)
+            settled = {"tuning": tuning, "inner": inner}
+            return _run(run, scheme, writer, pool, network, carry, settled, start, provenance, machine)
     finally:
         if writer is not None:
             writer.release()
@@ -113,7 +116,8 @@ def _settle_sampler(run: HybridRun, network, carry, pool):
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
     if not (hybrid.tune or hybrid.hessian_masses):
         return run, masses, None, None
-    kept, ladder, rng = _tuning_file(run), ladder_of(hybrid), np.random.default_rng([run.seed, 1])
+    kept, ladder = kept_file(run.out, "tuning.json"), ladder_of(hybrid)
+    rng = np.random.default_rng([run.seed, 1])
     positions = thermalise(network, carry, start_positions(run), masses, ladder, rng)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
@@ -129,11 +133,13 @@ def _settle_sampler(run: HybridRun, network, carry, pool):
     return replace(run, hybrid=hybrid), masses, report, positions
 
 
-def _tuning_file(run: HybridRun) -> Path:
-    return run.out.with_name(run.out.name + ".parts") / "tuning.json"
+def _n_halves(run: HybridRun) -> int:
+    """Half-batches in flight: the network carries one while the physics has the other."""
+    return 2 if run.hybrid.scheme != "plain" and (run.n_workers > 1 or run.device != "cpu") else 1
 
 
-def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, machine) -> dict:
+def _run(run, scheme, writer, pool, network, carry, settled, start, provenance, machine) -> dict:
+    """settled: what was measured at the start, {name: report or nothing}; a resumed run reads it back."""
     hybrid, molecule = run.hybrid, run.molecule
     thermostat = None
     if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
@@ -147,8 +153,9 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
         state = initial_state(pool, positions,
                               draw_velocities(hybrid.replicas, scheme.masses, ladder.of(hybrid.replicas), rng))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
-        if tuning is not None:
-            write_json_atomic(_tuning_file(run), tuning)
+        for name, report in settled.items():
+            if report:
+                write_json_atomic(kept_file(run.out, f"{name}.json"), report)
         done, tally, spent = 0, Tally(), {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0,
                                           "cpu_burn_in_s": 0.0, "true_calls_burn_in": 0, "wall_network_s": 0.0,
                                           "wall_waiting_s": 0.0}
@@ -190,9 +197,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
         segments = begin_production()
     broken, first = None, done
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
-    # two half-batches in flight: the network carries one while the physics has the other
-    n_parts = 2 if scheme.name != "plain" and (pool.n_workers > 1 or run.device != "cpu") else 1
-    steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=n_parts, clock=clock,
+    steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=_n_halves(run), clock=clock,
                         pause=lambda n: n + first == hybrid.burn_in_steps or restart_file_is_due(n + first))
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:
         while done < total:
@@ -230,7 +235,7 @@ def _run(run, scheme, writer, pool, network, carry, tuning, start, provenance, m
     spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * run.n_workers, 1e-9)
     about_network = network.metadata if network else {}
     metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
-                "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning, "rotamers_never_visited": unvisited,
+                "cpu_s_training": about_network.get("cpu_s_training"), **settled, "rotamers_never_visited": unvisited,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
                 "status": "finished" if broken is None else f"broke at macro-step {done}: {broken}",
                 **spent, **tally.summary(scheme.name), **provenance}

@@ -38,7 +38,7 @@ class Numpy:
 
     device = "cpu"
 
-    def __init__(self, model, static, device: str = "cpu"):
+    def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
         if not isinstance(model, PairMLP):
             raise UserError("inner: numpy is written for pair_mlp alone; use inner: auto or eager for this network")
         self._fast = FastPairMLP(model)
@@ -53,9 +53,9 @@ class Numpy:
 class Eager:
     """The model as PyTorch runs it; native arrays are tensors on `device`."""
 
-    def __init__(self, model, static, device: str = "cpu"):
+    def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
         torch.set_float32_matmul_precision("highest")  # TF32 would cost the last half of the digits
-        self.model, self.device, self._static = model, device, static
+        self.model, self.device, self.rows, self._static = model, device, rows, static
         self._calls: dict[int, Callable] = {}
 
     def native(self, array: np.ndarray):
@@ -80,7 +80,16 @@ class Eager:
 
 
 class Compiled(Eager):
-    """The same, energy and gradient traced into one graph that inductor compiles for this R."""
+    """The same, energy and gradient traced into one graph that inductor compiles for batches of `rows`.
+
+    Compiled once: other numbers of replicas are computed in pieces of `rows`, the last one filled up.
+    """
+
+    def __call__(self, x):
+        rows = self.rows or len(x)
+        pieces = [super(Compiled, self).__call__(torch.cat([piece, piece[:1].expand(rows - len(piece), -1, -1)]))
+                  for piece in x.split(rows)]
+        return tuple(torch.cat(parts)[:len(x)] for parts in zip(*pieces))
 
     def _build(self, x):
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -99,10 +108,10 @@ class Compiled(Eager):
 class Graphs(Eager):
     """The same, launches recorded once (torch.cuda.graph) and replayed on fixed memory."""
 
-    def __init__(self, model, static, device: str = "cuda"):
-        if not str(device).startswith("cuda"):
+    def __init__(self, model, static, device: str = "cuda", rows: int | None = None):
+        if device != "cuda":
             raise UserError("inner: graphs needs a CUDA GPU; use inner: auto")
-        super().__init__(model, static, device)
+        super().__init__(model, static, device, rows)
 
     def _build(self, x):
         eager, held = super()._build(x), x.clone()
@@ -127,9 +136,9 @@ class Graphs(Eager):
 BUILDERS = dict(zip(WAYS, (Numpy, Eager, Compiled, Graphs)))
 
 
-def possible_ways(is_pair_mlp: bool, device: str) -> list[str]:
+def possible_ways(arch: str, device: str) -> list[str]:
     """The ways worth timing for a network on a device, the ones that cost nothing to try first."""
-    ways = ["numpy"] if is_pair_mlp else []
+    ways = ["numpy"] if arch == "pair_mlp" else []
     ways += ["eager", "graphs"] if device == "cuda" else ["eager"]
     if device == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         ways.append("compiled")
@@ -151,31 +160,34 @@ class Choice:
 
 
 def choose(load: Callable, positions: np.ndarray, ways: list[str], n_shards: int = 1,
-           n_steps: float = float("inf")) -> Choice:
-    """Time each way for a moment and take the fastest.
+           n_steps: float = float("inf")) -> tuple[Choice, object]:
+    """Time each way for a moment; the fastest, and the Network that computes so.
 
-    load(way): a Network that computes so; positions (R,N,3) nm of all replicas; n_shards:
-    processes they are dealt out to on the CPU, where the largest shard sets the pace; n_steps:
-    inner steps the run will make, against which compiling is weighed: it is tried only
+    load(way): such a Network; positions (R,N,3) nm: what one process computes at once; n_shards:
+    processes on the CPU that do so side by side, where a GPU has all their replicas in one batch;
+    n_steps: inner steps the run will make, against which compiling is weighed: it is tried only
     where the run would otherwise take WORTH_COMPILING_S.
     """
-    seconds, left_out = {}, {}
+    seconds, left_out, networks = {}, {}, {}
     for way in ways:
         best = min(seconds.values(), default=float("inf"))
         if way == "compiled" and n_steps * best < WORTH_COMPILING_S:
-            left_out[way] = f"not tried: the whole run takes {n_steps * best:.2g} s without"
+            left_out[way] = f"not tried: its {n_steps:.2g} steps take {n_steps * best:.2g} s without"
             continue
         try:
-            network = load(way)
-            mine = positions[:-(-len(positions) // n_shards)] if network.device == "cpu" else positions
-            seconds[way] = time_forces(network, mine)
-        except Exception as error:  # a compiler or driver fails in its own way; the other ways remain
+            networks[way] = network = load(way)
+            seconds[way] = time_forces(network, positions if network.device == "cpu" else np.repeat(positions, n_shards, 0))
+        except UserError:
+            raise
+        except Exception as error:  # a compiler or a driver fails in its own way; the other ways remain
             left_out[way] = f"failed: {type(error).__name__}"
             log.debug("inner: %s failed", way, exc_info=True)
     if not seconds:
-        raise UserError(f"no way to run this network works here ({', '.join(f'{w} {y}' for w, y in left_out.items())})")
-    us = {way: 1e6 * s / len(positions) for way, s in seconds.items()}
-    return Choice(min(seconds, key=seconds.get), us, left_out)
+        raise UserError("no way to compute this network's forces works here: "
+                        + ", ".join(f"{way} {why}" for way, why in left_out.items()))
+    way = min(seconds, key=seconds.get)
+    us = {each: 1e6 * s / (n_shards * len(positions)) for each, s in seconds.items()}
+    return Choice(way, us, left_out), networks[way]
 
 
 def time_forces(network, positions: np.ndarray, seconds: float = TRIAL_S) -> float:
