@@ -54,8 +54,8 @@ def print_sizes(model: torch.nn.Module) -> None:
     total = sum(p.numel() for p in model.parameters())
     print(f"\n{model.config.arch}: {total} parameters")
     for name, block in model.named_children():
-        for part, inner in block.named_children():
-            count = sum(p.numel() for p in inner.parameters())
+        for part, module in block.named_children():
+            count = sum(p.numel() for p in module.parameters())
             if count:
                 print(f"  {name + '.' + part:32s} {count:8d}")
 
@@ -100,7 +100,7 @@ def print_latency(build, device: str, generator: torch.Generator, with_compile: 
             if model.config.heads.jump:
                 model, batch = model.to(device), batch.to(device)
                 elapsed = time_call(lambda: model.jump(batch), device)
-                print(f"{what}  jump {1e3 * elapsed / size:.3g} ({elapsed:.2f} ms per call)")
+                print(f"{what}  jump {1e3 * elapsed / size:.1f} ({elapsed:.2f} ms per call)")
 
 
 def timed_ways(model, batch, device: str, with_compile: bool) -> list[str]:
@@ -114,7 +114,7 @@ def timed_ways(model, batch, device: str, with_compile: bool) -> list[str]:
 
     ways = [way for way in inner.possible_ways(model.config.arch, device) if with_compile or way != "compiled"]
     choice, _ = inner.choose(load, batch.positions.reshape(batch.n_graphs, n_atoms, 3).numpy(), ways)
-    return ([f"{way}{'*' if way == choice.way else ''} {us:.3g}" for way, us in choice.us.items()]
+    return ([f"{way}{'*' if way == choice.way else ''} {us:.1f}" for way, us in choice.us.items()]
             + [f"{way} {why}" for way, why in choice.left_out.items()])
 
 
