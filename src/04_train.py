@@ -71,8 +71,8 @@ def learn_from(teacher, args, config, arrays, metadata, train_windows, val_windo
                                    n_steps=explore.calls_for(config.distill_frames))
     log.info("teacher %s: %s", args.teacher, choice)
     if config.distill_frames:
-        visited = explore.explore(network, frames, own["numbers"], own["masses"], config.distill_temperature_K,
-                                  config.distill_frames, rng)
+        visited = explore.explore(network, frames, own["numbers"], own["masses"], own["bonds"],
+                                  config.distill_temperature_K, config.distill_frames, rng)
         frames = np.concatenate([frames, visited])
     return distill.distilled(arrays, val_windows, molecule, network, frames, config.distill_temperature_K)
 
