@@ -4,7 +4,8 @@
 
 Prints the parameters of each block, checks that rotations, reflections, translations and
 permutations of the atoms change nothing they should not (float64; exit code 1 when a deviation
-exceeds 1e-8), and measures one call for ethanol (9 atoms) and aspirin (21) at batch 1 and 64.
+exceeds 1e-8), and times every way to compute the forces (kstep/models/inner.py), or one jump, for
+ethanol (9 atoms) and aspirin (21) at batch 1 and 64.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import torch
 
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
-from kstep.models import build_model
+from kstep.models import build_model, inner
 from kstep.models.batch import replicate
 from kstep.models.config import ModelConfig
+from kstep.models.network import Network
 from kstep.models.symmetry import shake, symmetry_errors
 from kstep.units import NM_PER_ANGSTROM, kT
 
@@ -52,8 +54,8 @@ def print_sizes(model: torch.nn.Module) -> None:
     total = sum(p.numel() for p in model.parameters())
     print(f"\n{model.config.arch}: {total} parameters")
     for name, block in model.named_children():
-        for part, inner in block.named_children():
-            count = sum(p.numel() for p in inner.parameters())
+        for part, module in block.named_children():
+            count = sum(p.numel() for p in module.parameters())
             if count:
                 print(f"  {name + '.' + part:32s} {count:8d}")
 
@@ -84,27 +86,42 @@ def time_call(call, device: str, seconds: float = 0.5) -> float:
     return 1e3 * float(np.median(times[1:]))
 
 
-def print_latency(build, device: str, generator: torch.Generator) -> None:
-    print(f"\ntime of one call on {device}, float32, ms (per molecule in brackets)")
+def print_latency(build, device: str, generator: torch.Generator, with_compile: bool) -> None:
+    """Each way to compute energy and forces, timed as a run times them, and one call of the jump."""
+    print(f"\nus per replica-step, energy + forces, float32, device {device} (* the way a run would take)")
     for name, smiles in MOLECULES.items():
         for size in (1, 64):
             batch = example(smiles, size, generator)
-            model = build(batch, size).to(device).eval().requires_grad_(False)
-            batch = batch.to(device)
-            calls = {}
+            model = build(batch, size).eval().requires_grad_(False)
+            n_atoms = len(batch.numbers) // size
+            what = f"  {name:8s} {n_atoms:3d} atoms  batch {size:3d} "
             if model.config.heads.energy:
-                calls["energy + forces"] = lambda: model.energy_and_forces(batch)
+                print(what, *timed_ways(model, batch, device, with_compile), sep="  ")
             if model.config.heads.jump:
-                calls["jump"] = lambda: model.jump(batch)
-            for what, call in calls.items():
-                elapsed = time_call(call, device)
-                n_atoms = len(batch.numbers) // size
-                print(f"  {name:8s} {n_atoms:3d} atoms  batch {size:3d}  {what:16s} {elapsed:8.2f} ({elapsed / size:.3f})")
+                model, batch = model.to(device), batch.to(device)
+                elapsed = time_call(lambda: model.jump(batch), device)
+                print(f"{what}  jump {1e3 * elapsed / size:.1f} ({elapsed:.2f} ms per call)")
+
+
+def timed_ways(model, batch, device: str, with_compile: bool) -> list[str]:
+    """'way us', the fastest with a star, and what was left out."""
+    n_atoms = len(batch.numbers) // batch.n_graphs
+    static = (batch.numbers[:n_atoms].numpy(), batch.masses[:n_atoms].numpy(),
+              batch.bonds[: len(batch.bonds) // batch.n_graphs].numpy())
+
+    def load(way):
+        return Network(model, *static, metadata={"spans": [1]}, device=device, inner=way, rows=batch.n_graphs)
+
+    ways = [way for way in inner.possible_ways(model.config.arch, device) if with_compile or way != "compiled"]
+    choice, _ = inner.choose(load, batch.positions.reshape(batch.n_graphs, n_atoms, 3).numpy(), ways)
+    return ([f"{way}{'*' if way == choice.way else ''} {us:.1f}" for way, us in choice.us.items()]
+            + [f"{way} {why}" for way, why in choice.left_out.items()])
 
 
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--model-config", default="configs/model.yaml", help="YAML file of the network")
+    parser.add_argument("--compile", action="store_true", help="time torch.compile as well: up to minutes of compiling")
     add_common_arguments(parser, device=True, overrides=True)
     args = parser.parse_args()
     setup_logging(args.log_level)
@@ -127,7 +144,7 @@ def main() -> int:
     print_sizes(model)
     shake(model, generator)
     worst = check_symmetries(model, batch, generator, permutation=config.arch != "pair_mlp")
-    print_latency(build, device, generator)
+    print_latency(build, device, generator, args.compile)
     if worst > TOLERANCE:
         log.error("a symmetry is broken by %.1e, more than %.0e", worst, TOLERANCE)
         return 1

@@ -20,18 +20,21 @@ import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
+from kstep.dynamics import explore
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.models import build_model
+from kstep.models import build_model, inner
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
+from kstep.models.network import Network
 from kstep.schemas import load_dataset
-from kstep.training import losses, normalise
+from kstep.training import distill, losses, normalise
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
 from kstep.training.start import check_dynamics, check_same_data, copy_weights, facts_of, freeze
+from kstep.training.validation import validate
 
 
 def parse():
@@ -44,12 +47,34 @@ def parse():
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
     parser.add_argument("--pretrained", type=Path, help="checkpoint whose weights to start from")
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
+                        help="learn from this energy network, as distill_* of the train config say, without any true call")
     parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="PREFIX",
                         help="keep parameters whose names start so, e.g. layers.0 (names: 03_model.py)")
     parser.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
     add_common_arguments(parser, device=True, overrides=True)
     parser.set_defaults(splits=[Path("data/splits/train.json"), Path("data/splits/val.json")])
     return parser.parse_args()
+
+
+def learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device):
+    """The teacher's labels in the place of the true ones: (arrays, train windows, val windows)."""
+    own = Windows.molecule_of(molecule, arrays)
+    frames, rng = distill.frames_of(arrays, train_windows), np.random.default_rng(args.seed)
+
+    def load(way):
+        return Network.load(args.teacher, **own, device=device, method=metadata["method"], inner=way,
+                            rows=explore.REPLICAS)
+
+    choice, network = inner.choose(load, np.resize(frames, (explore.REPLICAS, *frames.shape[1:])),
+                                   inner.possible_ways(teacher["config"]["arch"], device),
+                                   n_steps=explore.calls_for(config.distill_frames))
+    log.info("teacher %s: %s", args.teacher, choice)
+    if config.distill_frames:
+        visited = explore.explore(network, frames, own["numbers"], own["masses"], own["bonds"],
+                                  config.distill_temperature_K, config.distill_frames, rng)
+        frames = np.concatenate([frames, visited])
+    return distill.distilled(arrays, val_windows, molecule, network, frames, config.distill_temperature_K)
 
 
 def main():
@@ -70,6 +95,14 @@ def main():
         check_writable(args.out_dir / name)
     device = pick_device(args.device)
     facts = facts_of(arrays, metadata, train_windows, args.dataset, model_config.arch)
+    if args.teacher:
+        teacher = checkpoints.load(args.teacher)
+        chosen = np.concatenate([train_windows, val_windows])
+        molecule = distill.check_teacher(teacher, args.teacher, model_config, arrays, chosen, args.out_dir)
+        facts = distill.facts_of_student(facts, teacher, args.teacher, config)
+        arrays, train_windows, val_windows = distill.once(
+            args.out_dir, facts, metadata, args.resume,
+            lambda: learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device))
 
     torch.manual_seed(args.seed)
     molecule = Windows.molecule_of(int(arrays["molecule_id"][train_windows[0]]), arrays)
@@ -97,11 +130,18 @@ def main():
     outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
                     out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
                     progress=args.log_level in ("debug", "info"))
+    errors = {}
+    if args.teacher:
+        judged = torch.as_tensor(val_windows, device=device)
+        errors = validate(checkpoints.model_from(teacher, args.teacher, device), data, judged, config,
+                          normalise.scales(data, on_device))
+        for key, value in errors.items():
+            print(f"  teacher's {key:28s} {value:.6g}")
     if not outcome.interrupted:  # quickstart.sh takes this file for a finished training
         write_json_atomic(args.out_dir / "training.json", {
             "best": outcome.best, "reason": outcome.reason, "steps": outcome.steps, "epochs": outcome.epochs,
             "wall_s": outcome.wall_s, "device": device, "parameters": size,
-            "true_calls_training": facts["true_calls_training"]})
+            "true_calls_training": facts["true_calls_training"], "teacher": errors})
     for name, value in outcome.best.items():
         print(f"  {name:28s} {value:.6g}")
     print(f"{outcome.steps} steps in {outcome.wall_s:.0f} s ({outcome.reason}); "

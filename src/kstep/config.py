@@ -101,6 +101,7 @@ class HybridConfig(Config):
     max_energy_spread_kJ_per_mol: Positive | None = None  # checked: of E_true - E_ML; null: no limit
     max_force_rmse_kJ_per_mol_A: Positive | None = None  # checked: of the network's force; null: no limit
     past_tolerance: Literal["stop", "learn"] = "stop"  # checked: what happens then
+    inner: Literal["auto", "numpy", "eager", "compiled", "graphs"] = "auto"  # how the network's force is computed
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files
 

@@ -25,13 +25,19 @@ from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_
 from kstep.units import PS_PER_FS
 
 
+def kept_file(path: str | Path, name: str) -> Path:
+    """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
+    path = Path(path)
+    return path.with_name(path.name + ".parts") / name
+
+
 class TrajectoryWriter:
     """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
 
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
                  fingerprint: dict, store_forces: bool = True):
         self.path = Path(path)
-        self.parts = self.path.with_name(self.path.name + ".parts")
+        self.parts = kept_file(path, "checkpoint.npz").parent
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
         self.fingerprint = json.loads(json.dumps(fingerprint))

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.coverage import TorsionWatch
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
+from kstep.dynamics.inner import settle_inner
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
 from kstep.dynamics.projection import StretchAndBendProjection
-from kstep.dynamics.recorder import TrajectoryWriter
+from kstep.dynamics.recorder import TrajectoryWriter, kept_file
 from kstep.dynamics.schemes import Checked, Impulse, Jump, Metropolis, Plain
 from kstep.dynamics.schemes.jump import JumpLimits
 from kstep.dynamics.tally import Tally
@@ -50,11 +51,12 @@ def ladder_of(hybrid) -> TemperatureLadder:
     return TemperatureLadder(tuple(hybrid.tempering_K or (hybrid.temperature_K,)))
 
 
-def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method):
+def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method, inner=None, rows=None):
     """The run's Network; a function of its own so that spawned processes can call it."""
     from kstep.models.network import Network
 
-    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method)
+    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method,
+                        inner=inner, rows=rows)
 
 
 def build_scheme(run: HybridRun, network, carry, masses):
@@ -88,9 +90,10 @@ def network_arguments(run: HybridRun) -> dict:
 def go_on_with(checkpoint: Path, run: HybridRun, scheme, carry) -> HybridRun:
     """Put the network of `checkpoint` in the place of a checked run's, while nothing is in flight."""
     run = replace(run, checkpoint=checkpoint)
-    scheme.network = load_network(**network_arguments(run))
+    arguments = {**network_arguments(run), "inner": run.hybrid.inner}
+    scheme.network = load_network(**arguments)
     if isinstance(carry, ShardedCarrier):
-        carry.reload(network_arguments(run))
+        carry.reload(arguments)
     else:
         carry.network = scheme.network
     return run
@@ -100,10 +103,9 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
     hybrid, molecule = run.hybrid, run.molecule
     watch = Watch(hybrid, run.out, on_violation)
-    network, carry = None, None
+    network, carry, inner = None, None, {}
     if hybrid.scheme != "plain":
-        arguments = network_arguments(run)
-        network = load_network(**arguments)
+        run, network, arguments, inner = settle_inner(run, load_network, network_arguments(run), _n_halves(run))
         if hybrid.scheme in ("metropolis", "impulse", "checked"):
             n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
@@ -119,7 +121,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
                 fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                              "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                              "checkpoint": _sha256(run.checkpoint)})
-            return _run(run, scheme, writer, pool, network, carry, watch, tuning, start, provenance, machine)
+            settled = {"tuning": tuning, "inner": inner}
+            return _run(run, scheme, writer, pool, network, carry, watch, settled, start, provenance, machine)
     finally:
         if writer is not None:
             writer.release()
@@ -138,7 +141,8 @@ def _settle_sampler(run: HybridRun, network, carry, pool):
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
     if not (hybrid.tune or hybrid.hessian_masses):
         return run, masses, None, None
-    kept, ladder, rng = _tuning_file(run), ladder_of(hybrid), np.random.default_rng([run.seed, 1])
+    kept, ladder = kept_file(run.out, "tuning.json"), ladder_of(hybrid)
+    rng = np.random.default_rng([run.seed, 1])
     positions = thermalise(network, carry, start_positions(run), masses, ladder, rng)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
@@ -154,11 +158,13 @@ def _settle_sampler(run: HybridRun, network, carry, pool):
     return replace(run, hybrid=hybrid), masses, report, positions
 
 
-def _tuning_file(run: HybridRun) -> Path:
-    return run.out.with_name(run.out.name + ".parts") / "tuning.json"
+def _n_halves(run: HybridRun) -> int:
+    """Half-batches in flight: the network carries one while the physics has the other."""
+    return 2 if run.hybrid.scheme != "plain" and (run.n_workers > 1 or run.device != "cpu") else 1
 
 
-def _run(run, scheme, writer, pool, network, carry, watch, tuning, start, provenance, machine) -> dict:
+def _run(run, scheme, writer, pool, network, carry, watch, settled, start, provenance, machine) -> dict:
+    """settled: what was measured at the start, {name: report or nothing}; a resumed run reads it back."""
     hybrid, molecule = run.hybrid, run.molecule
     thermostat = None
     if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
@@ -172,8 +178,9 @@ def _run(run, scheme, writer, pool, network, carry, watch, tuning, start, proven
         state = initial_state(pool, positions,
                               draw_velocities(hybrid.replicas, scheme.masses, ladder.of(hybrid.replicas), rng))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
-        if tuning is not None:
-            write_json_atomic(_tuning_file(run), tuning)
+        for name, report in settled.items():
+            if report:
+                write_json_atomic(kept_file(run.out, f"{name}.json"), report)
         burn_in_end = hybrid.burn_in_steps
         done, tally, spent = 0, Tally(), {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0,
                                           "cpu_burn_in_s": 0.0, "true_calls_burn_in": 0, "wall_network_s": 0.0,
@@ -220,9 +227,7 @@ def _run(run, scheme, writer, pool, network, carry, watch, tuning, start, proven
         segments = begin_production()
     broken, stopped, first = None, None, done
     per_step_ps = scheme.k_steps * scheme.dt_ps * hybrid.replicas
-    # two half-batches in flight: the network carries one while the physics has the other
-    n_parts = 2 if scheme.name != "plain" and (pool.n_workers > 1 or run.device != "cpu") else 1
-    steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=n_parts, clock=clock,
+    steps = macro_steps(scheme, pool, state, rng, total - done, thermostat=thermostat, n_parts=_n_halves(run), clock=clock,
                         observe=watch.observe, pause=lambda n: watch.is_on or n + first == burn_in_end
                         or restart_file_is_due(n + first))
     with tqdm(total=total, initial=done, unit="step", desc=f"{molecule.name} {scheme.name}") as bar:
@@ -276,7 +281,7 @@ def _run(run, scheme, writer, pool, network, carry, watch, tuning, start, proven
     network = getattr(scheme, "network", network)
     about_network = network.metadata if network else {}
     metadata = {**_facts(run, scheme), "true_calls_training": int(about_network.get("true_calls_training") or 0),
-                "cpu_s_training": about_network.get("cpu_s_training"), "tuning": tuning, "rotamers_never_visited": unvisited,
+                "cpu_s_training": about_network.get("cpu_s_training"), **settled, "rotamers_never_visited": unvisited,
                 "failed_true_calls": pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
                 "status": f"broke at macro-step {done}: {broken}" if broken else
                 f"stopped at macro-step {done}: {stopped}" if stopped else "finished",

@@ -13,7 +13,8 @@ class MoleculeBatch:
 
     numbers (A,) int64; masses (A,); positions (A,3); graph (A,) int64: the molecule of each
     atom, ascending; n_graphs P; velocities, forces (A,3) and tau_ps (P,) only for the jump
-    head; bonds (B,2) int64, atom numbers in the batch.
+    head; bonds (B,2) int64, atom numbers in the batch; layout: `model.layout(batch)` of a batch
+    that is evaluated again and again with other positions.
     """
 
     numbers: torch.Tensor
@@ -25,6 +26,7 @@ class MoleculeBatch:
     velocities: torch.Tensor | None = None
     forces: torch.Tensor | None = None
     tau_ps: torch.Tensor | None = None
+    layout: tuple | None = None
 
     def to(self, device=None, dtype=None) -> MoleculeBatch:
         """Move all tensors; `dtype` applies to the floating ones."""

@@ -65,6 +65,12 @@ def envelope(distance: torch.Tensor, cutoff: float) -> torch.Tensor:
     return 1.0 - u**3 * (10.0 - u * (15.0 - 6.0 * u))
 
 
+def pair_kernel(weight: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """(P,N,4,N): rows w_ij and w_ij r_ij/|r_ij|, to sum messages over neighbours j in one product."""
+    rows = torch.cat([torch.ones_like(direction[..., :1]), direction], -1) * weight[..., None]
+    return rows.transpose(-1, -2)
+
+
 class RadialBasis(torch.nn.Module):
     """Gaussians in exp(-r/0.1 nm), dense where bonds are (Unke and Meuwly, JCTC 2019, eq. 9)."""
 

@@ -8,7 +8,7 @@ from torch import nn
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.config import ModelConfig
-from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry
+from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
 from kstep.models.jump_head import JumpHead
 from kstep.models.layers import ACTIVATIONS, EquivariantLayer
 from kstep.units import NM_PER_ANGSTROM
@@ -39,9 +39,10 @@ class EnergyHead(nn.Module):
         weight = envelope(distance, self.cutoff) * grid.pair_mask
         edges = self.basis(distance)
         h = self.embedding(species)
-        V = positions.new_zeros(*positions.shape, self.vector_dim)
+        kernel = pair_kernel(weight, direction)
+        V = None
         for layer in self.layers:
-            h, V = layer(h, V, edges, weight, direction)
+            h, V = layer(h, V, edges, weight, kernel)
         energy = (self.readout(h)[..., 0] * grid.mask).sum(1)
         if self.force is None:
             return energy, None
@@ -235,14 +236,19 @@ class EGNN(nn.Module):
                             "add them to 'elements' in the model's YAML and train again")
         return species
 
-    def _grid(self, batch, positions):
+    def layout(self, batch: MoleculeBatch) -> tuple[Grid, torch.Tensor]:
+        """Where the atoms of a batch sit and which elements they are: all that positions do not change."""
         grid = Grid(batch)
+        return grid, grid.pad(self._species(batch.numbers))
+
+    def _grid(self, batch, positions):
+        grid, species = batch.layout or self.layout(batch)
         padded = grid.pad(positions)
         # Centred before the cast to the weights' precision: a molecule far from the origin loses no digits.
         centre = padded.detach().sum(1, keepdim=True) / grid.mask.sum(1)[:, None, None]
         local = (padded - centre) * grid.mask[..., None]
         dtype = next(self.parameters()).dtype
-        return grid, grid.pad(self._species(batch.numbers)), local.to(dtype)
+        return grid, species, local.to(dtype)
 
     @staticmethod
     def _require(there: bool, what: str, how: str) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry
+from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
 from kstep.models.layers import ACTIVATIONS, EquivariantLayer
 from kstep.models.propagator import SpringPropagator
 from kstep.units import kT
@@ -99,8 +99,9 @@ class JumpHead(nn.Module):
         weight = envelope(distance, self.cutoff) * grid.pair_mask
         edges = torch.cat([self.basis(distance),
                            self.pair_invariants(direction, distance, velocities, acceleration, move, turn, t)], -1)
+        kernel = pair_kernel(weight, direction)
         for layer in self.layers:
-            h, V = layer(h, V, edges, weight, direction)
+            h, V = layer(h, V, edges, weight, kernel)
         gate_x, gate_v = self.readout(h).chunk(2, -1)
         gates = torch.stack([gate_x, gate_v], 2)  # (P,N,2,C)
         out = torch.einsum("pnxc,pnoc,oc->pnxo", V, 1.0 + gates, self.out.weight)

@@ -35,15 +35,25 @@ class EquivariantLayer(nn.Module):
             nn.Linear(hidden_dim, hidden_dim + vector_dim),
         )
 
-    def forward(self, h, V, edges, weight, direction):
-        """h (P,N,H), V (P,N,3,C), edges (P,N,N,K), weight (P,N,N), direction (P,N,N,3)."""
+    def forward(self, h, V, edges, weight, kernel):
+        """h (P,N,H), V (P,N,3,C) or None for zeros, edges (P,N,N,K), weight (P,N,N), kernel (P,N,4,N).
+
+        kernel: rows w_ij and w_ij r_ij/|r_ij| of `pair_kernel`.  Sums over neighbours are taken
+        before the linear maps that follow them, which then act on N atoms instead of N^2 pairs.
+        """
         m = self.act(self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.edge(edges))
-        m = m * weight[..., None]
-        a, b = self.coefficients(m).split(self.vector_dim, -1)
-        gathered = torch.matmul(direction.transpose(-1, -2), a)  # (P,N,3,N) (P,N,N,C)
-        gathered = gathered + torch.einsum("pijc,pjxc->pixc", b, V) - V * b.sum(2)[:, :, None]
-        kept, seen = self.mix(V).split(self.vector_dim, -1)
-        seen = seen + gathered
+        moments = torch.matmul(kernel, m)  # (P,N,4,N) (P,N,N,H)
+        total = moments[:, :, 0]
+        along, between = self.coefficients.weight.split(self.vector_dim)
+        gathered = torch.matmul(moments[:, :, 1:], along.t())
+        seen = gathered
+        if V is not None:
+            b = torch.matmul(between, m.flatten(1, 2).transpose(1, 2)).unflatten(2, weight.shape[1:])  # (P,C,N,N)
+            turned = torch.matmul(b * weight[:, None], V.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            gathered = gathered + turned - V * torch.matmul(total, between.t())[:, :, None]
+            kept, seen = self.mix(V).split(self.vector_dim, -1)
+            seen = seen + gathered
         size = (seen.square().sum(2) + 1e-2).sqrt()  # smooth at zero
-        dh, gate = self.update(torch.cat([h, m.sum(2), size], -1)).split([h.shape[-1], self.vector_dim], -1)
-        return h + dh, V + kept + gathered * (1.0 + gate[:, :, None])
+        dh, gate = self.update(torch.cat([h, total, size], -1)).split([h.shape[-1], self.vector_dim], -1)
+        moved = gathered * (1.0 + gate[:, :, None])
+        return h + dh, moved if V is None else V + kept + moved

@@ -1,12 +1,11 @@
 """A trained network as dynamics sees it: arrays in, arrays out, and no torch in its interface.
 
-Inner velocity Verlet runs on whatever array `native` returns (numpy for pair_mlp, whose hot
-path is numpy; torch for the others, on their device), always in float64.
+Inner velocity Verlet runs on whatever array `native` returns (numpy, or torch on a device: it
+depends on the way the network is computed, kstep/models/inner.py), always in float64.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,9 @@ import torch
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
 from kstep.models.batch import MoleculeBatch, replicate
+from kstep.models.inner import BUILDERS
 from kstep.models.pair_mlp import PairMLP
-from kstep.models.pair_mlp_fast import FastPairMLP
 from kstep.units import PS_PER_FS
-
-log = logging.getLogger("kstep")
 
 
 class Network:
@@ -30,21 +27,27 @@ class Network:
     """
 
     def __init__(self, model: torch.nn.Module, numbers, masses, bonds, *, metadata: dict,
-                 device: str = "cpu", delta_scale: float = 1.0):
-        self.model = model.to(device).eval()
+                 device: str = "cpu", delta_scale: float = 1.0, inner: str | None = None,
+                 rows: int | None = None):
+        """inner: the way forces are computed (kstep/models/inner.py); None: numpy or eager, untimed.
+
+        rows: replicas that `compiled` is compiled for.
+        """
+        inner = inner or ("numpy" if isinstance(model, PairMLP) else "eager")
+        self.device = "cpu" if inner == "numpy" else device
+        self.model = model.to(self.device).eval()
         self.model.requires_grad_(False)
         self.metadata = metadata
         self.spans = list(metadata["spans"])
         self.delta_scale = float(delta_scale)
-        self.device = device
         self._static = (np.asarray(numbers), np.asarray(masses, dtype=float), np.asarray(bonds))
         self._batches: dict[int, MoleculeBatch] = {}
-        self._fast = FastPairMLP(model) if isinstance(model, PairMLP) else None
+        self._energy_and_forces = BUILDERS[inner](self.model, self._static, self.device, rows)
 
     @classmethod
     def load(cls, checkpoint_path: str | Path, numbers, masses, bonds, *, device: str = "cpu",
              delta_scale: float = 1.0, dt_fs: float | None = None, k_steps: int | None = None,
-             method: str | None = None) -> Network:
+             method: str | None = None, inner: str | None = None, rows: int | None = None) -> Network:
         """Read a checkpoint for a molecule: numbers (N,), masses (N,) Da, bonds (B,2).
 
         dt_fs, k_steps, method: what the run will use, where it must be what the network was
@@ -55,20 +58,16 @@ class Network:
         checkpoints.check_fits(checkpoint, checkpoint_path, numbers, bonds, dt_fs=dt_fs,
                                k_steps=k_steps, method=method)
         model = checkpoints.model_from(checkpoint, checkpoint_path)
-        if isinstance(model, PairMLP):
-            if device != "cpu":
-                log.info("pair_mlp runs on the CPU: a launch on a GPU costs more than its whole call")
-            device = "cpu"  # its hot path is numpy: a launch on a GPU costs more than the whole call
         hidden = {"state_dict", "normalisation", "training", "molecule"}
         metadata = {key: value for key, value in checkpoint.items() if key not in hidden}
         metadata["arch"] = checkpoint["config"]["arch"]
         metadata["heads"] = checkpoint["config"]["heads"]
-        return cls(model, numbers, masses, bonds, metadata=metadata, device=device, delta_scale=delta_scale)
+        return cls(model, numbers, masses, bonds, metadata=metadata, device=device, delta_scale=delta_scale,
+                   inner=inner, rows=rows)
 
     def native(self, array: np.ndarray):
         """(R,N,3) float64 as the array type `forces` takes."""
-        array = np.array(array, dtype=np.float64)
-        return array if self._fast else torch.as_tensor(array, device=self.device)
+        return self._energy_and_forces.native(np.array(array, dtype=np.float64))
 
     def numpy(self, native) -> np.ndarray:
         """A native array back as numpy float64."""
@@ -76,18 +75,12 @@ class Network:
 
     def forces(self, x):
         """Conservative forces (R,N,3) kJ/mol/nm at native positions (R,N,3) nm, times delta_scale."""
-        if self._fast:
-            forces = self._fast.energy_and_forces(x)[1]
-        else:
-            forces = self._torch_energy_and_forces(x)[1]
+        forces = self._energy_and_forces(x)[1]
         return forces if self.delta_scale == 1.0 else forces * self.delta_scale
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Energy (R,) kJ/mol and forces (R,N,3) kJ/mol/nm at x (R,N,3) nm, times delta_scale."""
-        if self._fast:
-            energy, forces = self._fast.energy_and_forces(np.asarray(x, dtype=np.float64))
-        else:
-            energy, forces = (self.numpy(a) for a in self._torch_energy_and_forces(self.native(x)))
+        energy, forces = (self.numpy(a) for a in self._energy_and_forces(self.native(x)))
         return energy * self.delta_scale, forces * self.delta_scale
 
     def jump(self, x: np.ndarray, v: np.ndarray, f_true: np.ndarray, span) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +92,7 @@ class Network:
             raise UserError("this checkpoint has no jump head; train a model with heads: {jump: true}")
         n_replicas = len(x)
         batch = self._batch(n_replicas)
-        flat = [self.native(a).reshape(-1, 3) for a in (x, v, f_true)]
+        flat = [torch.as_tensor(a, dtype=torch.float64, device=self.device).reshape(-1, 3) for a in (x, v, f_true)]
         batch.positions, batch.velocities, batch.forces = flat
         span = np.broadcast_to(np.asarray(span), (n_replicas,))
         batch.tau_ps = torch.as_tensor(span * self.metadata["dt_fs"] * PS_PER_FS, dtype=torch.float64,
@@ -108,13 +101,9 @@ class Network:
             x_k, v_half = self.model.jump(batch, delta_scale=self.delta_scale)
         return self.numpy(x_k).reshape(x.shape), self.numpy(v_half).reshape(x.shape)
 
-    def _torch_energy_and_forces(self, x: torch.Tensor):
-        batch = self._batch(len(x))
-        batch.positions = x.reshape(-1, 3)
-        energy, forces = self.model.energy_and_forces(batch)
-        return energy.detach(), forces.detach().reshape(x.shape)
-
     def _batch(self, n_replicas: int) -> MoleculeBatch:
         if n_replicas not in self._batches:
-            self._batches[n_replicas] = replicate(*self._static, n_replicas, device=self.device)
+            batch = replicate(*self._static, n_replicas, device=self.device)
+            batch.layout = self.model.layout(batch) if hasattr(self.model, "layout") else None
+            self._batches[n_replicas] = batch
         return self._batches[n_replicas]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kstep.config import Config, Count, NonNegative, Number, Positive, Whole
+from kstep.config import Config, Count, NonNegative, Number, Positive, Temperature, Whole
 
 Fraction = Annotated[float, Field(ge=0, lt=1), Number]
 
@@ -38,6 +38,10 @@ class TrainConfig(Config):
     lambda_struct_bond: NonNegative = 0.0  # (dr / 0.001 nm)^2
     lambda_struct_angle: NonNegative = 0.0  # (dtheta / 1 degree)^2
     lambda_struct_dihedral: NonNegative = 0.0  # 2 (1 - cos dphi) / (1 degree)^2
+
+    # --teacher: the student also learns the geometries its teacher's own dynamics visits
+    distill_frames: Whole = 8000
+    distill_temperature_K: Temperature = 400.0
 
     wandb: bool = False
     tensorboard: bool = False
