@@ -75,7 +75,7 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
                             f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
     hydrogen_mass_Da = hybrid.hydrogen_mass_Da
     if scheme == "metropolis":
-        _check_sampler(hybrid)
+        check_sampler(hybrid)
         if hybrid.tune and not hybrid.hessian_masses:
             hydrogen_mass_Da = hydrogen_mass_Da or TUNED_HYDROGEN_DA
     else:
@@ -88,7 +88,13 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
                                      "hydrogen_mass_Da": hydrogen_mass_Da, "temperature_K": temperature_K})
 
 
-def _check_sampler(hybrid: HybridConfig) -> None:
+def check_start(args) -> None:
+    """Refuse flags about the start that do not go together."""
+    if args.frame is not None and not args.initial_md:
+        raise UserError("--frame needs --initial-md, the trajectory to take it from")
+
+
+def check_sampler(hybrid: HybridConfig) -> None:
     """Refuse masses that contradict each other and ladders that cannot be climbed."""
     if hybrid.hydrogen_mass_Da is not None and hybrid.hessian_masses:
         raise UserError("hydrogen_mass_Da and hessian_masses both set the sampler's masses; use one of them")
@@ -132,8 +138,7 @@ def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], Ph
         checkpoint = checkpoints.load(args.checkpoint)
         if args.model_config:
             checkpoints.check_config(checkpoint, args.checkpoint, args.model_config)
-    if args.frame is not None and not args.initial_md:
-        raise UserError("--frame needs --initial-md, the trajectory to take it from")
+    check_start(args)
     hybrid = settle_settings(hybrid, checkpoint, baseline)
     check_writable(args.out)
     return HybridRun(

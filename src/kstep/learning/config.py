@@ -21,6 +21,7 @@ class LearnConfig(FitConfig):
     bootstrap_dt_fs: Timestep = 1.0
     bootstrap_redraw_steps: Count = 8  # timesteps between velocity redraws
     first_length_fs: Positive = 40.0  # mean length of the first proposals; doubled while they are accepted
+    last_length_fs: Positive = 800.0  # of the last: labels far apart; never shorter than what production needs
     inner_dt_fs: Timestep = 1.5  # timestep of the proposals, with hydrogens of learn_hydrogen_mass_Da
     learn_hydrogen_mass_Da: Positive = 4.0
     round_passes: Positive = 100.0  # over all labels in the fit of a round; the last fit makes fit_passes

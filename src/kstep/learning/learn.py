@@ -101,6 +101,7 @@ class _Learner:
         self.masses = sampler_masses(task.molecule, config.learn_hydrogen_mass_Da)
         self.rng = np.random.default_rng([task.seed, 2])
         self.target_K = task.temperatures_K[0]
+        self.length_fs = max(task.length_fs, config.last_length_fs)
         self.hot_K = max(config.hot_temperature_K, *task.temperatures_K)
         self.progress = Progress(temperature_K=self.hot_K, length_fs=config.first_length_fs)
         rungs = len(task.temperatures_K)
@@ -181,13 +182,13 @@ class _Learner:
         self._report("round", seen)
         if seen.acceptance >= config.advance_acceptance:
             p.temperature_K = max(self.target_K, p.temperature_K - (self.hot_K - self.target_K) / COOLING_ROUNDS)
-            p.length_fs = min(self.task.length_fs, 2.0 * p.length_fs)
+            p.length_fs = min(self.length_fs, 2.0 * p.length_fs)
         return state, seen
 
     def _verify(self, state: State) -> State:
         """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?"""
         p = self.progress
-        p.temperature_K, p.length_fs = self.target_K, self.task.length_fs
+        p.temperature_K, p.length_fs = self.target_K, self.length_fs
         state, seen = self._propose(state, math.ceil(self.config.verify_proposals / state.n_replicas))
         self._report("verify", seen)
         p.done = (seen.acceptance >= self.config.target_acceptance
@@ -229,7 +230,7 @@ class _Learner:
         return state, Seen(accepted.size, float(accepted.mean()), float(spread), self._at_target())
 
     def _at_target(self) -> bool:
-        return self.progress.temperature_K <= self.target_K and self.progress.length_fs >= self.task.length_fs
+        return self.progress.temperature_K <= self.target_K and self.progress.length_fs >= self.length_fs
 
     def _good(self, seen: Seen) -> bool:
         """Worth a last fit: it gains a few per cent over that of a round."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kstep.config import BaselineConfig, HybridConfig, load_config
+from kstep.dynamics.hybrid_settings import check_sampler, check_start
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces.pool import physical_cores
@@ -24,6 +25,8 @@ def learn_first(args, molecule, spec, method: str, hybrid: HybridConfig, baselin
         raise UserError(f"--learn makes a network for scheme metropolis, not for {hybrid.scheme}")
     if args.checkpoint:
         raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
+    check_start(args)
+    check_sampler(hybrid)
     hybrid = hybrid.model_copy(update={"scheme": "metropolis", "tune": hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)})
     from kstep.learning.learn import Task, learn
     from kstep.models.config import ModelConfig

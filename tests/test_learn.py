@@ -1,0 +1,209 @@
+"""Self-learning: from a SMILES to a frozen network, every true call a label and none of them a sample."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, run_python
+from kstep.config import MDConfig
+from kstep.dynamics.coverage import TorsionWatch
+from kstep.errors import UserError
+from kstep.forcefields.prepare import prepare_molecule
+from kstep.forces import openmm_spec
+from kstep.forces.pool import EvaluationPool
+from kstep.learning import learn as module
+from kstep.learning.config import LearnConfig
+from kstep.learning.learn import Task, learn
+from kstep.models import checkpoint as checkpoints
+from kstep.models.config import ModelConfig
+from kstep.schemas import load_trajectory
+from kstep.training.labels import Labels
+
+SMALL = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
+QUICK = dict(learn_replicas=6, bootstrap_labels_per_atom=10.0, last_length_fs=40.0, first_length_fs=20.0, inner_dt_fs=1.0,
+             fit_lr=0.02, verify_proposals=60)
+
+
+@pytest.fixture(scope="module")
+def water():
+    import openmm
+
+    prepared = prepare_molecule("water", "O")
+    return prepared.molecule, openmm_spec(prepared.molecule, MDConfig(platform="Reference"),
+                                          openmm.XmlSerializer.serialize(prepared.system))
+
+
+def task(water, folder, **more):
+    molecule, spec = water
+    return Task(**{**dict(molecule=molecule, spec=spec, method="mmff94", temperatures_K=(300.0,), length_fs=30.0,
+                          folder=folder, seed=1, n_workers=1), **more})
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def learned(water, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learn")
+    return learn(task(water, folder), SMALL, LearnConfig(**QUICK)), folder
+
+
+def test_it_stops_by_itself_once_fresh_proposals_confirm_the_network(learned):
+    path, folder = learned
+    *before, last = rows(folder)
+    assert last["what"] == "verify" and last["acceptance"] >= 0.85 and last["heldout_kT"] <= 0.35
+    assert last["temperature_K"] == 300.0 and last["length_fs"] == 40.0
+    temperatures = [r["temperature_K"] for r in before]
+    assert temperatures[0] == 450.0 and temperatures == sorted(temperatures, reverse=True)
+    assert before[0]["length_fs"] == 20.0
+    assert all(r["acceptance"] < 0.85 or r["heldout_kT"] > 0.35 for r in before if r["what"] == "verify")
+    assert checkpoints.load(path)["acceptance_verified"] == last["acceptance"]
+
+
+def test_every_true_call_is_a_label_and_is_paid_for(learned, water):
+    path, folder = learned
+    labels, metadata = Labels.load(folder / "labels.npz")
+    last, checkpoint = rows(folder)[-1], checkpoints.load(path)
+    assert len(labels) + last["failed_true_calls"] == last["true_calls_training"] == metadata["true_calls"]
+    assert checkpoint["true_calls_training"] == last["true_calls_training"]
+    assert checkpoint["cpu_s_training"] >= last["cpu_s_training"] > 0
+    with EvaluationPool(water[1]) as pool:  # the labels are the truth at their positions, in their own row
+        truth = pool.evaluate(labels.positions)
+    assert np.allclose(truth.energy, labels.energies) and np.allclose(truth.forces, labels.forces)
+    assert set(labels.temperature_K) >= {450.0, 300.0}
+
+
+def test_rejected_proposals_are_labels_too(learned):
+    _, folder = learned
+    labels, _ = Labels.load(folder / "labels.npz")
+    report = rows(folder)
+    rejected = sum(round(r["proposals"] * (1 - r["acceptance"])) for r in report)
+    assert rejected > 0
+    distinct = len(np.unique(labels.energies))
+    assert distinct >= len(labels) - 6  # a chain that stayed would repeat its energy
+
+
+def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, learned):
+    fits, original = [], module.fit
+
+    def cut(*args, **kwargs):
+        fits.append(1)
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK))
+    monkeypatch.setattr(module, "fit", original)
+    resumed = checkpoints.load(learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK), resume=True))
+    whole = checkpoints.load(learned[0])
+    assert all(np.array_equal(resumed["state_dict"][k], v) for k, v in whole["state_dict"].items())
+    assert resumed["true_calls_training"] == whole["true_calls_training"]
+    again = learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK), resume=True)  # finished: nothing is done again
+    assert checkpoints.load(again)["cpu_s_training"] == resumed["cpu_s_training"]
+    with pytest.raises(UserError, match="other settings"):
+        learn(task(water, tmp_path, seed=2), SMALL, LearnConfig(**QUICK), resume=True)
+
+
+def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
+    config = LearnConfig(**{**QUICK, "target_acceptance": 0.999, "last_fit_gain": 0.001, "max_true_calls": 60})
+    learn(task(water, tmp_path), SMALL, config)
+    assert rows(tmp_path)[-1]["true_calls_training"] < 60 + 6 * 14
+    assert any("reached an acceptance" in r.message for r in caplog.records)
+
+
+def test_a_ladder_is_learned_at_all_its_temperatures(water, tmp_path):
+    learn(task(water, tmp_path, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**{**QUICK, "learn_replicas": 5}))
+    labels, _ = Labels.load(tmp_path / "labels.npz")
+    assert set(labels.temperature_K) >= {300.0, 500.0} and rows(tmp_path)[0]["temperature_K"] == 500.0
+
+
+def test_rotamers_never_visited_are_named():
+    numbers, bonds = np.array([6, 6, 6, 6]), np.array([[0, 1], [1, 2], [2, 3]])
+    # butane's carbons, without hydrogens: one torsion, which no methyl hides
+
+    def at(angle_deg):
+        a = np.radians(angle_deg)
+        return np.array([[0.1, 0.1, 0], [0, 0, 0], [0, 0, 0.15], [0.1 * np.cos(a - np.pi / 4) * 1.4,
+                                                                 0.1 * np.sin(np.pi / 4 - a) * 1.4, 0.15]])
+
+    conformers = np.array([at(180.0), at(60.0), at(-60.0), at(64.0)])
+    watch = TorsionWatch(numbers, bonds, conformers)
+    assert [len(r) for r in watch.rotamers] == [3]
+    watch.see(np.array([at(175.0), at(-150.5)]))
+    assert [round(abs(u["angle_deg"])) for u in watch.unvisited()] == [60, 60]
+    resumed = TorsionWatch(numbers, bonds, conformers, seen=json.loads(json.dumps(watch.seen)))
+    resumed.see(at(-35.0)[None])
+    assert len(resumed.unvisited()) == 1 and resumed.unvisited()[0]["atoms"] == [0, 1, 2, 3]
+
+
+CONFIG = "\n".join(f"{key}: {value}" for key, value in QUICK.items()) + "\nfit_passes: 150\n"
+
+
+@pytest.fixture(scope="module")
+def from_smiles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smiles")
+    (folder / "learn.yaml").write_text(CONFIG)
+    (folder / "model.yaml").write_text("arch: pair_mlp\npair_hidden: [24, 24]\n")
+    flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml", "--model-config", folder / "model.yaml",
+             "--md-config", "configs/md_fast.yaml", "--out", folder / "water.npz", "--steps", 30, "--burn-in-steps", 3,
+             "--replicas", 8, "--set", "shortest_mean_fs=20")
+    finished = run_python("src/06_hybrid_integrate.py", *flags)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return folder, flags, load_trajectory(folder / "water.npz")
+
+
+def test_one_command_leads_from_a_smiles_to_samples(from_smiles):
+    folder, _, trajectory = from_smiles
+    metadata = trajectory.metadata
+    assert metadata["molecule"] == "water" and metadata["scheme"] == "metropolis" and metadata["acceptance"] > 0.5
+    assert abs(metadata["mean_exp_minus_beta_dH"] - 1.0) < 4 * metadata["mean_exp_minus_beta_dH_error"] + 0.02
+    tuning = metadata["tuning"]
+    assert metadata["k_steps"] == tuning["k_steps"] and metadata["dt_fs"] == tuning["dt_fs"]
+    assert metadata["config"]["hydrogen_mass_Da"] == 4.0
+    assert trajectory.masses_sampler.tolist() == pytest.approx([15.999, 4.0, 4.0], abs=1e-3)
+    assert trajectory.masses.tolist() == pytest.approx([15.999, 1.008, 1.008], abs=1e-3)
+
+
+def test_adaptation_is_never_counted_as_samples(from_smiles):
+    """Nothing of the learning is in the file, its burn-in is marked, and production's network is the frozen one."""
+    folder, _, trajectory = from_smiles
+    metadata = trajectory.metadata
+    production = trajectory.frames_of("train")
+    assert len(production) == 30 * 8 and len(trajectory.frames_of("equil")) == 3 * 8
+    tuned_calls = 2 * 8  # costs were measured on the start geometries
+    assert metadata["true_calls"] == 8 * (1 + 33) + tuned_calls
+    assert metadata["true_calls_training"] == rows(folder / "water.npz.learn")[-1]["true_calls_training"]
+    assert metadata["cpu_s_training"] > 0
+    assert len(np.unique(trajectory.inner_steps[production])) > 5  # random lengths
+
+
+def test_resume_after_learning_learns_nothing_new(from_smiles):
+    folder, flags, _ = from_smiles
+    before = (folder / "water.npz.learn/rounds.jsonl").read_text()
+    finished = run_python("src/06_hybrid_integrate.py", *flags, "--resume")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert (folder / "water.npz.learn/rounds.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--smiles", "CCO"), "needs a network"),
+    (("--learn",), "either --molecule"),
+    (("--smiles", "CCO", "--molecule", "data/raw/ethanol", "--learn"), "either --molecule"),
+    (("--smiles", "C(C", "--learn"), "C(C"),
+    (("--smiles", "O", "--learn", "--checkpoint", "x.pt"), "leave --checkpoint out"),
+    (("--smiles", "O", "--learn", "--scheme", "jump"), "for scheme metropolis, not for jump"),
+    (("--smiles", "O", "--learn", "--model-config", "configs/model.yaml"), "leave --model-config out"),
+    (("--smiles", "O", "--learn", "--tempering", "300", "200"), "must rise"),
+    (("--smiles", "O", "--learn", "--tempering", "300", "400", "--replicas", "5"), "multiple of 2"),
+    (("--smiles", "O", "--learn", "--hydrogen-mass", "-1"), "number > 0"),
+    (("--smiles", "O", "--learn", "--learn-config", "nowhere.yaml"), "does not exist"),
+])
+def test_bad_input_is_one_sentence(tmp_path, flags, words):
+    finished = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / "x.npz", cwd=ROOT)
+    assert finished.returncode == 2, finished.stderr[-1500:]
+    assert words in finished.stderr and "Traceback" not in finished.stderr
+    assert not (tmp_path / "x.npz").exists()
