@@ -90,18 +90,21 @@ class PairMLP(nn.Module):
         self.energy_mean.fill_(float(energies.mean()))
         self.energy_scale.fill_(max(float(energies.std()), 1e-3))
 
+    def features(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """u (S,P), inverse distances (S,P) and distance vectors (S,3,P) of positions (S,N,3)."""
+        # The component before the pair, so that both sums over atoms are one flat matrix product.
+        d = positions.transpose(1, 2).contiguous() @ self.incidence.to(positions.dtype).T
+        inverse = (d * d).sum(1).rsqrt()
+        return (inverse - self.feature_mean) / self.feature_std, inverse, d
+
     def energy_and_gradient(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Energy (S,) float64 and forces (S,N,3) of positions (S,N,3), differentiable once more."""
-        incidence = self.incidence.to(positions.dtype)
-        # The component before the pair, so that both sums over atoms are one flat matrix product.
-        d = positions.transpose(1, 2).contiguous() @ incidence.T
-        inverse = (d * d).sum(1).rsqrt()
-        u = (inverse - self.feature_mean) / self.feature_std
+        u, inverse, d = self.features(positions)
         weights = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)]
         energy, g = EnergyAndSlope.apply(u, self.readout, self.slope, functional.softplus(self.stiffness), *weights)
         scale = self.energy_scale.to(g.dtype)
         pair_force = (g * (scale / self.feature_std) * inverse**3)[:, None, :] * d
-        return self.energy_mean + self.energy_scale * energy.double(), (pair_force @ incidence).transpose(1, 2)
+        return self.energy_mean + self.energy_scale * energy.double(), (pair_force @ self.incidence.to(d.dtype)).transpose(1, 2)
 
     def energy_and_forces(self, batch: MoleculeBatch, create_graph: bool = False):
         """Energy (P,) kJ/mol and forces (A,3) kJ/mol/nm of a batch of this molecule."""

@@ -53,12 +53,13 @@ class FitConfig(Config):
     fit_passes: Positive = 300.0  # over all labels, in one fit
     fit_batch_size: Count = 64  # labels
     fit_lr: Positive = 1.0e-2  # highest learning rate of AdamW
-    fit_weight_decay: NonNegative = 0.1  # of matrices
+    fit_weight_decay: NonNegative = 0.2  # of matrices
     fit_beta2: Annotated[float, Field(gt=0, lt=1), Number] = 0.99  # AdamW's memory of squared gradients
     fit_warmup_ratio: Fraction = 0.02  # of all steps; then half a cosine down to zero
     fit_grad_clip: Positive = 10.0  # norm of the gradient
     fit_ema_decay: Fraction = 0.999  # of the weights that come out
     fit_lambda_energy: NonNegative = 1.0  # (dE / spread of E)^2
     fit_lambda_force: NonNegative = 30.0  # (dF / rms of F)^2
+    fit_whitening: Annotated[float, Field(ge=0, le=1), Number] = 0.5  # of the features: 0 none, 1 full
     fit_outlier_kT: Positive = 1.0  # energy above the lowest, kT per mode, beyond which a label counts less
     fit_exchange_hydrogens: bool = True  # show methyls and amines in every labelling they turn to

@@ -4,8 +4,8 @@
 
 over random batches whose equivalent hydrogens change places anew each time they are seen
 (training/exchange.py); w_s plays down labels far above thermal energies (`Labels.weights`),
-which also stay out of every normalisation.  AdamW under warm-up and half a cosine; the averaged
-weights are what comes out.  The same labels and seed give the same bits.
+which also stay out of every normalisation.  AdamW under warm-up and half a cosine, on a first layer
+in better coordinates (training/whitening.py); the averaged weights are what comes out.  The same labels and seed give the same bits.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from kstep.training.labels import Labels
 from kstep.training.losses import Scales
 from kstep.training.optimiser import adamw, learning_rate
 from kstep.training.start import packed
+from kstep.training.whitening import whitened
 from kstep.units import PS_PER_FS, kT
 
 FEWEST_LABELS = 10  # below that no spread means anything
-EXCHANGES_FOR_SCALES = 8  # relabelled copies of each label that the feature scales are taken from
+COPIES = 4  # of each label, relabelled, that the scales and the covariance of the features are taken from
 
 
 @dataclass
@@ -73,13 +74,17 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(model_config, {"numbers": molecule.numbers, "bonds": molecule.bonds})
-        if start is not None:
-            _continue(model, start)
+        seen = np.concatenate([_relabelled(labels.positions[usual], molecule, config, rng) for _ in range(COPIES)])
+        if start is None:
+            # Equivalent hydrogens get the same scales, as they will change places.
+            model.fit_normalisation({"positions": seen, "energies": labels.energies[usual],
+                                     "dt_ps": dt_fs * PS_PER_FS})
         else:
-            _normalise(model, molecule, labels.select(usual), config, dt_fs, rng)
+            _continue(model, start)
         force_rms = float(np.sqrt(np.square(labels.forces[usual]).mean()))
         scales = Scales(energy=float(model.energy_scale), force=max(force_rms, 1e-3))
-        _optimise(model, molecule, labels, weights, config, scales, steps, rng)
+        with whitened(model.layers[0], model.features(_single(seen))[0], config.fit_whitening, fresh=start is None):
+            _optimise(model, molecule, labels, weights, config, scales, steps, rng)
         model.eval()
     checkpoint = packed(model, {
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
@@ -134,13 +139,6 @@ def _one_thread():
 def _single(positions: np.ndarray) -> torch.Tensor:
     """Positions (S,N,3) centred in float64, then float32: a bond keeps seven digits."""
     return torch.as_tensor(positions - positions.mean(1, keepdims=True), dtype=torch.float32)
-
-
-def _normalise(model, molecule: Molecule, labels: Labels, config: FitConfig, dt_fs: float, rng) -> None:
-    """Scales of features and energy; equivalent hydrogens get the same ones, as they will change places."""
-    positions = np.concatenate([_relabelled(labels.positions, molecule, config, rng)
-                                for _ in range(EXCHANGES_FOR_SCALES)])
-    model.fit_normalisation({"positions": positions, "energies": labels.energies, "dt_ps": dt_fs * PS_PER_FS})
 
 
 def _relabelled(positions, molecule: Molecule, config: FitConfig, rng):
