@@ -394,7 +394,7 @@ def hybrid_run(monkeypatch, water, spec, path, *, stop_after=None, resume=False,
     network.energy_and_forces = until_interrupted
     monkeypatch.setattr(run_module, "load_network", lambda **_: network)
     defaults = dict(k_steps=4, dt_fs=0.5, steps=60, burn_in_steps=5, replicas=4, temperature_K=300.0,
-                    checkpoint_interval=20)
+                    checkpoint_interval=20, inner="numpy")
     hybrid = HybridConfig(**{**defaults, **settings})
     job = run_module.HybridRun(water, spec, "mmff94", hybrid, None, path, seed=3, resume=resume)
     return run_module.run_hybrid(job, {}, {})
@@ -500,7 +500,8 @@ class Learner:
 def learning_run(monkeypatch, water, spec, path, learner, **options):
     monkeypatch.setattr(run_module, "load_network", learner.load)
     settings = dict(scheme="checked", k_steps=4, dt_fs=0.5, steps=120, burn_in_steps=5, replicas=4, temperature_K=300.0,
-                    max_force_rmse_kJ_per_mol_A=130.0, past_tolerance="learn", checkpoint_interval=10)
+                    max_force_rmse_kJ_per_mol_A=130.0, past_tolerance="learn", checkpoint_interval=10,
+                    inner="numpy")
     job = run_module.HybridRun(water, spec, "mmff94", HybridConfig(**settings), None, path, seed=3, **options)
     return run_module.run_hybrid(job, {}, {}, learner)
 

@@ -288,7 +288,7 @@ def test_metropolis_run_of_water_is_exact_under_any_hydrogen_mass(hydrogen_mass_
     network.device, network.metadata = "cpu", {}
     monkeypatch.setattr(hybrid_module, "load_network", lambda **_: network)
     hybrid = HybridConfig(scheme="metropolis", k_steps=k_steps, dt_fs=0.6, steps=350, burn_in_steps=40, replicas=64,
-                          temperature_K=300.0, hydrogen_mass_Da=hydrogen_mass_Da, checkpoint_interval=1000)
+                          temperature_K=300.0, hydrogen_mass_Da=hydrogen_mass_Da, checkpoint_interval=1000, inner="numpy")
     spec = physics(water, xml)
     metadata = hybrid_module.run_hybrid(
         hybrid_module.HybridRun(water, spec, "mmff94", hybrid, None, tmp_path / "water.npz", seed=11), {}, {})
