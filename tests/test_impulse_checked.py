@@ -28,7 +28,7 @@ from kstep.dynamics.tally import Tally, describe
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.schemas import load_trajectory
-from kstep.units import BOLTZMANN
+from kstep.units import BOLTZMANN, kT
 
 MASSES = np.array(springs.METHANOL["masses"])
 BONDS = np.array(springs.METHANOL["bonds"])
@@ -234,13 +234,14 @@ def test_checked_conserves_the_energy_of_its_network_and_reports_the_true_one():
 def test_impulse_in_a_thermostat_keeps_the_temperature():
     n = 150
     state = start(BatchPool(TRUTH), n, seed=5)
-    kinetic = []
+    velocities = []
     go(scheme("impulse", Springs(0.1), 4), 950, state, thermostat=LangevinThermostat(300.0, 40.0, MASSES),
-       reporters=[lambda s: kinetic.append(kinetic_energy(s.velocities, MASSES)) if s.step % 200 == 0 else None])
+       reporters=[lambda s: velocities.append(s.velocities) if s.step % 200 == 0 else None])
     import physical_validation
 
     data = physical_validation.data
-    sample = np.concatenate(kinetic[4:])
+    velocities = np.concatenate(velocities[4:])
+    sample = kinetic_energy(velocities, MASSES)
     mean, width = physical_validation.kinetic_energy.distribution(data.SimulationData(
         units=data.UnitData(kb=BOLTZMANN, energy_conversion=1.0, length_conversion=1.0, volume_conversion=1.0,
                             temperature_conversion=1.0, pressure_conversion=1.0, time_conversion=1.0),
@@ -249,6 +250,10 @@ def test_impulse_in_a_thermostat_keeps_the_temperature():
         observables=data.ObservableData(kinetic_energy=sample)), strict=False, verbosity=0, data_is_uncorrelated=True,
         bootstrap_seed=1)
     assert len(sample) >= 2000 and max(mean, width) < 3.5
+    # equipartition: every atom has the share that a resting centre of mass leaves it
+    per_atom = MASSES * (velocities**2).mean(axis=2) / (kT(300.0) * (1 - MASSES / MASSES.sum()))
+    error = per_atom.std(axis=0) / np.sqrt(len(sample))
+    assert (np.abs(per_atom.mean(axis=0) - 1.0) < 3.5 * error).all() and error.max() < 0.03
 
 
 def test_the_networks_force_is_asked_once_per_macro_step_and_a_restart_asks_nothing_more():
