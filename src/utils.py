@@ -262,4 +262,5 @@ def hybrid_overrides(args) -> dict:
 
     keys = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale",
             "max_attempts", "hydrogen_mass_Da", "tempering_K", "tune", "project_residual")
-    return {**parse_assignments(args.assignments), **{k: getattr(args, k) for k in keys}}
+    given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    return {**parse_assignments(args.assignments), **given}
