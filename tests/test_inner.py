@@ -125,6 +125,12 @@ def test_the_fastest_way_is_taken(monkeypatch):
         assert fastest in str(choice).split("(")[0]
 
 
+def test_between_equals_the_first_is_taken(monkeypatch):
+    """The same settings on the same machine should give the same bits, whatever else it is doing."""
+    (choice, _), _, _ = choose({"numpy": 0.0055, "eager": 0.005}, monkeypatch)
+    assert choice.way == "numpy" and choice.us["eager"] < choice.us["numpy"]
+
+
 def test_compiling_is_tried_only_where_a_run_is_long_enough(monkeypatch):
     seconds = {"eager": 0.005, "compiled": 0.001}
     steps = inner.WORTH_COMPILING_S / 0.005

@@ -15,17 +15,19 @@ from kstep.dynamics.recorder import kept_file
 log = logging.getLogger("kstep")
 
 
+def n_shards_of(run: HybridRun) -> int:
+    """Processes that replicas are dealt out to where the network runs on the CPU."""
+    return min(run.n_workers, run.hybrid.replicas)
+
+
 def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halves: int) -> tuple:
     """(run, network, arguments, report): `inner: auto` measured and filled in, the Network that computes so.
 
-    load_network(**arguments): the run's Network; n_halves: half-batches in flight.  The report goes
-    to the metadata; {} where nothing was measured.  A resumed run goes on as the first one did,
-    since the ways differ in the last bits.
+    load_network(**arguments): the run's Network, arguments["rows"] what a process computes at once;
+    n_halves: half-batches in flight.  The report goes to the metadata; {} where nothing was measured.
+    A resumed run goes on as the first one did, since the ways differ in the last bits.
     """
     hybrid = run.hybrid
-    n_shards = min(run.n_workers, hybrid.replicas)
-    rows = -(-hybrid.replicas // (n_halves * n_shards))
-    arguments = {**arguments, "rows": rows}
     if hybrid.scheme == "jump":
         return run, load_network(**arguments), arguments, {}  # its map has no inner steps
     kept = kept_file(run.out, "inner.json")
@@ -40,11 +42,11 @@ def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halv
 
         first = load_network(**arguments)
         steps = (hybrid.k_steps or 1) * n_halves * (hybrid.steps + hybrid.burn_in_steps)
-        choice, network = choose(lambda way: load_network(**arguments, inner=way), np.resize(
-            start_positions(run), (rows, len(run.molecule), 3)), possible_ways(first.metadata["arch"], run.device),
-            n_shards, steps)
+        at_once = np.resize(start_positions(run), (arguments["rows"], len(run.molecule), 3))
+        choice, network = choose(lambda way: load_network(**arguments, inner=way), at_once,
+                                 possible_ways(first.metadata.get("arch"), run.device), n_shards_of(run), steps)
         report, way = asdict(choice), choice.way
         log.info("%s", choice)
-    arguments["inner"] = way
+    arguments = {**arguments, "inner": way}
     return (replace(run, hybrid=hybrid.model_copy(update={"inner": way})), network or load_network(**arguments),
             arguments, report)

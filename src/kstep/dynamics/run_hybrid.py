@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.coverage import TorsionWatch
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
-from kstep.dynamics.inner import settle_inner
+from kstep.dynamics.inner import n_shards_of, settle_inner
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import Clock, initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
@@ -84,7 +84,8 @@ def network_arguments(run: HybridRun) -> dict:
     """What `load_network` takes for a run."""
     molecule = run.molecule
     return dict(checkpoint=run.checkpoint, numbers=molecule.numbers, masses=molecule.masses, bonds=molecule.bonds,
-                device=run.device, delta_scale=run.hybrid.delta_scale, method=run.method)
+                device=run.device, delta_scale=run.hybrid.delta_scale, method=run.method,
+                rows=-(-run.hybrid.replicas // (_n_halves(run) * n_shards_of(run))))
 
 
 def go_on_with(checkpoint: Path, run: HybridRun, scheme, carry) -> HybridRun:
@@ -107,7 +108,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     if hybrid.scheme != "plain":
         run, network, arguments, inner = settle_inner(run, load_network, network_arguments(run), _n_halves(run))
         if hybrid.scheme in ("metropolis", "impulse", "checked"):
-            n_shards = min(run.n_workers, hybrid.replicas) if network.device == "cpu" else 1
+            n_shards = n_shards_of(run) if network.device == "cpu" else 1
             carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
     writer = None
     try:

@@ -31,6 +31,7 @@ WAYS = ("numpy", "eager", "compiled", "graphs")
 TRIAL_S = 0.3  # for timing one way
 COMPILE_S = 60.0  # what compiling is expected to cost; a run shorter than a few of it cannot win it back
 WORTH_COMPILING_S = 3 * COMPILE_S
+CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide between two equals
 
 
 class Numpy:
@@ -161,7 +162,7 @@ class Choice:
 
 def choose(load: Callable, positions: np.ndarray, ways: list[str], n_shards: int = 1,
            n_steps: float = float("inf")) -> tuple[Choice, object]:
-    """Time each way for a moment; the fastest, and the Network that computes so.
+    """Time each way for a moment; the fastest, or the first where none is clearly faster, and its Network.
 
     load(way): such a Network; positions (R,N,3) nm: what one process computes at once; n_shards:
     processes on the CPU that do so side by side, where a GPU has all their replicas in one batch;
@@ -185,7 +186,9 @@ def choose(load: Callable, positions: np.ndarray, ways: list[str], n_shards: int
     if not seconds:
         raise UserError("no way to compute this network's forces works here: "
                         + ", ".join(f"{way} {why}" for way, why in left_out.items()))
-    way = min(seconds, key=seconds.get)
+    first, way = next(iter(seconds)), min(seconds, key=seconds.get)
+    if seconds[way] > CLEARLY_FASTER * seconds[first]:
+        way = first
     us = {each: 1e6 * s / (n_shards * len(positions)) for each, s in seconds.items()}
     return Choice(way, us, left_out), networks[way]
 
