@@ -14,7 +14,7 @@ from pathlib import Path
 from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, positive_float, positive_int,
                    provenance, run_script, setup_logging, write_json_atomic)
 
-from kstep.analysis.benchmark_text import text
+from kstep.analysis.benchmark_text import sentences, text
 from kstep.analysis.report import write_metrics
 from kstep.benchmark import network_dynamics
 from kstep.benchmark.judge import judge, metropolis_path
@@ -40,8 +40,8 @@ def parse():
     parser.add_argument("--checkpoint", type=Path, help="network for metropolis, impulse and checked; default: the one "
                                                         "that the first cold start learns")
     parser.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
-    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[0, 1, 2],
-                        help="of the cold starts and the metropolis runs")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+",
+                        help="of the cold starts and the metropolis runs (default: 0 1 2, with --fast 0)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS),
                         help="what to run; what other sections left in --out-dir is judged all the same")
     parser.add_argument("--effort", type=positive_float, default=1.0, help="scales lengths; 1 takes ethanol about 20 "
@@ -56,7 +56,9 @@ def parse():
         parser.add_argument(flag, type=positive_int, dest=key, help=f"{words} (default: by --effort)")
     parser.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
     add_common_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.seeds = args.seeds or ([0] if args.fast else [0, 1, 2])
+    return args
 
 
 def make_plan(args):
@@ -139,6 +141,8 @@ def main():
     result.update(machine=machine(), **provenance(), commands=runner.texts, settings={
         "num_workers": plan.n_workers, "seeds": args.seeds, "lengths": vars(plan.lengths), "config": config.model_dump(),
         "checkpoint": str(args.checkpoint) if args.checkpoint else None})
+    result["sentences"] = sentences(result)
+    result["sentences"] = sentences(result)
     write_metrics(plan.out / "benchmark.json", result)
     write_text_atomic(plan.out / "table.txt", text(result) + "\n")
     print(text(result))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from kstep.analysis.bars import drift_text
+from kstep.analysis.bars import drift_text, with_error
 from kstep.analysis.report import NOT_DEFINED, number
+
+VERDICTS = {True: "met", False: "missed", None: ""}
 
 
 def cells(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
-    """One line per figure, one column per scheme; the first cell names the figure."""
-    lines = []
+    """A head, then one line per figure, one column per scheme; the first cell names the figure."""
+    lines = [["", *rows]]
 
     def add(label, pick):
         lines.append([label, *(_or_undefined(pick, row) for row in rows.values())])
@@ -67,16 +69,37 @@ def _rate(row, name, key, factor):
 
 def text(result: dict) -> str:
     """The table of benchmark.json for a terminal."""
-    lines = cells(result["rows"], result["elements"])
     out = [f"{result['molecule']}, {result['method']}, {result['temperature_K']:g} K, "
-           f"{result['settings']['num_workers']} workers", "", _aligned([["", *result["rows"]], *lines]), "",
+           f"{result['settings']['num_workers']} workers", "", _aligned(result["table"]), "",
            _aligned([["bar", "target", "measured", ""]] + [
-               [b["bar"], b["target"], b["measured"], {True: "met", False: "missed", None: ""}[b["met"]]]
-               for b in result["bars"]])]
-    for up in result["speed_up"]:
-        if "total" in up:
-            out += ["", total_text(up)]
-    return "\n".join(out + [""] + [f"- {note}" for note in result["notes"]])
+               [b["bar"], b["target"], b["measured"], VERDICTS[b["met"]]] for b in result["bars"]]), ""]
+    return "\n".join(out + [f"- {line}" for line in sentences(result)])
+
+
+def sentences(result: dict) -> list[str]:
+    """What stands below the table: where the rates of plain MD come from, totals, what is missing, how it was made."""
+    return [*plain_text(result["plain_rates"]),
+            *(total_text(up) for up in result["speed_up"] if "total" in up), *result["notes"]]
+
+
+def plain_text(rates: dict) -> list[str]:
+    """The slowest torsion of plain MD: what its run shows, and what the network's dynamics says."""
+    out, direct, network = [], rates.get("torsion_direct"), rates["network"]
+    if direct:
+        at_most = rates["torsion_at_most"]
+        out.append(f"plain MD at 1 fs: {direct['samples']:.0f} +- {direct['standard_error']:.0f} effective samples of "
+                   f"{direct['label']} in {rates['length_ps']:.0f} ps ({direct['crossings']} crossings); its crossings of "
+                   f"{at_most['label']} allow at most {1e3 * at_most['per_call']:.3g} per 1000 calls (95 %)")
+    if network:
+        found, certificate = network["torsion"], network["certificate"]
+        slow = (f"{1e3 * found['value']:.3g} +- {1e3 * found['error']:.2g} samples of {found['label']} per 1000 timesteps"
+                if found else "fewer than 50 samples of its slowest torsion")
+        agreement = ", ".join(f"{a['observable']} {with_error(a['plain_over_network'])[:-1]}" for a in network["agreement"])
+        out.append(f"the network's own dynamics, {network['length_ps']:.0f} ps at 1 fs, spread of E_true - E_ML "
+                   f"{certificate['spread_kJ_per_mol']:.2g} kJ/mol, force error "
+                   f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A: {slow}; rates of plain MD over its own where both "
+                   f"have 50 samples: {agreement or 'none'}")
+    return out
 
 
 def total_text(up: dict) -> str:

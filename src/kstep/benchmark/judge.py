@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kstep.analysis.bars import bars, cold_start
 from kstep.analysis.benchmark import hybrid_row, plain_row
+from kstep.analysis.benchmark_text import cells
 from kstep.analysis.compare import check_comparable
 from kstep.analysis.profile import Profile, characterise
 from kstep.analysis.rates import common_rotamers, effective_samples, series_of
@@ -91,6 +92,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
     result["inner_step"] = _read_inner_step(plan)
     result["bars"] = bars(plan.name, result)
+    result["table"] = cells(rows, result["elements"])
     return result
 
 

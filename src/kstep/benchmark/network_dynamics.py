@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kstep.analysis.geometry import dihedrals_deg, find_coordinates
+from kstep.analysis.geometry import find_coordinates
 from kstep.analysis.rates import Series
+from kstep.dihedrals import dihedrals_deg
 from kstep.dynamics.carry import Carrier, ShardedCarrier
 from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.run_hybrid import load_network
