@@ -43,19 +43,24 @@ def bars(molecule: str, result: dict) -> list[dict]:
         if key.startswith("torsion") and found and result["plain_rates"]["torsion"]:
             text += f" (rate of plain from {result['plain_rates']['torsion']['source']})"
         if key == "torsion_per_call":
+            other = median_of([u.get("torsion_per_call_by_network") for u in ups])
+            if other:
+                text += f"; {with_error(other)} by the network's dynamics"
             least = [u["torsion_per_call_at_least"] for u in ups if "torsion_per_call_at_least" in u]
             if least:
                 text += f"; at least {statistics.median_low(least):.3g} by the crossings of plain (95 %)"
         add(name, key, found and found["value"], text, least=True)
-    total = median_of([u["total"]["ratio"] if "total" in u else None for u in ups])
+    whole = result["from_cold_start"] or ups
+    total = median_of([u["total"]["ratio"] if "total" in u else None for u in whole])
     add("CPU for 10,000 torsion samples from a cold start: plain / this", "total", total and total["value"],
-        with_error(total), least=True)
+        with_error(total) + ("" if result["from_cold_start"] else " (no cold start was run: labels of the given network priced)"),
+        least=True)
     inner = result.get("inner_step")
     add("energy + force of the network, us per replica-step at 64 replicas", "inner_us",
         inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})" if inner else
         "not measured")
-    for scheme, words in (("impulse", "impulse, NVE: |drift|, kJ/mol/ps"),
-                          ("checked", "checked, NVE: |drift|, kJ/mol/ps")):
+    for scheme, words in (("impulse", "impulse, NVE: absolute drift, kJ/mol/ps"),
+                          ("checked", "checked, NVE: absolute drift, kJ/mol/ps")):
         drift = (rows.get(scheme) or {}).get("drift")
         target = targets.get(f"{scheme}_drift")
         sharp = drift is not None and drift["half_width_95"] is not None and (

@@ -7,6 +7,7 @@ side with everything else, since a long reference may have run on a busy machine
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -38,9 +39,17 @@ def plain_cost(timed: Trajectory, n_workers: int) -> dict:
             "cpu_s_per_ps": metadata["cpu_s"] / total_ps, "wall_s_per_ps": waves * metadata["wall_s"] / total_ps}
 
 
-def hybrid_cost(run: Trajectory) -> dict:
-    """What a hybrid's production costs per ps of accepted trajectory; burn-in and training stand apart."""
+def hybrid_cost(run: Trajectory, command_cpu_s: float | None) -> dict:
+    """What a hybrid's production costs per ps of accepted trajectory; burn-in and training stand apart.
+
+    command_cpu_s: of the whole command that made the file; what of it is neither production nor
+    learning (imports, tuning, thermalisation) counts as burn-in.
+    """
     metadata = run.metadata
+    burn_in = metadata["cpu_burn_in_s"]
+    if command_cpu_s is not None:
+        learned = metadata.get("cpu_s_training") or 0.0 if _has_learned(metadata) else 0.0
+        burn_in = max(burn_in, command_cpu_s - metadata["cpu_production_s"] - learned)
     calls = metadata["true_calls"] - metadata.get("true_calls_burn_in", 0)
     share = metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0
     moved_ps = max(metadata["tally"]["macro_steps"] * metadata["jump_fs"] * PS_PER_FS * share, 1e-12)
@@ -48,7 +57,12 @@ def hybrid_cost(run: Trajectory) -> dict:
             "cpu_s_per_ps": metadata["cpu_production_s"] / moved_ps,
             "wall_s_per_ps": metadata["wall_production_s"] / moved_ps, "true_calls_production": calls,
             "cpu_s_production": metadata["cpu_production_s"], "true_calls_burn_in": metadata["true_calls_burn_in"],
-            "cpu_s_burn_in": metadata["cpu_burn_in_s"], "busy_share": metadata.get("busy_share")}
+            "cpu_s_burn_in": burn_in, "busy_share": metadata.get("busy_share")}
+
+
+def _has_learned(metadata: dict) -> bool:
+    """True when the run's own command made its network: it lies in <out>.learn."""
+    return Path(metadata.get("checkpoint") or "").parent.name.endswith(".npz.learn")
 
 
 def training_cost(metadata: dict, cpu_s_per_call: float, training_s: float | None) -> dict:
@@ -107,7 +121,7 @@ def structure_row(reference: Profile, profile: Profile) -> dict:
     out = {name: {k: found["structure"][name][k] for k in keys} for name in ("bond_rmse_A", "angle_rmse_deg")
            if name in found["structure"]}
     if profile is reference:
-        out = {}
+        out = dict.fromkeys(out, "reference")
     identity = found["metropolis"]
     if identity:
         out["exp_minus_beta_dH"] = {"mean": identity["exp_minus_beta_dH"], "standard_error": identity["standard_error"]}
@@ -143,11 +157,11 @@ def plain_row(run: Trajectory, timed: Trajectory, reference: Profile, spectrum_r
 
 
 def hybrid_row(run: Trajectory, reference: Profile, spectrum_reference: Profile | None, rotamers: list[Rotamers | None],
-               label: str | None, plain_cpu_s_per_call: float, training_s: float | None, *, nve: Trajectory | None = None,
-               spectrum: Trajectory | None = None) -> dict:
+               label: str | None, plain_cpu_s_per_call: float, training_s: float | None, command_cpu_s: float | None, *,
+               nve: Trajectory | None = None, spectrum: Trajectory | None = None) -> dict:
     """The row of a hybrid: `run` samples an ensemble, `nve` shows the drift, `spectrum` the stretches."""
     profile = characterise(run, temperature_K=reference.temperature_K)
-    metadata, cost = run.metadata, hybrid_cost(run)
+    metadata, cost = run.metadata, hybrid_cost(run, command_cpu_s)
     training = training_cost(metadata, plain_cpu_s_per_call, training_s)
     out = {"scheme": metadata["scheme"], "dt_fs": metadata["dt_fs"], "jump_fs": metadata["jump_fs"],
            "acceptance": metadata.get("acceptance"), "cost": cost, "training": training, "tuning": metadata.get("tuning"),

@@ -46,6 +46,8 @@ def _or_undefined(pick, row):
 
 
 def _floored(entry, digits):
+    if entry == "reference":
+        return entry
     floor = "no floor" if entry["floor"] is None else f"{entry['floor']:.{digits}f}"
     return f"{entry['value']:.{digits}f} ({floor})"
 
@@ -79,7 +81,7 @@ def text(result: dict) -> str:
 def sentences(result: dict) -> list[str]:
     """What stands below the table: where the rates of plain MD come from, totals, what is missing, how it was made."""
     return [*plain_text(result["plain_rates"]),
-            *(total_text(up) for up in result["speed_up"] if "total" in up), *result["notes"]]
+            *(total_text(up) for up in result["from_cold_start"] or result["speed_up"] if "total" in up), *result["notes"]]
 
 
 def plain_text(rates: dict) -> list[str]:

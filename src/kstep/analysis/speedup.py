@@ -77,6 +77,8 @@ def speed_up(row: dict, plain: dict, plain_cpu_s_per_call: float) -> dict:
         out[f"{name}_per_cpu_s_training_included"] = ratio(
             mine and mine["per_cpu_s_training_included"], _scaled(theirs, 1.0 / plain_cpu_s_per_call))
     mine, bound = samples.get("torsion"), plain.get("torsion_at_most")
+    if plain["network"] and plain["torsion"] and plain["torsion"]["source"] == FROM_PLAIN:
+        out["torsion_per_call_by_network"] = ratio(mine and mine["per_call"], plain["network"]["torsion"])
     if mine and mine["per_call"] and bound:
         out["torsion_per_call_at_least"] = mine["per_call"]["value"] / bound["per_call"]
     if mine and mine["per_cpu_s"] and plain["torsion"]:

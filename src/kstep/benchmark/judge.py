@@ -15,6 +15,7 @@ from kstep.analysis.rates import common_rotamers, effective_samples, series_of
 from kstep.analysis.speedup import plain_rates, speed_up
 from kstep.benchmark import network_dynamics
 from kstep.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
+from kstep.benchmark.runner import label_of, read_costs
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, load_trajectory
 
@@ -69,25 +70,29 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
         raise UserError(f"{plan.timed_path(COMPETITOR_FS)} does not exist, so a true call has no price; run the section plain")
     price = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["cpu_s_per_call"]
 
-    def row(run, **others):
-        return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, **others)
+    costs = read_costs(plan.out)
 
-    of_seeds = [row(run) for run in exact.values()]
+    def row(run, path, **others):
+        return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, costs.get(label_of(path, plan.out)),
+                          **others)
+
+    of_seeds = [row(run, metropolis_path(plan, seed)) for seed, run in exact.items()]
     if of_seeds:
         rows["metropolis"] = _median_row(of_seeds)
     for scheme in ("impulse", "checked", "jump"):
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
-            rows[scheme] = row(nvt, nve=nve, spectrum=fine if fine is not None else nve)
+            rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
     network = network_dynamics.load(plan.network_path) if plan.network_path.is_file() else None
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
     rates = plain_rates(plain, calls_per_ps, rotamers, network)
-    learned = [load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds]
+    learned = {seed: load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds}
+    learned = [row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items() if run is not None]
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
         "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
         "rows": rows, "metropolis_seeds": of_seeds, "plain_rates": rates,
-        "cold_start": [cold_start(row(run)) for run in learned if run is not None],
+        "cold_start": [cold_start(r) for r in learned], "from_cold_start": [speed_up(r, rates, price) for r in learned],
         "speed_up": [speed_up(r, rates, price) for r in of_seeds],
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
     result["inner_step"] = _read_inner_step(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import numpy as np
 
 from kstep.benchmark.plan import Command
 from kstep.errors import UserError
-from kstep.files import sha256
+from kstep.files import sha256, write_json_atomic
+
+COSTS = "costs.json"
 
 log = logging.getLogger("kstep")
 
@@ -22,13 +25,15 @@ log = logging.getLogger("kstep")
 class Runner:
     """`scripts`: folder of the numbered scripts; `logs`: folder for what they print.
 
-    failures: {result: sentence} of commands that left no file; texts: {run: its command}, for the record.
+    costs: CPU seconds of each command with all its processes, imports and tuning included, kept in
+    <out>/costs.json; failures: {result: sentence} of commands that left no file; texts: {run: its command}, for the record.
     """
 
     def __init__(self, scripts: Path, logs: Path):
         self.scripts, self.logs = scripts, logs
         self.failures: dict[Path, str] = {}
         self.texts: dict[str, str] = {}
+        self.costs = read_costs(logs.parent)
 
     def run(self, command: Command, checkpoint: Path | None = None) -> bool:
         """Run unless the result is there; True if it is there now.
@@ -36,32 +41,52 @@ class Runner:
         A run that broke leaves what came before it, and that counts as a result.  Raises UserError
         when the file that is there was made with another network than `checkpoint`.
         """
-        result = command.result
-        self.texts[self._label(result)] = command.text
+        result, label = command.result, label_of(command.result, self.logs.parent)
+        self.texts[label] = command.text
         if result.exists():
             check_same_network(result, checkpoint)
             log.info("kept: %s", result)
             return True
         self.logs.mkdir(parents=True, exist_ok=True)
-        path = self.logs / f"{self._label(result).replace('/', '_')}.log"
+        path = self.logs / f"{label.replace('/', '_')}.log"
         log.info("$ %s", command.text)
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), _cpu_s_of_children()
         with open(path, "w") as output:
             code = subprocess.run([sys.executable, str(self.scripts / command.script), *command.words],
                                   stdout=output, stderr=subprocess.STDOUT).returncode
+        # an interrupted run goes on where it stopped, and its first part was paid for too
+        self.costs[label] = self.costs.get(label, 0.0) + _cpu_s_of_children() - spent
+        write_json_atomic(self.logs.parent / COSTS, self.costs)
         if code == 130:
             raise KeyboardInterrupt
         if not result.exists():
-            self.failures[result] = f"{self._label(result)}: {_last_line(path)}"
+            self.failures[result] = f"{label}: {_last_line(path)}"
             log.error("%s (all of it in %s)", self.failures[result], path)
             return False
         log.info("%s in %.0f s%s", result, time.perf_counter() - start, f", {_last_line(path)}" if code else "")
         return True
 
-    def _label(self, result: Path) -> str:
-        """'metropolis/seed_0' or 'plain_1fs'."""
-        folder = result.relative_to(self.logs.parent)
-        return folder.parts[0] if result.name == "trajectory.npz" else str(folder.with_suffix(""))
+
+def label_of(result: Path, out: Path) -> str:
+    """'metropolis/seed_0' or 'plain_1fs' for a file below the benchmark's folder."""
+    relative = result.relative_to(out)
+    return relative.parts[0] if result.name == "trajectory.npz" else str(relative.with_suffix(""))
+
+
+def read_costs(out: Path) -> dict[str, float]:
+    """CPU seconds of the commands that were run into `out`, by label."""
+    path = out / COSTS
+    if not path.is_file():
+        return {}
+    try:
+        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} is not what a benchmark wrote; delete it") from None
+
+
+def _cpu_s_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def check_same_network(result: Path, checkpoint: Path | None) -> None:
