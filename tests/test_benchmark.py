@@ -52,6 +52,14 @@ def test_a_jackknife_error_covers_the_spread_of_repeated_runs():
     assert 0.5 < np.mean([r["standard_error"] for r in runs]) / spread < 2.5
 
 
+def test_replicas_that_disagree_widen_the_error():
+    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)]
+    calm, busy = series(1, 3000, hop=0.02, replicas=4), series(2, 3000, hop=0.3, replicas=4)
+    mixed = rates.Series(calm.energy + busy.energy, calm.torsions + busy.torsions, calm.labels, 0.1)
+    entry = found(mixed, wells)["torsions"]["C0-C1-O2-H8"]
+    assert entry["standard_error"] > 1.5 * entry["samples"] * np.sqrt(2 / entry["samples"])
+
+
 def test_the_ratio_of_two_rates_is_recovered_within_its_error():
     slow, fast = series(2, 4000, hop=0.02), series(3, 4000, hop=0.2)
     wells = rates.common_rotamers([slow], [fast])[0]
