@@ -1,7 +1,8 @@
-"""The tables of README from benchmarks/pipeline.json.
+"""The tables of README from benchmarks/pipeline.json and benchmarks/exact_and_fast.json.
 
     python benchmarks/tables.py            print them
     python benchmarks/tables.py --write    put them between the markers of README.md
+    python benchmarks/tables.py --add outputs/benchmark/ethanol/benchmark.json    take a molecule's benchmark (07) in
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -140,6 +142,43 @@ def mm_native(section: dict) -> str:
     return "\n\n".join(text)
 
 
+VERDICTS = {True: "met", False: "missed", None: ""}
+
+
+def exact_and_fast(section: dict) -> str:
+    """The benchmarks of 07: bars of all molecules side by side, then each molecule's table of schemes."""
+    names = sorted(section, key=lambda name: (name not in ("ethanol", "aspirin"), name != "ethanol", name))
+    bars = {name: {b["bar"]: b for b in section[name]["bars"]} for name in names}
+    rows = []
+    for label in bars[names[0]]:
+        row = [label]
+        for name in names:
+            b = bars[name].get(label, {"target": "", "measured": "n/a", "met": None})
+            row += [b["target"], b["measured"] + (f" **{VERDICTS[b['met']]}**" if VERDICTS[b["met"]] else "")]
+        rows.append(row)
+    parts = ["### Exact and fast: what `src/07_benchmark.py` measured\n\n" + table(
+        ["", *(word for name in names for word in (f"{name}, bar", name))], rows)]
+    for name in names:
+        entry = section[name]
+        head, *lines = entry["table"]
+        parts.append(f"{name}, {entry['method']}, {entry['temperature_K']:g} K, {entry['settings']['num_workers']} workers "
+                     f"on {entry['machine']['cpu']}:\n\n" + table(head, lines)
+                     + "\n\n" + "\n".join(f"- {line}" for line in entry["sentences"]))
+    return "\n\n".join(parts)
+
+
+def add(path: Path) -> None:
+    """Take the benchmark.json of one molecule into the published file."""
+    try:
+        entry = json.loads(path.read_text())
+        name = entry["molecule"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SystemExit(f"error: {path} is not a benchmark.json of src/07_benchmark.py")
+    data = json.loads(EXACT_AND_FAST.read_text()) if EXACT_AND_FAST.exists() else {}
+    data[name] = entry
+    EXACT_AND_FAST.write_text(json.dumps(data, indent=1) + "\n")
+
+
 def tables() -> str:
     """All tables as Markdown."""
     data = json.loads((ROOT / "benchmarks" / "pipeline.json").read_text())
@@ -148,13 +187,19 @@ def tables() -> str:
     for name, function in (("qm_metropolis", qm_metropolis), ("qm_jump", qm_jump), ("mm", mm), ("mm_native", mm_native)):
         if name in data:
             parts.append(function(data[name]))
+    if EXACT_AND_FAST.exists():
+        parts.append(exact_and_fast(json.loads(EXACT_AND_FAST.read_text())))
     return "\n\n".join(parts)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="replace the tables in README.md")
-    if not parser.parse_args().write:
+    parser.add_argument("--add", type=Path, metavar="BENCHMARK.JSON", help="take in a benchmark of src/07_benchmark.py first")
+    args = parser.parse_args()
+    if args.add:
+        add(args.add)
+    if not args.write:
         print(tables())
         return
     readme = ROOT / "README.md"

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "dynamics": GROUND | {"forces", "models"}, "training": GROUND | {"models"},
     "learning": GROUND | {"forces", "models", "dynamics", "training"},
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
+    "benchmark": GROUND | {"forces", "dynamics", "analysis"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
                 "train.yaml": TrainConfig, "learn.yaml": LearnConfig}

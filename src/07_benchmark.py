@@ -1,0 +1,154 @@
+"""One molecule, every scheme, one table: what each costs and what comes out, beside plain MD.
+
+Plain MD at 0.25, 0.5, 1 and 2 fs, a cold start (--learn), metropolis, impulse, checked and jump are
+run by the numbered scripts with commands a user could type, then judged with the same metrics.
+What is in --out-dir already is kept, so a benchmark goes on where it stopped.
+
+    python src/07_benchmark.py --molecule data/raw/ethanol --qm-config configs/qm.yaml --out-dir outputs/benchmark/ethanol
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, positive_float, positive_int,
+                   provenance, run_script, setup_logging, write_json_atomic)
+
+from kstep.analysis.benchmark_text import sentences, text
+from kstep.analysis.report import write_metrics
+from kstep.benchmark import network_dynamics
+from kstep.benchmark.judge import judge, metropolis_path
+from kstep.benchmark.plan import FAST, Lengths, Plan
+from kstep.benchmark.runner import Runner, check_same_network, training_seconds
+from kstep.config import MDConfig, QMConfig, load_config
+from kstep.errors import UserError
+from kstep.files import check_writable, write_text_atomic
+from kstep.forces import mm_spec, qm_spec
+from kstep.forces.pool import physical_cores
+from kstep.molecule import Molecule
+
+SECTIONS = ("plain", "learn", "metropolis", "impulse", "checked", "jump", "network")
+
+
+def parse():
+    parser = make_parser(__doc__)
+    parser.add_argument("--molecule", required=True, type=Path, help="prepared folder such as data/raw/ethanol")
+    physics = parser.add_mutually_exclusive_group()
+    physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
+    physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    parser.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
+    parser.add_argument("--checkpoint", type=Path, help="network for metropolis, impulse and checked; default: the one "
+                                                        "that the first cold start learns")
+    parser.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+",
+                        help="of the cold starts and the metropolis runs (default: 0 1 2, with --fast 0)")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS),
+                        help="what to run; what other sections left in --out-dir is judged all the same")
+    parser.add_argument("--effort", type=positive_float, default=1.0, help="scales lengths; 1 takes ethanol about 20 "
+                                                                           "minutes on 2 cores")
+    parser.add_argument("--fast", action="store_true", help="a minute: shows that everything runs, too short to judge")
+    for flag, key, words in (("--reference-ps", "reference_ps", "plain MD at 1 fs, ps per replica"),
+                             ("--fine-reference-ps", "fine_reference_ps", "plain MD at 0.5 fs, ps per replica"),
+                             ("--network-ps", "network_ps", "the network's own dynamics, ps per replica")):
+        parser.add_argument(flag, type=positive_float, dest=key, help=f"length of {words} (default: by --effort)")
+    for flag, key, words in (("--reference-replicas", "reference_replicas", "replicas of the long plain runs"),
+                             ("--proposals", "proposals", "metropolis proposals per replica after burn-in")):
+        parser.add_argument(flag, type=positive_int, dest=key, help=f"{words} (default: by --effort)")
+    parser.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    args.seeds = args.seeds or ([0] if args.fast else [0, 1, 2])
+    return args
+
+
+def make_plan(args):
+    """(plan, config of the physics) of the command line."""
+    molecule = Molecule.load(args.molecule)
+    if args.molecule.name != molecule.name:
+        raise UserError(f"{args.molecule} holds '{molecule.name}'; name the folder after its molecule")
+    lengths = FAST if args.fast else Lengths().scaled(args.effort)
+    given = {key: getattr(args, key) for key in ("reference_ps", "fine_reference_ps", "network_ps", "reference_replicas",
+                                                 "proposals") if getattr(args, key) is not None}
+    level = "mm" if args.md_config else "qm"
+    config_path = args.md_config or args.qm_config
+    config = load_config(MDConfig if level == "mm" else QMConfig, config_path)
+    plan = Plan(level, molecule.name, molecule.smiles, args.molecule, config_path, args.out_dir, replace(lengths, **given),
+                args.num_workers, args.seed, config.redraw_interval_ps, config.dt_fs)
+    return plan, config, molecule
+
+
+def run_network(plan, config, molecule, checkpoint, start):
+    """The price of one inner step, and the network's own dynamics from where a metropolis run ended."""
+    method = molecule.force_field if plan.level == "mm" else config.method
+    write_json_atomic(plan.out / "inner_step.json", network_dynamics.inner_step_us(molecule, checkpoint, method))
+    if plan.network_path.exists():
+        check_same_network(plan.network_path, checkpoint)
+        log.info("kept: %s", plan.network_path)
+        return
+    spec = mm_spec(molecule, config, plan.molecule) if plan.level == "mm" else qm_spec(molecule, config, warm_start=False)
+    network_dynamics.run(plan.network_path, molecule, spec, checkpoint, network_dynamics.last_frames(start), method=method,
+                         temperature_K=config.temperature_K, length_ps=plan.lengths.network_ps, redraw_ps=plan.redraw_ps,
+                         seed=plan.seed, n_workers=plan.n_workers)
+
+
+def run_sections(args, plan, config, molecule, runner) -> list[str]:
+    """Run what was asked for; returns sentences about what was left out."""
+    left_out = []
+    if "plain" in args.sections:
+        write_text_atomic(plan.smiles_file, f"{molecule.smiles} {molecule.name}\n")
+        for command in plan.references() + plan.timed():
+            runner.run(command)
+    if "learn" in args.sections:
+        for seed in args.seeds:
+            runner.run(plan.learn(seed))
+    checkpoint = args.checkpoint or plan.learned_checkpoint(args.seeds[0])
+    if not checkpoint.is_file():
+        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the section learn, "
+                        "or give --checkpoint")
+    else:
+        if "metropolis" in args.sections and args.checkpoint:  # without: the cold starts have produced already
+            for seed in args.seeds:
+                runner.run(plan.metropolis(checkpoint, seed), checkpoint)
+        for scheme in ("impulse", "checked"):
+            if scheme in args.sections:
+                for command in plan.dynamics(scheme, checkpoint):
+                    runner.run(command, checkpoint)
+        start = metropolis_path(plan, args.seeds[0])
+        if "network" in args.sections and start.is_file():
+            run_network(plan, config, molecule, checkpoint, start)
+    if args.jump_checkpoint and "jump" in args.sections:
+        for command in plan.dynamics("jump", args.jump_checkpoint):
+            runner.run(command, args.jump_checkpoint)
+    elif not plan.path("jump", "nvt").exists():
+        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and give it "
+                        "as --jump-checkpoint")
+    return left_out
+
+
+def main():
+    args = parse()
+    setup_logging(args.log_level)
+    plan, config, molecule = make_plan(args)
+    for path in (args.checkpoint, args.jump_checkpoint):
+        if path is not None and not path.is_file():
+            raise UserError(f"{path} does not exist; train a network with 04_train.py")
+    check_writable(plan.out / "benchmark.json")
+    runner = Runner(Path(__file__).parent, plan.out / "logs")
+    start = time.perf_counter()
+    left_out = run_sections(args, plan, config, molecule, runner)
+    result = judge(plan, seeds=args.seeds, training_s=training_seconds(args.checkpoint))
+    result["notes"] = [*left_out, *runner.failures.values(), *result["notes"]]
+    result.update(machine=machine(), **provenance(), commands=runner.texts, settings={
+        "num_workers": plan.n_workers, "seeds": args.seeds, "lengths": vars(plan.lengths), "config": config.model_dump(),
+        "checkpoint": str(args.checkpoint) if args.checkpoint else None})
+    result["sentences"] = sentences(result)
+    result["sentences"] = sentences(result)
+    write_metrics(plan.out / "benchmark.json", result)
+    write_text_atomic(plan.out / "table.txt", text(result) + "\n")
+    print(text(result))
+    log.info("%.0f s -> %s, %s", time.perf_counter() - start, plan.out / "benchmark.json", plan.out / "table.txt")
+    return 3 if runner.failures else 0
+
+
+if __name__ == "__main__":
+    run_script(main)

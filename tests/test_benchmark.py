@@ -1,0 +1,280 @@
+"""The benchmark: rates with errors, speed-ups, bars, and 07_benchmark.py as a user runs it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import synthetic
+from conftest import ROOT, molecule_from_smiles, run_python
+from kstep.analysis import bars, rates, speedup
+from kstep.benchmark.plan import FAST, Lengths, Plan
+from kstep.dihedrals import wrap_deg
+
+HOP = 0.05  # per frame: the torsion forgets with (1 - HOP)^t, so g = (2 - HOP) / HOP
+
+
+def series(seed, frames, hop=HOP, replicas=8, wells=None):
+    """What `rates.series_of` gives for the synthetic ethanol, without its positions."""
+    rng = np.random.default_rng(seed)
+    energies, torsions = [], []
+    for r in range(replicas):
+        noise = synthetic.autoregressive(rng, frames, 16, 0.8)
+        hops = np.where(rng.random(frames) < hop, rng.integers(0, 3, frames), -1)
+        hops[0] = rng.integers(0, 3)
+        state = hops[np.maximum.accumulate(np.where(hops >= 0, np.arange(frames), 0))]
+        state = state if wells is None else np.full(frames, wells[r])
+        energies.append((noise**2).sum(axis=1))
+        torsions.append(wrap_deg(synthetic.WELLS[state] + 12.0 * noise[:, 15])[:, None])
+    return rates.Series(energies, torsions, ["C0-C1-O2-H8"], 0.1)
+
+
+def found(s, rotamers=None):
+    return rates.effective_samples(s, rotamers or rates.common_rotamers([s], [])[0])
+
+
+def test_effective_samples_are_those_of_known_processes():
+    s = series(1, 4000)
+    result = found(s)
+    label, torsion = rates.slowest(result)
+    assert label == "C0-C1-O2-H8"
+    assert torsion["samples"] == pytest.approx(s.n_frames * HOP / (2 - HOP), rel=0.2)
+    # the energy is a sum of squares of AR(1) processes: its correlation is c^2
+    assert result["energy"]["samples"] == pytest.approx(s.n_frames * (1 - 0.64) / (1 + 0.64), rel=0.1)
+    assert 0.02 < torsion["standard_error"] / torsion["samples"] < 0.3
+
+
+def test_a_jackknife_error_covers_the_spread_of_repeated_runs():
+    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)]
+    runs = [found(series(seed, 1500), wells)["torsions"]["C0-C1-O2-H8"] for seed in range(12)]
+    spread = np.std([r["samples"] for r in runs], ddof=1)
+    assert 0.5 < np.mean([r["standard_error"] for r in runs]) / spread < 2.5
+
+
+def test_replicas_that_disagree_widen_the_error():
+    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)]
+    calm, busy = series(1, 3000, hop=0.02, replicas=4), series(2, 3000, hop=0.3, replicas=4)
+    mixed = rates.Series(calm.energy + busy.energy, calm.torsions + busy.torsions, calm.labels, 0.1)
+    entry = found(mixed, wells)["torsions"]["C0-C1-O2-H8"]
+    assert entry["standard_error"] > 1.5 * entry["samples"] * np.sqrt(2 / entry["samples"])
+
+
+def test_the_ratio_of_two_rates_is_recovered_within_its_error():
+    slow, fast = series(2, 4000, hop=0.02), series(3, 4000, hop=0.2)
+    wells = rates.common_rotamers([slow], [fast])[0]
+    a, b = (rates.per(rates.slowest(found(s, wells))[1], s.n_frames) for s in (fast, slow))
+    quotient = rates.ratio(a, b)
+    assert abs(quotient["value"] - (0.2 / 1.8) / (0.02 / 1.98)) < 3 * quotient["error"]
+    assert quotient["error"] < 0.5 * quotient["value"]
+
+
+def test_no_rate_from_fewer_than_fifty_samples():
+    assert rates.per({"samples": 49.0, "standard_error": 1.0}, 10.0) is None
+    assert rates.per({"samples": 50.0, "standard_error": 5.0}, 10.0) == {"value": 5.0, "error": 0.5, "samples": 50.0}
+
+
+def test_crossings_bound_the_rate_of_a_run_that_hardly_crosses():
+    none = {"crossings": 0, "crossings_per_sample": 0.5}
+    assert rates.most_samples_by_poisson(none) == pytest.approx(-math.log(0.05) / 0.5)
+    short = [found(series(seed, 400, hop=0.002, replicas=2), [rates.Rotamers(
+        "C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)])["torsions"]["C0-C1-O2-H8"] for seed in range(40)]
+    truth = 800 * 0.002 / (2 - 0.002)
+    bounds = [rates.most_samples_by_poisson(s) for s in short]
+    assert np.mean([b >= truth for b in bounds]) >= 0.9
+
+
+def test_a_torsion_with_one_well_in_the_reference_is_named_not_counted():
+    stuck, free = series(4, 300, replicas=2, wells=[0, 0]), series(5, 2000)
+    wells, notes = rates.common_rotamers([stuck], [free])
+    assert wells == [None] and "C0-C1-O2-H8" in notes[0]
+    assert rates.slowest(found(free, wells)) is None
+
+
+def plain_beside_network(plain_frames, network_frames):
+    plain, network = series(6, plain_frames, hop=0.01, replicas=4), series(7, network_frames, hop=0.01)
+    certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3}, "true_calls": 10,
+                   "us_per_replica_step": 5.0}
+    wells = rates.common_rotamers([plain, network], [])[0]
+    return speedup.plain_rates(plain, 1000.0, wells, (network, certificate))
+
+
+def test_a_plain_run_too_short_for_its_torsion_is_helped_by_the_networks_dynamics():
+    result = plain_beside_network(400, 20_000)
+    assert result["torsion_direct"]["per_call"] is None
+    assert result["torsion"]["source"] == speedup.FROM_NETWORK
+    truth = 0.01 / 1.99 / 100  # samples per call: 0.1 ps per frame, 1000 calls per ps
+    assert result["torsion"]["value"] == pytest.approx(truth, rel=0.25)
+    assert result["torsion_at_most"]["per_call"] > truth
+    energy = next(a for a in result["network"]["agreement"] if a["observable"] == "energy")["plain_over_network"]
+    assert abs(energy["value"] - 1) < 3.5 * energy["error"]
+
+
+def test_a_long_plain_run_speaks_for_itself_and_agrees_with_the_network():
+    result = plain_beside_network(10_000, 20_000)
+    assert result["torsion"]["source"] == speedup.FROM_PLAIN
+    torsion = next(a for a in result["network"]["agreement"] if a["observable"] != "energy")["plain_over_network"]
+    assert abs(torsion["value"] - 1) < 3 * torsion["error"]
+
+
+def test_the_total_from_a_cold_start_is_the_sum_of_its_parts():
+    row = {"training": {"cpu_s": 100.0}, "cost": {"cpu_s_burn_in": 20.0}}
+    total = speedup.total_cpu(row, {"value": 50.0, "error": 5.0}, {"value": 1.0, "error": 0.1})
+    assert total["cpu_s"] == {"value": pytest.approx(320.0), "error": pytest.approx(20.0)}
+    assert total["plain_cpu_s"]["value"] == pytest.approx(10_000.0)
+    assert total["ratio"]["value"] == pytest.approx(31.25)
+    assert total["ratio"]["error"] == pytest.approx(31.25 * math.hypot(0.1, 1 / 16))
+
+
+def bars_of(molecule="ethanol", **changes):
+    ratio = {"value": 20.0, "error": 1.0}
+    cold = [{"true_calls": calls, "acceptance": 0.9, "decides": True} for calls in (500, 700, 900)]
+    result = {"rows": {"impulse": {"drift": {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.015, "blown_up_segments": 0}}},
+              "speed_up": [{"torsion_per_call": ratio, "energy_per_call": ratio, "torsion_per_cpu_s": ratio}],
+              "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}}, "cold_start": cold, "from_cold_start": [],
+              "inner_step": None, **changes}
+    return {b["key"]: b for b in bars.bars(molecule, result)}
+
+
+def test_bars_are_met_missed_or_undecided():
+    found = bars_of()
+    assert found["cold_start"]["met"] is True and found["cold_start"]["value"] == 700
+    assert found["torsion_per_call"]["met"] is True
+    assert found["energy_per_call"]["met"] is False
+    assert found["total"]["met"] is None  # nothing measured
+    assert found["impulse_drift"]["met"] is True
+    wide = {"impulse": {"drift": {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.03, "blown_up_segments": 0}}}
+    assert bars_of(rows=wide)["impulse_drift"]["met"] is None
+    failed = [{"true_calls": 500, "acceptance": 0.9, "decides": True}] + [
+        {"true_calls": 900, "acceptance": 0.5, "decides": False}] * 2
+    assert bars_of(cold_start=failed)["cold_start"]["value"] is None
+    assert all(b["target"] == "" and b["met"] is None for b in bars_of("water").values())
+
+
+def test_effort_scales_what_sharpens_a_figure_and_leaves_what_a_bar_prescribes():
+    half = Lengths().scaled(0.5)
+    assert half.reference_ps == 20.0 and half.proposals == 50
+    assert (half.impulse_windows, half.impulse_window_ps) == (16, 5.0) and half.checked_window_ps == 20.0
+
+
+def plan_in(out, level="qm"):
+    return Plan(level, "ethanol", "CCO", out / "raw/ethanol", ROOT / "configs/qm.yaml", out, FAST, 2)
+
+
+def write_files(out):
+    """The layout of a finished benchmark, made of synthetic trajectories."""
+    molecule_from_smiles("CCO", "ethanol").save(out / "raw/ethanol/molecule.npz")
+    plan = plan_in(out)
+    for dt, frames in ((0.25, 300), (0.5, 2000), (1.0, 2000), (2.0, 300)):
+        for path in {plan.plain_path(dt), plan.timed_path(dt)}:
+            timed = "timed" in str(path)
+            run = synthetic.ethanol(int(8 * dt), 4, 300 if timed else frames, drift=0.5 if timed else None, hop=HOP, dt_fs=dt)
+            run.metadata["true_calls"] = round(run.time_ps.max() * 4 * 1000 / dt)
+            synthetic.save(path, run)
+    run = synthetic.ethanol(9, 4, 2000, scheme="metropolis", hop=0.5, correlation=0.2)
+    run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_s_burn_in=1.0, cpu_burn_in_s=1.0, true_calls_burn_in=80,
+                        cpu_production_s=10.0, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0, true_calls=8080)
+    synthetic.save(plan.path("metropolis", "seed_0"), run)
+    return plan
+
+
+def benchmark(out, *flags, expect=0, timeout=300):
+    finished = run_python("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0, *flags,
+                          timeout=timeout)
+    assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert expect == 0 or "Traceback" not in finished.stderr
+    return finished
+
+
+def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
+    write_files(tmp_path)
+    finished = benchmark(tmp_path, "--sections", "jump")
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    assert list(result["rows"]) == ["plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis"]
+    row = result["rows"]["metropolis"]
+    assert row["drift"] is None and row["torsion_rate"] is None and row["acceptance"] == 0.9
+    assert row["cost"]["true_calls_production"] == 8000
+    assert result["rows"]["plain 1 fs"]["drift"]["drift_kJ_per_mol_ps"] == pytest.approx(0.5, abs=0.05)
+    # per frame: 0.5 / 1.5 against 0.05 / 1.95, and a frame of plain MD takes 100 calls
+    quotient = result["speed_up"][0]["torsion_per_call"]
+    assert abs(quotient["value"] - 1300) < 3.5 * quotient["error"]
+    rate = row["samples"]["torsion"]
+    assert rate["per_call"]["value"] / rate["per_call_training_included"]["value"] == pytest.approx(8580 / 8000)
+    assert rate["per_cpu_s"]["value"] / rate["per_cpu_s_training_included"]["value"] == pytest.approx(71 / 10)
+    assert "jump is left out" in finished.stdout and ">= 12x" in finished.stdout and "too short" not in finished.stdout
+    assert finished.stdout.strip() == (tmp_path / "table.txt").read_text().strip()
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda plan: plan.plain_path(1.0).unlink(), "nothing to compare with; run the section plain"),
+    (lambda plan: plan.plain_path(0.5).write_text("no"), "truncated or not an npz file"),
+    (lambda plan: plan.timed_path(1.0).unlink(), "a true call has no price"),
+    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=0.5)), "not at 1 fs; delete it"),
+    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=1.0, method="other")), "one method"),
+    (lambda plan: (plan.out / "costs.json").write_text("[1]"), "costs.json is not what a benchmark wrote"),
+])
+def test_files_that_do_not_fit_are_one_sentence(tmp_path, spoil, words):
+    spoil(write_files(tmp_path))
+    finished = benchmark(tmp_path, "--sections", "jump", expect=2)
+    assert words in finished.stderr and len([line for line in finished.stderr.splitlines() if line.startswith("error")]) == 1
+
+
+def test_wrong_flags_are_one_sentence(tmp_path):
+    molecule_from_smiles("CCO", "ethanol").save(tmp_path / "raw/ethanol/molecule.npz")
+    molecule_from_smiles("CCO", "ethanol").save(tmp_path / "raw/other/molecule.npz")
+    for flags, words in ((("--checkpoint", tmp_path / "none.pt"), "none.pt does not exist"),
+                         (("--sections", "plane"), "invalid choice"), (("--effort", "0"), "not a number > 0"),
+                         (("--molecule", tmp_path / "raw/other"), "name the folder after its molecule"),
+                         (("--molecule", tmp_path / "raw/none"), "prepare it with")):
+        assert words in benchmark(tmp_path, *flags, expect=2).stderr
+
+
+@pytest.fixture(scope="module")
+def mm(tmp_path_factory):
+    """Prepared ethanol with MMFF94, and a network fitted to a few hundred of its energies."""
+    out = tmp_path_factory.mktemp("benchmark")
+    (out / "one.smi").write_text("CCO ethanol\n")
+    assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
+    from kstep.config import MDConfig, load_config
+    from kstep.forces import mm_spec
+    from kstep.models import checkpoint as checkpoints
+    from kstep.models.config import ModelConfig
+    from kstep.molecule import Molecule
+    from kstep.training.config import FitConfig
+    from kstep.training.fit import fit
+    from kstep.training.labels import Labels
+
+    molecule = Molecule.load(out / "raw/ethanol")
+    physics = mm_spec(molecule, load_config(MDConfig, ROOT / "configs/md_fast.yaml"), out / "raw/ethanol").build()
+    rng = np.random.default_rng(0)
+    x = molecule.conformers[rng.integers(len(molecule.conformers), size=300)]
+    x = x + 0.004 * rng.standard_normal(x.shape)
+    truth = [physics.energy_and_forces(frame) for frame in x]
+    labels = Labels(x, [e for e, _ in truth], [f for _, f in truth], 300.0)
+    result = fit(load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml"), molecule, labels,
+                 FitConfig(fit_steps=400), method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
+    checkpoints.save(out / "network.pt", result.checkpoint)
+    return out
+
+
+def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
+    flags = ("--md-config", "configs/md_fast.yaml", "--checkpoint", mm / "network.pt", "--fast", "--reference-ps", 0.5,
+             "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", "metropolis", "network")
+    benchmark(mm, *flags)
+    result = json.loads((mm / "benchmark.json").read_text())
+    assert set(result["rows"]) == {"plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis"}
+    assert result["rows"]["metropolis"]["acceptance"] > 0.05
+    assert result["rows"]["metropolis"]["training"]["true_calls"] == 300
+    assert result["inner_step"]["us_per_replica_step"] > 0
+    assert result["plain_rates"]["network"]["certificate"]["pairs"] == FAST.replicas
+    assert result["commands"]["plain_1fs"].startswith("python src/01_run_md_baselines.py --molecule")
+    # production alone is less than what the command took with its imports and tuning
+    costs, row = json.loads((mm / "costs.json").read_text()), result["rows"]["metropolis"]
+    assert row["cost"]["cpu_s_burn_in"] == pytest.approx(costs["metropolis/seed_0"] - row["cost"]["cpu_s_production"])
+    stamp = (mm / "metropolis/seed_0.npz").stat().st_mtime_ns
+    # the second time everything is kept, and a file of another network is not taken for this one's
+    other = mm / "other.pt"
+    other.write_bytes((mm / "network.pt").read_bytes() + b" ")
+    finished = benchmark(mm, *flags, "--checkpoint", other, expect=2)
+    assert (mm / "metropolis/seed_0.npz").stat().st_mtime_ns == stamp and finished.stderr.count("kept: ") == 6
+    assert "was made with another network" in finished.stderr
