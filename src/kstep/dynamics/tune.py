@@ -114,6 +114,12 @@ def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps
     return Costs(cpu_s(lambda: pool.evaluate(positions)), inner / n_steps)
 
 
+def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
+    """Timesteps of a proposal that cost as much as its true call, at least shortest_mean_fs of them."""
+    wanted = round(max(costs.true_call_s / costs.inner_step_s, shortest_mean_fs / dt_fs))
+    return min(max(wanted, 1), MOST_TIMESTEPS)
+
+
 def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng, *, dt_fs: float | None,
          k_steps: int | None, use_hessian: bool, wanted_acceptance: float, shortest_mean_fs: float) -> dict:
     """Choose what is None of dt_fs and k_steps for sampling on a ladder, from thermal positions (R,N,3).
@@ -133,8 +139,7 @@ def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng
         dt_fs = max(good, default=TIMESTEPS_FS[0])
     costs = measure_costs(pool, carry, positions, masses, temperature_K, rng)
     if k_steps is None:
-        k_steps = round(max(costs.true_call_s / costs.inner_step_s, shortest_mean_fs / dt_fs))
-        k_steps = min(max(k_steps, 1), MOST_TIMESTEPS)
+        k_steps = steps_per_call(costs, dt_fs, shortest_mean_fs)
     return {
         "dt_fs": dt_fs, "k_steps": k_steps, "mean_length_fs": k_steps * dt_fs,
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},
