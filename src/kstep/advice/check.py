@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kstep.advice import model, rates
 from kstep.advice.survey import Survey, sampler_of
 from kstep.errors import UserError
@@ -22,7 +24,13 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.effective_samples(run))
     out = {"run": str(path), "scheme": scheme, "effective_samples": found}
     learned = None
-    if sampler is not None:
+    if sampler is None:
+        dt_fs, step_s = run.metadata["dt_fs"], run.metadata["cpu_s"] / run.metadata["true_calls"]
+        plain = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
+        out["cpu_s_per_step"] = {"predicted": plain.cpu_s_per_step, "measured": step_s}
+        out["ps_per_sample"] = {o: {"predicted": plain.ps_per_sample[o], "measured": found[o] and found["ps"] / found[o]}
+                                for o in model.OBSERVABLES}
+    else:
         out |= {"acceptance": {"predicted": survey.sampler.acceptance, "measured": sampler.acceptance},
                 "cpu_s_per_call": {"predicted": survey.sampler.cpu_s_per_call, "measured": sampler.cpu_s_per_call}}
         learned = run.metadata.get("cpu_s_training")
@@ -30,11 +38,8 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
         if not found[o]:
             continue
         if sampler is None:
-            frames = found["frames"] * _spacing_ps(run)
-            calls = run.metadata["true_calls"]
-            each = run.metadata["cpu_s"] / calls * frames * FS_PER_PS / run.metadata["dt_fs"] / found[o]
-            measured = n_samples * each
-            one = survey.plain.cpu_s_per_sample(o)
+            measured = n_samples * step_s * found["ps"] / found[o] * FS_PER_PS / dt_fs
+            one = plain.cpu_s_per_sample(o)
             predicted = one and n_samples * one
         else:
             measured = sampler.burn_in_cpu_s + n_samples * sampler.cpu_s_per_sample(o)
@@ -51,14 +56,6 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
                                           "measured": int(run.metadata["true_calls_training"])},
                            "training_cpu_s": {"predicted": survey.learning.training_cpu_s, "measured": learned}}
     return out
-
-
-def _spacing_ps(run: Trajectory) -> float:
-    """ps of plain dynamics that one stored production frame stands for."""
-    frames = run.frames_of("train", "reference")
-    same = run.segment[frames][1:] == run.segment[frames][:-1]
-    steps = (run.time_ps[frames][1:] - run.time_ps[frames][:-1])[same]
-    return float(steps.mean()) if len(steps) else 0.0
 
 
 def say(check: dict) -> str:

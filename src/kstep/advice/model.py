@@ -20,7 +20,7 @@ OBSERVABLES = ("torsion", "energy")
 LABELS_PER_ATOM = 80
 TRAINING_S_PER_SQUARED_ATOM = 0.5
 ACCEPTANCE_AFTER_LEARNING = 0.85
-BUSY_SHARE = 0.85  # of the cores given to a run; the pilot measures its own
+BUSY_SHARE = 0.85  # of the cores that a sampler with two half-batches in flight keeps at work
 WITH_PILOT, WITHOUT = 1.3, 2.0  # factor within which a prediction is meant to hold
 
 
@@ -47,7 +47,6 @@ class Sampler:
     dt_fs: float
     k_steps: int
     burn_in_cpu_s: float = 0.0
-    busy_share: float = BUSY_SHARE
 
     def cpu_s_per_sample(self, observable: str) -> float | None:
         rate = self.samples_per_call.get(observable)
@@ -88,14 +87,14 @@ def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler,
     """CPU and wall seconds of n_samples effective samples with and without md-kstep; None if unknown.
 
     `factor`: how far off the prediction may be.  Plain replicas fill every core; labels do so too,
-    training uses one core, the sampler the measured share of the cores.
+    training uses one core, the sampler most of them; wall times are for cores that do nothing else.
     """
     each_plain, each = plain.cpu_s_per_sample(observable), sampler.cpu_s_per_sample(observable)
     if each is None:
         return None
     sampling = sampler.burn_in_cpu_s + n_samples * each
     to_pay = 0.0 if learning.paid else learning.cpu_s
-    wall = sampling / (n_workers * sampler.busy_share)
+    wall = sampling / (n_workers * BUSY_SHARE)
     if not learning.paid:
         wall += learning.label_cpu_s / n_workers + (learning.training_cpu_s or 0.0)
     out = {"n_samples": n_samples, "sampler_cpu_s": sampling, "total_cpu_s": to_pay + sampling, "total_wall_s": wall,
