@@ -59,11 +59,11 @@ def describe_task(args) -> survey.Task:
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
     if args.md_config:
         baseline = load_config(MDConfig, args.md_config)
-        plain_spec = spec = mm_spec(molecule, baseline, args.molecule)
+        spec = mm_spec(molecule, baseline, args.molecule)
         method, n_workers = molecule.force_field, args.num_workers or 1
     else:
         baseline = load_config(QMConfig, args.qm_config or "configs/qm.yaml")
-        plain_spec, spec = (qm_spec(molecule, baseline, warm_start=warm) for warm in (True, False))
+        spec = qm_spec(molecule, baseline, warm_start=True)
         method, n_workers = baseline.method, args.num_workers or physical_cores()
     if args.checkpoint:
         from kstep.models import checkpoint as checkpoints
@@ -75,7 +75,7 @@ def describe_task(args) -> survey.Task:
             "hydrogen_mass_Da": hybrid.hydrogen_mass_Da or TUNED_HYDROGEN_DA})
     run = HybridRun(molecule, spec, method, hybrid, Path(args.checkpoint) if args.checkpoint else None,
                     Path("pilot.npz"), args.seed, n_workers, pick_device(args.device) if args.checkpoint else "cpu")
-    return survey.Task(run, plain_spec, args.plain_dt_fs, baseline.redraw_interval_ps, args.most_cpu_s)
+    return survey.Task(run, args.plain_dt_fs, baseline.redraw_interval_ps, args.most_cpu_s)
 
 
 def look(args, task: survey.Task) -> survey.Survey:
@@ -113,15 +113,15 @@ def main():
     forecast = {o: row for o, row in forecast.items() if row is not None}
 
     print(f"{task.run.molecule.name}, {task.run.method}, {task.run.n_workers} cores: a true call costs "
-          f"{model.seconds(seen.facts['cpu_s_per_cold_call'])}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, "
+          f"{model.seconds(seen.facts['cpu_s_per_true_call'])}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, "
           f"a timestep of the network {model.seconds(seen.facts['cpu_s_per_inner_step'])} per replica.")
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))
     print(f"Scheme for sampling: metropolis, dt {sampler.dt_fs:g} fs, k = {sampler.k_steps} (mean "
           f"{sampler.k_steps * sampler.dt_fs:.0f} fs), acceptance {sampler.acceptance:.2f}. "
-          f"{'Measured' if learning.paid else 'Expected'} once: {learning.true_calls} labels and "
-          f"{model.seconds(learning.training_cpu_s)} of training.")
+          f"The network {'took' if learning.paid else 'should take'} {learning.true_calls} true calls and "
+          f"{model.seconds(learning.cpu_s)} of CPU.")
     print(survey.about_lengths(seen))
     print(model.table(forecast, plain, learning))
     for o, row in forecast.items():

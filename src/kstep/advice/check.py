@@ -15,7 +15,7 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     """Predicted and measured CPU seconds of n_samples, per observable, with their ratio.
 
     The measured figure is the run's CPU per effective sample times n_samples, plus its burn-in; and, where
-    nothing was trained yet when the forecast was made, labels and training of the run's network.  A plain
+    nothing was trained yet when the forecast was made, the learning of the run's network where the file knows it.  A plain
     run is held against the forecast for plain MD.
     """
     scheme = run.metadata.get("scheme")
@@ -46,15 +46,13 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
             one = survey.sampler.cpu_s_per_sample(o)
             predicted = one and survey.sampler.burn_in_cpu_s + n_samples * one
             if predicted and not survey.learning.paid and learned:
-                labels = int(run.metadata["true_calls_training"])
-                measured += learned + labels * survey.learning.label_cpu_s / survey.learning.true_calls
-                predicted += survey.learning.cpu_s
+                measured, predicted = measured + learned, predicted + survey.learning.cpu_s
         out[o] = {"predicted_cpu_s": predicted, "measured_cpu_s": measured,
                   "predicted_over_measured": predicted and predicted / measured}
     if learned:
         out["learning"] = {"true_calls": {"predicted": survey.learning.true_calls,
                                           "measured": int(run.metadata["true_calls_training"])},
-                           "training_cpu_s": {"predicted": survey.learning.training_cpu_s, "measured": learned}}
+                           "cpu_s": {"predicted": survey.learning.cpu_s, "measured": learned}}
     return out
 
 

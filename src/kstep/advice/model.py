@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
-# Cold starts seen so far: ethanol (9 atoms) 550-800 true calls and about 40 s of training,
-# aspirin (21 atoms) 1400-2000 and about 230 s.
-LABELS_PER_ATOM = 80
-TRAINING_S_PER_SQUARED_ATOM = 0.5
+# Cold starts (--learn) seen so far: ethanol (9 atoms) 400 true calls and 14 s of CPU, aspirin (21 atoms)
+# 1200-2100 true calls and 85-165 s.
+LABELS = 15.0, 1.5  # true calls: factor and power of the number of atoms
+TRAINING_S = 0.06, 2.4  # CPU seconds besides the true calls: the same
 ACCEPTANCE_AFTER_LEARNING = 0.85
 BUSY_SHARE = 0.85  # of the cores that a sampler with two half-batches in flight keeps at work
 WITH_PILOT, WITHOUT = 1.3, 2.0  # factor within which a prediction is meant to hold
@@ -55,22 +55,17 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Learning:
-    """What the network costs once; `paid`: a checkpoint is there. training_cpu_s None: not on record."""
+    """What the network costs once: true calls, and CPU seconds of everything; `paid`: a checkpoint is there."""
 
     true_calls: int
-    label_cpu_s: float
-    training_cpu_s: float | None
+    cpu_s: float
     paid: bool
-
-    @property
-    def cpu_s(self) -> float:
-        return self.label_cpu_s + (self.training_cpu_s or 0.0)
 
 
 def expected_learning(n_atoms: int, cpu_s_per_call: float) -> Learning:
-    """Labels and training of a cold start to acceptance 0.85: 80 N calls, 0.5 N^2 s of one core."""
-    labels = LABELS_PER_ATOM * n_atoms
-    return Learning(labels, labels * cpu_s_per_call, TRAINING_S_PER_SQUARED_ATOM * n_atoms**2, False)
+    """A cold start to acceptance 0.85: 15 N^1.5 labels, and 0.06 N^2.4 s of one core besides."""
+    labels = round(LABELS[0] * n_atoms ** LABELS[1])
+    return Learning(labels, labels * cpu_s_per_call + TRAINING_S[0] * n_atoms ** TRAINING_S[1], False)
 
 
 def with_rejections(rate: float, acceptance: float) -> float:
@@ -86,17 +81,15 @@ def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler,
             n_workers: int, factor: float) -> dict | None:
     """CPU and wall seconds of n_samples effective samples with and without md-kstep; None if unknown.
 
-    `factor`: how far off the prediction may be.  Plain replicas fill every core; labels do so too,
-    training uses one core, the sampler most of them; wall times are for cores that do nothing else.
+    `factor`: how far off the prediction may be.  Plain replicas fill every core, the sampler
+    most of them, learning is mostly one core's; wall times are for cores that do nothing else.
     """
     each_plain, each = plain.cpu_s_per_sample(observable), sampler.cpu_s_per_sample(observable)
     if each is None:
         return None
     sampling = sampler.burn_in_cpu_s + n_samples * each
     to_pay = 0.0 if learning.paid else learning.cpu_s
-    wall = sampling / (n_workers * BUSY_SHARE)
-    if not learning.paid:
-        wall += learning.label_cpu_s / n_workers + (learning.training_cpu_s or 0.0)
+    wall = to_pay + sampling / (n_workers * BUSY_SHARE if n_workers > 1 else 1)
     out = {"n_samples": n_samples, "sampler_cpu_s": sampling, "total_cpu_s": to_pay + sampling, "total_wall_s": wall,
            "cold_start_cpu_s": learning.cpu_s + sampling, "sampler_cpu_s_per_sample": each,
            "plain_cpu_s": None, "plain_wall_s": None, "plain_cpu_s_per_sample": each_plain, "gain": None,

@@ -23,7 +23,8 @@ from kstep.dynamics.loop import initial_state, run
 from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.run_hybrid import load_network, run_hybrid, sampler_masses
 from kstep.dynamics.schemes import Plain
-from kstep.dynamics.tune import measure_costs, steps_per_call, tune
+from kstep.dynamics.tempering import TemperatureLadder
+from kstep.dynamics.tune import Costs, measure_costs, steps_per_call, thermalise, tune
 from kstep.errors import UserError
 from kstep.forces.openmm import fastest_platform, make_context, read_system
 from kstep.forces.pool import EvaluationPool
@@ -42,12 +43,11 @@ STRETCHES = 5
 class Task:
     """One molecule, its true physics, and how it would be sampled.
 
-    run: the HybridRun of a metropolis run (checkpoint None: not trained yet); plain_spec: the true physics as
-    plain MD uses it (warm SCF); redraw_ps: of plain MD; most_cpu_s: for each look at the stand-in's dynamics.
+    run: the HybridRun of a metropolis run (checkpoint None: not trained yet); plain_dt_fs, redraw_ps: timestep
+    and velocity redraws of plain MD; most_cpu_s: for the stand-in's plain dynamics.
     """
 
     run: HybridRun
-    plain_spec: object
     plain_dt_fs: float
     redraw_ps: float
     most_cpu_s: float
@@ -148,21 +148,22 @@ def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     # samples of the true potential: the network's own chain might find a hole of the network
     positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]
     sampler, found = sampler_of(pilot)
-    cold = _timings(task, carry, positions, masses, rng)
-    pilot_acceptance = sampler.acceptance
-    lengths, _ = _lengths(task, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)
+    costs = _timings(task, carry, carry, positions, masses, rng)
+    lengths = _lengths(task, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
     here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
-    measured = {"acceptance": pilot_acceptance, **sampler.samples_per_call}
-    rows = [_price(row, here, measured, cold, sampler.cpu_s_per_call) for row in lengths]
+    measured = {"acceptance": sampler.acceptance, **sampler.samples_per_call}
+    rows = [_price(row, here, measured, costs, sampler.cpu_s_per_call) for row in lengths]
     own = rates.plain_rates(molecule, network, carry, positions, settings.hybrid.temperature_K, task.plain_dt_fs,
                             task.redraw_ps, rng, enough=SAMPLES_WITH_NETWORK, most_cpu_s=task.most_cpu_s)
-    step_s = plain_step_s(task.plain_spec, positions[0], molecule.masses, task.plain_dt_fs,
+    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs,
                           settings.hybrid.temperature_K, rng)
     labels = int(pilot.metadata.get("true_calls_training") or 0)
-    learning = model.Learning(labels, labels * step_s, pilot.metadata.get("cpu_s_training"), paid=True)
+    # a network of 04_train.py does not say what its training took; its labels were steps of plain MD
+    spent = pilot.metadata.get("cpu_s_training") or labels * step_s
+    learning = model.Learning(labels, spent, paid=True)
     facts = {"pilot": {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
-                       "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_cold_call": cold.true_call_s,
-             "cpu_s_per_inner_step": cold.inner_step_s}
+                       "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+             "cpu_s_per_inner_step": costs.inner_step_s}
     return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning, model.WITH_PILOT, rows, facts)
 
 
@@ -176,41 +177,45 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
     positions = start_positions(replace(settings, hybrid=hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})))
     shaken = molecule.conformers[0] + 0.005 * rng.standard_normal((64, *molecule.conformers.shape[1:]))
     network = untrained_network(model_config, molecule, shaken, temperature_K)
-    cold = _timings(task, Carrier(network), positions, masses, rng)
-    step_s = plain_step_s(task.plain_spec, positions[0], molecule.masses, task.plain_dt_fs, temperature_K, rng)
+    ladder = TemperatureLadder((temperature_K,))
+    positions = thermalise(field, field, positions, masses, ladder, rng)
+    costs = _timings(task, Carrier(network), field, positions, masses, rng)
+    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs, temperature_K, rng)
     with EvaluationPool(settings.spec, 1) as pool:  # its costs are the force field's; only dt is taken from it
-        chosen = tune(field, field, pool, positions[:16], masses, temperature_K, rng, dt_fs=hybrid.dt_fs, k_steps=1,
+        chosen = tune(field, field, pool, positions[:16], masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=1,
                       use_hessian=False, wanted_acceptance=hybrid.integrator_acceptance,
                       shortest_mean_fs=hybrid.shortest_mean_fs)
-    k_steps = hybrid.k_steps or steps_per_call(cold, chosen["dt_fs"], hybrid.shortest_mean_fs)
+    k_steps = hybrid.k_steps or steps_per_call(costs, chosen["dt_fs"], hybrid.shortest_mean_fs)
     lengths, positions = _lengths(task, field, field, positions, masses, chosen["dt_fs"], rng, k_steps)
     here = next(row for row in lengths if row["k_steps"] == k_steps)
     # a stand-in rejects for integration errors alone; a network that has learned rejects this much
     share = min(1.0, model.ACCEPTANCE_AFTER_LEARNING / max(here["acceptance"], 1e-3))
     expected = {"acceptance": share * here["acceptance"],
                 **{o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}}
-    c_call = cold.true_call_s + k_steps * cold.inner_step_s
-    rows = [_price(row, here, expected, cold, c_call) for row in lengths]
+    c_call = costs.true_call_s + k_steps * costs.inner_step_s
+    rows = [_price(row, here, expected, costs, c_call) for row in lengths]
     own = rates.plain_rates(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
                             rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
     sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
-                            chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * c_call)
-    facts = {"plain_dynamics": own, "cpu_s_per_cold_call": cold.true_call_s, "cpu_s_per_inner_step": cold.inner_step_s}
+                            chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
+    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s}
     return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
-                  model.expected_learning(len(molecule), cold.true_call_s), model.WITHOUT, rows, facts)
+                  model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT, rows, facts)
 
 
 def _times(own: dict) -> dict:
     return {o: own[o] for o in model.OBSERVABLES}
 
 
-def _timings(task: Task, carry, positions, masses, rng):
-    """Costs of a true call without history, and of the network at the batch size it will have."""
+def _timings(task: Task, carry, mover, positions, masses, rng) -> Costs:
+    """Costs of a true call at geometries that `mover` reaches, and of a timestep of `carry` at a run's batch size."""
     settings = task.run
     batch = max(1, settings.hybrid.replicas // (1 if settings.n_workers == 1 else 2 * settings.n_workers))
+    positions = np.resize(positions, (batch, *positions.shape[1:]))
     with EvaluationPool(settings.spec, settings.n_workers) as pool:
-        return measure_costs(pool, carry, np.resize(positions, (batch, *positions.shape[1:])), masses,
-                             settings.hybrid.temperature_K, rng)
+        found = [measure_costs(pool, c, positions, masses, settings.hybrid.temperature_K, rng)
+                 for c in ({id(c): c for c in (carry, mover)}).values()]
+    return Costs(found[-1].true_call_s, found[0].inner_step_s)
 
 
 def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps):

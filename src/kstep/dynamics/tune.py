@@ -110,8 +110,11 @@ def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps
 
     # the least of three: a worker process may only now be loading what it needs
     inner = min(cpu_s(lambda: carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)) for _ in range(3))
-    pool.evaluate(positions)  # a first SCF has no guess
-    return Costs(cpu_s(lambda: pool.evaluate(positions)), inner / n_steps)
+    # a first SCF has no guess, and one at the same geometry again would have nothing left to do
+    pool.evaluate(positions)
+    moved = carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)[0]
+    moved = np.where(np.isfinite(moved).all(axis=(1, 2), keepdims=True), moved, positions)
+    return Costs(cpu_s(lambda: pool.evaluate(moved)), inner / n_steps)
 
 
 def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
