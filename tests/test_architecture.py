@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "forcefields": GROUND, "forces": GROUND, "models": GROUND,
     "dynamics": GROUND | {"forces", "models"}, "training": GROUND | {"models"},
     "learning": GROUND | {"forces", "models", "dynamics", "training"},
+    "advice": GROUND | {"forces", "models", "dynamics", "analysis"},
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
     "benchmark": GROUND | {"forces", "dynamics", "analysis"},
 }

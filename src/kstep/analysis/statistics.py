@@ -17,6 +17,23 @@ MINIMUM_LAG = 3  # pymbar's mintime: no stop at a zero crossing before this lag
 WITHIN_FLOOR = 1.5  # a value up to this multiple of its noise floor is called "within floor"
 
 
+def autocorrelation(replicas: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """C(t) (T,C) of observables followed by replicas (T_r,C), about their common mean; and which of them vary (C,)."""
+    lengths = np.array([len(x) for x in replicas])
+    total, longest = lengths.sum(), lengths.max()
+    mean = sum(x.sum(axis=0) for x in replicas) / total
+    products = np.zeros((longest, replicas[0].shape[1]))
+    for x in replicas:
+        padded = fft.next_fast_len(2 * len(x), real=True)
+        spectrum = fft.rfft(x - mean, n=padded, axis=0)
+        products[: len(x)] += fft.irfft(np.abs(spectrum) ** 2, n=padded, axis=0)[: len(x)]
+    pairs = np.maximum(lengths[:, None] - np.arange(longest), 0).sum(axis=0)
+    variance = products[0] / total
+    # an FFT leaves rounding noise on a constant series; it has no correlation time
+    varies = variance > 1e-24 * np.maximum(1.0, mean**2)
+    return products / pairs[:, None] / np.where(varies, variance, 1.0), varies
+
+
 def statistical_inefficiency(replicas: list[np.ndarray], minimum_lag: int = MINIMUM_LAG) -> np.ndarray:
     """Statistical inefficiency g (C,) of observables followed by several replicas.
 
@@ -28,21 +45,11 @@ def statistical_inefficiency(replicas: list[np.ndarray], minimum_lag: int = MINI
     """
     lengths = np.array([len(x) for x in replicas])
     n_columns = replicas[0].shape[1]
-    total, longest, average = lengths.sum(), lengths.max(), lengths.mean()
+    longest, average = lengths.max(), lengths.mean()
     if longest < 3 or n_columns == 0:
         return np.ones(n_columns)
-    mean = sum(x.sum(axis=0) for x in replicas) / total
-    products = np.zeros((longest, n_columns))
-    for x in replicas:
-        padded = fft.next_fast_len(2 * len(x), real=True)
-        spectrum = fft.rfft(x - mean, n=padded, axis=0)
-        products[: len(x)] += fft.irfft(np.abs(spectrum) ** 2, n=padded, axis=0)[: len(x)]
+    correlation, varies = autocorrelation(replicas)
     lags = np.arange(longest)
-    pairs = np.maximum(lengths[:, None] - lags, 0).sum(axis=0)
-    variance = products[0] / total
-    # an FFT leaves rounding noise on a constant series; it has no correlation time
-    varies = variance > 1e-24 * np.maximum(1.0, mean**2)
-    correlation = products / pairs[:, None] / np.where(varies, variance, 1.0)
     stops = (correlation <= 0.0) & (lags[:, None] > minimum_lag)
     stops[longest - 1] = True
     last = np.argmax(stops, axis=0)

@@ -110,8 +110,17 @@ def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps
 
     # the least of three: a worker process may only now be loading what it needs
     inner = min(cpu_s(lambda: carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)) for _ in range(3))
-    pool.evaluate(positions)  # a first SCF has no guess
-    return Costs(cpu_s(lambda: pool.evaluate(positions)), inner / n_steps)
+    # a first SCF has no guess, and one at the same geometry again would have nothing left to do
+    pool.evaluate(positions)
+    moved = carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)[0]
+    moved = np.where(np.isfinite(moved).all(axis=(1, 2), keepdims=True), moved, positions)
+    return Costs(cpu_s(lambda: pool.evaluate(moved)), inner / n_steps)
+
+
+def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
+    """Timesteps of a proposal that cost as much as its true call, at least shortest_mean_fs of them."""
+    wanted = round(max(costs.true_call_s / costs.inner_step_s, shortest_mean_fs / dt_fs))
+    return min(max(wanted, 1), MOST_TIMESTEPS)
 
 
 def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng, *, dt_fs: float | None,
@@ -133,8 +142,7 @@ def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng
         dt_fs = max(good, default=TIMESTEPS_FS[0])
     costs = measure_costs(pool, carry, positions, masses, temperature_K, rng)
     if k_steps is None:
-        k_steps = round(max(costs.true_call_s / costs.inner_step_s, shortest_mean_fs / dt_fs))
-        k_steps = min(max(k_steps, 1), MOST_TIMESTEPS)
+        k_steps = steps_per_call(costs, dt_fs, shortest_mean_fs)
     return {
         "dt_fs": dt_fs, "k_steps": k_steps, "mean_length_fs": k_steps * dt_fs,
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},
