@@ -142,9 +142,6 @@ def mm_native(section: dict) -> str:
     return "\n\n".join(text)
 
 
-VERDICTS = {True: "met", False: "missed", None: ""}
-
-
 def exact_and_fast(section: dict) -> str:
     """The benchmarks of 07: bars of all molecules side by side, then each molecule's table of schemes."""
     names = sorted(section, key=lambda name: (name not in ("ethanol", "aspirin"), name != "ethanol", name))
@@ -154,7 +151,8 @@ def exact_and_fast(section: dict) -> str:
         row = [label]
         for name in names:
             b = bars[name].get(label, {"target": "", "measured": "n/a", "met": None})
-            row += [b["target"], b["measured"] + (f" **{VERDICTS[b['met']]}**" if VERDICTS[b["met"]] else "")]
+            verdict = {True: " **met**", False: " **missed**", None: " (undecided)" if b["target"] else ""}[b["met"]]
+            row += [b["target"], b["measured"] + verdict]
         rows.append(row)
     parts = ["### Exact and fast: what `src/07_benchmark.py` measured\n\n" + table(
         ["", *(word for name in names for word in (f"{name}, bar", name))], rows)]

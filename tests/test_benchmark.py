@@ -1,5 +1,6 @@
 """The benchmark: rates with errors, speed-ups, bars, and 07_benchmark.py as a user runs it."""
 
+import importlib.util
 import json
 import math
 
@@ -151,6 +152,24 @@ def test_bars_are_met_missed_or_undecided():
     assert all(b["target"] == "" and b["met"] is None for b in bars_of("water").values())
 
 
+def test_published_tables_hold_the_bars_and_the_schemes(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    monkeypatch.setattr(tables, "EXACT_AND_FAST", tmp_path / "published.json")
+    entry = {"molecule": "ethanol", "method": "GFN2-xTB", "temperature_K": 300.0, "settings": {"num_workers": 2},
+             "machine": {"cpu": "a CPU"}, "table": [["", "plain 1 fs"], ["true calls per ps", "1000"]],
+             "bars": list(bars_of().values()), "sentences": ["how it was made"]}
+    (tmp_path / "benchmark.json").write_text(json.dumps(entry))
+    tables.add(tmp_path / "benchmark.json")
+    text = tables.tables()
+    assert "| true calls per ps | 1000 |" in text and "| >= 12x | 20 +- 1x" in text and "**missed**" in text
+    widths = {line.count("|") for line in text.split("### Exact and fast")[1].splitlines() if line.startswith("|")}
+    assert widths == {3, 4}  # no cell breaks its row
+    with pytest.raises(SystemExit, match="is not a benchmark.json"):
+        tables.add(ROOT / "README.md")
+
+
 def test_effort_scales_what_sharpens_a_figure_and_leaves_what_a_bar_prescribes():
     half = Lengths().scaled(0.5)
     assert half.reference_ps == 20.0 and half.proposals == 50
@@ -175,6 +194,11 @@ def write_files(out):
     run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_s_burn_in=1.0, cpu_burn_in_s=1.0, true_calls_burn_in=80,
                         cpu_production_s=10.0, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0, true_calls=8080)
     synthetic.save(plan.path("metropolis", "seed_0"), run)
+    for kind, drift in (("nvt", None), ("nve", 3.0)):
+        run = synthetic.ethanol(10, 4, 100, scheme="jump", drift=drift, tally={"macro_steps": 400})
+        run.metadata.update(cpu_burn_in_s=1.0, true_calls_burn_in=40, cpu_production_s=1.0, wall_production_s=1.0,
+                            status="finished" if drift is None else "broke at macro-step 9: the SCF failed")
+        synthetic.save(plan.path("jump", kind), run)
     return plan
 
 
@@ -190,7 +214,7 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     write_files(tmp_path)
     finished = benchmark(tmp_path, "--sections", "jump")
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    assert list(result["rows"]) == ["plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis"]
+    assert list(result["rows"]) == ["plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis", "jump"]
     row = result["rows"]["metropolis"]
     assert row["drift"] is None and row["torsion_rate"] is None and row["acceptance"] == 0.9
     assert row["cost"]["true_calls_production"] == 8000
@@ -201,7 +225,8 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     rate = row["samples"]["torsion"]
     assert rate["per_call"]["value"] / rate["per_call_training_included"]["value"] == pytest.approx(8580 / 8000)
     assert rate["per_cpu_s"]["value"] / rate["per_cpu_s_training_included"]["value"] == pytest.approx(71 / 10)
-    assert "jump is left out" in finished.stdout and ">= 12x" in finished.stdout and "too short" not in finished.stdout
+    assert result["rows"]["jump"]["drift"]["drift_kJ_per_mol_ps"] == pytest.approx(3.0, abs=0.3)
+    assert "jump: the NVE run broke at macro-step 9" in finished.stdout and ">= 12x" in finished.stdout
     assert finished.stdout.strip() == (tmp_path / "table.txt").read_text().strip()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from kstep.analysis.bars import drift_text, with_error
 from kstep.analysis.report import NOT_DEFINED, number
 
-VERDICTS = {True: "met", False: "missed", None: ""}
+
+def verdict(bar: dict) -> str:
+    """'met', 'missed', 'undecided', or nothing for a molecule without targets."""
+    return {True: "met", False: "missed", None: "undecided" if bar["target"] else ""}[bar["met"]]
 
 
 def cells(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
@@ -74,7 +77,7 @@ def text(result: dict) -> str:
     out = [f"{result['molecule']}, {result['method']}, {result['temperature_K']:g} K, "
            f"{result['settings']['num_workers']} workers", "", _aligned(result["table"]), "",
            _aligned([["bar", "target", "measured", ""]] + [
-               [b["bar"], b["target"], b["measured"], VERDICTS[b["met"]]] for b in result["bars"]]), ""]
+               [b["bar"], b["target"], b["measured"], verdict(b)] for b in result["bars"]]), ""]
     return "\n".join(out + [f"- {line}" for line in sentences(result)])
 
 

@@ -83,6 +83,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
+    notes += [f"{name}: the {which} run {status}" for name, found in rows.items()
+              for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
+              if (status or "").startswith(("broke", "stopped"))]
     network = network_dynamics.load(plan.network_path) if plan.network_path.is_file() else None
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
     rates = plain_rates(plain, calls_per_ps, rotamers, network)
