@@ -19,6 +19,7 @@ from kstep.analysis.report import write_metrics
 from kstep.benchmark import network_dynamics
 from kstep.benchmark.judge import judge, metropolis_path
 from kstep.benchmark.plan import FAST, Lengths, Plan
+from kstep.benchmark.refit import cold_starts, refit
 from kstep.benchmark.runner import Runner, check_same_network, training_seconds
 from kstep.config import MDConfig, QMConfig, load_config
 from kstep.errors import UserError
@@ -27,7 +28,7 @@ from kstep.forces import mm_spec, qm_spec
 from kstep.forces.pool import physical_cores
 from kstep.molecule import Molecule
 
-SECTIONS = ("plain", "learn", "metropolis", "impulse", "checked", "jump", "network")
+SECTIONS = ("plain", "learn", "refit", "metropolis", "impulse", "checked", "jump", "network")
 
 
 def parse():
@@ -37,8 +38,8 @@ def parse():
     physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
     parser.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
-    parser.add_argument("--checkpoint", type=Path, help="network for metropolis, impulse and checked; default: the one "
-                                                        "that the first cold start learns")
+    parser.add_argument("--checkpoint", type=Path, help="network for metropolis, impulse and checked; default: one fitted "
+                                                        "to every true call of the cold starts (metropolis: theirs)")
     parser.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
     parser.add_argument("--seeds", type=non_negative_int, nargs="+",
                         help="of the cold starts and the metropolis runs (default: 0 1 2, with --fast 0)")
@@ -101,9 +102,13 @@ def run_sections(args, plan, config, molecule, runner) -> list[str]:
     if "learn" in args.sections:
         for seed in args.seeds:
             runner.run(plan.learn(seed))
-    checkpoint = args.checkpoint or plan.learned_checkpoint(args.seeds[0])
+    checkpoint = args.checkpoint or plan.refit_checkpoint
+    if "refit" in args.sections and not checkpoint.is_file():
+        learned = cold_starts([plan.path("learn", f"seed_{seed}") for seed in args.seeds])
+        if learned:
+            refit(learned, molecule, checkpoint, args.seed)
     if not checkpoint.is_file():
-        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the section learn, "
+        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections learn and refit, "
                         "or give --checkpoint")
     else:
         if "metropolis" in args.sections and args.checkpoint:  # without: the cold starts have produced already
@@ -141,7 +146,6 @@ def main():
     result.update(machine=machine(), **provenance(), commands=runner.texts, settings={
         "num_workers": plan.n_workers, "seeds": args.seeds, "lengths": vars(plan.lengths), "config": config.model_dump(),
         "checkpoint": str(args.checkpoint) if args.checkpoint else None})
-    result["sentences"] = sentences(result)
     result["sentences"] = sentences(result)
     write_metrics(plan.out / "benchmark.json", result)
     write_text_atomic(plan.out / "table.txt", text(result) + "\n")

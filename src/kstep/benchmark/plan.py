@@ -44,7 +44,10 @@ class Lengths:
         """Everything that only sharpens a figure, times `effort`; what a bar prescribes stays."""
         lengths = {key: getattr(self, key) * effort for key in
                    ("reference_ps", "fine_reference_ps", "timed_ps", "dynamics_ps", "network_ps")}
-        return replace(self, **lengths, proposals=max(10, round(self.proposals * effort)))
+        short = min(effort, 1.0)
+        return replace(self, **lengths, proposals=max(10, round(self.proposals * effort)),
+                       equilibration_ps=max(0.5, self.equilibration_ps * short),
+                       timed_windows=max(1, round(self.timed_windows * short)))
 
 
 FAST = Lengths(reference_replicas=2, reference_ps=1.0, fine_reference_ps=0.5, equilibration_ps=0.1, timed_replicas=2,
@@ -149,9 +152,9 @@ class Plan:
         return self._hybrid("learn", f"seed_{seed}", "--learn", "--seed", seed, "--replicas", use.replicas,
                             "--steps", use.learn_proposals)
 
-    def learned_checkpoint(self, seed: int) -> Path:
-        result = self.path("learn", f"seed_{seed}")
-        return result.with_name(result.name + ".learn") / "network.pt"
+    @property
+    def refit_checkpoint(self) -> Path:
+        return self.out / "refit" / "network.pt"
 
     def metropolis(self, checkpoint: Path, seed: int) -> Command:
         use = self.lengths
