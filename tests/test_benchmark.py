@@ -277,7 +277,7 @@ def mm(tmp_path_factory):
     truth = [physics.energy_and_forces(frame) for frame in x]
     labels = Labels(x, [e for e, _ in truth], [f for _, f in truth], 300.0)
     result = fit(load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml"), molecule, labels,
-                 FitConfig(fit_steps=400), method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
+                 FitConfig(), passes=85, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
     checkpoints.save(out / "network.pt", result.checkpoint)
     return out
 
