@@ -109,7 +109,7 @@ def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, lea
 
 
 def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
-    config = LearnConfig(**{**QUICK, "target_acceptance": 0.999, "last_fit_gain": 0.001, "max_true_calls": 60})
+    config = LearnConfig(**{**QUICK, "heldout_energy_kT": 1e-6, "max_true_calls": 60})
     learn(task(water, tmp_path), SMALL, config)
     assert rows(tmp_path)[-1]["true_calls_training"] < 60 + 6 * 14
     assert any("reached an acceptance" in r.message for r in caplog.records)

@@ -104,6 +104,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
     hybrid, molecule = run.hybrid, run.molecule
     watch = Watch(hybrid, run.out, on_violation)
+    began = time.perf_counter(), time.process_time()  # tuning and the start are on the bill too
     network, carry, inner = None, None, {}
     if hybrid.scheme != "plain":
         run, network, arguments, inner = settle_inner(run, load_network, network_arguments(run), _n_halves(run))
@@ -123,7 +124,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
                              "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                              "checkpoint": _sha256(run.checkpoint)})
             settled = {"tuning": tuning, "inner": inner}
-            return _run(run, scheme, writer, pool, network, carry, watch, settled, start, provenance, machine)
+            return _run(run, scheme, writer, pool, network, carry, watch, settled, start, began, provenance, machine)
     finally:
         if writer is not None:
             writer.release()
@@ -164,7 +165,7 @@ def _n_halves(run: HybridRun) -> int:
     return 2 if run.hybrid.scheme != "plain" and (run.n_workers > 1 or run.device != "cpu") else 1
 
 
-def _run(run, scheme, writer, pool, network, carry, watch, settled, start, provenance, machine) -> dict:
+def _run(run, scheme, writer, pool, network, carry, watch, settled, start, began, provenance, machine) -> dict:
     """settled: what was measured at the start, {name: report or nothing}; a resumed run reads it back."""
     hybrid, molecule = run.hybrid, run.molecule
     thermostat = None
@@ -205,7 +206,7 @@ def _run(run, scheme, writer, pool, network, carry, watch, settled, start, prove
         return time.process_time() + pool.cpu_s + (carry.cpu_s if carry is not None else 0.0)
 
     clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
-    wall, cpu, calls = time.perf_counter(), cpu_seconds(), 0 if saved is None else pool.true_calls
+    (wall, cpu), calls = began, 0 if saved is None else pool.true_calls
 
     def account():
         return {**spent,

@@ -114,7 +114,7 @@ class _Learner:
     # the story --------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Path:
-        config, progress = self.config, self.progress
+        config = self.config
         self.task.folder.mkdir(parents=True, exist_ok=True)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
@@ -124,8 +124,8 @@ class _Learner:
                     (self.task.folder / "rounds.jsonl").unlink(missing_ok=True)
                     state = self._bootstrap()
                     self._save(state)
-                while not progress.done:
-                    progress.round += 1
+                while not self.progress.done:
+                    self.progress.round += 1
                     self._fit(config.round_passes)
                     state, seen = self._round(state)
                     if self._good(seen) or self._exhausted():
@@ -191,12 +191,14 @@ class _Learner:
         p.temperature_K, p.length_fs = self.target_K, self.length_fs
         state, seen = self._propose(state, math.ceil(self.config.verify_proposals / state.n_replicas))
         self._report("verify", seen)
-        p.done = (seen.acceptance >= self.config.target_acceptance
-                  and seen.heldout_kT <= self.config.heldout_energy_kT) or self._exhausted()
-        if p.done and seen.acceptance < self.config.target_acceptance:
-            log.warning("the network reached an acceptance of %.2f, not %.2f, within %d true calls; the sampling stays "
-                        "exact but is slower; raise max_true_calls to learn on", seen.acceptance,
-                        self.config.target_acceptance, self.pool.true_calls)
+        good = (seen.acceptance >= self.config.target_acceptance
+                and seen.heldout_kT <= self.config.heldout_energy_kT)
+        p.done = good or self._exhausted()
+        if p.done and not good:
+            log.warning("the network reached an acceptance of %.2f (target %.2f) and a held-out error of %.2f kT (%.2f) "
+                        "within %d true calls; the sampling stays exact but is slower; raise max_true_calls to learn on",
+                        seen.acceptance, self.config.target_acceptance, seen.heldout_kT, self.config.heldout_energy_kT,
+                        self.pool.true_calls)
         if p.done:  # the weights are final; only what they cost is not yet in the file
             self.checkpoint.update(self._cost(), acceptance_verified=seen.acceptance)
             checkpoints.save(self.network_path, self.checkpoint)
