@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "learning": GROUND | {"forces", "models", "dynamics", "training"},
     "advice": GROUND | {"forces", "models", "dynamics", "analysis"},
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
-    "benchmark": GROUND | {"forces", "dynamics", "analysis"},
+    "benchmark": GROUND | {"forces", "models", "dynamics", "training", "learning", "analysis"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
                 "train.yaml": TrainConfig, "learn.yaml": LearnConfig}

@@ -12,12 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.learning.config import LearnConfig
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
 from kstep.schemas import load_trajectory
-from kstep.training.fit import fit
-from kstep.training.labels import Labels
 
 PASSES = 60.0  # over all labels: ten times as many as a cold start has
 
@@ -29,6 +24,12 @@ def refit(runs: list[Path], molecule, out: Path, seed: int) -> None:
 
     A rejected proposal repeats the frame before it, and its own truth is not in the file.
     """
+    from kstep.learning.config import LearnConfig
+    from kstep.models import checkpoint as checkpoints
+    from kstep.models.config import ModelConfig
+    from kstep.training.fit import fit
+    from kstep.training.labels import Labels
+
     labels, calls, cpu_s = Labels.empty(len(molecule)), 0, 0.0
     for run in runs:
         own, about = Labels.load(Path(f"{run}.learn") / "labels.npz")
