@@ -14,7 +14,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.schemas import load_trajectory
 
-PASSES = 60.0  # over all labels: ten times as many as a cold start has
+PASSES = 150.0  # over all labels
 
 log = logging.getLogger("kstep")
 
