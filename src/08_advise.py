@@ -113,8 +113,8 @@ def main():
     forecast = {o: row for o, row in forecast.items() if row is not None}
 
     print(f"{task.run.molecule.name}, {task.run.method}, {task.run.n_workers} cores: a true call costs "
-          f"{model.seconds(seen.facts['cpu_s_per_true_call'])}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, "
-          f"a timestep of the network {model.seconds(seen.facts['cpu_s_per_inner_step'])} per replica.")
+          f"{model.seconds(seen.facts['cpu_s_per_true_call'])}, a step of plain MD "
+          f"{model.seconds(plain.cpu_s_per_step)}, a timestep of the network {model.seconds(seen.facts['cpu_s_per_inner_step'])} per replica.")
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))

@@ -120,9 +120,9 @@ def explain(name: str, row: dict, factor: float) -> str:
         return f"{name}: plain MD never crossed it here, so its cost is beyond measure; md-kstep samples it."
     n = f"{row['n_samples']:.3g} effective samples"
     if row["verdict"] == "pays":
+        first, whole = row["break_even_samples"], row["break_even_from_cold_start"]
         return (f"{name}: md-kstep pays. {n} take {row['gain']:.2g} times less CPU than plain MD; it is ahead from "
-                f"{row['break_even_samples']:.2g} samples on (whole cold start counted: "
-                f"{row['break_even_from_cold_start']:.2g}).")
+                f"{first:.2g} samples on" + (f" (learning counted: {whole:.2g})." if whole > first else "."))
     if row["break_even_samples"] is None:
         return (f"{name}: do not bother. An effective sample costs {seconds(row['plain_cpu_s_per_sample'])} with plain "
                 f"MD and {seconds(row['sampler_cpu_s_per_sample'])} with md-kstep, so it never pays back.")

@@ -55,8 +55,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Survey:
-    """plain, sampler, learning: see `advice.model`; lengths: one row per length of a proposal; facts: what was seen."""
+    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `advice.model`; lengths: one row per
+    length of a proposal; facts: what was seen."""
 
+    numbers: np.ndarray
     plain: model.PlainMD
     sampler: model.Sampler
     learning: model.Learning
@@ -164,7 +166,8 @@ def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     facts = {"pilot": {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
                        "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
              "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning, model.WITH_PILOT, rows, facts)
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning,
+                  model.WITH_PILOT, rows, facts)
 
 
 def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
@@ -174,7 +177,8 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
     temperature_K = hybrid.temperature_K
     field = ForceField(system_xml, len(molecule))
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
-    positions = start_positions(replace(settings, hybrid=hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})))
+    few = hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})
+    positions = start_positions(replace(settings, hybrid=few))
     shaken = molecule.conformers[0] + 0.005 * rng.standard_normal((64, *molecule.conformers.shape[1:]))
     network = untrained_network(model_config, molecule, shaken, temperature_K)
     ladder = TemperatureLadder((temperature_K,))
@@ -197,9 +201,11 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
     own = rates.plain_rates(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
                             rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
     sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
-                            chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
-    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
+                            chosen["dt_fs"], k_steps,
+                            hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
+    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+             "cpu_s_per_inner_step": costs.inner_step_s}
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
                   model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT, rows, facts)
 
 
