@@ -79,6 +79,11 @@ def test_learning_grows_with_the_molecule_as_it_did():
     assert 1000 < aspirin.true_calls < 2400 and 80 < aspirin.cpu_s < 180
 
 
+def test_dynamics_costs_as_many_true_calls_as_its_scheme_asks():
+    per_ps = model.cpu_s_per_ps(PLAIN, true_call_s=2e-3, inner_step_s=1e-5)
+    assert per_ps == pytest.approx({"plain": 1.0, "impulse": 500 * 2e-3 + 0.01, "checked": 62.5 * 2e-3 + 0.01})
+
+
 @pytest.mark.parametrize("value, said", [(4e-6, "4 us"), (1.37e-3, "1.37 ms"), (90.0, "90 s"), (600.0, "10 min"),
                                          (7200.0, "2 h"), (400_000.0, "4.63 days"), (None, "-")])
 def test_durations_are_said_in_their_unit(value, said):
@@ -255,7 +260,7 @@ def test_bad_input_is_one_sentence(work, tmp_path):
     assert "--pilot needs --checkpoint" in advise(work, "water", *mm, "--pilot", work / "water.npz", expect=2).stderr
     advise(work, "water", *mm, "--qm-config", "configs/qm.yaml", expect=2)
     advise(work, "water", *mm, "--samples", -3, expect=2)
-    assert "another molecule" in advise(work, "ethanol", *mm, *network, expect=2).stderr
+    assert "the molecule also holds [6]" in advise(work, "ethanol", *mm, *network, expect=2).stderr
     assert "does not exist" in advise(work, "water", *mm, "--check", tmp_path / "no.npz", expect=2).stderr
     molecule = molecule_from_smiles("O", "water", 1)
     (work / "raw/bare").mkdir()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from kstep.dynamics.hybrid_settings import DEFAULT_JUMP_FS
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
@@ -156,6 +157,13 @@ def table(rows: dict[str, dict], plain: PlainMD, learning: Learning) -> str:
                       f"{row['gain']:.3g}x" if row["gain"] else "-", f"{ahead:.2g}" if ahead is not None else "never"))
     widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dict[str, float]:
+    """CPU seconds per ps of dynamics of one replica: impulse asks the truth every 2 fs, checked every 16 fs."""
+    inner = FS_PER_PS / plain.dt_fs * inner_step_s
+    asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in DEFAULT_JUMP_FS.items()}
+    return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
 
 
 def as_dict(plain: PlainMD, sampler: Sampler, learning: Learning) -> dict:
