@@ -66,7 +66,8 @@ def main():
            "--replicas", 6, "--set", "dt_fs=1.0", "--set", f"length_ps={args.plain_ps}", "--set", "hot_length_ps=0",
            "--set", "save_interval_steps=2")
     network = real.with_name(real.name + ".learn") / "network.pt"
-    advise = ("src/08_advise.py", "--molecule", molecule, "--samples", SAMPLES, "--check", real, *([plain] if plain.exists() else []))
+    runs = [real, plain] if plain.exists() else [real]
+    advise = ("src/08_advise.py", "--molecule", molecule, "--samples", SAMPLES, "--check", *runs)
     sh(work / "cold.json", *advise, "--out", work / "cold.json")
     sh(work / "pilot.json", *advise, "--checkpoint", network, "--seed", 1, "--out", work / "pilot.json")
     data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
