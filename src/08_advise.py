@@ -112,9 +112,10 @@ def main():
                 for o in model.OBSERVABLES}
     forecast = {o: row for o, row in forecast.items() if row is not None}
 
+    call_s, inner_s = seen.facts["cpu_s_per_true_call"], seen.facts["cpu_s_per_inner_step"]
     print(f"{task.run.molecule.name}, {task.run.method}, {task.run.n_workers} cores: a true call costs "
-          f"{model.seconds(seen.facts['cpu_s_per_true_call'])}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, "
-          f"a timestep of the network {model.seconds(seen.facts['cpu_s_per_inner_step'])} per replica.")
+          f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the network "
+          f"{model.seconds(inner_s)} per replica.")
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))
@@ -125,8 +126,10 @@ def main():
     print(survey.about_lengths(seen))
     print(model.table(forecast, plain, learning))
     for o, row in forecast.items():
-        name = "slowest torsion" if o == "torsion" else "potential energy"
-        print(model.explain(name, row, seen.factor))
+        print(model.explain("slowest torsion" if o == "torsion" else "potential energy", row, seen.factor))
+    per_ps = model.cpu_s_per_ps(plain, call_s, inner_s)
+    print("For spectra and rates, which metropolis does not give, a ps of one replica costs "
+          + ", ".join(f"{scheme} {model.seconds(s)}" for scheme, s in per_ps.items()) + " of CPU.")
     never = seen.facts["plain_dynamics"]["never_crossed"]
     if never:
         print(f"Not crossed by plain dynamics here, so left out: {', '.join(never)}; consider --tempering in 06b.")
@@ -138,8 +141,8 @@ def main():
         write_json_atomic(args.out, {
             "molecule": task.run.molecule.name, "method": task.run.method, "num_workers": task.run.n_workers,
             "samples": args.samples, "machine": machine(), **provenance(), **model.as_dict(plain, sampler, learning),
-            "factor": seen.factor, "lengths": seen.lengths, "facts": seen.facts, "forecast": forecast,
-            "checks": checks})
+            "factor": seen.factor, "lengths": seen.lengths, "facts": seen.facts, "cpu_s_per_ps": per_ps,
+            "forecast": forecast, "checks": checks})
         log.info("-> %s", args.out)
 
 

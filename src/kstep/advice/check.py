@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from kstep.advice import model, rates
 from kstep.advice.survey import Survey, sampler_of
 from kstep.errors import UserError
@@ -15,12 +17,14 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     """Predicted and measured CPU seconds of n_samples, per observable, with their ratio.
 
     The measured figure is the run's CPU per effective sample times n_samples, plus its burn-in; and, where
-    nothing was trained yet when the forecast was made, the learning of the run's network where the file knows it.  A plain
-    run is held against the forecast for plain MD.
+    nothing was trained yet when the forecast was made, the learning of the run's network where
+    the file knows it.  A plain run is held against the forecast for plain MD.
     """
     scheme = run.metadata.get("scheme")
     if scheme not in ("plain", "metropolis"):
         raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against metropolis or plain")
+    if not np.array_equal(run.atom_types, survey.numbers):
+        raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
     sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.effective_samples(run))
     out = {"run": str(path), "scheme": scheme, "effective_samples": found}
     learned = None
@@ -28,8 +32,8 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
         dt_fs, step_s = run.metadata["dt_fs"], run.metadata["cpu_s"] / run.metadata["true_calls"]
         plain = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
         out["cpu_s_per_step"] = {"predicted": plain.cpu_s_per_step, "measured": step_s}
-        out["ps_per_sample"] = {o: {"predicted": plain.ps_per_sample[o], "measured": found[o] and found["ps"] / found[o]}
-                                for o in model.OBSERVABLES}
+        out["ps_per_sample"] = {o: {"predicted": plain.ps_per_sample[o],
+                                    "measured": found[o] and found["ps"] / found[o]} for o in model.OBSERVABLES}
     else:
         out |= {"acceptance": {"predicted": survey.sampler.acceptance, "measured": sampler.acceptance},
                 "cpu_s_per_call": {"predicted": survey.sampler.cpu_s_per_call, "measured": sampler.cpu_s_per_call}}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from kstep.dynamics.hybrid_settings import DEFAULT_JUMP_FS
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
@@ -120,9 +121,9 @@ def explain(name: str, row: dict, factor: float) -> str:
         return f"{name}: plain MD never crossed it here, so its cost is beyond measure; md-kstep samples it."
     n = f"{row['n_samples']:.3g} effective samples"
     if row["verdict"] == "pays":
+        first, whole = row["break_even_samples"], row["break_even_from_cold_start"]
         return (f"{name}: md-kstep pays. {n} take {row['gain']:.2g} times less CPU than plain MD; it is ahead from "
-                f"{row['break_even_samples']:.2g} samples on (whole cold start counted: "
-                f"{row['break_even_from_cold_start']:.2g}).")
+                f"{first:.2g} samples on" + (f" (learning counted: {whole:.2g})." if whole > first else "."))
     if row["break_even_samples"] is None:
         return (f"{name}: do not bother. An effective sample costs {seconds(row['plain_cpu_s_per_sample'])} with plain "
                 f"MD and {seconds(row['sampler_cpu_s_per_sample'])} with md-kstep, so it never pays back.")
@@ -156,6 +157,13 @@ def table(rows: dict[str, dict], plain: PlainMD, learning: Learning) -> str:
                       f"{row['gain']:.3g}x" if row["gain"] else "-", f"{ahead:.2g}" if ahead is not None else "never"))
     widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dict[str, float]:
+    """CPU seconds per ps of dynamics of one replica: impulse asks the truth every 2 fs, checked every 16 fs."""
+    inner = FS_PER_PS / plain.dt_fs * inner_step_s
+    asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in DEFAULT_JUMP_FS.items()}
+    return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
 
 
 def as_dict(plain: PlainMD, sampler: Sampler, learning: Learning) -> dict:

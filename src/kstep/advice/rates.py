@@ -64,8 +64,8 @@ def effective_samples(trajectory: Trajectory) -> dict:
     blocks = [block_means(x, length) for x in frames]
     independent = sum(len(b) for b in blocks) / correlation_time(blocks, 1, CHAIN_END)
     energy = independent * np.concatenate(frames).var() / max(np.concatenate(blocks).var(), 1e-24)
-    return {"energy": float(min(energy, profile.n_frames)), "torsion": best and best[0], "label": best and best[1], "never_crossed": never,
-            "frames": profile.n_frames, "ps": profile.n_frames * profile.spacing_ps}
+    return {"energy": float(min(energy, profile.n_frames)), "torsion": best and best[0], "label": best and best[1],
+            "never_crossed": never, "frames": profile.n_frames, "ps": profile.n_frames * profile.spacing_ps}
 
 
 def correlation_time(replicas: list[np.ndarray], first: int, end: float) -> float:

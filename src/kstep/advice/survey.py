@@ -9,7 +9,6 @@ Without one         the true call and an untrained network of the configured siz
 from __future__ import annotations
 
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,26 +16,20 @@ import numpy as np
 
 from kstep.advice import model, rates
 from kstep.advice.stand_ins import ForceField, untrained_network
+from kstep.advice.timing import plain_step_s, step_and_call_s
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
-from kstep.dynamics.loop import initial_state, run
-from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.run_hybrid import load_network, run_hybrid, sampler_masses
-from kstep.dynamics.schemes import Plain
 from kstep.dynamics.tempering import TemperatureLadder
-from kstep.dynamics.tune import Costs, measure_costs, steps_per_call, thermalise, tune
+from kstep.dynamics.tune import steps_per_call, thermalise, tune
 from kstep.errors import UserError
-from kstep.forces.openmm import fastest_platform, make_context, read_system
 from kstep.forces.pool import EvaluationPool
 from kstep.schemas import Trajectory, load_trajectory
-from kstep.units import PS_PER_FS
 
 LENGTHS_FS = (100.0, 200.0, 400.0, 800.0)  # mean lengths of a proposal that are compared
 MOST_REPLICAS = 32  # of dynamics without true calls
 PROPOSALS = 60  # per replica, for each of them
 SAMPLES_WITH_NETWORK, SAMPLES_WITHOUT = 300, 100  # of the slowest torsion, from the stand-in's plain dynamics
-STEPS_TIMED = {"QM": 25, "MM": 1000}
-STRETCHES = 5
 
 
 @dataclass(frozen=True)
@@ -55,57 +48,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Survey:
-    """plain, sampler, learning: see `advice.model`; lengths: one row per length of a proposal; facts: what was seen."""
+    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `advice.model`; lengths: one row per
+    length of a proposal; facts: what was seen."""
 
+    numbers: np.ndarray
     plain: model.PlainMD
     sampler: model.Sampler
     learning: model.Learning
     factor: float
     lengths: list[dict]
     facts: dict
-
-
-def plain_step_s(spec, positions, masses, dt_fs: float, temperature_K: float, rng) -> float:
-    """CPU seconds of one timestep of plain MD: OpenMM's own loop for MM, the time loop with a warm SCF otherwise.
-
-    The least of several stretches: what others do on the machine only adds.
-    """
-    if spec.backend == "openmm":
-        system = read_system(spec.settings["system_xml"], len(positions))
-        platform = spec.settings["platform"]
-        if platform == "auto":
-            platform = fastest_platform(system, positions)[0]
-        context = make_context(system, platform, dt_fs * PS_PER_FS)
-        context.setPositions(positions)
-        context.setVelocitiesToTemperature(temperature_K, int(rng.integers(1, 2**31 - 1)))
-        # a GPU works while its process waits
-        clock = time.process_time if platform in ("Reference", "CPU") else time.perf_counter
-
-        def steps(n):
-            context.getIntegrator().step(n)
-            context.getState(getEnergy=True)
-
-        return _least_s(steps, STEPS_TIMED["MM"], clock)
-    with EvaluationPool(spec, 1) as pool:
-        state = initial_state(pool, positions[None], draw_velocities(1, masses, temperature_K, rng))
-        scheme = Plain(masses, dt_fs * PS_PER_FS)
-
-        def steps(n):
-            nonlocal state
-            state = run(scheme, pool, state, rng, n)
-
-        return _least_s(steps, STEPS_TIMED["QM"], time.process_time)
-
-
-def _least_s(steps, n: int, clock) -> float:
-    """Seconds per step of the fastest of STRETCHES stretches of n steps, after one that warms up."""
-    steps(n)
-    spent = []
-    for _ in range(STRETCHES):
-        start = clock()
-        steps(n)
-        spent.append((clock() - start) / n)
-    return min(spent)
 
 
 def run_pilot(task: Task, provenance: dict, machine: dict) -> Trajectory:
@@ -148,7 +100,7 @@ def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     # samples of the true potential: the network's own chain might find a hole of the network
     positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]
     sampler, found = sampler_of(pilot)
-    costs = _timings(task, carry, carry, positions, masses, rng)
+    costs = step_and_call_s(settings, carry, carry, positions, masses, rng)
     lengths = _lengths(task, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
     here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
     measured = {"acceptance": sampler.acceptance, **sampler.samples_per_call}
@@ -164,7 +116,8 @@ def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     facts = {"pilot": {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
                        "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
              "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning, model.WITH_PILOT, rows, facts)
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning,
+                  model.WITH_PILOT, rows, facts)
 
 
 def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
@@ -174,12 +127,13 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
     temperature_K = hybrid.temperature_K
     field = ForceField(system_xml, len(molecule))
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
-    positions = start_positions(replace(settings, hybrid=hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})))
+    few = hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})
+    positions = start_positions(replace(settings, hybrid=few))
     shaken = molecule.conformers[0] + 0.005 * rng.standard_normal((64, *molecule.conformers.shape[1:]))
     network = untrained_network(model_config, molecule, shaken, temperature_K)
     ladder = TemperatureLadder((temperature_K,))
     positions = thermalise(field, field, positions, masses, ladder, rng)
-    costs = _timings(task, Carrier(network), field, positions, masses, rng)
+    costs = step_and_call_s(settings, Carrier(network), field, positions, masses, rng)
     step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs, temperature_K, rng)
     with EvaluationPool(settings.spec, 1) as pool:  # its costs are the force field's; only dt is taken from it
         chosen = tune(field, field, pool, positions[:16], masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=1,
@@ -197,25 +151,16 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
     own = rates.plain_rates(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
                             rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
     sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
-                            chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
-    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
+                            chosen["dt_fs"], k_steps,
+                            hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
+    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+             "cpu_s_per_inner_step": costs.inner_step_s}
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
                   model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT, rows, facts)
 
 
 def _times(own: dict) -> dict:
     return {o: own[o] for o in model.OBSERVABLES}
-
-
-def _timings(task: Task, carry, mover, positions, masses, rng) -> Costs:
-    """Costs of a true call at geometries that `mover` reaches, and of a timestep of `carry` at a run's batch size."""
-    settings = task.run
-    batch = max(1, settings.hybrid.replicas // (1 if settings.n_workers == 1 else 2 * settings.n_workers))
-    positions = np.resize(positions, (batch, *positions.shape[1:]))
-    with EvaluationPool(settings.spec, settings.n_workers) as pool:
-        found = [measure_costs(pool, c, positions, masses, settings.hybrid.temperature_K, rng)
-                 for c in ({id(c): c for c in (carry, mover)}).values()]
-    return Costs(found[-1].true_call_s, found[0].inner_step_s)
 
 
 def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps):

@@ -1,0 +1,293 @@
+"""The advice: its arithmetic on made-up costs, its estimates where the answer is known, the script as a user runs it."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import synthetic
+from conftest import molecule_from_smiles, run_python
+from kstep.advice import check, model, rates, survey
+from kstep.advice.stand_ins import ForceField, untrained_network
+from kstep.analysis.statistics import statistical_inefficiency
+from kstep.config import MDConfig
+from kstep.dynamics.carry import Carrier
+from kstep.dynamics.tune import measure_costs
+from kstep.errors import UserError
+from kstep.forcefields.prepare import prepare_molecule
+from kstep.forces import openmm_spec
+from kstep.models.config import ModelConfig
+from kstep.schemas import load_trajectory
+
+PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
+SAMPLER = model.Sampler(cpu_s_per_call=4e-3, samples_per_call={"torsion": 0.1, "energy": 0.2}, acceptance=0.9,
+                        dt_fs=2.0, k_steps=200, burn_in_cpu_s=6.0)  # 40 ms, 20 ms
+TO_LEARN = model.Learning(true_calls=500, cpu_s=90.0, paid=False)
+
+
+def predict(n, observable="torsion", plain=PLAIN, sampler=SAMPLER, learning=TO_LEARN, factor=2.0):
+    return model.predict(n, observable, plain, sampler, learning, 2, factor)
+
+
+def test_totals_are_what_the_costs_say():
+    row = predict(1000)
+    assert row["plain_cpu_s"] == pytest.approx(5000.0) and row["plain_wall_s"] == pytest.approx(2500.0)
+    assert row["total_cpu_s"] == pytest.approx(90.0 + 6.0 + 1000 * 0.04)
+    assert row["total_wall_s"] == pytest.approx(90.0 + 46.0 / (2 * model.BUSY_SHARE))
+    assert row["gain"] == pytest.approx(5000.0 / 136.0) and row["verdict"] == "pays"
+
+
+def test_at_break_even_both_cost_the_same():
+    n = predict(1.0)["break_even_samples"]
+    assert n == pytest.approx(96.0 / 4.96)
+    row = predict(n)
+    assert row["plain_cpu_s"] == pytest.approx(row["total_cpu_s"])
+    assert predict(0.9 * n)["verdict"] == "do not bother"
+    assert predict(1.2 * n)["verdict"] == "too close to call"
+    assert predict(10 * n)["verdict"] == "pays"
+
+
+def test_a_paid_network_is_not_paid_again():
+    paid = model.Learning(500, 90.0, paid=True)
+    row = predict(1000, learning=paid)
+    assert row["total_cpu_s"] == pytest.approx(46.0) and row["cold_start_cpu_s"] == pytest.approx(136.0)
+    assert row["break_even_samples"] == pytest.approx(6.0 / 4.96)
+    assert row["break_even_from_cold_start"] == pytest.approx(96.0 / 4.96)
+
+
+def test_cheap_physics_is_told_not_to_bother():
+    """OpenMM's own loop: 14 us a step, 0.1 ps a sample, so 1.4 ms against 40 ms."""
+    row = predict(10_000, plain=model.PlainMD(14e-6, 1.0, {"torsion": 0.1, "energy": 0.1}))
+    assert row["verdict"] == "do not bother" and row["break_even_samples"] is None
+    said = model.explain("slowest torsion", row, 2.0)
+    assert "do not bother" in said and "1.4 ms" in said and "40 ms" in said
+    few = predict(2)
+    assert "do not bother" in model.explain("slowest torsion", few, 2.0) and " 19." in model.explain("x", few, 2.0)
+
+
+def test_what_was_never_seen_is_not_predicted():
+    assert predict(10, sampler=model.Sampler(1.0, {"torsion": None, "energy": 0.1}, 0.9, 2.0, 10)) is None
+    row = predict(10, plain=model.PlainMD(1e-3, 1.0, {"torsion": None, "energy": 1.0}))
+    assert row["verdict"] == "not known" and row["gain"] is None
+    model.table({"torsion": row}, PLAIN, TO_LEARN)
+
+
+def test_learning_grows_with_the_molecule_as_it_did():
+    """Ethanol took 400-580 calls and 14-23 s, aspirin (10 ms a call) 1200-2100 calls and 85-165 s."""
+    ethanol, aspirin = model.expected_learning(9, 1.3e-3), model.expected_learning(21, 1e-2)
+    assert 290 < ethanol.true_calls < 800 and 10 < ethanol.cpu_s < 30
+    assert 1000 < aspirin.true_calls < 2400 and 80 < aspirin.cpu_s < 180
+
+
+def test_dynamics_costs_as_many_true_calls_as_its_scheme_asks():
+    per_ps = model.cpu_s_per_ps(PLAIN, true_call_s=2e-3, inner_step_s=1e-5)
+    assert per_ps == pytest.approx({"plain": 1.0, "impulse": 500 * 2e-3 + 0.01, "checked": 62.5 * 2e-3 + 0.01})
+
+
+@pytest.mark.parametrize("value, said", [(4e-6, "4 us"), (1.37e-3, "1.37 ms"), (90.0, "90 s"), (600.0, "10 min"),
+                                         (7200.0, "2 h"), (400_000.0, "4.63 days"), (None, "-")])
+def test_durations_are_said_in_their_unit(value, said):
+    assert model.seconds(value) == said
+
+
+@pytest.mark.parametrize("correlation, acceptance", [(0.0, 0.7), (0.8, 0.85)])
+def test_rejections_cost_what_the_formula_says(correlation, acceptance):
+    rng = np.random.default_rng(0)
+    n = 60_000
+    moved = synthetic.autoregressive(rng, n, 1, correlation)
+    chain = moved[np.cumsum(rng.random(n) < acceptance)[:, None].clip(max=n - 1), 0]
+    expected = model.with_rejections((1 - correlation) / (1 + correlation), acceptance)
+    assert 1.0 / statistical_inefficiency([chain])[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_the_fitted_tail_is_right_and_scatters_less_than_the_sum():
+    g = (1 + 0.95) / (1 - 0.95)
+    rng = np.random.default_rng(1)
+    runs = [[synthetic.autoregressive(rng, 1000, 1, 0.95) for _ in range(4)] for _ in range(40)]
+    fitted = np.array([rates.correlation_time(run, 1, 0.15) for run in runs])
+    summed = np.array([statistical_inefficiency(run)[0] for run in runs])
+    assert fitted.mean() == pytest.approx(g, rel=0.08)
+    assert fitted.std() < 0.8 * summed.std()
+
+
+def test_effective_samples_of_a_known_trajectory():
+    """The energy is a sum of squares of AR(1) series of correlation c, so its own correlation is c^2."""
+    trajectory = synthetic.ethanol(replicas=8, frames=3000, correlation=0.8, hop=0.05, scheme="metropolis")
+    found = rates.effective_samples(trajectory)
+    assert found["energy"] == pytest.approx(24_000 * (1 - 0.64) / (1 + 0.64), rel=0.15)
+    assert found["torsion"] == pytest.approx(24_000 * 0.05 / 1.95, rel=0.25)  # forgets with probability 0.05 a frame
+    assert found["label"] == "C0-C1-O2-H8" and found["never_crossed"] == []
+    stuck = rates.effective_samples(synthetic.ethanol(replicas=3, frames=500, wells=[0, 1, 2]))
+    assert stuck["torsion"] is None and stuck["never_crossed"] == ["C0-C1-O2-H8"]
+
+
+class Well:
+    """A harmonic 'network' of water: its dynamics is noise about a shape, one replica falls into a hole."""
+
+    def __init__(self, molecule, falls):
+        self.molecule, self.falls, self.rng = molecule, falls, np.random.default_rng(2)
+        self.energy = None
+
+    def energy_and_forces(self, x):
+        energy = 5.0 * self.rng.standard_normal(len(x)) if self.energy is None else self.energy
+        return energy, np.zeros_like(x)
+
+    def __call__(self, x, v, masses, dt_ps, n_steps):
+        self.energy = 5.0 * self.rng.standard_normal(len(x))
+        self.energy[: self.falls] -= 900.0
+        return self.molecule.conformers[:1] + 0.001 * self.rng.standard_normal(x.shape), v
+
+
+@pytest.mark.parametrize("falls", [0, 1, 5])
+def test_a_replica_in_a_hole_of_the_network_is_left_out(water, falls):
+    well = Well(water, falls)
+    start = np.repeat(water.conformers[:1], 8, axis=0)
+    options = dict(enough=50, most_cpu_s=1e-9)
+    if falls > 4:
+        with pytest.raises(UserError, match="does not stay together"):
+            rates.plain_rates(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
+        return
+    found = rates.plain_rates(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
+    assert found["replicas_lost"] == falls and found["torsion"] is None
+    assert found["simulated_ps"] == pytest.approx((8 - falls) * rates.FIRST_PS)
+    assert 0.02 < found["energy"] < 0.04  # independent every 25 fs
+
+
+@pytest.fixture(scope="module")
+def ethanol_mm():
+    import openmm
+
+    prepared = prepare_molecule("ethanol", "CCO")
+    return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system)
+
+
+def test_the_force_field_carries_replicas_like_a_network_does(ethanol_mm):
+    """Against the same potential carried by the project's own velocity Verlet, with heavy hydrogens."""
+    molecule, system = ethanol_mm
+    physics = openmm_spec(molecule, MDConfig(platform="Reference"), system).build()
+    field = ForceField(system, len(molecule))
+    x = molecule.conformers[:1].repeat(2, axis=0)
+    energy, forces = field.energy_and_forces(x)
+    assert energy[1] == pytest.approx(physics.energy(x[1])) and forces.shape == x.shape
+    masses = np.where(molecule.numbers == 1, 4.0, molecule.masses)
+    v = 0.3 * np.random.default_rng(0).standard_normal(x.shape)
+    slow = SimpleNamespace(forces=lambda y: np.array([physics.energy_and_forces(r)[1] for r in y]), native=np.array,
+                           numpy=np.asarray)
+    ours, theirs = Carrier(slow)(x, v, masses, 1e-3, 50), field(x, v, masses, 1e-3, 50)
+    assert np.allclose(ours[0], theirs[0], atol=1e-9) and np.allclose(ours[1], theirs[1], atol=1e-7)
+    broken = field(x, v, masses, 0.1, 50)[0]
+    assert not np.isfinite(broken).any() and np.isnan(field.energy_and_forces(broken)[0]).all()
+
+
+def test_an_untrained_network_can_be_timed_and_one_without_energy_cannot(ethanol_mm):
+    molecule, _ = ethanol_mm
+    shaken = molecule.conformers[0] + 0.005 * np.random.default_rng(0).standard_normal((16, len(molecule), 3))
+    network = untrained_network(ModelConfig(arch="pair_mlp"), molecule, shaken, 300.0)
+    x, _ = Carrier(network)(shaken[:4], np.zeros_like(shaken[:4]), molecule.masses, 5e-4, 100)
+    assert np.isfinite(x).all()
+    with pytest.raises(UserError, match="energy: true"):
+        untrained_network(ModelConfig(heads={"energy": False, "jump": True}), molecule, shaken, 300.0)
+
+
+def test_a_true_call_is_not_timed_where_the_scf_has_nothing_left_to_do(water):
+    """With warm starts a second call at one geometry costs next to nothing, which is not what a run pays."""
+    asked = []
+    pool = SimpleNamespace(cpu_s=0.0, evaluate=lambda x: asked.append(x.copy()))
+
+    def carry(x, v, masses, dt_ps, n_steps):
+        return x + 0.01, v
+
+    carry.cpu_s = 0.0
+    measure_costs(pool, carry, water.conformers[:1].repeat(3, axis=0), water.masses, 300.0, np.random.default_rng(0))
+    assert len(asked) == 2 and not np.allclose(asked[0], asked[1])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Prepared ethanol and water; water with a network learned at MM and a metropolis run of it."""
+    work = tmp_path_factory.mktemp("advise")
+    (work / "two.smi").write_text("CCO ethanol\nO water\n")
+    finished = run_python("src/00_prep_mols.py", "--smiles", work / "two.smi", "--out-dir", work / "raw")
+    assert finished.returncode == 0, finished.stderr
+    (work / "model.yaml").write_text("arch: pair_mlp\nheads: {energy: true}\npair_hidden: [24, 24]\n")
+    finished = run_python("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--learn", "--md-config",
+                          "configs/md_fast.yaml", "--model-config", work / "model.yaml", "--replicas", 16,
+                          "--burn-in-steps", 5, "--steps", 150, "--out", work / "water.npz")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return work
+
+
+def advise(work, molecule, *flags, expect=0):
+    finished = run_python("src/08_advise.py", "--molecule", work / "raw" / molecule, *flags)
+    assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
+    if expect:
+        assert "Traceback" not in finished.stderr and finished.stderr.count("error:") == 1
+    return finished
+
+
+def test_advice_before_anything_is_trained(work):
+    finished = advise(work, "ethanol", "--md-config", "configs/md_fast.yaml", "--replicas", 8, "--most-cpu", 1,
+                      "--model-config", work / "model.yaml", "--samples", 5, "--out", work / "cold.json")
+    assert "do not bother" in finished.stdout and "factor of 2" in finished.stdout
+    told = json.loads((work / "cold.json").read_text())
+    assert told["plain"]["cpu_s_per_step"] < 2e-4 and told["factor"] == 2.0 and not told["learning"]["paid"]
+    assert 0.5 < told["plain"]["ps_per_sample"]["torsion"] < 50  # MMFF94's O-H turns in picoseconds
+    assert {row["k_steps"] for row in told["lengths"]} > {told["sampler"]["k_steps"]}
+    ahead = told["forecast"]["torsion"]["break_even_samples"]
+    assert ahead is None or ahead > 5
+
+
+def test_advice_with_a_network_holds_for_the_run_it_came_from(work):
+    """The pilot given is the run checked, so predicted and measured are the same."""
+    flags = ("--md-config", "configs/md_fast.yaml", "--replicas", 16,
+             "--checkpoint", work / "water.npz.learn/network.pt")
+    finished = advise(work, "water", *flags, "--pilot", work / "water.npz", "--most-cpu", 1, "--check",
+                      work / "water.npz", "--out", work / "pilot.json")
+    told = json.loads((work / "pilot.json").read_text())
+    assert told["checks"][0]["energy"]["predicted_over_measured"] == pytest.approx(1.0)
+    assert told["learning"]["paid"] and told["learning"]["true_calls"] > 0 and told["learning"]["cpu_s"] > 0
+    assert list(told["forecast"]) == ["energy"] and "30 %" in finished.stdout
+    fresh = advise(work, "water", *flags, "--pilot-steps", 30, "--most-cpu", 1, "--out", work / "own.json")
+    told = json.loads((work / "own.json").read_text())
+    assert told["facts"]["pilot"]["true_calls"] >= 16 * 30 and "pilot:" in fresh.stderr
+
+
+def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
+    run = synthetic.ethanol(replicas=4, frames=2000, hop=0.05)
+    found = rates.effective_samples(run)
+    plain = model.PlainMD(2e-3, 1.0, {"torsion": 2 * found["ps"] / found["torsion"],
+                                      "energy": found["ps"] / found["energy"]})
+    seen = survey.Survey(run.atom_types, plain, SAMPLER, TO_LEARN, 2.0, [], {})
+    step_s = run.metadata["cpu_s"] / run.metadata["true_calls"]
+    told = check.against(seen, run, 1000, "plain.npz")
+    assert told["torsion"]["predicted_over_measured"] == pytest.approx(2 * 2e-3 / step_s)
+    assert told["energy"]["predicted_over_measured"] == pytest.approx(2e-3 / step_s)
+    assert "torsion: predicted" in check.say(told)
+    with pytest.raises(UserError, match="another molecule"):
+        check.against(survey.Survey(np.array([8, 1, 1]), plain, SAMPLER, TO_LEARN, 2.0, [], {}), run, 10, "plain.npz")
+    run.metadata["scheme"] = "jump"
+    with pytest.raises(UserError, match="scheme 'jump'"):
+        check.against(seen, run, 10, "jump.npz")
+
+
+def test_bad_input_is_one_sentence(work, tmp_path):
+    mm = ("--md-config", "configs/md_fast.yaml")
+    network = ("--checkpoint", work / "water.npz.learn/network.pt")
+    assert "--pilot needs --checkpoint" in advise(work, "water", *mm, "--pilot", work / "water.npz", expect=2).stderr
+    advise(work, "water", *mm, "--qm-config", "configs/qm.yaml", expect=2)
+    advise(work, "water", *mm, "--samples", -3, expect=2)
+    assert "the molecule also holds [6]" in advise(work, "ethanol", *mm, *network, expect=2).stderr
+    assert "does not exist" in advise(work, "water", *mm, "--check", tmp_path / "no.npz", expect=2).stderr
+    molecule = molecule_from_smiles("O", "water", 1)
+    (work / "raw/bare").mkdir()
+    molecule.save(work / "raw/bare/molecule.npz")
+    assert "00_prep_mols.py" in advise(work, "bare", expect=2).stderr
+    synthetic.save(tmp_path / "plain.npz", synthetic.ethanol(replicas=2, frames=50))
+    assert "pilot must be one" in advise(work, "water", *mm, *network, "--pilot", tmp_path / "plain.npz",
+                                         expect=2).stderr
+    run = load_trajectory(work / "water.npz")
+    run.metadata["method"] = "GFN2-xTB"
+    synthetic.save(tmp_path / "other.npz", run)
+    assert "not of water with mmff94" in advise(work, "water", *mm, *network, "--pilot", tmp_path / "other.npz",
+                                                expect=2).stderr
