@@ -181,6 +181,14 @@ def test_adaptation_is_never_counted_as_samples(from_smiles):
     assert len(np.unique(trajectory.inner_steps[production])) > 5  # random lengths
 
 
+def test_the_evaluation_passes_over_what_was_learned(from_smiles):
+    from kstep.analysis.evaluate import find_trajectories
+
+    folder, _, _ = from_smiles
+    problems = []
+    assert list(find_trajectories(folder, problems)) == [folder / "water.npz"] and not problems
+
+
 def test_resume_after_learning_learns_nothing_new(from_smiles):
     folder, flags, _ = from_smiles
     before = (folder / "water.npz.learn/rounds.jsonl").read_text()

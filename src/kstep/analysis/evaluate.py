@@ -32,10 +32,10 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
     root = Path(root)
     if not root.exists():
         raise UserError(f"{root} does not exist; run the stage that writes it first")
-    # a folder <run>.npz.parts belongs to a run that has not finished
+    # a folder <run>.npz.parts belongs to a run that has not finished, <run>.npz.learn to what it learned
     files = [root] if root.is_file() else sorted(
         p for p in root.rglob("*.npz")
-        if not p.name.startswith(".") and not any(part.endswith(".parts") for part in p.parts))
+        if not p.name.startswith(".") and not any(part.endswith((".parts", ".learn")) for part in p.parts))
     found = {}
     for path in files:
         try:
