@@ -1,4 +1,4 @@
-"""The tables of README from benchmarks/pipeline.json and benchmarks/exact_and_fast.json.
+"""The tables of README from pipeline.json, exact_and_fast.json and tempering.json in benchmarks/.
 
     python benchmarks/tables.py            print them
     python benchmarks/tables.py --write    put them between the markers of README.md
@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
+TEMPERING = ROOT / "benchmarks" / "tempering.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -165,6 +166,33 @@ def exact_and_fast(section: dict) -> str:
     return "\n\n".join(parts)
 
 
+def tempering(data: dict) -> str:
+    """What benchmarks/tempering.py measured: a barrier crossed, and the same populations from either side."""
+    s = data["settings"]
+    ladder = ", ".join(f"{t:g}" for t in s["ladder_K"])
+
+    def share(pair):
+        return f"{100 * pair[0]:.2g} +- {100 * pair[1]:.1g} %"
+
+    labels = {"ladder_from_Z": "ladder, all from Z, `--learn`", "ladder_from_E": "ladder, all from E, same network",
+              "metropolis_300K": "`metropolis` at 300 K alone, from Z", "plain_300K": "plain MD at 300 K, 1 fs, from Z"}
+    rows = [[label, data[name]["true_calls"], data[name]["barrier_crossings"], data[name]["transitions_at_300K"],
+             share(data[name]["E_300K"]), share(data[name]["E_300K_mbar"]) if "E_300K_mbar" in data[name] else ""]
+            for name, label in labels.items() if name in data]
+    z = data["ladder_from_Z"]
+    swaps = z["swap_acceptance"]
+    above = ", ".join(f"{e:.1f} +- {d:.1f} kJ/mol from {x}" for x, (e, d) in data["E_above_Z_kJ_per_mol"].items())
+    apart = f" ({data['errors_apart']:.1f} errors apart)" if "errors_apart" in data else ""
+    return (f"### Parallel tempering: the ester of `{s['smiles']}` turns over\n\n"
+            f"GFN2-xTB; {s['ladders']} ladders of {ladder} K, {s['steps']} macro-steps after {s['burn_in_steps']} of "
+            "burn-in, counted in the table. Only the Z form was given. Learning took "
+            f"{z['true_calls_training']} true calls more; {min(swaps):.2f} to {max(swaps):.2f} of the swaps of neighbours were "
+            f"accepted, and {z['acceptance']:.3f} of the proposals. Errors come from the spread of the ladders.\n\n"
+            + table(["", "true calls", "crossings of 90 degrees, all rungs", "changes between Z and E at 300 K",
+                     "E at 300 K", "E at 300 K, MBAR over rungs"], rows)
+            + f"\n\nFree energy of E above Z: {above}{apart}. `python benchmarks/tempering.py` repeats it.")
+
+
 def add(path: Path) -> None:
     """Take the benchmark.json of one molecule into the published file."""
     try:
@@ -187,6 +215,8 @@ def tables() -> str:
             parts.append(function(data[name]))
     if EXACT_AND_FAST.exists():
         parts.append(exact_and_fast(json.loads(EXACT_AND_FAST.read_text())))
+    if TEMPERING.exists():
+        parts.append(tempering(json.loads(TEMPERING.read_text())))
     return "\n\n".join(parts)
 
 

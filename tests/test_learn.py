@@ -7,17 +7,21 @@ import pytest
 
 from conftest import ROOT, run_python
 from kstep.config import MDConfig
+from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.dynamics.coverage import TorsionWatch
+from kstep.dynamics.state import State
 from kstep.errors import UserError
 from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import openmm_spec
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import EvaluationPool, Truth
 from kstep.learning import learn as module
 from kstep.learning.config import LearnConfig
 from kstep.learning.learn import Task, learn
+from kstep.learning.turns import turn
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
 from kstep.schemas import load_trajectory
+from kstep.topology import find_angles, find_rotatable_torsions
 from kstep.training.labels import Labels
 
 SMALL = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
@@ -215,3 +219,62 @@ def test_bad_input_is_one_sentence(tmp_path, flags, words):
     assert finished.returncode == 2, finished.stderr[-1500:]
     assert words in finished.stderr and "Traceback" not in finished.stderr
     assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.fixture(scope="module")
+def peroxide():
+    import openmm
+
+    prepared = prepare_molecule("peroxide", "OO")
+    return prepared.molecule, openmm_spec(prepared.molecule, MDConfig(platform="Reference"),
+                                          openmm.XmlSerializer.serialize(prepared.system))
+
+
+@pytest.mark.parametrize("temperatures_K", [(300.0,), (300.0, 500.0)])
+def test_a_ladder_is_learned_from_turned_conformers_too(peroxide, tmp_path, monkeypatch, temperatures_K):
+    """What lies behind a barrier is a wall to a network that was never shown it, at every rung."""
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        learn(task(peroxide, tmp_path, temperatures_K=temperatures_K), SMALL, LearnConfig(**QUICK))
+    labels, metadata = Labels.load(tmp_path / "labels.npz")
+    molecule = peroxide[0]
+    torsion = find_rotatable_torsions(molecule.numbers, molecule.bonds)
+    starts, then = (dihedrals_deg(labels.positions[rows], torsion)[:, 0] for rows in (slice(0, 6), slice(6, 9)))
+    assert metadata["true_calls"] == len(labels)
+    if len(temperatures_K) > 1:  # every second chain
+        assert np.allclose(sorted(np.abs(wrap_deg(then - starts[1::2]))), [90, 90, 180], atol=1e-3)
+    else:  # the first timestep of the first chains
+        assert (np.abs(wrap_deg(then - starts[:3])) < 20).all()
+
+
+def test_a_turn_moves_one_torsion_and_nothing_else():
+    molecule = prepare_molecule("methoxyethanol", "COCCO").molecule
+    torsions = find_rotatable_torsions(molecule.numbers, molecule.bonds)
+    start = molecule.conformers[0]
+    new = turn(start, molecule.bonds, torsions[1], 70.0)
+    change = wrap_deg(dihedrals_deg(new[None], torsions) - dihedrals_deg(start[None], torsions))[0]
+    assert np.allclose(change, np.where(np.arange(len(torsions)) == 1, 70.0, 0.0), atol=1e-6)
+    angles = find_angles(len(molecule), molecule.bonds)
+    for i, j in (molecule.bonds.T, angles[:, [0, 2]].T):  # lengths, and with the 1-3 distances all angles
+        assert np.allclose(*(np.linalg.norm(x[i] - x[j], axis=-1) for x in (start, new)))
+
+
+def test_a_clash_starts_no_chain(peroxide, tmp_path):
+    learner = module._Learner(task(peroxide, tmp_path, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK))
+    x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
+    state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
+    answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))
+
+    class Pool:
+        def evaluate(self, positions, rows=None):
+            assert list(rows) == [1, 3, 5]
+            return answer
+
+    learner.pool = Pool()
+    new = learner._turn_over(state)
+    assert [r for r in range(6) if not np.array_equal(new.positions[r], x[r])] == [1]
+    assert list(new.energy) == [0.0, 20.0, 0.0, 0.0, 0.0, 0.0] and new.forces[1].all() and not new.forces[3].any()
+    assert len(learner.labels) == 2  # the clash says where a wall is

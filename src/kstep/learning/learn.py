@@ -1,6 +1,7 @@
 """Self-learning: labels, network and chains grow together, then the network is frozen.
 
-    bootstrap    short hot plain MD from every conformer; each true call is a label
+    bootstrap    short hot plain MD from every conformer, for a ladder of temperatures from turned
+                 ones too (see `turns`); each true call is a label
     rounds       fit; propose with the network, judge with the truth, and keep every answer as a
                  label, rejected proposals too; colder and longer as the acceptance allows
     last fit     long, on all labels; then fresh proposals must confirm acceptance and error
@@ -26,11 +27,12 @@ from kstep.dynamics.loop import initial_state, macro_steps, run
 from kstep.dynamics.maxwell import draw_velocities
 from kstep.dynamics.run_hybrid import load_network, sampler_masses
 from kstep.dynamics.schemes import Metropolis, Plain
-from kstep.dynamics.state import State
+from kstep.dynamics.state import State, put
 from kstep.dynamics.tempering import TemperatureLadder
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.config import LearnConfig
+from kstep.learning.turns import turned_starts
 from kstep.models.config import ModelConfig
 from kstep.molecule import Molecule
 from kstep.models import checkpoint as checkpoints
@@ -144,6 +146,8 @@ class _Learner:
         scheme = Plain(self.masses, config.bootstrap_dt_fs * PS_PER_FS)
         state = initial_state(self.pool, conformers, np.zeros_like(conformers))
         self.labels.append(state.positions, state.energy, state.forces, self.hot_K)
+        if len(self.task.temperatures_K) > 1:  # alone, 300 K would not cross, and would never use these labels
+            state = self._turn_over(state)
 
         def keep(proposal, truth):
             self.labels.append(proposal.positions, truth.energy, truth.forces, self.hot_K)
@@ -158,6 +162,21 @@ class _Learner:
         log.info("bootstrap: %d true calls at %g K from %d conformers", self.pool.true_calls, self.hot_K,
                  len(molecule.conformers))
         return state
+
+    def _turn_over(self, state: State) -> State:
+        """Every second chain starts with a torsion turned, where atoms do not clash."""
+        molecule = self.task.molecule
+        rows, turned = turned_starts(state.positions, molecule.numbers, molecule.bonds)
+        if not len(rows):
+            return state
+        truth = self.pool.evaluate(turned, rows)
+        self.labels.append(turned, truth.energy, truth.forces, self.hot_K)
+        # a clash starts no chain: farther up than heat gets
+        reach = self.config.fit_outlier_kT * max(1, 3 * len(molecule) - 6) * kT(self.hot_K)
+        with np.errstate(invalid="ignore"):
+            calm = ~truth.failed & (truth.energy < state.energy.min() + reach)
+        new = {"positions": turned, "energy": truth.energy, "forces": truth.forces}
+        return replace(state, **{name: put(getattr(state, name), rows[calm], value[calm]) for name, value in new.items()})
 
     def _fit(self, passes: float) -> None:
         """Fit to all labels, going on from the network so far; `passes` over all of them."""

@@ -1,0 +1,47 @@
+"""Geometries behind a barrier: conformers with one torsion turned over.
+
+A network that has seen one side of a barrier puts a wall where the other side is, and no chain of
+its proposals gets past it, however hot.  Conformer generators leave sides out as well (the second
+form of an amide).  Who samples on a ladder of temperatures wants both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kstep.topology import find_rotatable_torsions, neighbours
+
+
+def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) -> np.ndarray:
+    """Positions (N,3) with the far side of the acyclic bond j-k of `torsion` (i,j,k,l) turned by angle_deg about it."""
+    _, j, k, _ = (int(a) for a in torsion)
+    table = neighbours(len(positions), bonds)
+    moved, front = {k}, [k]
+    while front:
+        front = [a for f in front for a in table[f] if a not in moved and a != j]
+        moved.update(front)
+    rows = sorted(moved)
+    axis = (positions[k] - positions[j]) / np.linalg.norm(positions[k] - positions[j])
+    angle, r = np.radians(angle_deg), positions[rows] - positions[k]
+    turned = positions.copy()  # Rodrigues' formula
+    turned[rows] = positions[k] + (r * np.cos(angle) + np.cross(axis, r) * np.sin(angle)
+                                   + np.outer(r @ axis, axis) * (1.0 - np.cos(angle)))
+    return turned
+
+
+def turned_starts(starts: np.ndarray, numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows (T,), positions (T,N,3)): every second of `starts` (C,N,3) with one rotatable torsion turned.
+
+    The torsions take turns, and the angles of each divide the circle evenly, 0 left out.
+    """
+    torsions = find_rotatable_torsions(numbers, bonds)
+    rows = np.arange(1, len(starts), 2)
+    if not len(torsions) or not len(rows):
+        return rows[:0], starts[:0]
+    positions = []
+    for place, row in enumerate(rows):
+        t = place % len(torsions)
+        n_angles = len(range(t, len(rows), len(torsions)))
+        angle_deg = 360.0 * (place // len(torsions) + 1) / (n_angles + 1)
+        positions.append(turn(starts[row], bonds, torsions[t], angle_deg))
+    return rows, np.array(positions)
