@@ -43,7 +43,7 @@ def parse():
     parser.add_argument("--replicas", type=positive_int, default=64, help="chains of the sampler")
     parser.add_argument("--pilot-steps", type=positive_int, default=80, help="macro-steps of the pilot run")
     parser.add_argument("--most-cpu", type=positive_float, default=60.0, dest="most_cpu_s",
-                        help="CPU seconds for dynamics without true calls")
+                        help="about the CPU seconds for plain dynamics, and for chains, without true calls")
     parser.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
     parser.add_argument("--check", nargs="+", default=[], metavar="RUN",
                         help="finished runs (.npz, metropolis or plain) to hold the prediction against")
