@@ -114,8 +114,8 @@ def main():
 
     call_s, inner_s = seen.facts["cpu_s_per_true_call"], seen.facts["cpu_s_per_inner_step"]
     print(f"{task.run.molecule.name}, {task.run.method}, {task.run.n_workers} cores: a true call costs "
-          f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the network "
-          f"{model.seconds(inner_s)} per replica.")
+          f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the "
+          f"network {model.seconds(inner_s)} per replica.")
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))
