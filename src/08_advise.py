@@ -43,7 +43,7 @@ def parse():
     parser.add_argument("--replicas", type=positive_int, default=64, help="chains of the sampler")
     parser.add_argument("--pilot-steps", type=positive_int, default=80, help="macro-steps of the pilot run")
     parser.add_argument("--most-cpu", type=positive_float, default=60.0, dest="most_cpu_s",
-                        help="CPU seconds for dynamics without true calls")
+                        help="about the CPU seconds for plain dynamics, and for chains, without true calls")
     parser.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
     parser.add_argument("--check", nargs="+", default=[], metavar="RUN",
                         help="finished runs (.npz, metropolis or plain) to hold the prediction against")
@@ -114,8 +114,8 @@ def main():
 
     call_s, inner_s = seen.facts["cpu_s_per_true_call"], seen.facts["cpu_s_per_inner_step"]
     print(f"{task.run.molecule.name}, {task.run.method}, {task.run.n_workers} cores: a true call costs "
-          f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the network "
-          f"{model.seconds(inner_s)} per replica.")
+          f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the "
+          f"network {model.seconds(inner_s)} per replica.")
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))

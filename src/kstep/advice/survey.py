@@ -9,6 +9,7 @@ Without one         the true call and an untrained network of the configured siz
 from __future__ import annotations
 
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Task:
     """One molecule, its true physics, and how it would be sampled.
 
     run: the HybridRun of a metropolis run (checkpoint None: not trained yet); plain_dt_fs, redraw_ps: timestep
-    and velocity redraws of plain MD; most_cpu_s: for the stand-in's plain dynamics.
+    and velocity redraws of plain MD; most_cpu_s: for the stand-in's plain dynamics, and for its chains.
     """
 
     run: HybridRun
@@ -164,16 +165,19 @@ def _times(own: dict) -> dict:
 
 
 def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps):
-    """The stand-in's own chain at several lengths, `k_steps` among them; rows and last positions (R,N,3)."""
-    hybrid, rows = task.run.hybrid, []
-    wanted = sorted({k_steps, *(max(1, round(fs / dt_fs)) for fs in LENGTHS_FS)})
-    start = positions
-    for k in [k for k in wanted if k == k_steps or not 0.8 < k / k_steps < 1.25]:
-        found, positions = rates.metropolis_rates(
-            task.run.molecule, network, carry, start, masses, hybrid.temperature_K, dt_fs, k, rng,
+    """The stand-in's own chain at k_steps, then at other lengths while the time lasts; rows, last positions (R,N,3)."""
+    hybrid, rows, clock = task.run.hybrid, [], time.process_time()
+    others = [max(1, round(fs / dt_fs)) for fs in LENGTHS_FS]
+    last = positions
+    for k in [k_steps, *(k for k in others if not 0.8 < k / k_steps < 1.25)]:
+        if rows and time.process_time() - clock > task.most_cpu_s:
+            break
+        found, reached = rates.metropolis_rates(
+            task.run.molecule, network, carry, positions, masses, hybrid.temperature_K, dt_fs, k, rng,
             length_law=hybrid.length_law, n_proposals=PROPOSALS)
+        last = last if rows else reached
         rows.append({"k_steps": k, "dt_fs": dt_fs, "mean_length_fs": k * dt_fs, **found})
-    return rows, positions
+    return sorted(rows, key=lambda row: row["k_steps"]), last
 
 
 def _price(row: dict, here: dict, known: dict, costs, c_call: float) -> dict:
