@@ -233,7 +233,7 @@ def test_advice_before_anything_is_trained(work):
     told = json.loads((work / "cold.json").read_text())
     assert told["plain"]["cpu_s_per_step"] < 2e-4 and told["factor"] == 2.0 and not told["learning"]["paid"]
     assert 0.5 < told["plain"]["ps_per_sample"]["torsion"] < 50  # MMFF94's O-H turns in picoseconds
-    assert {row["k_steps"] for row in told["lengths"]} > {told["sampler"]["k_steps"]}
+    assert {row["k_steps"] for row in told["lengths"]} >= {told["sampler"]["k_steps"]}  # others, while there is time
     ahead = told["forecast"]["torsion"]["break_even_samples"]
     assert ahead is None or ahead > 5
 
