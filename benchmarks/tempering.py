@@ -63,7 +63,7 @@ def runs(work: Path):
 
     def made(name, *flags):
         out = work / f"{name}.npz"
-        sh(out, script, *common, *flags, "--out", out)
+        sh(out, script, *common, *flags, "--resume", "--out", out)
         return name, out
 
     _, from_Z = first = made("ladder_from_Z", *SAMPLER, *ladder, "--learn")
