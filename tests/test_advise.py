@@ -1,6 +1,7 @@
 """The advice: its arithmetic on made-up costs, its estimates where the answer is known, the script as a user runs it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,7 +232,7 @@ def test_advice_before_anything_is_trained(work):
                       "--model-config", work / "model.yaml", "--samples", 5, "--out", work / "cold.json")
     assert "do not bother" in finished.stdout and "factor of 2" in finished.stdout
     told = json.loads((work / "cold.json").read_text())
-    assert told["plain"]["cpu_s_per_step"] < 2e-4 and told["factor"] == 2.0 and not told["learning"]["paid"]
+    assert told["plain"]["cpu_s_per_step"] < 2e-4 and told["factor"]["energy"] == 2.0 and not told["learning"]["paid"]
     assert 0.5 < told["plain"]["ps_per_sample"]["torsion"] < 50  # MMFF94's O-H turns in picoseconds
     assert {row["k_steps"] for row in told["lengths"]} >= {told["sampler"]["k_steps"]}  # others, while there is time
     ahead = told["forecast"]["torsion"]["break_even_samples"]
@@ -258,14 +259,14 @@ def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
     found = rates.effective_samples(run)
     plain = model.PlainMD(2e-3, 1.0, {"torsion": 2 * found["ps"] / found["torsion"],
                                       "energy": found["ps"] / found["energy"]})
-    seen = survey.Survey(run.atom_types, plain, SAMPLER, TO_LEARN, 2.0, [], {})
+    seen = survey.Survey(run.atom_types, plain, SAMPLER, TO_LEARN, model.WITHOUT, [], {})
     step_s = run.metadata["cpu_s"] / run.metadata["true_calls"]
     told = check.against(seen, run, 1000, "plain.npz")
     assert told["torsion"]["predicted_over_measured"] == pytest.approx(2 * 2e-3 / step_s)
     assert told["energy"]["predicted_over_measured"] == pytest.approx(2e-3 / step_s)
     assert "torsion: predicted" in check.say(told)
     with pytest.raises(UserError, match="another molecule"):
-        check.against(survey.Survey(np.array([8, 1, 1]), plain, SAMPLER, TO_LEARN, 2.0, [], {}), run, 10, "plain.npz")
+        check.against(replace(seen, numbers=np.array([8, 1, 1])), run, 10, "plain.npz")
     run.metadata["scheme"] = "jump"
     with pytest.raises(UserError, match="scheme 'jump'"):
         check.against(seen, run, 10, "jump.npz")

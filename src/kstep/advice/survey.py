@@ -56,7 +56,7 @@ class Survey:
     plain: model.PlainMD
     sampler: model.Sampler
     learning: model.Learning
-    factor: float
+    factor: dict[str, float]
     lengths: list[dict]
     facts: dict
 
