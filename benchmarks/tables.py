@@ -1,4 +1,4 @@
-"""The tables of README from pipeline.json, exact_and_fast.json and tempering.json in benchmarks/.
+"""The tables of README from the JSON files beside this script.
 
     python benchmarks/tables.py            print them
     python benchmarks/tables.py --write    put them between the markers of README.md
@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
 TEMPERING = ROOT / "benchmarks" / "tempering.json"
+VALIDATION = ROOT / "benchmarks" / "validation.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -193,6 +194,37 @@ def tempering(data: dict) -> str:
             + f"\n\nFree energy of E above Z: {above}{apart}. `python benchmarks/tempering.py` repeats it.")
 
 
+def validation(data: dict) -> str:
+    """The checks of physical_validation, the larger deviation of the two temperatures in each cell."""
+    rows, notes = [], []
+    for name, row in data["rows"].items():
+        if "deviation_largest" in row:
+            steps = ", ".join(f"{dt:g}" for dt in row["dt_fs"])
+            notes.append(f"{name}, k = {row['k_steps']}, dt = {steps} fs: RMS of the total energy "
+                         f"{', '.join(f'{e:.3g}' for e in row['rms_kJ_per_mol'])} kJ/mol; its ratios leave dt^2 by at most "
+                         f"{100 * row['deviation_largest']:.1f} % ({row['starts']} starts, median "
+                         f"{100 * row['deviation_median']:.1f} %).")
+            continue
+        samples = row["samples"]
+        independent = min(n for s in samples for key, n in s["independent"].items() if key != "frames")
+
+        def most(group, part, samples=samples):
+            return f"{max(part(s[group])[key] for s in samples for key in ('shape_sigma', 'mean_sigma', 'width_sigma')):.1f}"
+
+        elements = [most("equipartition", lambda e, key=key: e[key]) for key in ("H", "C", "O", "rotational", "internal")]
+        rows.append([name, row["true"], f"{independent:.0f}", most("kinetic", lambda k: k), *elements,
+                     f"{row['potential_sigma']:.1f}", f"{row['total_sigma']:.1f}"])
+        if "chains" in row:
+            notes.append(f"{name}: acceptance {' and '.join(format(c['acceptance'], '.2f') for c in row['chains'])}; force error of its "
+                         f"network {row['network']['force_error_kJ_per_mol_A']:.1f} kJ/mol/A.")
+    return ("### Ensembles: `physical_validation` on ethanol\n\n" + f"300 and {data.get('hot_K', float('nan')):g} K, a network "
+            "fitted to few labels. Each cell: the largest deviation, in standard errors, of the distribution (Kolmogorov-Smirnov), "
+            "its mean and its width at either temperature; bar: 3.\n\n" + table(
+                ["", "true potential", "independent frames, least", "kinetic energy", "H", "C", "O", "rotation", "vibration",
+                 "two temperatures: potential", "total energy"], rows)
+            + "\n\n" + "\n".join(f"- {note}" for note in notes))
+
+
 def add(path: Path) -> None:
     """Take the benchmark.json of one molecule into the published file."""
     try:
@@ -217,6 +249,8 @@ def tables() -> str:
         parts.append(exact_and_fast(json.loads(EXACT_AND_FAST.read_text())))
     if TEMPERING.exists():
         parts.append(tempering(json.loads(TEMPERING.read_text())))
+    if VALIDATION.exists():
+        parts.append(validation(json.loads(VALIDATION.read_text())))
     return "\n\n".join(parts)
 
 

@@ -120,7 +120,9 @@ def run_sections(args, plan, config, molecule, runner) -> list[str]:
                     runner.run(command, checkpoint)
         start = metropolis_path(plan, args.seeds[0])
         if "network" in args.sections and start.is_file():
-            run_network(plan, config, molecule, checkpoint, start)
+            # the network that learned from its own rejected proposals: nanoseconds find every hole of another
+            sampler = args.checkpoint or plan.learned_checkpoint(args.seeds[0])
+            run_network(plan, config, molecule, sampler, start)
     if args.jump_checkpoint and "jump" in args.sections:
         for command in plan.dynamics("jump", args.jump_checkpoint):
             runner.run(command, args.jump_checkpoint)

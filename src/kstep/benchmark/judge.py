@@ -18,6 +18,7 @@ from kstep.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
 from kstep.benchmark.runner import label_of, read_costs
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, load_trajectory
+from kstep.units import kT
 
 HOW = (
     "errors of bonds and angles are against plain MD at 0.5 fs, the floor is what two samples of these sizes differ by",
@@ -87,6 +88,10 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
               for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
               if (status or "").startswith(("broke", "stopped"))]
     network = network_dynamics.load(plan.network_path) if plan.network_path.is_file() else None
+    if network is not None and not (spread := network[1]["certificate"]["spread_kJ_per_mol"]) <= kT(reference.temperature_K):
+        notes.append(f"the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of {spread:.3g} "
+                     "kJ/mol, is above kT; some of it has left the molecule's true valleys")
+        network = None
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
     rates = plain_rates(plain, calls_per_ps, rotamers, network)
     learned = {seed: load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds}

@@ -152,6 +152,10 @@ class Plan:
         return self._hybrid("learn", f"seed_{seed}", "--learn", "--seed", seed, "--replicas", use.replicas,
                             "--steps", use.learn_proposals)
 
+    def learned_checkpoint(self, seed: int) -> Path:
+        result = self.path("learn", f"seed_{seed}")
+        return result.with_name(result.name + ".learn") / "network.pt"
+
     @property
     def refit_checkpoint(self) -> Path:
         return self.out / "refit" / "network.pt"
