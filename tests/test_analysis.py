@@ -15,6 +15,7 @@ from kstep.analysis.compare import compare
 from kstep.analysis.evaluate import evaluate
 from kstep.analysis.profile import characterise
 from kstep.analysis.verdict import BASELINE, judge
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
 from kstep.units import WAVENUMBER_PER_THZ, kT
@@ -109,7 +110,7 @@ def test_angles_and_dihedrals_are_mdtrajs():
     triples, quadruples = np.array([[0, 1, 2], [3, 4, 5]]), np.array([[0, 1, 2, 3], [2, 3, 4, 5]])
     assert geometry.angles_deg(pos, triples) == pytest.approx(
         np.degrees(mdtraj.compute_angles(reference, triples)), abs=1e-2)
-    assert geometry.dihedrals_deg(pos, quadruples) == pytest.approx(
+    assert dihedrals_deg(pos, quadruples) == pytest.approx(
         np.degrees(mdtraj.compute_dihedrals(reference, quadruples)), abs=1e-2)
 
 

@@ -114,7 +114,8 @@ def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, lea
 
 def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
     config = LearnConfig(**{**QUICK, "heldout_energy_kT": 1e-6, "max_true_calls": 60})
-    learn(task(water, tmp_path), SMALL, config)
+    with caplog.at_level("WARNING", logger="kstep"):
+        learn(task(water, tmp_path), SMALL, config)
     assert rows(tmp_path)[-1]["true_calls_training"] < 60 + 6 * 14
     assert any("reached an acceptance" in r.message for r in caplog.records)
 
