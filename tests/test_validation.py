@@ -23,12 +23,12 @@ LIMIT = 3.5  # sigma; some fifty figures are looked at
 
 
 def scheme_of(name, temperature_K):
-    """A scheme and its macro-steps per frame: 0.1 ps of dynamics, or two proposals."""
+    """A scheme and its macro-steps per frame: 0.1 ps of dynamics, or twelve proposals."""
     if name == "plain":
         return Plain(MASSES, 5e-4), 200
     if name == "impulse":
         return Impulse(NETWORK, Carrier(NETWORK), MASSES, 2.5e-4, 4), 100
-    return Metropolis(Carrier(NETWORK), MASSES, 1e-3, 30, temperature_K, length_law="uniform"), 4
+    return Metropolis(Carrier(NETWORK), MASSES, 1e-3, 30, temperature_K, length_law="uniform"), 12
 
 
 def sample(name, temperature_K, seed):
@@ -49,7 +49,7 @@ def test_two_temperatures_show_the_canonical_ensemble(name):
     cold, hot = (sample(name, temperature_K, seed) for seed, temperature_K in enumerate(TEMPERATURES_K, 10))
     figures = check_pair(cold, hot)
     for each in figures["samples"]:
-        assert min(each["independent"]["potential"], each["independent"]["kinetic"]) > 800
+        assert min(each["independent"]["potential"], each["independent"]["kinetic"]) > 1500
         assert set(each["equipartition"]) == {"H", "C", "O", "rotational", "internal"}
     found = sigmas(figures)
     assert len(found) == 2 + 2 * 3 * 6 and max(found.values()) < LIMIT, found
