@@ -15,6 +15,7 @@ from kstep.analysis.compare import compare
 from kstep.analysis.ensemble import caveats, certificate, drift
 from kstep.config import HybridConfig, QMConfig
 from kstep.dynamics import run_hybrid as run_module
+from kstep.dynamics import run_network
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.certificate import FEWEST_PAIRS, Certificate
 from kstep.dynamics.hybrid_settings import settle_settings
@@ -397,7 +398,7 @@ def hybrid_run(monkeypatch, water, spec, path, *, stop_after=None, resume=False,
         return asked(x)
 
     network.energy_and_forces = until_interrupted
-    monkeypatch.setattr(run_module, "load_network", lambda **_: network)
+    monkeypatch.setattr(run_network, "load_network", lambda **_: network)
     defaults = dict(k_steps=4, dt_fs=0.5, steps=60, burn_in_steps=5, replicas=4, temperature_K=300.0,
                     checkpoint_interval=20, inner="numpy")
     hybrid = HybridConfig(**{**defaults, **settings})
@@ -503,7 +504,7 @@ class Learner:
 
 
 def learning_run(monkeypatch, water, spec, path, learner, **options):
-    monkeypatch.setattr(run_module, "load_network", learner.load)
+    monkeypatch.setattr(run_network, "load_network", learner.load)
     settings = dict(scheme="checked", k_steps=4, dt_fs=0.5, steps=120, burn_in_steps=5, replicas=4, temperature_K=300.0,
                     max_force_rmse_kJ_per_mol_A=130.0, past_tolerance="learn", checkpoint_interval=10,
                     inner="numpy")

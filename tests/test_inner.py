@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kstep.config import HybridConfig, QMConfig
-from kstep.dynamics import run_hybrid as module
+from kstep.dynamics import production
 from kstep.dynamics.hybrid_settings import HybridRun
+from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.errors import UserError
 from kstep.forces import qm_spec
 from kstep.models import build_model, inner
@@ -189,7 +190,7 @@ def go(water, folder, name, *, way="auto", chosen=None, resume=False, cut_at=Non
                           temperature_K=300.0, checkpoint_interval=2, inner=way)
     run = HybridRun(water, qm_spec(water, config, warm_start=False), "GFN2-xTB", hybrid, path, folder / f"{name}.npz",
                     seed=3, resume=resume)
-    steps = module.macro_steps
+    steps = production.macro_steps
 
     def cut(*arguments, **more):
         for n, state in enumerate(steps(*arguments, **more)):
@@ -202,9 +203,9 @@ def go(water, folder, name, *, way="auto", chosen=None, resume=False, cut_at=Non
         return inner.Choice(chosen, {chosen: 1.0}), load(chosen)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "macro_steps", cut)
+        patch.setattr(production, "macro_steps", cut)
         patch.setattr(inner, "choose", say)
-        return module.run_hybrid(run, {}, {})
+        return run_hybrid(run, {}, {})
 
 
 def test_a_resumed_run_keeps_the_way_that_was_measured(water, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from conftest import ForceNetwork
 from kstep.config import HybridConfig, MDConfig
 from kstep.dynamics import run_hybrid as hybrid_module
+from kstep.dynamics import run_network
 from kstep.dynamics.baseline import Stretch
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.engines import LoopEngine, OpenMMEngine
@@ -286,7 +287,7 @@ def test_metropolis_run_of_water_is_exact_under_any_hydrogen_mass(hydrogen_mass_
 
     network = ForceNetwork(wrong)
     network.device, network.metadata = "cpu", {}
-    monkeypatch.setattr(hybrid_module, "load_network", lambda **_: network)
+    monkeypatch.setattr(run_network, "load_network", lambda **_: network)
     hybrid = HybridConfig(scheme="metropolis", k_steps=k_steps, dt_fs=0.6, steps=350, burn_in_steps=40, replicas=64,
                           temperature_K=300.0, hydrogen_mass_Da=hydrogen_mass_Da, checkpoint_interval=1000, inner="numpy")
     spec = physics(water, xml)

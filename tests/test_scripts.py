@@ -148,7 +148,7 @@ def test_resumed_hybrid_is_bit_equal(work, n_workers):
     flags = ("--k-steps", 10, "--burn-in-steps", 2, "--seed", 3, "--set", "checkpoint_interval=4")
     hybrid(work, "qm", "metropolis", whole, "--steps", 10, "--num-workers", n_workers, *flags)
     code = ("import sys, runpy; sys.path.insert(0, 'src'); sys.argv[0] = 'src/06b_hybrid_integrate_qm.py'\n"
-            "import kstep.dynamics.run_hybrid as r\n"
+            "import kstep.dynamics.production as r\n"
             "steps = r.macro_steps\n"
             "def cut(*a, **k):\n"
             "    for n, state in enumerate(steps(*a, **k)):\n"

@@ -20,7 +20,9 @@ from kstep.advice.stand_ins import ForceField, untrained_network
 from kstep.advice.timing import plain_step_s, step_and_call_s
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.hybrid_settings import HybridRun, start_positions
-from kstep.dynamics.run_hybrid import load_network, run_hybrid, sampler_masses
+from kstep.dynamics.run_hybrid import run_hybrid
+from kstep.dynamics.run_network import load_network, network_arguments
+from kstep.dynamics.sampler import sampler_masses
 from kstep.dynamics.tempering import TemperatureLadder
 from kstep.dynamics.tune import steps_per_call, thermalise, tune
 from kstep.errors import UserError
@@ -95,8 +97,7 @@ def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
 def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     """The survey from a checkpoint and a pilot run of it."""
     settings, molecule = task.run, task.run.molecule
-    network = load_network(settings.checkpoint, molecule.numbers, molecule.masses, molecule.bonds, settings.device,
-                           1.0, settings.method)
+    network = load_network(**network_arguments(settings.checkpoint, molecule, settings.method, settings.device))
     carry, masses = Carrier(network), pilot.masses_sampler
     # samples of the true potential: the network's own chain might find a hole of the network
     positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from kstep.analysis.geometry import find_coordinates
 from kstep.analysis.rates import Series
 from kstep.dihedrals import dihedrals_deg
-from kstep.dynamics.carry import Carrier, ShardedCarrier
+from kstep.dynamics.carry import Carrier, make_carrier
 from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.run_hybrid import load_network
+from kstep.dynamics.run_network import load_network, network_arguments
 from kstep.errors import PhysicsError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
@@ -40,11 +40,9 @@ INNER_STEPS, INNER_REPLICAS = 200, 64
 def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, method: str, temperature_K: float,
         length_ps: float, redraw_ps: float, seed: int, n_workers: int) -> None:
     """Carry replicas from starts (R,N,3) nm for length_ps each and write `out`."""
-    arguments = dict(checkpoint=checkpoint, numbers=molecule.numbers, masses=molecule.masses, bonds=molecule.bonds,
-                     device="cpu", delta_scale=1.0, method=method)
+    arguments = network_arguments(checkpoint, molecule, method)
     network = load_network(**arguments)
-    n_shards = min(n_workers, len(starts))
-    carry = ShardedCarrier(load_network, arguments, n_shards) if n_shards > 1 else Carrier(network)
+    carry = make_carrier(network, load_network, arguments, min(n_workers, len(starts)))
     torsions = find_coordinates(molecule.numbers, molecule.bonds)
     rng, x = np.random.default_rng([seed, 2]), starts
     per_frame = round(SPACING_PS / PS_PER_FS / DT_FS)
@@ -61,8 +59,8 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
                 x, v = carry(x, v, molecule.masses, DT_FS * PS_PER_FS, per_frame)
                 energy, forces = network.energy_and_forces(x)
                 if not np.isfinite(energy).all():
-                    raise PhysicsError(f"the network's own dynamics broke after {frame * SPACING_PS:g} ps; train it on more "
-                                       "of what the molecule does")
+                    raise PhysicsError(f"the network's own dynamics broke after {frame * SPACING_PS:g} ps; train it on "
+                                       "more of what the molecule does")
                 energies.append(energy)
                 angles.append(dihedrals_deg(x, torsions.torsions))
                 if frame % frames_per_check == 0:
@@ -76,8 +74,7 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
             cpu_s = time.process_time() - cpu + carry.cpu_s
             calls = pool.true_calls
     finally:
-        if isinstance(carry, ShardedCarrier):
-            carry.close()
+        carry.close()
     errors = np.concatenate(errors)
     metadata = {
         "molecule": molecule.name, "method": method, "spacing_ps": SPACING_PS, "length_ps": n_frames * SPACING_PS,
@@ -85,13 +82,14 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
         "certificate": {"pairs": len(errors), "spread_kJ_per_mol": float(errors.std()),
                         "force_rmse_kJ_per_mol_A": float(np.sqrt(np.mean(squares)) * NM_PER_ANGSTROM)},
         "true_calls": calls, "cpu_s": cpu_s, "wall_s": time.perf_counter() - wall,
-        "us_per_replica_step": 1e6 * cpu_s / (n_frames * per_frame * len(starts)), "checkpoint_sha256": sha256(checkpoint)}
+        "us_per_replica_step": 1e6 * cpu_s / (n_frames * per_frame * len(starts)),
+        "checkpoint_sha256": sha256(checkpoint)}
     write_npz(out, {"energy": np.array(energies).T, "torsions": np.array(angles).transpose(1, 0, 2),
                     "metadata": np.array(json.dumps(metadata))})
 
 
 def last_frames(path: Path) -> np.ndarray:
-    """Positions (R,N,3) nm where each replica of a finished run stands; of metropolis, samples of the true potential."""
+    """Positions (R,N,3) nm where each replica of a finished run stands; of metropolis, samples of the truth."""
     trajectory = load_trajectory(path)
     frames = trajectory.frames_of("train", "reference")
     ends = [frames[trajectory.replica[frames] == r] for r in np.unique(trajectory.replica[frames])]
@@ -102,12 +100,13 @@ def load(path: Path) -> tuple[Series, dict]:
     """The series that `run` wrote, and its metadata."""
     arrays = read_npz(path)
     metadata = json.loads(str(arrays["metadata"]))
-    return Series(list(arrays["energy"]), list(arrays["torsions"]), metadata["labels"], metadata["spacing_ps"]), metadata
+    series = Series(list(arrays["energy"]), list(arrays["torsions"]), metadata["labels"], metadata["spacing_ps"])
+    return series, metadata
 
 
 def inner_step_us(molecule, checkpoint: Path, method: str) -> dict:
     """Microseconds of one core for one timestep of one of 64 replicas: energy, force and Verlet; the best of five."""
-    network = load_network(checkpoint, molecule.numbers, molecule.masses, molecule.bonds, "cpu", 1.0, method)
+    network = load_network(**network_arguments(checkpoint, molecule, method))
     carry = Carrier(network)
     x = np.repeat(molecule.conformers[:1], INNER_REPLICAS, axis=0)
     v = np.zeros_like(x)

@@ -41,6 +41,13 @@ class Carrier:
                                    network.native(np.ascontiguousarray(inverse)), dt_ps, n_steps)
             return network.numpy(x), network.numpy(v)
 
+    def change_network(self, network, arguments: dict) -> None:
+        """From the next call on, carry with this network."""
+        self.network = network
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
 
 _carrier, _version = None, -1  # of a worker process
 
@@ -66,8 +73,8 @@ class ShardedCarrier:
         self._executor = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"),
                                              initializer=exit_with_parent)
 
-    def reload(self, arguments: dict) -> None:
-        """From the next call on, carry with the network that `load_network(**arguments)` builds."""
+    def change_network(self, network, arguments: dict) -> None:
+        """From the next call on, carry with this network, which `load_network(**arguments)` builds."""
         self._source, self._version = (self._source[0], arguments), self._version + 1
 
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
@@ -90,3 +97,10 @@ class ShardedCarrier:
     def close(self) -> None:
         """Stop the processes."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Carrier | ShardedCarrier:
+    """What carries with `network`, which `load_network(**arguments)` builds: n_processes of them on the CPU."""
+    if n_processes > 1 and network.device == "cpu":
+        return ShardedCarrier(load_network, arguments, n_processes)
+    return Carrier(network)

@@ -38,6 +38,15 @@ class TorsionWatch:
         return [{"atoms": [int(a) for a in self.torsions[d]], "angle_deg": round(float(angle), 1)}
                 for d, rotamers in enumerate(self.rotamers) for angle, seen in zip(rotamers, self.seen[d]) if not seen]
 
+    def warning(self) -> str | None:
+        """What was never visited, in words; None if everything was."""
+        unvisited = self.unvisited()
+        if not unvisited:
+            return None
+        places = ", ".join(f"{'-'.join(map(str, u['atoms']))} near {u['angle_deg']:.0f} deg" for u in unvisited)
+        return (f"{len(unvisited)} rotamers of the conformers were never visited: {places}; the run may be too short, "
+                "or they are none under the true physics")
+
 
 def _distinct(angles: np.ndarray) -> np.ndarray:
     """One angle of each cluster, in the order given (conformers come best first)."""

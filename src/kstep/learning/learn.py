@@ -22,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.dynamics.carry import Carrier, ShardedCarrier
+from kstep.dynamics.carry import make_carrier
 from kstep.dynamics.loop import initial_state, macro_steps, run
 from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.run_hybrid import load_network, sampler_masses
+from kstep.dynamics.run_network import load_network, network_arguments
+from kstep.dynamics.sampler import sampler_masses
 from kstep.dynamics.schemes import Metropolis, Plain
 from kstep.dynamics.state import State, put
 from kstep.dynamics.tempering import TemperatureLadder
@@ -135,7 +136,7 @@ class _Learner:
                         state = self._verify(state)
                     self._save(state)
         finally:
-            if isinstance(self.carry, ShardedCarrier):
+            if self.carry is not None:
                 self.carry.close()
         return self.network_path
 
@@ -261,17 +262,13 @@ class _Learner:
         return self.pool.true_calls >= self.config.max_true_calls
 
     def _carry_with_new_network(self) -> None:
-        molecule, task = self.task.molecule, self.task
-        arguments = dict(checkpoint=self.network_path, numbers=molecule.numbers, masses=molecule.masses,
-                         bonds=molecule.bonds, device=task.device, delta_scale=1.0, method=task.method)
+        task = self.task
+        arguments = network_arguments(self.network_path, task.molecule, task.method, task.device)
         self.network = load_network(**arguments)
-        n_shards = min(task.n_workers, self.n_chains) if self.network.device == "cpu" else 1
-        if n_shards == 1:
-            self.carry = Carrier(self.network)
-        elif self.carry is None:
-            self.carry = ShardedCarrier(load_network, arguments, n_shards)
+        if self.carry is None:
+            self.carry = make_carrier(self.network, load_network, arguments, min(task.n_workers, self.n_chains))
         else:
-            self.carry.reload(arguments)
+            self.carry.change_network(self.network, arguments)
 
     # what is written down ---------------------------------------------------------------------
 
