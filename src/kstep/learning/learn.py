@@ -13,11 +13,10 @@ Monte Carlo: Liu, Qi, Meng, Fu, Phys. Rev. B 95, 041101 (2017).
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +29,13 @@ from kstep.dynamics.sampler import sampler_masses
 from kstep.dynamics.schemes import Metropolis, Plain
 from kstep.dynamics.state import State, put
 from kstep.dynamics.tempering import TemperatureLadder
-from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.config import LearnConfig
+from kstep.learning.record import Progress, Record, Seen
 from kstep.learning.turns import turned_starts
 from kstep.models.config import ModelConfig
 from kstep.molecule import Molecule
 from kstep.models import checkpoint as checkpoints
-from kstep.schemas import read_npz, write_npz
 from kstep.training.fit import fit
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
@@ -60,33 +58,6 @@ class Task:
     seed: int
     n_workers: int
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a set of proposals showed: how many, share accepted, spread of the energy error before it was learned.
-
-    heldout_kT: half the 16-84 % range of E_true - E_network over the proposals, none of which the
-    network had seen; at_target: at the target's temperature and length.
-    """
-
-    proposals: int
-    acceptance: float
-    heldout_kT: float
-    at_target: bool
-
-
-@dataclass
-class Progress:
-    """Where the loop stands; written after every round, so that a cut run goes on from there."""
-
-    round: int = 0
-    temperature_K: float = 0.0
-    length_fs: float = 0.0
-    true_calls: int = 0
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    done: bool = False
 
 
 def learn(task: Task, model: ModelConfig, config: LearnConfig, *, resume: bool = False) -> Path:
@@ -113,6 +84,10 @@ class _Learner:
         self.carry = None
         self.checkpoint = None
         self.network_path = task.folder / "network.pt"
+        self.record = Record(task.folder, {
+            "config": config.model_dump(), "model": model.model_dump(), "smiles": task.molecule.smiles,
+            "method": task.method, "temperatures_K": task.temperatures_K, "length_fs": task.length_fs,
+            "seed": task.seed, "workers": task.n_workers})
 
     # the story --------------------------------------------------------------------------------
 
@@ -124,7 +99,7 @@ class _Learner:
             with EvaluationPool(self.task.spec, self.task.n_workers) as self.pool:
                 state = self._restored() if resume else None
                 if state is None:
-                    (self.task.folder / "rounds.jsonl").unlink(missing_ok=True)
+                    self.record.start_over()
                     state = self._bootstrap()
                     self._save(state)
                 while not self.progress.done:
@@ -177,7 +152,8 @@ class _Learner:
         with np.errstate(invalid="ignore"):
             calm = ~truth.failed & (truth.energy < state.energy.min() + reach)
         new = {"positions": turned, "energy": truth.energy, "forces": truth.forces}
-        return replace(state, **{name: put(getattr(state, name), rows[calm], value[calm]) for name, value in new.items()})
+        return replace(state, **{name: put(getattr(state, name), rows[calm], value[calm])
+                                 for name, value in new.items()})
 
     def _fit(self, passes: float) -> None:
         """Fit to all labels, going on from the network so far; `passes` over all of them."""
@@ -215,8 +191,9 @@ class _Learner:
                 and seen.heldout_kT <= self.config.heldout_energy_kT)
         p.done = good or self._exhausted()
         if p.done and not good:
-            log.warning("the network reached an acceptance of %.2f (target %.2f) and a held-out error of %.2f kT (%.2f) "
-                        "within %d true calls; the sampling stays exact but is slower; raise max_true_calls to learn on",
+            log.warning("the network reached an acceptance of %.2f (target %.2f) and a held-out error of %.2f kT "
+                        "(%.2f) within %d true calls; the sampling stays exact but is slower; raise max_true_calls to "
+                        "learn on",
                         seen.acceptance, self.config.target_acceptance, seen.heldout_kT, self.config.heldout_energy_kT,
                         self.pool.true_calls)
         if p.done:  # the weights are final; only what they cost is not yet in the file
@@ -280,47 +257,23 @@ class _Learner:
                 "wall_s_training": p.wall_s + time.perf_counter() - self._started}
 
     def _report(self, what: str, seen: Seen) -> None:
-        p = self.progress
-        row = {"what": what, "round": p.round, "temperature_K": p.temperature_K, "length_fs": p.length_fs,
-               "labels": len(self.labels), "failed_true_calls": len(self.pool.failures), **asdict(seen), **self._cost()}
-        with open(self.task.folder / "rounds.jsonl", "a") as handle:
-            handle.write(json.dumps(row) + "\n")
-        log.info("%s %d: %g K, %.0f fs: acceptance %.2f, held-out error %.2f kT; %d true calls, %.0f s of CPU", what,
-                 p.round, p.temperature_K, p.length_fs, seen.acceptance, seen.heldout_kT, row["true_calls_training"],
-                 row["cpu_s_training"])
+        self.record.add(what, self.progress, seen, self._cost(), labels=len(self.labels),
+                        failed_true_calls=len(self.pool.failures))
 
     def _save(self, state: State) -> None:
         """Everything a cut run needs to go on after this round."""
         self.pool.forget()  # a resumed run has no SCF history either
         cost = self._cost()
-        kept = {**asdict(self.progress), "true_calls": cost["true_calls_training"], "cpu_s": cost["cpu_s_training"],
-                "wall_s": cost["wall_s_training"]}
-        text = {"progress": kept, "rng": self.rng.bit_generator.state, "fingerprint": self._fingerprint()}
         self.labels.save(self.task.folder / "labels.npz", self.task.molecule, method=self.task.method,
                          true_calls=cost["true_calls_training"], dt_fs=self.config.inner_dt_fs)
-        write_npz(self.task.folder / "chains.npz", {
-            "positions": state.positions, "velocities": state.velocities, "energy": state.energy,
-            "forces": state.forces, "text": np.array(json.dumps(text))})
+        self.record.save(state, self.rng, self.progress, cost)
 
     def _restored(self) -> State | None:
-        path = self.task.folder / "chains.npz"
-        if not path.is_file():
+        saved = self.record.restore(self.rng)
+        if saved is None:
             return None
-        arrays = read_npz(path)
-        text = json.loads(str(arrays.pop("text")))
-        if text["fingerprint"] != self._fingerprint():
-            raise UserError(f"{self.task.folder} was learned with other settings; use the same ones, or run without "
-                            "--resume to start over")
-        self.progress = Progress(**text["progress"])
-        self.rng.bit_generator.state = text["rng"]
+        state, self.progress = saved
         self.labels, _ = Labels.load(self.task.folder / "labels.npz")
         if self.network_path.is_file() and self.progress.round:
             self.checkpoint = checkpoints.load(self.network_path)
-        return State(**arrays)
-
-    def _fingerprint(self) -> dict:
-        task = self.task
-        return json.loads(json.dumps({
-            "config": self.config.model_dump(), "model": self.model.model_dump(), "smiles": task.molecule.smiles,
-            "method": task.method, "temperatures_K": task.temperatures_K, "length_fs": task.length_fs, "seed": task.seed,
-            "workers": task.n_workers}))
+        return state

@@ -27,7 +27,8 @@ def learn_first(args, molecule, spec, method: str, hybrid: HybridConfig, baselin
         raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
     check_start(args)
     check_sampler(hybrid)
-    hybrid = hybrid.model_copy(update={"scheme": "metropolis", "tune": hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)})
+    tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
+    hybrid = hybrid.model_copy(update={"scheme": "metropolis", "tune": tune})
     from kstep.learning.learn import Task, learn
     from kstep.models.config import ModelConfig
 
