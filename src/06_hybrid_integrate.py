@@ -4,8 +4,8 @@
         --molecule data/raw/aspirin --out outputs/hybrid/aspirin_k8.npz --scheme jump
 """
 
-from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   relearner, run_script, setup_logging)
+from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
+from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
 from kstep.config import HybridConfig, MDConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run

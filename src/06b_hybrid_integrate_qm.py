@@ -10,8 +10,8 @@ With a network of 04_train.py:
         --molecule data/raw/ethanol --out outputs/hybrid_qm/ethanol_k1000.npz --scheme metropolis
 """
 
-from utils import (add_hybrid_arguments, hybrid_overrides, log, machine, make_parser, pick_device, provenance,
-                   relearner, run_script, setup_logging)
+from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
+from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
 from kstep.config import HybridConfig, QMConfig, load_config
 from kstep.dynamics.hybrid_settings import prepare_run
