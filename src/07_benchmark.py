@@ -53,7 +53,8 @@ def parse():
                              ("--network-ps", "network_ps", "the network's own dynamics, ps per replica")):
         parser.add_argument(flag, type=positive_float, dest=key, help=f"length of {words} (default: by --effort)")
     for flag, key, words in (("--reference-replicas", "reference_replicas", "replicas of the long plain runs"),
-                             ("--proposals", "proposals", "metropolis proposals per replica after burn-in")):
+                             ("--proposals", "proposals", "metropolis proposals per replica after burn-in; without "
+                                                "--checkpoint, by the networks of the cold starts")):
         parser.add_argument(flag, type=positive_int, dest=key, help=f"{words} (default: by --effort)")
     parser.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
     add_common_arguments(parser)
@@ -111,9 +112,11 @@ def run_sections(args, plan, config, molecule, runner) -> list[str]:
         left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections learn and refit, "
                         "or give --checkpoint")
     else:
-        if "metropolis" in args.sections and args.checkpoint:  # without: the cold starts have produced already
+        if "metropolis" in args.sections and (args.checkpoint or args.proposals):  # else cold starts have produced
             for seed in args.seeds:
-                runner.run(plan.metropolis(checkpoint, seed), checkpoint)
+                sampler = args.checkpoint or plan.learned_checkpoint(seed)
+                if sampler.is_file():
+                    runner.run(plan.metropolis(sampler, seed), sampler)
         for scheme in ("impulse", "checked"):
             if scheme in args.sections:
                 for command in plan.dynamics(scheme, checkpoint):

@@ -7,7 +7,6 @@ side with everything else, since a long reference may have run on a busy machine
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -42,14 +41,13 @@ def plain_cost(timed: Trajectory, n_workers: int) -> dict:
 def hybrid_cost(run: Trajectory, command_cpu_s: float | None) -> dict:
     """What a hybrid's production costs per ps of accepted trajectory; burn-in and training stand apart.
 
-    command_cpu_s: of the whole command that made the file; what of it is neither production nor
-    learning (imports, tuning, thermalisation) counts as burn-in.
+    command_cpu_s: of the command that made the file, less what it spent on learning; what of it is not
+    production (imports, tuning, thermalisation) counts as burn-in.
     """
     metadata = run.metadata
     burn_in = metadata["cpu_burn_in_s"]
     if command_cpu_s is not None:
-        learned = metadata.get("cpu_s_training") or 0.0 if _has_learned(metadata) else 0.0
-        burn_in = max(burn_in, command_cpu_s - metadata["cpu_production_s"] - learned)
+        burn_in = max(burn_in, command_cpu_s - metadata["cpu_production_s"])
     calls = metadata["true_calls"] - metadata.get("true_calls_burn_in", 0)
     share = metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0
     moved_ps = max(metadata["tally"]["macro_steps"] * metadata["jump_fs"] * PS_PER_FS * share, 1e-12)
@@ -58,11 +56,6 @@ def hybrid_cost(run: Trajectory, command_cpu_s: float | None) -> dict:
             "wall_s_per_ps": metadata["wall_production_s"] / moved_ps, "true_calls_production": calls,
             "cpu_s_production": metadata["cpu_production_s"], "true_calls_burn_in": metadata["true_calls_burn_in"],
             "cpu_s_burn_in": burn_in, "busy_share": metadata.get("busy_share")}
-
-
-def _has_learned(metadata: dict) -> bool:
-    """True when the run's own command made its network: it lies in <out>.learn."""
-    return Path(metadata.get("checkpoint") or "").parent.name.endswith(".npz.learn")
 
 
 def training_cost(metadata: dict, cpu_s_per_call: float, training_s: float | None) -> dict:

@@ -74,8 +74,10 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
     costs = read_costs(plan.out)
 
     def row(run, path, **others):
-        return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, costs.get(label_of(path, plan.out)),
-                          **others)
+        command_cpu_s = costs.get(label_of(path, plan.out))
+        if command_cpu_s is not None and path.parent.name == "learn":
+            command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
+        return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
 
     of_seeds = [row(run, metropolis_path(plan, seed)) for seed, run in exact.items()]
     if of_seeds:
@@ -95,12 +97,17 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
     rates = plain_rates(plain, calls_per_ps, rotamers, network)
     learned = {seed: load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds}
-    learned = [row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items() if run is not None]
+    learned = {seed: run for seed, run in learned.items() if run is not None}
+    cold_starts = {seed: row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items()}
+    # a cold start is judged by the longest production of its network
+    produced = [of_seed if of_same_network(exact[seed], learned[seed]) else cold_starts[seed]
+                for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
         "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
         "rows": rows, "metropolis_seeds": of_seeds, "plain_rates": rates,
-        "cold_start": [cold_start(r) for r in learned], "from_cold_start": [speed_up(r, rates, price) for r in learned],
+        "cold_start": [cold_start(r) for r in cold_starts.values()],
+        "from_cold_start": [speed_up(r, rates, price) for r in produced],
         "speed_up": [speed_up(r, rates, price) for r in of_seeds],
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
     result["inner_step"] = _read_inner_step(plan)
@@ -110,9 +117,14 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
 
 
 def metropolis_path(plan: Plan, seed: int) -> Path:
-    """A run with the given network, or else the production of a cold start."""
+    """A run of its own, or else the production of a cold start."""
     given = plan.path("metropolis", f"seed_{seed}")
     return given if given.is_file() else plan.path("learn", f"seed_{seed}")
+
+
+def of_same_network(a: Trajectory, b: Trajectory) -> bool:
+    """True when one network made both."""
+    return a.metadata["checkpoint_sha256"] == b.metadata["checkpoint_sha256"]
 
 
 def _need(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Trajectory:
