@@ -109,8 +109,8 @@ def run_sections(args, plan, config, molecule, runner) -> list[str]:
         if learned:
             refit(learned, molecule, checkpoint, args.seed)
     if not checkpoint.is_file():
-        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections learn and refit, "
-                        "or give --checkpoint")
+        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections learn "
+                        "and refit, or give --checkpoint")
     else:
         if "metropolis" in args.sections and (args.checkpoint or args.proposals):  # else cold starts have produced
             for seed in args.seeds:

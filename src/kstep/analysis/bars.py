@@ -53,8 +53,8 @@ def bars(molecule: str, result: dict) -> list[dict]:
     whole = result["from_cold_start"] or ups
     total = median_of([u["total"]["ratio"] if "total" in u else None for u in whole])
     add("CPU for 10,000 torsion samples from a cold start: plain / this", "total", total and total["value"],
-        with_error(total) + ("" if result["from_cold_start"] else " (no cold start was run: labels of the given network priced)"),
-        least=True)
+        with_error(total) + ("" if result["from_cold_start"] else
+                             " (no cold start was run: labels of the given network priced)"), least=True)
     inner = result.get("inner_step")
     add("energy + force of the network, us per replica-step at 64 replicas", "inner_us",
         inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})" if inner else

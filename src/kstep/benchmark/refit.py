@@ -45,7 +45,8 @@ def refit(runs: list[Path], molecule, out: Path, seed: int) -> None:
     if not len(labels):
         raise UserError("there is no cold start to learn more from; run the section learn")
     first = checkpoints.load(Path(f"{runs[0]}.learn") / "network.pt")
-    done = fit(ModelConfig(**first["config"]), molecule, labels, LearnConfig(fit_weight_decay=WEIGHT_DECAY), method=first["method"], true_calls=calls,
+    done = fit(ModelConfig(**first["config"]), molecule, labels, LearnConfig(fit_weight_decay=WEIGHT_DECAY),
+               method=first["method"], true_calls=calls,
                dt_fs=first["dt_fs"], temperature_K=first["temperature_K"], seed=seed, passes=PASSES)
     done.checkpoint["cpu_s_training"] = cpu_s + done.cpu_s
     checkpoints.save(out, done.checkpoint)

@@ -5,7 +5,8 @@
 over random batches whose equivalent hydrogens change places anew each time they are seen
 (training/exchange.py); w_s plays down labels far above thermal energies (`Labels.weights`),
 which also stay out of every normalisation.  AdamW under warm-up and half a cosine, on a first layer
-in better coordinates (training/whitening.py); the averaged weights are what comes out.  The same labels and seed give the same bits.
+in better coordinates (training/whitening.py); the averaged weights are what comes out.  The same labels
+and seed give the same bits.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     bond       <(dr / 0.001 nm)^2>                    angle  <(dtheta / 1 degree)^2>
     dihedral   <2 (1 - cos dphi)> / (1 degree)^2
 
-dx and dv are norms, not squares: at equal steps that trains to a 15 % lower error.  The remainder is what the cheap propagator of the jump head misses, per element and per length of
-jump, so that hydrogens and long jumps do not drown the rest.  bond, angle and dihedral compare
-the geometry a jump lands in with the true one.
+dx and dv are norms, not squares: at equal steps that trains to a 15 % lower error.  The remainder is what the
+cheap propagator of the jump head misses, per element and per length of jump, so that hydrogens and long jumps
+do not drown the rest.  bond, angle and dihedral compare the geometry a jump lands in with the true one.
 """
 
 from __future__ import annotations

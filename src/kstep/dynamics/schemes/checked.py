@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from kstep.dynamics.schemes.arrival import arrive
 from kstep.dynamics.state import Proposal, State, put
-from kstep.errors import PhysicsError
 
 
 class Checked:
@@ -38,7 +38,7 @@ class Checked:
 
     def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
         """Record the truth beside the network's energy and force."""
-        return arrive(self.name, state, proposal, truth, proposal.velocities)
+        return arrive_beside(self.name, state, proposal, truth, proposal.velocities)
 
 
 def land(network, rows, positions, velocities, span) -> Proposal:
@@ -47,23 +47,12 @@ def land(network, rows, positions, velocities, span) -> Proposal:
     return Proposal(rows, positions, velocities, span, {"network_energy": energy, "network_forces": forces})
 
 
-def arrive(name: str, state: State, proposal: Proposal, truth, velocities: np.ndarray) -> State:
-    """The state at the end of a macro-step that is never refused; without a true force it cannot go on."""
-    if truth.failed.any():
-        first = int(np.argmax(truth.failed))
-        raise PhysicsError(
-            f"{name} dynamics of replica {proposal.rows[first]} broke at step {state.step}: {truth.messages[first]}; "
-            "use fewer --k-steps, or a network trained on more of what the molecule does"
-        )
+def arrive_beside(name: str, state: State, proposal: Proposal, truth, velocities: np.ndarray) -> State:
+    """The end of a macro-step, with the network's energy and force there beside the true ones."""
     rows = proposal.rows
     return replace(
-        state,
-        positions=put(state.positions, rows, proposal.positions),
-        velocities=put(state.velocities, rows, velocities),
-        energy=put(state.energy, rows, truth.energy),
-        forces=put(state.forces, rows, truth.forces),
-        pending=put(state.pending, rows, state.pending[rows] - proposal.span),
-        attempts=put(state.attempts, rows, state.attempts[rows] + 1),
+        arrive(name, state, proposal, truth, velocities,
+               way_out="use fewer --k-steps, or a network trained on more of what the molecule does"),
         inner_steps=put(state.inner_steps, rows, state.inner_steps[rows] + proposal.span),
         network_energy=put(_or_unknown(state.network_energy, state.energy), rows, proposal.extra["network_energy"]),
         network_forces=put(_or_unknown(state.network_forces, state.forces), rows, proposal.extra["network_forces"]),

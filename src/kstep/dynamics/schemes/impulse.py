@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kstep.dynamics.schemes.checked import arrive, known_network_forces, land
+from kstep.dynamics.schemes.checked import arrive_beside, known_network_forces, land
 from kstep.dynamics.state import Proposal, State
 
 
@@ -55,4 +55,4 @@ class Impulse:
         kick = 0.0
         if not truth.failed.any():
             kick = self._half_kick(truth.forces, proposal.extra["network_forces"], proposal.positions)
-        return arrive(self.name, state, proposal, truth, proposal.velocities + kick)
+        return arrive_beside(self.name, state, proposal, truth, proposal.velocities + kick)

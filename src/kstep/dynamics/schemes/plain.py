@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from kstep.dynamics.state import Proposal, State, put
-from kstep.errors import PhysicsError
+from kstep.dynamics.schemes.arrival import arrive
+from kstep.dynamics.state import Proposal, State
 
 
 class Plain:
@@ -33,20 +31,6 @@ class Plain:
 
     def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
         """Close the step with the true force; a step without one cannot go on."""
-        if truth.failed.any():
-            first = int(np.argmax(truth.failed))
-            raise PhysicsError(
-                f"plain dynamics of replica {proposal.rows[first]} broke at step {state.step}: {truth.messages[first]}; "
-                "use a smaller dt_fs or check the start geometry"
-            )
-        rows = proposal.rows
-        velocities = proposal.velocities + 0.5 * self.dt_ps * truth.forces / self.masses[:, None]
-        return replace(
-            state,
-            positions=put(state.positions, rows, proposal.positions),
-            velocities=put(state.velocities, rows, velocities),
-            energy=put(state.energy, rows, truth.energy),
-            forces=put(state.forces, rows, truth.forces),
-            pending=put(state.pending, rows, state.pending[rows] - proposal.span),
-            attempts=put(state.attempts, rows, state.attempts[rows] + 1),
-        )
+        kick = 0.5 * self.dt_ps * truth.forces / self.masses[:, None]
+        return arrive(self.name, state, proposal, truth, proposal.velocities + kick,
+                      way_out="use a smaller dt_fs or check the start geometry")
