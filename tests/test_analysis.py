@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import synthetic
 
 from kstep.analysis import energy, geometry, spectra, statistics, torsions
 from kstep.analysis.compare import compare
+from kstep.analysis.cost import cost_of
 from kstep.analysis.evaluate import evaluate
 from kstep.analysis.profile import characterise
 from kstep.analysis.verdict import BASELINE, judge
@@ -304,6 +306,18 @@ def test_more_samples_per_call_beat_plain_and_fewer_do_not(reference):
     same, trained = judge(fast, {"control": slow, BASELINE: slow})
     assert same.startswith("beats plain MD (control)")
     assert trained.startswith(f"does not beat plain MD ({BASELINE}) at the same number of true calls, training included")
+
+
+def test_hot_rungs_of_a_ladder_are_paid_for_but_are_no_trajectory():
+    replica = np.repeat([0, 1, 2], 2)
+    run = SimpleNamespace(replica=replica, step=np.tile([500, 1000], 3), time_ps=np.tile([0.5, 1.0], 3),
+                          frames_of=lambda role: np.flatnonzero(replica > 0) if role == "hot" else [],
+                          metadata={"scheme": "metropolis", "true_calls": 6, "wall_s": 3.0,
+                                    "tally": {"attempts": {"1": 6}}, "config": {"tempering_K": [300, 400, 500]}})
+    found = cost_of(run, {"acceptance": 0.5})
+    assert (found["simulated_ps"], found["true_calls"], found["wall_s_per_ps"]) == (0.5, 6, 6.0)
+    run.metadata["config"] = {}
+    assert cost_of(run, {"acceptance": 0.5})["simulated_ps"] == 1.5
 
 
 def test_other_method_atoms_or_temperature_are_refused(reference):

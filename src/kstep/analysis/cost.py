@@ -9,10 +9,15 @@ from kstep.schemas import Trajectory
 
 
 def cost_of(run: Trajectory, metropolis: dict | None) -> dict:
-    """True calls, seconds and accepted trajectory of a run; `metropolis` from ensemble.metropolis_identity."""
+    """True calls, seconds and accepted trajectory of a run; `metropolis` from ensemble.metropolis_identity.
+
+    Of a ladder of temperatures the trajectory at the target counts, and the calls and seconds of every rung.
+    """
     metadata = run.metadata
     tally = metadata.get("tally") or {}
     replicas = np.unique(run.replica)
+    if (metadata.get("config") or {}).get("tempering_K"):
+        replicas = np.setdiff1d(replicas, run.replica[run.frames_of("hot")])
     covered = int(sum(run.step[run.replica == r].max() for r in replicas))
     total_ps = float(sum(run.time_ps[run.replica == r].max() for r in replicas))
     calls, wall = metadata.get("true_calls") or 0, metadata.get("wall_s") or 0.0
