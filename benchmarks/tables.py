@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
 TEMPERING = ROOT / "benchmarks" / "tempering.json"
 VALIDATION = ROOT / "benchmarks" / "validation.json"
+MEMORY = ROOT / "benchmarks" / "memory.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -238,6 +239,13 @@ def add(path: Path) -> None:
     EXACT_AND_FAST.write_text(json.dumps(data, indent=1) + "\n")
 
 
+def memory(data: dict) -> str:
+    """What benchmarks/memory.py measured."""
+    rows = [[label, f"{run['highest_MB']:.0f}", f"{run['file_MB']:.1f}"] for label, run in data["runs"].items()]
+    return ("### Memory of whole runs\n\n" + table(["", "highest memory, all processes, MB", "trajectory file, MB"], rows)
+            + "\n\n`python benchmarks/memory.py` repeats it.")
+
+
 def tables() -> str:
     """All tables as Markdown."""
     data = json.loads((ROOT / "benchmarks" / "pipeline.json").read_text())
@@ -252,6 +260,8 @@ def tables() -> str:
         parts.append(tempering(json.loads(TEMPERING.read_text())))
     if VALIDATION.exists():
         parts.append(validation(json.loads(VALIDATION.read_text())))
+    if MEMORY.exists():
+        parts.append(memory(json.loads(MEMORY.read_text())))
     return "\n\n".join(parts)
 
 
