@@ -11,25 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from running import ROOT, sh
+
 RESULT = ROOT / "benchmarks" / "advise.json"
 SAMPLES = 10_000
-
-
-def sh(result: Path, *command) -> None:
-    """Run a numbered script unless its result is there."""
-    if result.exists():
-        return
-    words = [str(word) for word in command]
-    print("$ python " + " ".join(words), flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    if code := subprocess.run([sys.executable, *words], cwd=ROOT, env=environment).returncode:
-        sys.exit(f"the command above ended with exit code {code}")
 
 
 def figures(path: Path) -> dict:

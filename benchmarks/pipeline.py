@@ -14,13 +14,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from running import sh  # noqa: E402
 from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -39,20 +39,7 @@ QM_JUMP_TRAINING_PS = {"ethanol": 8, "aspirin": 2.5}
 QM_NVE_STEPS = {"ethanol": 8000, "aspirin": 4000}  # baseline timesteps of 0.25 fs
 SEEDS = (0, 1, 2)
 REPLICAS = 64
-PHYSICS_FAILED = 3  # exit code of a run whose dynamics broke
 REFERENCE_REPLICAS = 6
-
-
-def sh(result: Path, *command) -> None:
-    """Run a numbered script unless its result is there; dynamics that broke leave what came before."""
-    if result.exists():
-        return
-    words = [str(word) for word in command]
-    print("$ python " + " ".join(words), flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    code = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment).returncode
-    if code and not (code == PHYSICS_FAILED and result.exists()):
-        sys.exit(f"the command above ended with exit code {code}")
 
 
 def store(section: str, key: str, figures: dict) -> None:

@@ -1,0 +1,23 @@
+"""How a benchmark runs a numbered script: one thread, kept results, and the command for all to see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PHYSICS_FAILED = 3  # exit code of a run whose dynamics broke; what came before is there
+
+
+def sh(result: Path, *command) -> None:
+    """Run a numbered script unless its result is there; exits where it fails and leaves none."""
+    if result.exists():
+        return
+    words = [str(word) for word in command]
+    print("$ python " + " ".join(words), flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    code = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment).returncode
+    if code and not (code == PHYSICS_FAILED and result.exists()):
+        sys.exit(f"the command above ended with exit code {code}")
