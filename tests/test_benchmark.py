@@ -109,6 +109,14 @@ def test_a_plain_run_too_short_for_its_torsion_is_helped_by_the_networks_dynamic
     assert result["torsion_at_most"]["per_call"] > truth
     energy = next(a for a in result["network"]["agreement"] if a["observable"] == "energy")["plain_over_network"]
     assert abs(energy["value"] - 1) < 3.5 * energy["error"]
+    assert result["energy"]["source"] == speedup.FROM_PLAIN
+
+
+def test_a_plain_run_too_short_for_its_energy_is_helped_by_the_networks_dynamics():
+    result = plain_beside_network(30, 20_000)
+    assert result["energy_direct"]["samples"] < 50
+    assert result["energy"]["source"] == speedup.FROM_NETWORK
+    assert result["energy"]["value"] == pytest.approx((1 - 0.64) / (1 + 0.64) / 100, rel=0.1)  # of AR(1) squares, per call
 
 
 def test_a_long_plain_run_speaks_for_itself_and_agrees_with_the_network():
@@ -132,7 +140,7 @@ def bars_of(molecule="ethanol", **changes):
     cold = [{"true_calls": calls, "acceptance": 0.9, "decides": True} for calls in (500, 700, 900)]
     result = {"rows": {"impulse": {"drift": {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.015, "blown_up_segments": 0}}},
               "speed_up": [{"torsion_per_call": ratio, "energy_per_call": ratio, "torsion_per_cpu_s": ratio}],
-              "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}}, "cold_start": cold, "from_cold_start": [],
+              "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}, "energy": {"source": speedup.FROM_NETWORK}}, "cold_start": cold, "from_cold_start": [],
               "inner_step": None, **changes}
     return {b["key"]: b for b in bars.bars(molecule, result)}
 

@@ -40,8 +40,9 @@ def bars(molecule: str, result: dict) -> list[dict]:
                       ("effective torsion samples per CPU second / plain at 1 fs", "torsion_per_cpu_s")):
         found = median_of([u.get(key) for u in ups])
         text = with_error(found)
-        if key.startswith("torsion") and found and result["plain_rates"]["torsion"]:
-            text += f" (rate of plain from {result['plain_rates']['torsion']['source']})"
+        plain = result["plain_rates"].get(key.split("_")[0])
+        if found and plain:
+            text += f" (rate of plain from {plain['source']})"
         if key == "torsion_per_call":
             other = median_of([u.get("torsion_per_call_by_network") for u in ups])
             if other:

@@ -88,8 +88,11 @@ def sentences(result: dict) -> list[str]:
 
 
 def plain_text(rates: dict) -> list[str]:
-    """The slowest torsion of plain MD: what its run shows, and what the network's dynamics says."""
-    out, direct, network = [], rates.get("torsion_direct"), rates["network"]
+    """Energy and slowest torsion of plain MD: what its run shows, and what the network's dynamics says."""
+    direct, network, energy = rates.get("torsion_direct"), rates["network"], rates["energy_direct"]
+    out = [f"plain MD at 1 fs: {energy['samples']:.0f} +- {energy['standard_error']:.0f} effective samples of the energy in "
+           f"{rates['length_ps']:.0f} ps, {1e3 * energy['samples'] / rates['calls']:.2g} +- "
+           f"{1e3 * energy['standard_error'] / rates['calls']:.2g} per 1000 calls"]
     if direct:
         at_most = rates["torsion_at_most"]
         out.append(f"plain MD at 1 fs: {direct['samples']:.0f} +- {direct['standard_error']:.0f} effective samples of "
@@ -97,12 +100,14 @@ def plain_text(rates: dict) -> list[str]:
                    f"{at_most['label']} allow at most {1e3 * at_most['per_call']:.3g} per 1000 calls (95 %)")
     if network:
         found, certificate = network["torsion"], network["certificate"]
+        often = (f"{1e3 * network['energy']['value']:.2g} +- {1e3 * network['energy']['error']:.1g} samples of the energy and "
+                 if network["energy"] else "")
         slow = (f"{1e3 * found['value']:.3g} +- {1e3 * found['error']:.2g} samples of {found['label']} per 1000 timesteps"
                 if found else "fewer than 50 samples of its slowest torsion")
         agreement = ", ".join(f"{a['observable']} {with_error(a['plain_over_network'])[:-1]}" for a in network["agreement"])
         out.append(f"the network's own dynamics, {network['length_ps']:.0f} ps at 1 fs, spread of E_true - E_ML "
                    f"{certificate['spread_kJ_per_mol']:.2g} kJ/mol, force error "
-                   f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A: {slow}; rates of plain MD over its own where both "
+                   f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A: {often}{slow}; rates of plain MD over its own where both "
                    f"have 50 samples: {agreement or 'none'}")
     return out
 

@@ -1,7 +1,7 @@
 """How many times cheaper an exact sampler is than plain MD, in the currency of effective samples.
 
-The rate of plain MD comes from its long run where that holds 50 samples of its slowest torsion.
-Where it does not, it comes from the network's own dynamics, which is as fast as the plain one as
+The rates of plain MD come from its long run where that holds 50 samples of the energy, and of its slowest
+torsion.  Where it does not, they come from the network's own dynamics, which is as fast as the plain one as
 far as the certificate says that their potentials agree; beside it stands what the plain run
 itself allows: its crossings bound its rate from above, and so the speed-up from below.
 """
@@ -26,10 +26,14 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     found = effective_samples(plain, rotamers)
     calls = plain.length_ps * calls_per_ps
     slow = slowest(found)
-    out = {"energy": per(found["energy"], calls), "calls": calls, "length_ps": plain.length_ps, "torsion": None,
+    out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps, "torsion": None,
            "network": None, "all": found}
     if network is not None:
         out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
+    if (energy := per(found["energy"], calls)) is not None:
+        out["energy"] = {**energy, "source": FROM_PLAIN}
+    elif out["network"] and out["network"]["energy"]:
+        out["energy"] = {**out["network"]["energy"], "source": FROM_NETWORK}
     if slow is None:
         return out
     label, entry = slow
@@ -61,7 +65,8 @@ def network_rates(plain: Series, calls_per_ps: float, rotamers, series: Series, 
         quotient = ratio(per(theirs, plain.length_ps), per(mine, series.length_ps))
         if quotient:
             agreement.append({"observable": name, "plain_over_network": quotient})
-    return {"torsion": {**torsion, "label": slow[0]} if torsion else None, "length_ps": series.length_ps,
+    return {"energy": per(found["energy"], series.length_ps * calls_per_ps),
+            "torsion": {**torsion, "label": slow[0]} if torsion else None, "length_ps": series.length_ps,
             "certificate": metadata["certificate"], "true_calls": metadata["true_calls"], "agreement": agreement,
             "us_per_replica_step": metadata["us_per_replica_step"], "all": found}
 
