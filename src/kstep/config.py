@@ -84,11 +84,10 @@ class PyscfConfig(ChargedConfig):
     backend: Literal["pyscf"] = "pyscf"
     functional: Word = "PBE"
     basis: Word = "def2-SVP"
-    density_fit: bool = True
+    density_fit: bool = False
     dispersion: Literal["d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"] | None = None
     unrestricted: bool | None = None  # null: where the multiplicity is not 1
     grid_level: Annotated[int, Field(ge=0, le=9), Number] = 2
-    grid_response: bool = True  # without it forces are not the derivative of the energy
     conv_tol: Annotated[float, Field(gt=0, le=1e-4), Number] = 1e-9  # Ha
     max_iterations: Count = 100
     device: Literal["auto", "cpu", "gpu"] = "auto"

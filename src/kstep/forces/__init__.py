@@ -89,8 +89,8 @@ def _pyscf_settings(molecule, config, warm_start) -> dict[str, Any]:
 
     return dict(functional=config.functional, basis=config.basis, density_fit=config.density_fit,
                 dispersion=config.dispersion, unrestricted=config.unrestricted, grid_level=config.grid_level,
-                grid_response=config.grid_response, conv_tol=config.conv_tol, max_iterations=config.max_iterations,
-                device=pick_device(config.device), warm_start=warm_start)
+                conv_tol=config.conv_tol, max_iterations=config.max_iterations, device=pick_device(config.device),
+                warm_start=warm_start)
 
 
 def _ase_settings(molecule, config, warm_start) -> dict[str, Any]:
