@@ -7,11 +7,17 @@ import types
 import numpy as np
 import pytest
 
-from conftest import molecule_from_smiles
+from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
 from kstep.config import PyscfConfig, load_qm_config
+from kstep.dynamics.carry import Carrier
+from kstep.dynamics.loop import macro_steps
+from kstep.dynamics.schemes.metropolis import Metropolis
+from kstep.dynamics.schemes.plain import Plain
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, qm_spec
 from kstep.forces import pyscf as backend
+from kstep.forces.pool import EvaluationPool
+from kstep.schemas import load_trajectory
 from kstep.units import KJ_PER_HARTREE
 
 TINY = dict(functional="HF", basis="STO-3G", device="cpu")
@@ -193,3 +199,49 @@ def test_hydrogen_dissociates_into_a_number_or_an_error_never_a_guess():
     physics = physics_of(molecule, functional="PBE", grid_level=1)
     for apart_nm in (0.06, 0.2, 0.6):
         assert np.isfinite(physics.energy(np.array([[0, 0, 0], [0, 0, apart_nm]])))
+
+
+def water_at_hand(molecule, max_iterations):
+    """A pool whose SCF may take max_iterations cycles, and the state of two replicas at a true energy."""
+    good, poor = (qm_spec(molecule, PyscfConfig(**TINY, max_iterations=n), warm_start=True)
+                  for n in (100, max_iterations))
+    pool = EvaluationPool(poor, 1)
+    return pool, start_state(EvaluationPool(good, 1), np.repeat(molecule.conformers[:1], 2, axis=0))
+
+
+def test_metropolis_rejects_a_proposal_whose_scf_fails(water):
+    pool, state = water_at_hand(water, 1)
+    shake = ForceNetwork(lambda x: np.zeros_like(x))
+    scheme = Metropolis(Carrier(shake), water.masses, 5e-4, 4, 300.0)
+    *_, last = macro_steps(scheme, pool, state, np.random.default_rng(0), 1)
+    assert not last.accepted.any() and last.failures.tolist() == [1, 1]
+    assert np.array_equal(last.positions, state.positions) and np.array_equal(last.energy, state.energy)
+    assert len(pool.failures) == 2 and "did not converge" in pool.failures[0]
+
+
+def test_plain_dynamics_stops_with_a_sentence_where_the_scf_fails_twice_and_goes_on_where_once(water):
+    pool, state = water_at_hand(water, 1)
+    with pytest.raises(PhysicsError, match="plain dynamics of replica 0 broke at step .* did not converge"):
+        list(macro_steps(Plain(water.masses, 5e-4), pool, state, np.random.default_rng(0), 1))
+    pool, state = water_at_hand(water, 4)
+    *_, last = macro_steps(Plain(water.masses, 5e-4), pool, state, np.random.default_rng(0), 2)
+    assert last.step == 2 and not pool.failures
+
+
+def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
+    (tmp_path / "one.smi").write_text("[H][H] hydrogen\n")
+    base = ("src/01c_run_pyscf_baselines.py", "--smiles-file", tmp_path / "one.smi", "--config",
+            "configs/qm_pyscf_fast.yaml", "--raw", tmp_path / "raw", "--out", tmp_path / "qm", "--num-workers", 1)
+    done = run_python(*base, "--replicas", 1, "--set", "length_ps=0.01")
+    assert done.returncode == 0, done.stderr
+    trajectory = load_trajectory(tmp_path / "qm/hydrogen/trajectory.npz")
+    assert trajectory.metadata["method"] == "HF/STO-3G" and trajectory.metadata["backend"] == "pyscf"
+    assert trajectory.metadata["charge"] == 0 and np.isfinite(trajectory.Epot).all()
+    assert "is there already" in run_python(*base, "--replicas", 1, "--resume").stderr
+    for flags, words, code in (
+            (("--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
+            (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
+            (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),
+            (("--config", "configs/qm_fast.yaml"), "run it with 01b_run_qm_baselines.py", 2)):
+        done = run_python(*base, *flags)
+        assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
