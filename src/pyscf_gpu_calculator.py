@@ -46,7 +46,7 @@ class PySCFCalculator(Calculator):
 
     implemented_properties = ["energy", "forces", "dipole"]
     default_parameters = dict(xc="PBE", basis="def2-SVP", charge=0, multiplicity=1, unrestricted=None,
-                              density_fit=False, dispersion=None, grid_level=3, conv_tol=1e-9, max_cycle=100,
+                              density_fit=False, dispersion=None, grid_level=2, conv_tol=1e-9, max_cycle=100,
                               device="auto")
     discard_results_on_any_change = True
 

@@ -52,7 +52,7 @@ def select_molecules(args, config):
     for entry in entries:
         try:
             molecule = ensure_prepared(entry, Path(args.raw), seed=args.seed)
-            qm_spec(molecule, config, warm_start=True).build()  # a wrong charge or element is found here, not in a worker
+            qm_spec(molecule, config, warm_start=True).build()  # a wrong charge is found here, not in a worker
             molecules.append(molecule)
         except UserError as error:
             problems.append(f"{entry.name}: {error}")

@@ -171,8 +171,10 @@ def test_warm_and_cold_energies_agree_at_the_accuracy_used_for_sampling(ethanol)
         assert warm.energy(x) == pytest.approx(cold.energy(x), abs=1e-4)
 
 
-def test_a_cold_energy_depends_on_the_geometry_alone(ethanol):
-    physics = build("tblite", ethanol, accuracy=0.1)
+@pytest.mark.parametrize("backend, settings", [
+    ("tblite", {"accuracy": 0.1}), ("ase", {**TBLITE_BY_ASE, "kwargs": {"accuracy": 0.1, "verbosity": 0}})])
+def test_a_cold_energy_depends_on_the_geometry_alone(ethanol, backend, settings):
+    physics = build(backend, ethanol, **settings)
     x = ethanol.conformers[0]
     first = physics.energy(x)
     for _ in range(3):

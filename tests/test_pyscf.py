@@ -126,6 +126,14 @@ def test_dispersion_that_is_not_installed_is_refused(water, settings, monkeypatc
         physics_of(water, **settings)
 
 
+def test_dispersion_is_added_where_it_is_installed(water):
+    pytest.importorskip("pyscf.dispersion")
+    x = water.conformers[0]
+    assert 0.1 < abs(physics_of(water, dispersion="d3bj").energy(x) - physics_of(water).energy(x)) < 50
+    with pytest.raises(UserError, match="no dispersion correction of this kind"):
+        physics_of(water, functional="0.5*HF+0.5*PBE,PBE", dispersion="d3bj")
+
+
 def test_without_a_gpu_one_line_says_that_the_cpu_computes(water, caplog):
     backend.pick_device.cache_clear()
     with caplog.at_level(logging.INFO, "kstep"):
@@ -229,12 +237,12 @@ def test_plain_dynamics_stops_with_a_sentence_where_the_scf_fails_twice_and_goes
 
 
 def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
-    (tmp_path / "one.smi").write_text("[H][H] hydrogen\n")
+    (tmp_path / "one.smi").write_text("O water\n")
     base = ("src/01c_run_pyscf_baselines.py", "--smiles-file", tmp_path / "one.smi", "--config",
             "configs/qm_pyscf_fast.yaml", "--raw", tmp_path / "raw", "--out", tmp_path / "qm", "--num-workers", 1)
-    done = run_python(*base, "--replicas", 1, "--set", "length_ps=0.01")
+    done = run_python(*base, "--replicas", 1, "--set", "length_ps=0.005")
     assert done.returncode == 0, done.stderr
-    trajectory = load_trajectory(tmp_path / "qm/hydrogen/trajectory.npz")
+    trajectory = load_trajectory(tmp_path / "qm/water/trajectory.npz")
     assert trajectory.metadata["method"] == "HF/STO-3G" and trajectory.metadata["backend"] == "pyscf"
     assert trajectory.metadata["charge"] == 0 and np.isfinite(trajectory.Epot).all()
     assert "is there already" in run_python(*base, "--replicas", 1, "--resume").stderr

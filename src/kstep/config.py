@@ -225,15 +225,14 @@ def load_qm_config(path: str | Path | None, overrides: dict[str, Any] | None = N
     data = read_yaml(path) if path is not None else {}
     data.update({k: v for k, v in (overrides or {}).items() if v is not None})
     where, backend = str(path) if path is not None else "settings", data.get("backend", "tblite")
-    if backend not in [*QM_CONFIGS]:
+    kind = QM_CONFIGS.get(str(backend))
+    if kind is None:
         raise UserError(f"{where}: unknown backend {backend!r}{did_you_mean(backend, QM_CONFIGS)}")
-    kind = QM_CONFIGS[backend]
     if "method" in data and "method" not in kind.model_fields:
         raise UserError(f"{where}: backend {backend} has no key 'method'; write {METHOD_KEYS[backend]}")
-    foreign = [key for key in data if key not in kind.model_fields
-               and any(key in other.model_fields for other in QM_CONFIGS.values())]
-    if foreign:
-        raise UserError(f"{where}: key '{foreign[0]}' means nothing to backend {backend}; remove it")
+    for key in data:
+        if key not in kind.model_fields and any(key in other.model_fields for other in QM_CONFIGS.values()):
+            raise UserError(f"{where}: key '{key}' means nothing to backend {backend}; remove it")
     return validate(kind, data, where)
 
 

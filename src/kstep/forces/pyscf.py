@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +34,7 @@ class ScfSettings:
     density_fit: bool = False
     dispersion: str | None = None
     unrestricted: bool | None = None
-    grid_level: int = 3
+    grid_level: int = 2
     conv_tol: float = 1e-9
     max_iterations: int = 100
     device: str = "cpu"  # cpu or gpu: what pick_device said
@@ -148,6 +148,16 @@ def check_functional(settings: ScfSettings) -> None:
                         "installed; pip install pyscf-dispersion, or leave dispersion out")
 
 
+def check_dispersion(mol, settings: ScfSettings) -> None:
+    """Refuse a dispersion correction without parameters for the functional."""
+    field = mean_field(mol, replace(settings, device="cpu"))
+    try:
+        field.get_dispersion()
+    except Exception as error:  # dftd3 and dftd4 each have their own
+        raise UserError(f"there is no dispersion correction of this kind for functional {settings.functional}: "
+                        f"{str(error).strip()}") from None
+
+
 def check_basis(numbers: np.ndarray, basis: str) -> None:
     """Refuse a basis PySCF does not know, and elements that it does not cover."""
     from pyscf.gto.basis import ALIAS, load
@@ -183,14 +193,14 @@ def _core_potentials(numbers: np.ndarray, basis: str) -> dict[str, str]:
 
 
 class PyscfPhysics(Physics):
-    """One molecule by Hartree-Fock or DFT.
+    """One molecule by Hartree-Fock or DFT; keyword settings are those of ScfSettings.
 
-    Keyword settings are those of ScfSettings.  With warm_start each slot's SCF begins at its last
-    density; the energy then depends on history, but only within conv_tol.  `second_tries` counts the
-    true calls whose SCF needed second order.
+    With warm_start each slot's SCF begins at its last density; the energy then depends on history, but only within
+    conv_tol.  `second_tries` counts the true calls whose SCF needed second order.
     """
 
-    def __init__(self, numbers, masses, *, charge: int = 0, multiplicity: int = 1, warm_start: bool = False, **settings):
+    def __init__(self, numbers, masses, *, charge: int = 0, multiplicity: int = 1, warm_start: bool = False,
+                 **settings):
         super().__init__(numbers, masses)
         check_electrons(self.numbers, charge, multiplicity)
         try:
@@ -202,6 +212,7 @@ class PyscfPhysics(Physics):
         pyscf.lib.num_threads(1)
         apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are
         self._molecule = build_molecule(self.numbers, apart, self.settings.basis, charge, multiplicity)
+        check_dispersion(self._molecule, self.settings)
         self.second_tries = 0
         self._warm_start = warm_start
         self._last: dict[int, object] = {}
