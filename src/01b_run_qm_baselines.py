@@ -7,112 +7,18 @@ own conformer, in a process of its own.  Writes <out>/<name>/trajectory.npz.
     python src/01b_run_qm_baselines.py --smiles-file data/qm_molecules.smi --config configs/qm.yaml --out data/qm
 """
 
-import time
-from pathlib import Path
+from qm_baselines import add_baseline_arguments, baseline_overrides, run_baselines
+from utils import make_parser, run_script, setup_logging
 
-from tqdm import tqdm
-
-from utils import (add_common_arguments, log, make_parser, non_negative_int, positive_int, provenance, run_script,
-                   setup_logging)
-
-from kstep.config import QMConfig, load_config, parse_assignments
-from kstep.dynamics.baseline import plan_baseline
-from kstep.dynamics.qm_jobs import ReplicaJob, run_jobs
-from kstep.dynamics.run_baseline import finish_baseline
-from kstep.errors import UserError
-from kstep.files import check_writable
-from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
-from kstep.forces import qm_spec
-from kstep.forces.pool import physical_cores
-from kstep.units import PS_PER_FS, SECONDS_PER_DAY
-
-
-def parse():
-    parser = make_parser(__doc__)
-    parser.add_argument("--smiles-file", default="data/qm_molecules.smi", help="lines of 'SMILES name'")
-    parser.add_argument("--molecule", action="append", metavar="NAME",
-                        help="run only this molecule of the file; may be repeated (default: all)")
-    parser.add_argument("--config", default="configs/qm.yaml", help="YAML of temperature, lengths (ps), method ...")
-    parser.add_argument("--raw", default="data/raw", help="folder of prepared molecules; what is missing is prepared")
-    parser.add_argument("--out", default="data/qm", help="folder for <name>/trajectory.npz")
-    parser.add_argument("--replicas", type=positive_int, help="independent seeds per molecule (default: the config's)")
-    parser.add_argument("--first-replica", type=non_negative_int, default=0,
-                        help="number of the first replica: another number gives other seeds and conformers")
-    parser.add_argument("--num-workers", type=positive_int, default=physical_cores(),
-                        help="replicas run at once, one process and one thread each")
-    parser.add_argument("--resume", action="store_true",
-                        help="keep finished molecules and continue unfinished ones from their last checkpoint")
-    add_common_arguments(parser, overrides=True)
-    return parser.parse_args()
-
-
-def select_molecules(args, config):
-    """Prepared molecules of the SMILES file, and the complaints about those that could not be."""
-    entries, problems = read_smiles_file(args.smiles_file, args.molecule)
-    molecules = []
-    for entry in entries:
-        try:
-            molecule = ensure_prepared(entry, Path(args.raw), seed=args.seed)
-            qm_spec(molecule, config, warm_start=True).build()  # a wrong charge or element is found here, not in a worker
-            molecules.append(molecule)
-        except UserError as error:
-            problems.append(f"{entry.name}: {error}")
-    return molecules, problems
-
-
-def merge(molecule, config, results, args, out):
-    """Join a molecule's replicas into its one trajectory file and say how the run went."""
-    results = sorted(results, key=lambda r: r.job.replica)
-    calls = sum(r.true_calls for r in results)
-    settings = results[0].job.spec.settings
-    summary = finish_baseline(
-        out, [r.job.out for r in results], molecule, config, seed=args.seed, first_replica=args.first_replica,
-        true_calls=calls, wall_s=max(r.wall_s for r in results), cpu_s=sum(r.cpu_s for r in results),
-        facts={"method": config.method, "backend": config.backend, "charge": settings["charge"],
-               "multiplicity": settings["multiplicity"], **provenance()})
-    seconds = max(sum(r.wall_s for r in results), 1e-9)
-    ps_per_day = calls * config.dt_fs * PS_PER_FS / seconds * SECONDS_PER_DAY
-    log.info("%s: %s, %.0f ps/day per core -> %s", molecule.name, summary, ps_per_day, out)
+from kstep.config import load_qm_config
 
 
 def main():
-    args = parse()
+    parser = make_parser(__doc__)
+    add_baseline_arguments(parser, config="configs/qm.yaml", out="data/qm")
+    args = parser.parse_args()
     setup_logging(args.log_level)
-    config = load_config(QMConfig, args.config, {**parse_assignments(args.assignments), "replicas": args.replicas})
-    molecules, problems = select_molecules(args, config)
-    out = Path(args.out)
-    jobs, names = [], {}
-    for molecule in molecules:
-        final = out / molecule.name / "trajectory.npz"
-        if args.resume and final.is_file():
-            log.info("%s: %s is there already", molecule.name, final)
-            continue
-        names[molecule.name] = molecule
-        for replica in range(args.first_replica, args.first_replica + config.replicas):
-            piece = final.with_name(f"replica_{replica:03d}.npz")
-            jobs.append(ReplicaJob(molecule, qm_spec(molecule, config, warm_start=True), config, replica,
-                                   args.seed, piece, args.resume))
-    n_steps = sum(stretch.n_steps for stretch in plan_baseline(config))
-    if n_steps == 0:
-        raise UserError(f"{args.config}: every length is zero; set length_ps")
-    for name in names:
-        check_writable(out / name / "trajectory.npz")
-    finished = {name: [] for name in names}
-    start = time.perf_counter()
-    with tqdm(total=n_steps * len(jobs), unit="step", unit_scale=True, disable=not jobs) as bar:
-        for result in run_jobs(jobs, args.num_workers, bar.update) if jobs else ():
-            name = result.job.molecule.name
-            if result.error:
-                problems.append(result.error)
-                continue
-            finished[name].append(result)
-            if len(finished[name]) == config.replicas:
-                merge(names[name], config, finished[name], args, out / name / "trajectory.npz")
-    log.info("%d of %d molecules in %.0f s -> %s", len(molecules) - len({p.split(',')[0] for p in problems}),
-             len(molecules), time.perf_counter() - start, out)
-    for problem in problems:
-        log.error("%s", problem)
-    return 2 if problems else 0
+    return run_baselines(args, load_qm_config(args.config, baseline_overrides(args)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ With a network of 04_train.py:
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
 from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
-from kstep.config import HybridConfig, QMConfig, load_config
+from kstep.config import HybridConfig, load_config, load_qm_config
 from kstep.dynamics.hybrid_settings import prepare_run
 from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.dynamics.tally import describe
@@ -27,7 +27,7 @@ def main():
     add_hybrid_arguments(parser, physics_config="--qm-config", physics_default="configs/qm.yaml")
     args = parser.parse_args()
     setup_logging(args.log_level)
-    baseline = load_config(QMConfig, args.physics_config)
+    baseline = load_qm_config(args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, _ = find_molecule(args)
 

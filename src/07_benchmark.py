@@ -21,7 +21,7 @@ from kstep.benchmark.judge import judge, metropolis_path
 from kstep.benchmark.plan import FAST, Lengths, Plan
 from kstep.benchmark.refit import cold_starts, refit
 from kstep.benchmark.runner import Runner, check_same_network, training_seconds
-from kstep.config import MDConfig, QMConfig, load_config
+from kstep.config import MDConfig, load_config, load_qm_config
 from kstep.errors import UserError
 from kstep.files import check_writable, write_text_atomic
 from kstep.forces import mm_spec, qm_spec
@@ -73,7 +73,7 @@ def make_plan(args):
                                                  "proposals") if getattr(args, key) is not None}
     level = "mm" if args.md_config else "qm"
     config_path = args.md_config or args.qm_config
-    config = load_config(MDConfig if level == "mm" else QMConfig, config_path)
+    config = load_config(MDConfig, config_path) if level == "mm" else load_qm_config(config_path)
     plan = Plan(level, molecule.name, molecule.smiles, args.molecule, config_path, args.out_dir, replace(lengths, **given),
                 args.num_workers, args.seed, config.redraw_interval_ps, config.dt_fs)
     return plan, config, molecule

@@ -17,7 +17,7 @@ from utils import (add_common_arguments, log, machine, make_parser, pick_device,
                    provenance, run_script, setup_logging, write_json_atomic)
 
 from kstep.advice import check, model, survey
-from kstep.config import HybridConfig, MDConfig, QMConfig, load_config, parse_assignments
+from kstep.config import HybridConfig, MDConfig, load_config, load_qm_config, parse_assignments
 from kstep.dynamics.hybrid_settings import TUNED_HYDROGEN_DA, HybridRun, settle_settings
 from kstep.errors import UserError
 from kstep.files import check_writable
@@ -62,7 +62,7 @@ def describe_task(args) -> survey.Task:
         spec = mm_spec(molecule, baseline, args.molecule)
         method, n_workers = molecule.force_field, args.num_workers or 1
     else:
-        baseline = load_config(QMConfig, args.qm_config or "configs/qm.yaml")
+        baseline = load_qm_config(args.qm_config or "configs/qm.yaml")
         spec = qm_spec(molecule, baseline, warm_start=True)
         method, n_workers = baseline.method, args.num_workers or physical_cores()
     if args.checkpoint:

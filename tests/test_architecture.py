@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kstep.config import BaselineConfig, HybridConfig, MDConfig, QMConfig
+from kstep.config import AseConfig, BaselineConfig, HybridConfig, MDConfig, PyscfConfig, QMConfig
 from kstep.learning.config import LearnConfig
 from kstep.models.config import Heads, ModelConfig
 from kstep.training.config import TrainConfig
@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
     "benchmark": GROUND | {"forces", "models", "dynamics", "training", "learning", "analysis"},
 }
-FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
+FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "qm_pyscf.yaml": PyscfConfig, "qm_ase.yaml": AseConfig,
+                "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,
                 "train.yaml": TrainConfig, "learn.yaml": LearnConfig}
 
 
@@ -130,7 +131,7 @@ def attributes_read():
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
-@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, HybridConfig, ModelConfig, Heads, TrainConfig,
+@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, PyscfConfig, AseConfig, HybridConfig, ModelConfig, Heads, TrainConfig,
                                   LearnConfig])
 def test_every_setting_does_something(kind):
     unread = set(kind.model_fields) - attributes_read()

@@ -4,13 +4,29 @@ import numpy as np
 import pytest
 
 from conftest import molecule_from_smiles
-from kstep.config import MDConfig, QMConfig
+from kstep.config import QM_CONFIGS, MDConfig, QMConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, mm_spec, qm_spec
 from kstep.forces.pool import EvaluationPool
 
 
-def build(backend, molecule, tmp_path=None, **settings):
+TBLITE_BY_ASE = dict(calculator="tblite.ase:TBLite", kwargs={"method": "GFN2-xTB", "accuracy": 0.01, "verbosity": 0})
+# backend, molecule, settings, and how much a rotation may change the energy (kJ/mol): a DFT grid has axes of its own
+CONFORMANT = {
+    "tblite GFN2-xTB": ("tblite", "ethanol", {}, 1e-4),
+    "tblite GFN1-xTB": ("tblite", "ethanol", {"method": "GFN1-xTB"}, 1e-4),
+    "xtb GFN2-xTB": ("xtb", "ethanol", {}, 1e-4),
+    "xtb GFN1-xTB": ("xtb", "ethanol", {"method": "GFN1-xTB"}, 1e-4),
+    "xtb GFN-FF": ("xtb", "ethanol", {"method": "GFN-FF"}, 1e-4),
+    "openmm MMFF94": ("openmm", "ethanol", {}, 1e-4),
+    "pyscf HF/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G"}, 1e-4),
+    "pyscf DF-PBE/STO-3G": ("pyscf", "water", {"basis": "STO-3G", "grid_level": 1, "density_fit": True}, 0.5),
+    "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),
+    "ase EMT": ("ase", "ethanol", {"calculator": "ase.calculators.emt:EMT"}, 1e-4),
+}
+
+
+def spec_of(backend, molecule, tmp_path=None, **settings):
     if backend == "openmm":
         import openmm
 
@@ -20,27 +36,36 @@ def build(backend, molecule, tmp_path=None, **settings):
 
         system = build_system(Chem.AddHs(Chem.MolFromSmiles(molecule.smiles)), "mmff94")
         (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
-        return mm_spec(molecule, MDConfig(), tmp_path).build()
+        return mm_spec(molecule, MDConfig(), tmp_path)
     if backend == "xtb":
         pytest.importorskip("xtb.interface")
-    config = QMConfig(backend=backend, **{"accuracy": 0.01, **settings})
-    return qm_spec(molecule, config, warm_start=False).build()
+    if backend in ("tblite", "xtb"):
+        settings = {"accuracy": 0.01, **settings}
+    return qm_spec(molecule, QM_CONFIGS[backend](backend=backend, **settings), warm_start=False)
 
 
-@pytest.mark.parametrize("backend", ["tblite", "xtb", "openmm"])
-def test_backend_keeps_the_contract(backend, ethanol, tmp_path):
-    """Gradient, invariances, untouched input, counted calls: what dynamics relies on."""
-    physics = build(backend, ethanol, tmp_path)
+def build(backend, molecule, tmp_path=None, **settings):
+    return spec_of(backend, molecule, tmp_path, **settings).build()
+
+
+@pytest.mark.parametrize("case", CONFORMANT)
+def test_backend_keeps_the_contract(case, request, tmp_path):
+    """Gradient, invariances, untouched input, counted calls, one geometry or a batch: what dynamics relies on."""
+    backend, name, settings, turn_kJ = CONFORMANT[case]
+    molecule = request.getfixturevalue(name)
+    spec = spec_of(backend, molecule, tmp_path, **settings)
+    physics = spec.build()
     rng = np.random.default_rng(0)
-    x = ethanol.conformers[0] + rng.normal(size=(9, 3)) * 0.003
+    n_atoms = len(molecule.numbers)
+    x = molecule.conformers[0] + rng.normal(size=(n_atoms, 3)) * 0.003
     kept = x.copy()
     energy, forces = physics.energy_and_forces(x)
-    assert forces.shape == (9, 3) and np.array_equal(x, kept)
+    assert forces.shape == (n_atoms, 3) and np.array_equal(x, kept)
     assert physics.energy(x) == pytest.approx(energy, abs=1e-6)
     assert physics.true_calls == 2
 
     step = 1e-4
-    for atom, axis in ((0, 0), (2, 1), (8, 2)):
+    for atom, axis in ((0, 0), (2, 1), (n_atoms - 1, 2)):
         d = np.zeros_like(x)
         d[atom, axis] = step
         slope = (physics.energy(x + d) - physics.energy(x - d)) / (2 * step)
@@ -50,15 +75,64 @@ def test_backend_keeps_the_contract(backend, ethanol, tmp_path):
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     rotation *= np.sign(np.linalg.det(rotation))
     turned, turned_forces = physics.energy_and_forces(x @ rotation.T + 0.3)
-    assert turned == pytest.approx(energy, abs=1e-4)
-    assert np.abs(turned_forces - forces @ rotation.T).max() < 0.05
+    assert turned == pytest.approx(energy, abs=turn_kJ)
+    assert np.abs(turned_forces - forces @ rotation.T).max() < max(0.05, 200 * turn_kJ)
+    assert physics.energy(x + 0.3) == pytest.approx(energy, abs=1e-4)
+
+    batch = x + np.array([0.0, 1e-3, 0.0])[:, None, None] * rng.normal(size=x.shape)
+    batch[2, 1] = batch[2, 0]
+    with EvaluationPool(spec, 2) as pool:
+        truth = pool.evaluate(batch)
+        assert truth.failed.tolist() == [False, False, True] and pool.true_calls == 3
+    single = [physics.energy_and_forces(positions) for positions in batch[:2]]
+    assert truth.energy[:2] == pytest.approx([e for e, _ in single], abs=1e-6)
+    assert np.abs(truth.forces[:2] - [f for _, f in single]).max() < 1e-3
 
 
-def test_tblite_and_xtb_agree(ethanol):
-    a = build("tblite", ethanol).energy_and_forces(ethanol.conformers[0])
-    b = build("xtb", ethanol).energy_and_forces(ethanol.conformers[0])
+def test_a_conformant_energy_is_in_kJ_per_mol_and_forces_per_nm():
+    """A hydrogen molecule has -1.1167 Ha at RHF/STO-3G and 1.4 bohr (Szabo and Ostlund, section 3.5.2)."""
+    spec = PhysicsSpec("pyscf", np.array([1, 1]), np.ones(2), dict(functional="HF", basis="STO-3G"))
+    energy = spec.build().energy(np.array([[0, 0, 0], [0, 0, 1.4 * 0.0529177210903]]))
+    assert energy == pytest.approx(-1.1167 * 2625.4996, abs=0.0001 * 2625.5)
+
+
+@pytest.mark.parametrize("method", ["GFN2-xTB", "GFN1-xTB"])
+def test_tblite_and_xtb_agree(ethanol, method):
+    a = build("tblite", ethanol, method=method).energy_and_forces(ethanol.conformers[0])
+    b = build("xtb", ethanol, method=method).energy_and_forces(ethanol.conformers[0])
     assert a[0] == pytest.approx(b[0], abs=1e-6 * 2625.5)
     assert np.abs(a[1] - b[1]).max() < 0.5
+
+
+@pytest.mark.parametrize("charge, multiplicity", [(0, 1), (1, 2), (2, 1)])
+def test_tblite_behind_ase_is_tblite(water, charge, multiplicity):
+    """Charge and spin reach the calculator through the Atoms."""
+    own = dict(charge=charge, spin_multiplicity=multiplicity)
+    a = build("tblite", water, **own).energy_and_forces(water.conformers[0])
+    b = build("ase", water, **TBLITE_BY_ASE, **own).energy_and_forces(water.conformers[0])
+    assert a[0] == pytest.approx(b[0], abs=1e-6 * 2625.5)
+    assert np.abs(a[1] - b[1]).max() < 0.05
+
+
+@pytest.mark.parametrize("calculator, kwargs, words", [
+    ("tblite.ase", {}, "cannot be built"),
+    ("no colon", {}, "must read package.module:Factory"),
+    ("tblite.ase:TBLight", {}, "module tblite.ase has no 'TBLight'"),
+    ("orca_of_nobody:ORCA", {}, "cannot be imported"),
+    ("os:getcwd", {}, "is no ASE calculator with energy and forces"),
+])
+def test_what_is_no_calculator_is_refused(water, calculator, kwargs, words):
+    from kstep.forces.ase import AsePhysics
+
+    with pytest.raises(UserError, match=words):
+        AsePhysics(water.numbers, water.masses, calculator=calculator, kwargs=kwargs)
+
+
+def test_an_error_of_a_calculator_is_a_failed_true_call(water):
+    physics = build("ase", water, calculator="tblite.ase:TBLite", kwargs={"method": "GFN3-xTB"})
+    with pytest.raises(PhysicsError, match="the ASE calculator failed: .*GFN3-xTB"):
+        physics.energy(water.conformers[0])
+    assert physics.true_calls == 1
 
 
 def test_gfn_ff_leaves_no_files_behind(ethanol, tmp_path, monkeypatch):
@@ -97,8 +171,10 @@ def test_warm_and_cold_energies_agree_at_the_accuracy_used_for_sampling(ethanol)
         assert warm.energy(x) == pytest.approx(cold.energy(x), abs=1e-4)
 
 
-def test_a_cold_energy_depends_on_the_geometry_alone(ethanol):
-    physics = build("tblite", ethanol, accuracy=0.1)
+@pytest.mark.parametrize("backend, settings", [
+    ("tblite", {"accuracy": 0.1}), ("ase", {**TBLITE_BY_ASE, "kwargs": {"accuracy": 0.1, "verbosity": 0}})])
+def test_a_cold_energy_depends_on_the_geometry_alone(ethanol, backend, settings):
+    physics = build(backend, ethanol, **settings)
     x = ethanol.conformers[0]
     first = physics.energy(x)
     for _ in range(3):

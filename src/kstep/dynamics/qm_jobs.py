@@ -9,7 +9,7 @@ import multiprocessing
 from pathlib import Path
 import time
 
-from kstep.config import QMConfig
+from kstep.config import ChargedConfig
 from kstep.dynamics.baseline import plan_baseline
 from kstep.dynamics.engines import LoopEngine
 from kstep.dynamics.recorder import TrajectoryWriter
@@ -29,7 +29,7 @@ class ReplicaJob:
 
     molecule: Molecule
     spec: PhysicsSpec
-    config: QMConfig
+    config: ChargedConfig
     replica: int
     seed: int
     out: Path

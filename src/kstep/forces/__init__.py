@@ -31,7 +31,19 @@ def _openmm(**settings):
     return OpenMMPhysics(**settings)
 
 
-BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm}
+def _pyscf(**settings):
+    from kstep.forces.pyscf import PyscfPhysics
+
+    return PyscfPhysics(**settings)
+
+
+def _ase(**settings):
+    from kstep.forces.ase import AsePhysics
+
+    return AsePhysics(**settings)
+
+
+BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm, "pyscf": _pyscf, "ase": _ase}
 
 
 @dataclass(frozen=True)
@@ -51,19 +63,38 @@ class PhysicsSpec:
 
 
 def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
-    """The recipe of a QMConfig for a Molecule; charge and multiplicity are always explicit."""
+    """The recipe of a QMConfig, PyscfConfig or AseConfig for a Molecule; charge and multiplicity are always explicit.
+
+    warm_start: whether an SCF may begin at the replica's last one; backends without one (xtb, ase) begin afresh.
+    """
     settings = dict(
-        method=config.method,
         charge=molecule.charge if config.charge is None else config.charge,
         multiplicity=molecule.multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
-        accuracy=config.accuracy,
-        max_iterations=config.max_iterations,
-        electronic_temperature_K=config.electronic_temperature_K,
-        warm_start=warm_start,
     )
+    own = {"pyscf": _pyscf_settings, "ase": _ase_settings}.get(config.backend, _xtb_settings)
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses,
+                       {**settings, **own(molecule, config, warm_start)})
+
+
+def _xtb_settings(molecule, config, warm_start) -> dict[str, Any]:
+    settings = dict(method=config.method, accuracy=config.accuracy, max_iterations=config.max_iterations,
+                    electronic_temperature_K=config.electronic_temperature_K, warm_start=warm_start)
     if config.backend == "xtb" and config.method == "GFN-FF":
         settings["topology_positions"] = molecule.conformers[0].tolist()
-    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings)
+    return settings
+
+
+def _pyscf_settings(molecule, config, warm_start) -> dict[str, Any]:
+    from kstep.forces.pyscf import pick_device
+
+    return dict(functional=config.functional, basis=config.basis, density_fit=config.density_fit,
+                dispersion=config.dispersion, unrestricted=config.unrestricted, grid_level=config.grid_level,
+                conv_tol=config.conv_tol, max_iterations=config.max_iterations, device=pick_device(config.device),
+                warm_start=warm_start)
+
+
+def _ase_settings(molecule, config, warm_start) -> dict[str, Any]:
+    return dict(calculator=config.calculator, kwargs=config.kwargs)
 
 
 def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:

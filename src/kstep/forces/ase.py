@@ -1,0 +1,76 @@
+"""Any ASE calculator as the true physics: ORCA, DFTB+, Psi4, MACE and whatever else has one.
+
+>>> physics = AsePhysics([1, 1], [1.008, 1.008], calculator="ase.calculators.lj:LennardJones", kwargs={"sigma": 0.6})
+>>> energy, forces = physics.energy_and_forces([[0, 0, 0], [0, 0, 0.074]])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from kstep.errors import PhysicsError, UserError
+from kstep.forces.base import Physics, check_electrons
+from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV
+
+
+class AsePhysics(Physics):
+    """One molecule as an ase.Atoms with a calculator.
+
+    calculator: "package.module:Factory"; Factory(**kwargs) is the calculator.  Charge and multiplicity are
+    on the Atoms, in both ways that calculators read them: info["charge"] and info["spin"] (= multiplicity, as
+    MACE has it), and initial charges and magnetic moments that add up to the charge and to the number of
+    unpaired electrons, spread evenly (as tblite has it).  A calculator that reads neither (ORCA) needs them in
+    kwargs.  It is reset before each call, so that the energy depends on the geometry alone, and runs in a
+    temporary folder of its own.
+    """
+
+    def __init__(self, numbers, masses, *, calculator: str, kwargs: dict[str, Any] | None = None, charge: int = 0,
+                 multiplicity: int = 1):
+        super().__init__(numbers, masses)
+        check_electrons(self.numbers, charge, multiplicity)
+        from ase import Atoms
+
+        n_atoms = len(self.numbers)
+        self._folder = tempfile.TemporaryDirectory(prefix="kstep-ase-")
+        self._atoms = Atoms(numbers=self.numbers, masses=self.masses, positions=np.zeros((n_atoms, 3)),
+                            charges=np.full(n_atoms, charge / n_atoms),
+                            magmoms=np.full(n_atoms, (multiplicity - 1) / n_atoms),
+                            info={"charge": charge, "spin": multiplicity})
+        self._calculator = self._atoms.calc = make_calculator(calculator, kwargs or {})
+
+    def _compute(self, positions, slot):
+        self._calculator.reset()
+        self._atoms.set_positions(positions * ANGSTROM_PER_NM)
+        with contextlib.chdir(self._folder.name):
+            try:
+                energy = float(self._atoms.get_potential_energy())
+                forces = np.array(self._atoms.get_forces(), dtype=np.float64)
+            except Exception as error:  # each calculator has its own
+                raise PhysicsError(f"the ASE calculator failed: {type(error).__name__}: {str(error).strip()}") from None
+        return energy * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
+
+
+def make_calculator(path: str, kwargs: dict[str, Any]):
+    """Factory(**kwargs) of "package.module:Factory"; UserError says what is missing."""
+    try:
+        factory = pkgutil.resolve_name(path)
+    except ValueError:
+        raise UserError(f"calculator '{path}' must read package.module:Factory, e.g. tblite.ase:TBLite") from None
+    except ImportError as error:
+        raise UserError(f"calculator {path} cannot be imported ({error}); is its package installed?") from None
+    except AttributeError:
+        module, _, name = path.partition(":")
+        raise UserError(f"calculator {path}: module {module} has no '{name}'") from None
+    try:
+        calculator = factory(**kwargs)
+    except Exception as error:  # a wrong keyword, a missing file, a program that is not there: the user's to mend
+        raise UserError(f"calculator {path} cannot be built with {kwargs}: {error}") from None
+    wanted = {"energy", "forces"} - set(getattr(calculator, "implemented_properties", ()))
+    if wanted or not hasattr(calculator, "reset"):
+        raise UserError(f"calculator {path} is no ASE calculator with {' and '.join(sorted(wanted)) or 'reset()'}")
+    return calculator

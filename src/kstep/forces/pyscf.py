@@ -1,0 +1,235 @@
+"""Hartree-Fock and DFT through PySCF, on a GPU through GPU4PySCF where there is one.
+
+>>> physics = PyscfPhysics([1, 1], [1.008, 1.008], functional="PBE", basis="def2-SVP")
+>>> energy, forces = physics.energy_and_forces([[0, 0, 0], [0, 0, 0.074]])
+
+The electrons are `mean_field`, `converge` and `gradient`, so that an embedding can put its charges
+between them.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from kstep.errors import PhysicsError, UserError, did_you_mean
+from kstep.forces.base import SYMBOLS, Physics, check_electrons
+from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
+
+HEAVIEST_WITHOUT_CORE_POTENTIAL = 36  # beyond Kr a basis may come with its own core potential (def2)
+
+log = logging.getLogger("kstep")
+
+
+@dataclass(frozen=True)
+class ScfSettings:
+    """How the electrons are treated; the keys of configs/qm_pyscf.yaml with the same names say what each does."""
+
+    functional: str = "PBE"
+    basis: str = "def2-SVP"
+    density_fit: bool = False
+    dispersion: str | None = None
+    unrestricted: bool | None = None
+    grid_level: int = 2
+    conv_tol: float = 1e-9
+    max_iterations: int = 100
+    device: str = "cpu"  # cpu or gpu: what pick_device said
+
+
+def build_molecule(numbers: np.ndarray, positions_bohr: np.ndarray, basis: str, charge: int, multiplicity: int):
+    """The gto.Mole of numbers (N,) at positions (N,3) in bohr; UserError where the basis has no such element."""
+    from pyscf import gto
+
+    check_basis(numbers, basis)
+    atoms = [(SYMBOLS[int(z)], tuple(x)) for z, x in zip(numbers, positions_bohr)]
+    return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=_core_potentials(numbers, basis), charge=charge,
+                 spin=multiplicity - 1, verbose=0)
+
+
+def mean_field(mol, settings: ScfSettings):
+    """The unconverged mean-field object of a gto.Mole: RHF, UHF, ROHF, RKS, UKS or ROKS, with its settings."""
+    from pyscf import dft, scf
+
+    unrestricted = mol.spin != 0 if settings.unrestricted is None else settings.unrestricted
+    kind = "U" if unrestricted else "R" if mol.spin == 0 else "RO"
+    if settings.functional.upper() == "HF":
+        field = getattr(scf, f"{kind}HF")(mol)
+    else:
+        field = getattr(dft, f"{kind}KS")(mol, xc=settings.functional)
+        field.grids.level = settings.grid_level
+    if settings.density_fit:
+        field = field.density_fit()
+    if settings.dispersion is not None:
+        field.disp = settings.dispersion
+    field.conv_tol, field.max_cycle = settings.conv_tol, settings.max_iterations
+    return field.to_gpu() if settings.device == "gpu" else field
+
+
+def converge(field, guess=None):
+    """Run the SCF from a density matrix (None: atoms) and return the converged object and the tries it took.
+
+    A field that DIIS leaves unconverged is tried once more with second-order SCF (Newton) from the orbitals
+    reached, under the same tolerance; PhysicsError if that fails too.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of overflow on the way; what counts is `converged`
+        field.kernel(dm0=guess)
+        if field.converged:
+            return field, 1
+        second = field.newton()
+        second.max_cycle = field.max_cycle
+        second.kernel(field.mo_coeff, field.mo_occ)
+    if not second.converged:
+        raise PhysicsError(f"the SCF did not converge in {field.max_cycle} cycles, nor by second-order SCF after them")
+    return second, 2
+
+
+def gradient(field, settings: ScfSettings) -> np.ndarray:
+    """dE/dx (N,3) in Ha/bohr of a converged field: the derivative of its energy on the grid that it was computed on."""
+    slope = field.nuc_grad_method()
+    slope.verbose = 0
+    if settings.functional.upper() != "HF":
+        slope.grid_response = True  # without it water drifts by 1 kJ/mol/ps at grid level 1; it costs nothing
+    return to_numpy(slope.kernel())
+
+
+def to_numpy(array) -> np.ndarray:
+    """A numpy array of what may be CuPy's."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+@lru_cache
+def gpu_found() -> bool:
+    """Whether GPU4PySCF can compute here."""
+    try:
+        import cupy
+        import gpu4pyscf  # noqa: F401
+
+        return bool(cupy.cuda.is_available())
+    except Exception:  # without a driver CuPy raises RuntimeErrors of its own, not ImportError
+        return False
+
+
+@lru_cache
+def pick_device(wanted: str) -> str:
+    """'cpu' or 'gpu' for device auto, cpu or gpu; says so in one line of the log, once per process."""
+    if wanted == "cpu":
+        return "cpu"
+    if gpu_found():
+        log.info("PySCF runs on the GPU (GPU4PySCF)")
+        return "gpu"
+    log.log(logging.WARNING if wanted == "gpu" else logging.INFO,
+            "no CUDA GPU with GPU4PySCF found; PySCF runs on the CPU")
+    return "cpu"
+
+
+def check_functional(settings: ScfSettings) -> None:
+    """Refuse a functional PySCF does not know, and a dispersion correction that is not installed."""
+    from pyscf.dft import libxc
+    from pyscf.scf import dispersion
+
+    name = settings.functional
+    try:
+        bare, _, wanted = dispersion.parse_dft(name)
+        exact, parts = libxc.parse_xc(bare)
+    except NotImplementedError as error:
+        raise UserError(f"PySCF cannot compute functional {name}: {error}") from None
+    except (KeyError, ValueError, IndexError):
+        raise UserError(f"PySCF knows no functional '{name}'"
+                        f"{did_you_mean(name.upper(), ['HF', *libxc.XC_ALIAS, *libxc.XC_CODES])}") from None
+    if not parts and not any(exact):
+        raise UserError(f"functional '{name}' is empty: without exchange the electrons repel themselves")
+    if (settings.dispersion or wanted) and dispersion.dispersion is None:
+        raise UserError(f"dispersion {settings.dispersion or wanted} needs the package pyscf-dispersion, which is not "
+                        "installed; pip install pyscf-dispersion, or leave dispersion out")
+
+
+def check_dispersion(mol, settings: ScfSettings) -> None:
+    """Refuse a dispersion correction without parameters for the functional."""
+    field = mean_field(mol, replace(settings, device="cpu"))
+    try:
+        field.get_dispersion()
+    except Exception as error:  # dftd3 and dftd4 each have their own
+        raise UserError(f"there is no dispersion correction of this kind for functional {settings.functional}: "
+                        f"{str(error).strip()}") from None
+
+
+def check_basis(numbers: np.ndarray, basis: str) -> None:
+    """Refuse a basis PySCF does not know, and elements that it does not cover."""
+    from pyscf.gto.basis import ALIAS, load
+
+    missing = []
+    for symbol in sorted({SYMBOLS.get(int(z), str(z)) for z in numbers}):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that basis-set-exchange might know more
+                load(basis, symbol)
+        except Exception:  # BasisNotFoundError is a RuntimeError here, a KeyError there
+            missing.append(symbol)
+    plain = basis.lower().replace("-", "").replace("_", "")
+    if missing and plain in ALIAS:
+        raise UserError(f"basis {basis} has no functions for {', '.join(missing)}; def2-SVP has, from H to Rn")
+    if missing:
+        raise UserError(f"PySCF knows no basis '{basis}'{did_you_mean(plain, ALIAS) or '; def2-SVP is one'}")
+
+
+def _core_potentials(numbers: np.ndarray, basis: str) -> dict[str, str]:
+    """Symbol -> name of the effective core potential that belongs to the basis of that element."""
+    from pyscf.gto.basis import load_ecp
+
+    heavy = {SYMBOLS[int(z)] for z in numbers if z > HEAVIEST_WITHOUT_CORE_POTENTIAL}
+    potentials = {}
+    for symbol in heavy:
+        try:
+            load_ecp(basis, symbol)
+        except Exception:  # an all-electron basis has none
+            continue
+        potentials[symbol] = basis
+    return potentials
+
+
+class PyscfPhysics(Physics):
+    """One molecule by Hartree-Fock or DFT; keyword settings are those of ScfSettings.
+
+    With warm_start each slot's SCF begins at its last density; the energy then depends on history, but only within
+    conv_tol.  `second_tries` counts the true calls whose SCF needed second order.
+    """
+
+    def __init__(self, numbers, masses, *, charge: int = 0, multiplicity: int = 1, warm_start: bool = False,
+                 **settings):
+        super().__init__(numbers, masses)
+        check_electrons(self.numbers, charge, multiplicity)
+        try:
+            import pyscf
+        except ImportError:
+            raise UserError("backend pyscf is not installed; pip install pyscf") from None
+        self.settings = ScfSettings(**settings)
+        check_functional(self.settings)
+        pyscf.lib.num_threads(1)
+        apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are
+        self._molecule = build_molecule(self.numbers, apart, self.settings.basis, charge, multiplicity)
+        check_dispersion(self._molecule, self.settings)
+        self.second_tries = 0
+        self._warm_start = warm_start
+        self._last: dict[int, object] = {}
+
+    def forget(self) -> None:
+        self._last.clear()
+
+    def _compute(self, positions, slot):
+        molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
+        try:
+            field, tries = converge(mean_field(molecule, self.settings), self._last.pop(slot, None))
+            self.second_tries += tries - 1
+            slope = gradient(field, self.settings)
+        except PhysicsError:
+            raise
+        except Exception as error:  # PySCF, LAPACK and CuPy each have their own
+            raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
+        if self._warm_start:
+            self._last[slot] = field.make_rdm1()
+        return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
