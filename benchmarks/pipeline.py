@@ -25,7 +25,7 @@ from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from kstep.analysis.compare import compare  # noqa: E402
+from judging import judged  # noqa: E402
 from kstep.analysis.profile import characterise  # noqa: E402
 from kstep.schemas import load_dataset, load_trajectory  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
@@ -49,36 +49,6 @@ def store(section: str, key: str, figures: dict) -> None:
     data.setdefault(section, {})[key] = {**figures, **{"git_commit": provenance()["git_commit"]}}
     write_json_atomic(RESULT, data)
     print(json.dumps({key: figures}, indent=1), flush=True)
-
-
-def judged(reference, path: Path) -> dict:
-    """The figures of one run that the tables show, each beside its floor."""
-    run = load_trajectory(path)
-    found = compare(reference, run)
-    metadata = run.metadata
-    tally = metadata["tally"]
-    produced_ps = tally["macro_steps"] * metadata["jump_fs"] * PS_PER_FS
-    moved_ps = produced_ps * (metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0)
-    out = {
-        "scheme": metadata["scheme"], "k_steps": metadata["k_steps"], "dt_fs": metadata["dt_fs"],
-        "true_calls": metadata["true_calls"], "true_calls_training": metadata["true_calls_training"],
-        "proposals": tally["macro_steps"], "produced_ps": produced_ps,
-        "wall_s": metadata["wall_production_s"], "wall_s_per_ps": metadata["wall_production_s"] / moved_ps,
-        "cpu_s": metadata["cpu_s"], "status": metadata["status"], "warnings": found["warnings"],
-        "drift": found["drift"], "sampling": found["sampling"], "temperature": found["temperature"],
-    }
-    if found["structure"]:
-        for name in ("bond_rmse_A", "angle_rmse_deg"):
-            out[name] = {k: found["structure"][name][k] for k in ("value", "floor", "floor_error", "ratio", "verdict")}
-    if metadata["scheme"] == "metropolis":
-        out["acceptance"] = metadata["acceptance"]
-        out["exp_minus_beta_dH"] = {"mean": found["metropolis"]["exp_minus_beta_dH"],
-                                    "standard_error": found["metropolis"]["standard_error"]}
-    if metadata["scheme"] == "jump":
-        macro = max(tally["macro_steps"], 1)
-        out.update(refused_jumps=tally["refused_jumps"], plain_steps=tally["plain_steps"],
-                   calls_saved=macro * metadata["k_steps"] / sum(int(a) * n for a, n in tally["attempts"].items()))
-    return out
 
 
 def prepare(name: str) -> Path:

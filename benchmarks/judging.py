@@ -1,0 +1,39 @@
+"""The figures of one hybrid run that the tables of benchmarks show, each beside its floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kstep.analysis.compare import compare
+from kstep.schemas import load_trajectory
+from kstep.units import PS_PER_FS
+
+
+def judged(reference, path: Path) -> dict:
+    """What the run in `path` shows against the Profile of a reference."""
+    run = load_trajectory(path)
+    found = compare(reference, run)
+    metadata = run.metadata
+    tally = metadata["tally"]
+    produced_ps = tally["macro_steps"] * metadata["jump_fs"] * PS_PER_FS
+    moved_ps = produced_ps * (metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0)
+    out = {
+        "scheme": metadata["scheme"], "k_steps": metadata["k_steps"], "dt_fs": metadata["dt_fs"],
+        "true_calls": metadata["true_calls"], "true_calls_training": metadata["true_calls_training"],
+        "proposals": tally["macro_steps"], "produced_ps": produced_ps,
+        "wall_s": metadata["wall_production_s"], "wall_s_per_ps": metadata["wall_production_s"] / moved_ps,
+        "cpu_s": metadata["cpu_s"], "status": metadata["status"], "warnings": found["warnings"],
+        "drift": found["drift"], "sampling": found["sampling"], "temperature": found["temperature"],
+    }
+    if found["structure"]:
+        for name in ("bond_rmse_A", "angle_rmse_deg"):
+            out[name] = {k: found["structure"][name][k] for k in ("value", "floor", "floor_error", "ratio", "verdict")}
+    if metadata["scheme"] == "metropolis":
+        out["acceptance"] = metadata["acceptance"]
+        out["exp_minus_beta_dH"] = {"mean": found["metropolis"]["exp_minus_beta_dH"],
+                                    "standard_error": found["metropolis"]["standard_error"]}
+    if metadata["scheme"] == "jump":
+        macro = max(tally["macro_steps"], 1)
+        out.update(refused_jumps=tally["refused_jumps"], plain_steps=tally["plain_steps"],
+                   calls_saved=macro * metadata["k_steps"] / sum(int(a) * n for a, n in tally["attempts"].items()))
+    return out

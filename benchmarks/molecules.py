@@ -1,0 +1,135 @@
+"""The 22 small molecules of data/qm_molecules.smi, GFN2-xTB: what k = 4, 8 and 1000 give, beside the floor and plain MD.
+
+    metropolis  k = 1000 at 0.5 fs, each molecule from a cold start (--learn)
+    impulse     k = 4 and 8 at 0.25 fs, with the networks that those cold starts learned
+    jump        k = 4 and 8 at 0.25 fs, one network trained on windows of all molecules
+
+Structure is judged inside a thermostat, drift in NVE.  Controls: plain MD with the same true calls at 0.25 fs, plain
+MD with the same calls over the same time (dt = k x 0.25 fs), and jump without its network.  What is there under
+outputs/molecules is kept, so an interrupted run goes on; figures go to benchmarks/molecules.json.
+
+    python benchmarks/molecules.py
+    python benchmarks/molecules.py --molecules ethanol water
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from running import ROOT, sh
+
+sys.path.insert(0, str(ROOT / "src"))
+
+from judging import judged  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
+
+from kstep.analysis.profile import characterise  # noqa: E402
+from kstep.schemas import load_trajectory  # noqa: E402
+
+RESULT = ROOT / "benchmarks" / "molecules.json"
+WORK = Path("outputs/molecules")
+SMILES = Path("data/qm_molecules.smi")
+DT_FS, KS = 0.25, (4, 8)
+REFERENCE_PS, TRAINING_PS = 4.0, 1.0  # per replica
+REFERENCE_REPLICAS, TRAINING_REPLICAS = 4, 2
+DYNAMICS_PS, REPLICAS = 1.0, 4
+JUMP_STEPS = 12_000  # of training
+METROPOLIS = ("--learn", "--scheme", "metropolis", "--k-steps", 1000, "--dt-fs", 0.5, "--set", "length_law=fixed",
+              "--replicas", 32, "--steps", 40, "--burn-in-steps", 10)
+HYBRID, BASELINE = "src/06b_hybrid_integrate_qm.py", "src/01b_run_qm_baselines.py"
+
+
+def names() -> list[str]:
+    """The molecules of the list."""
+    rows = [line.split() for line in (ROOT / SMILES).read_text().splitlines()]
+    return [row[1] for row in rows if row and not row[0].startswith("#")]
+
+
+def plain(folder: str, chosen: list[str], first_replica: int, replicas: int, length_ps: float, n_workers: int) -> None:
+    """Plain trajectories of every molecule that has none in `folder`."""
+    missing = [name for name in chosen if not trajectory(folder, name).exists()]
+    if missing:
+        settings = (f"dt_fs={DT_FS}", f"length_ps={length_ps}", "hot_length_ps=0", "equilibration_ps=0.5",
+                    "redraw_interval_ps=0.25")
+        sh(trajectory(folder, missing[-1]), BASELINE, "--smiles-file", SMILES, "--raw", WORK / "raw", "--out", WORK / folder,
+           "--first-replica", first_replica, "--replicas", replicas, "--num-workers", n_workers, "--resume",
+           *(word for name in missing for word in ("--molecule", name)),
+           *(word for pair in settings for word in ("--set", pair)))
+
+
+def trajectory(folder: str, name: str) -> Path:
+    return ROOT / WORK / folder / name / "trajectory.npz"
+
+
+def jump_network(chosen: list[str]) -> Path:
+    """One EGNN trained on windows of 8 timesteps and fewer of every molecule."""
+    md, out = WORK / "training", ROOT / WORK / "jump" / "best.pt"
+    sh(ROOT / WORK / "dataset_k8.npz", "src/02_make_dataset.py", "--md-root", md, "--out-root", WORK, "--splits-dir",
+       WORK / "splits", "--ks", 4, 8, "--split-by", "time", "--max-samples-per-mol", 2000)
+    sh(out.with_name("training.json"), "src/04_train.py", "--dataset", WORK / "dataset_k8.npz", "--model-config",
+       "configs/model.yaml", "--train-config", "configs/train.yaml", "--max-steps", JUMP_STEPS, "--splits",
+       WORK / "splits/train.json", WORK / "splits/val.json", "--out-dir", WORK / "jump")
+    return out
+
+
+def runs(name: str, jump: Path) -> dict[str, Path]:
+    """Every hybrid run and control of a molecule; label -> file."""
+    folder, made = ROOT / WORK / "hybrid" / name, {}
+
+    def run(label: str, *flags) -> Path:
+        made[label] = folder / f"{label.replace(' ', '_').replace('=', '')}.npz"
+        sh(made[label], HYBRID, "--molecule", WORK / "raw" / name, "--num-workers", 1, "--seed", 1, "--out", made[label], *flags)
+        return made[label]
+
+    learned = run("metropolis", *METROPOLIS)
+    learned = learned.with_name(learned.name + ".learn") / "network.pt"
+    start = ("--replicas", REPLICAS, "--initial-md", trajectory("training", name))
+    for k in KS:
+        steps = round(DYNAMICS_PS * 1e3 / (k * DT_FS))
+        schemes = {"jump": ("jump", "--k-steps", k, "--checkpoint", jump),
+                   "jump no network": ("jump", "--k-steps", k, "--checkpoint", jump, "--delta-scale", 0),
+                   "impulse": ("impulse", "--k-steps", k, "--dt-fs", DT_FS, "--checkpoint", learned),
+                   "plain same calls": ("plain", "--dt-fs", DT_FS),
+                   "plain same calls and time": ("plain", "--dt-fs", k * DT_FS)}
+        for scheme, flags in schemes.items():
+            for kind, thermostat, burn_in in (("nvt", "langevin", steps // 5), ("nve", "none", 0)):
+                run(f"{scheme} k={k} {kind}", "--scheme", *flags, "--thermostat", thermostat, "--steps", steps,
+                    "--burn-in-steps", burn_in, *start)
+    return made
+
+
+def judge(name: str, files: dict[str, Path]) -> dict:
+    """The figures of a molecule; a run that broke before production has none of structure."""
+    reference = characterise(load_trajectory(trajectory("reference", name)))
+    rows = {label: judged(reference, path) for label, path in files.items()}
+    keep = ("scheme", "k_steps", "dt_fs", "true_calls", "true_calls_training", "proposals", "produced_ps", "wall_s_per_ps",
+            "status", "drift", "bond_rmse_A", "angle_rmse_deg", "acceptance", "exp_minus_beta_dH", "refused_jumps",
+            "plain_steps", "calls_saved")
+    return {label: {key: row[key] for key in keep if key in row} for label, row in rows.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--molecules", nargs="+", choices=names(), default=names(), help="all of them train the jump network")
+    parser.add_argument("--jobs", type=int, default=2, help="molecules at a time, one core each")
+    args = parser.parse_args()
+    (ROOT / WORK).mkdir(parents=True, exist_ok=True)
+    sh(ROOT / WORK / "raw" / names()[-1], "src/00_prep_mols.py", "--smiles", SMILES, "--out-dir", WORK / "raw")
+    plain("training", names(), 0, TRAINING_REPLICAS, TRAINING_PS, args.jobs)
+    jump = jump_network(names())
+    plain("reference", args.molecules, 100, REFERENCE_REPLICAS, REFERENCE_PS, args.jobs)
+    data = json.loads(RESULT.read_text()) if RESULT.exists() else {"molecules": {}}
+    with ThreadPoolExecutor(args.jobs) as threads:
+        for name, rows in zip(args.molecules, threads.map(lambda n: judge(n, runs(n, jump)), args.molecules)):
+            data["molecules"][name] = rows
+            data.update(machine=machine(), method="GFN2-xTB", jump_training_steps=JUMP_STEPS, **provenance())
+            write_json_atomic(RESULT, data)
+            print(f"{name}: judged", flush=True)
+
+
+if __name__ == "__main__":
+    main()
