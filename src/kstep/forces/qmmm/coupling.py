@@ -27,6 +27,18 @@ class Coupling:
     response: np.ndarray | None = None
     damping_nm: float = 0.0
 
+    def as_lists(self) -> dict:
+        """Plain numbers, for a checkpoint or JSON."""
+        return {"charges": self.charges.tolist(), "damping_nm": float(self.damping_nm),
+                "response": None if self.response is None else self.response.tolist()}
+
+    @classmethod
+    def from_lists(cls, saved: dict) -> Coupling:
+        """What `as_lists` gave."""
+        response = saved["response"]
+        return cls(np.array(saved["charges"], dtype=float), None if response is None else np.array(response, dtype=float),
+                   float(saved["damping_nm"]))
+
     def energy_and_forces(self, sites: np.ndarray, field: np.ndarray, field_charges: np.ndarray):
         """E (...), forces on the sites (...,n,3) and on the field's atoms (...,m,3).
 
