@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.errors import PhysicsError
+from kstep.molecule import Molecule
 
 
 class EmbeddedNetwork:
@@ -59,3 +60,14 @@ class EmbeddedNetwork:
     def forces(self, x: np.ndarray) -> np.ndarray:
         """Forces (R,N,3) kJ/mol/nm alone."""
         return self.energy_and_forces(x)[1]
+
+
+def capped_molecule(name: str, region, numbers, masses, bonds, positions, charge: int, multiplicity: int) -> Molecule:
+    """The capped region as a Molecule, for its network: atoms of the region, then link atoms (hydrogens).
+
+    numbers, masses, bonds, positions (S,N,3) nm are those of the whole system.
+    """
+    own = region.capped_bonds(bonds)
+    geometries = region.capped(np.asarray(positions))
+    return Molecule(name, "", region.capped_numbers(numbers), region.capped_masses(masses), own, np.ones(len(own)),
+                    geometries, np.zeros(len(geometries)), charge, multiplicity, "none")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kstep.config import load_config
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.embedded import EmbeddedNetwork
 from kstep.dynamics.loop import initial_state, macro_steps, run
@@ -174,3 +175,29 @@ class _Learner:
         log.info("%d true calls: acceptance %.2f at %.0f K over %.0f fs, E_true - E_cheap spread %.2f kT",
                  self.pool.true_calls, np.mean(accepted), temperature_K, length_fs, spread)
         return state, float(np.mean(accepted))
+
+
+def cheap_potential(args, spec, physics, capped: Molecule, starts, masses, qm, k_steps: int, device: str):
+    """The Carrier of a run's metropolis and its price: from --checkpoint, or learned now beside --out.
+
+    A checkpoint without a coupling (one of 06b, learned in vacuo) meets the force field's own charges.
+    """
+    from kstep.dynamics.run_network import load_network, network_arguments
+    from kstep.models import checkpoint as checkpoints
+
+    mm, path = physics.mm_part(), args.checkpoint
+    if path is None:
+        from kstep.models.config import ModelConfig
+
+        task = EmbeddedTask(spec, mm, capped, starts, masses, qm.temperature_K, args.dt_fs, k_steps * args.dt_fs,
+                            args.learn_calls, qm.method, args.out.with_name(args.out.name + ".learn"), args.seed)
+        path = learn_embedded(task, load_config(ModelConfig, args.model_config or "configs/model_pair_mlp.yaml"),
+                              load_config(LearnConfig, args.learn_config))
+    saved = checkpoints.load(path)
+    if args.checkpoint and args.model_config:
+        checkpoints.check_config(saved, path, args.model_config)
+    network = load_network(**network_arguments(path, capped, qm.method, device))
+    coupling = Coupling.from_lists(saved["coupling"]) if "coupling" in saved else physics.classical
+    price = {"true_calls_training": int(saved["true_calls_training"]), "cpu_s_training": saved.get("cpu_s_training"),
+             "checkpoint": str(path), "coupling": coupling.as_lists()}
+    return Carrier(EmbeddedNetwork.around(network, physics, coupling, mm)), price
