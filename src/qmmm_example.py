@@ -35,7 +35,7 @@ def parse():
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
     where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where they are not QM")
-    parser.add_argument("--waters", type=non_negative_int, default=30, help="of the droplet around --smiles; 0: none")
+    parser.add_argument("--waters", type=non_negative_int, default=20, help="of the droplet around --smiles; 0: none")
     parser.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
     parser.add_argument("--qm-config", default="configs/qm.yaml",
                         help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
