@@ -27,7 +27,8 @@ SYSTEMS = {"ethanol_in_20_waters": ("--smiles", "CCO", "--waters", 20),
 RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 1, "--burn-in-steps", 200, "--steps", 2000),
         "plain": ("--scheme", "plain", "--thermostat", "langevin", "--dt-fs", 0.5, "--replicas", 4,
                   "--burn-in-steps", 200, "--steps", 600),
-        "metropolis": ("--k-steps", 100, "--dt-fs", 1, "--replicas", 4, "--burn-in-steps", 20, "--steps", 150)}
+        "metropolis": ("--learn-calls", 500, "--k-steps", 100, "--dt-fs", 1, "--replicas", 4, "--burn-in-steps", 20,
+                       "--steps", 100)}
 
 
 def effective_samples(run) -> dict:

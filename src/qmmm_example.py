@@ -16,7 +16,7 @@ import numpy as np
 from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, pick_device, positive_float,
                    positive_int, provenance, run_script, setup_logging)
 
-from kstep.config import QMConfig, load_config
+from kstep.config import load_qm_config
 from kstep.dynamics.embedded import capped_molecule
 from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
 from kstep.dynamics.schemes import Metropolis, Plain
@@ -84,7 +84,7 @@ def main():
         raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
     if args.scheme == "metropolis" and args.thermostat != "none":
         raise UserError("metropolis draws its own momenta; --thermostat goes with --scheme plain")
-    qm = load_config(QMConfig, args.qm_config)
+    qm = load_qm_config(args.qm_config)
     check_writable(args.out)
     system, atoms, charge, multiplicity = surroundings_of(args)
     spec = qmmm_spec(system, atoms, qm, charge=charge, multiplicity=multiplicity, embedding=args.embedding)

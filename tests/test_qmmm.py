@@ -8,7 +8,7 @@ import pytest
 from openmm import app
 
 from conftest import ForceNetwork, run_python
-from kstep.config import QMConfig
+from kstep.config import AseConfig, PyscfConfig, QMConfig
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.embedded import EmbeddedNetwork, capped_molecule
 from kstep.dynamics.loop import initial_state, macro_steps
@@ -86,6 +86,19 @@ def test_forces_through_a_link_atom_are_the_gradient(chloropropane, embedding):
     for atom in (0, 1, 2, 3, 9, 12):  # inside, host, host's neighbours, a water
         for axis in range(3):
             assert -slope(physics.energy, x, atom, axis) == pytest.approx(forces[atom, axis], abs=0.02)
+
+
+@pytest.mark.parametrize("functional, multiplicity", [("HF", 1), ("PBE", 1), ("HF", 3)])
+def test_pyscf_forces_on_qm_and_mm_atoms_are_the_gradient(functional, multiplicity):
+    """Water among two; the triplet exercises two spin densities."""
+    pytest.importorskip("pyscf")
+    system, x = droplet("O", 2)
+    config = PyscfConfig(functional=functional, basis="sto-3g", grid_level=1, conv_tol=1e-12)
+    physics = qmmm_spec(system, range(3), config, multiplicity=multiplicity).build()
+    forces = physics.energy_and_forces(x)[1]
+    assert np.abs(forces.sum(axis=0)).max() < 0.1
+    for atom, axis in ((0, 0), (1, 2), (3, 1), (4, 0)):
+        assert -slope(physics.energy, x, atom, axis, 4e-5) == pytest.approx(forces[atom, axis], abs=0.3)
 
 
 def test_a_droplet_moves_and_turns_as_one(chloropropane):
@@ -298,6 +311,13 @@ def test_impossible_environments_are_refused(methanol):
             qmmm_spec(change(system, edit), range(6), SHARP).build()
     with pytest.raises(UserError, match="holds no OpenMM System"):
         qmmm_spec(replace(system, system_xml="<x/>"), range(6), SHARP).build()
+
+
+def test_backends_without_point_charges_are_refused(methanol):
+    with pytest.raises(UserError, match="backend 'ase' computes no forces on point charges"):
+        qmmm_spec(methanol[0], range(6), AseConfig(calculator="ase.calculators.emt:EMT")).build()
+    with pytest.raises(UserError, match="GFN-FF feels no point charges"):
+        qmmm_spec(methanol[0], range(6), QMConfig(backend="xtb", method="GFN-FF")).build()
 
 
 @pytest.mark.parametrize("settings, words", [

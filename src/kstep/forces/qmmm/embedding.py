@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
+from kstep.forces.pyscf import PyscfPhysics, converge, gradient, mean_field
 from kstep.forces.xtb import XtbPhysics
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
@@ -73,4 +74,38 @@ class XtbInField(XtbPhysics):
                       -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR, -gradient * FORCE_PER_HARTREE_BOHR)
 
 
-ENGINES = {"xtb": XtbInField}
+class PyscfInField(PyscfPhysics):
+    """Hartree-Fock or DFT among point charges (pyscf.qmmm), on the CPU.
+
+    The charges enter the one-electron Hamiltonian bare; nothing damps them, so a charge must keep away from
+    the region's edge: the Lennard-Jones terms see to that.
+    """
+
+    def __init__(self, numbers, masses, **settings):
+        super().__init__(numbers, masses, **{**settings, "device": "cpu"})
+
+    def in_field(self, positions: np.ndarray, field: Field) -> Answer:
+        """As XtbInField's."""
+        from pyscf import qmmm
+
+        molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
+        electrons = mean_field(molecule, self.settings)
+        if len(field.charges):
+            electrons = qmmm.mm_charge(electrons, field.positions / NM_PER_BOHR, field.charges, unit="Bohr")
+        on_field = np.zeros((len(field.charges), 3))
+        try:
+            electrons, _ = converge(electrons)
+            slope = gradient(electrons, self.settings)
+            if len(field.charges):
+                gradients = electrons.nuc_grad_method()
+                density = electrons.make_rdm1()
+                on_field = gradients.grad_nuc_mm() + gradients.grad_hcore_mm(density if density.ndim == 2 else density.sum(0))
+        except PhysicsError:
+            raise
+        except Exception as error:  # PySCF and LAPACK each have their own
+            raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
+        return Answer(float(electrons.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR,
+                      -on_field * FORCE_PER_HARTREE_BOHR)
+
+
+ENGINES = {"xtb": XtbInField, "pyscf": PyscfInField}
