@@ -34,7 +34,7 @@ def parse():
     parser = make_parser(__doc__)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
-    where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where they are not QM")
+    where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where not QM")
     parser.add_argument("--waters", type=non_negative_int, default=20, help="of the droplet around --smiles; 0: none")
     parser.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
     parser.add_argument("--qm-config", default="configs/qm.yaml",
@@ -96,7 +96,8 @@ def main():
                       args.out, args.seed, args.thermostat == "langevin")
     facts = {"molecule": args.out.stem, "smiles": "" if args.pdb else args.smiles, "method": qm.method,
              "backend": "qmmm", "qm_atoms": [int(a) for a in atoms], "link_hosts": physics.region.hosts.tolist(),
-             "embedding": args.embedding, "waters": 0 if args.pdb else args.waters, "machine": machine(), **provenance()}
+             "embedding": args.embedding, "waters": 0 if args.pdb else args.waters, "machine": machine(),
+             **provenance()}
     if args.scheme == "plain":
         metadata = run_embedded(run, Plain(system.masses, args.dt_fs * PS_PER_FS), facts)
         log.info("%d QM calls, %.1f s -> %s", metadata["true_calls"], metadata["wall_s"], args.out)

@@ -1,5 +1,8 @@
 """A QM region in an OpenMM environment is one potential, with exact forces on every atom."""
 
+import importlib.util
+import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +10,7 @@ import openmm
 import pytest
 from openmm import app
 
-from conftest import ForceNetwork, run_python
+from conftest import ROOT, ForceNetwork, run_python
 from kstep.config import AseConfig, PyscfConfig, QMConfig
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.embedded import EmbeddedNetwork, capped_molecule
@@ -374,3 +377,15 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
     done = run_python("src/qmmm_example.py", "--smiles", "CO", "--waters", "2", "--out", tmp_path / "x.npz", *flags)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_guide_shows_what_was_measured():
+    spec = importlib.util.spec_from_file_location("qmmm_benchmark", ROOT / "benchmarks/qmmm.py")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    data = json.loads(module.RESULT.read_text())
+    assert module.table(data) in module.GUIDE.read_text(), "run python benchmarks/qmmm.py"

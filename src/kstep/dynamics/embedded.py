@@ -44,7 +44,8 @@ class EmbeddedNetwork:
         """Energy (R,) kJ/mol and forces (R,N,3) kJ/mol/nm at x (R,N,3) nm."""
         capped = self.region.capped(x)
         energy, on_capped = self.network.energy_and_forces(capped)
-        coupled, on_sites, on_field = self.coupling.energy_and_forces(capped, x[:, self.field_atoms], self.field_charges)
+        coupled, on_sites, on_field = self.coupling.energy_and_forces(capped, x[:, self.field_atoms],
+                                                                      self.field_charges)
         forces = self.region.spread(on_capped + on_sites, x)
         forces[:, self.field_atoms] += on_field
         energy = energy + coupled

@@ -61,7 +61,8 @@ def solvate(prepared: Prepared, n_waters: int) -> Surroundings:
     if not 0 <= n_waters <= MOST_WATERS:
         raise UserError(f"a droplet of {n_waters} waters cannot be built; use 0 to {MOST_WATERS}")
     if prepared.system is None or not prepared.molecule.force_field.startswith("mmff"):
-        raise UserError(f"the molecule in a droplet needs MMFF94, which has no parameters for '{prepared.molecule.smiles}'")
+        raise UserError("the molecule in a droplet needs MMFF94, which has no parameters for "
+                        f"'{prepared.molecule.smiles}'")
     molecule, system = prepared.molecule, openmm.XmlSerializer.clone(prepared.system)
     n = len(molecule)
     centre = molecule.conformers[0] - molecule.conformers[0].mean(0)
@@ -129,7 +130,8 @@ def _add_waters(system, nonbonded, n_waters: int) -> np.ndarray:
     chain = topology.addChain()
     for _ in range(n_waters):
         residue = topology.addResidue("HOH", chain)
-        oxygen, *hydrogens = (topology.addAtom(name, app.Element.getBySymbol(name[0]), residue) for name in ("O", "H1", "H2"))
+        oxygen, *hydrogens = (topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
+                              for name in ("O", "H1", "H2"))
         for hydrogen in hydrogens:
             topology.addBond(oxygen, hydrogen)
     waters = app.ForceField(WATER).createSystem(topology, nonbondedMethod=app.NoCutoff, rigidWater=False)
@@ -174,11 +176,11 @@ def read_pdb(path: str | Path) -> Surroundings:
         raise UserError(f"PDB file {path} does not exist")
     try:
         pdb = app.PDBFile(str(path))
-        system = app.ForceField(PROTEIN, WATER).createSystem(pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None,
-                                                             rigidWater=False)
+        system = app.ForceField(PROTEIN, WATER).createSystem(pdb.topology, nonbondedMethod=app.NoCutoff,
+                                                             constraints=None, rigidWater=False)
     except Exception as error:  # OpenMM reports a bad file with whatever its parser met
-        raise UserError(f"{path} cannot be built with amber14 and TIP3P: {str(error).splitlines()[0].rstrip('. ')}; give "
-                        "a file of amino acids, nucleotides, ions and waters with all hydrogens") from None
+        raise UserError(f"{path} cannot be built with amber14 and TIP3P: {str(error).splitlines()[0].rstrip('. ')}; "
+                        "give a file of amino acids, nucleotides, ions and waters with all hydrogens") from None
     atoms = list(pdb.topology.atoms())
     return Surroundings(
         np.array([atom.element.atomic_number for atom in atoms]),
@@ -187,8 +189,9 @@ def read_pdb(path: str | Path) -> Surroundings:
         np.array(pdb.positions.value_in_unit(unit.nanometer)), openmm.XmlSerializer.serialize(system), 0)
 
 
-def settle(surroundings: Surroundings, temperature_K: float, length_ps: float, seed: int, n_starts: int = 1) -> np.ndarray:
-    """n_starts geometries (n_starts,N,3): minimised, then length_ps of Langevin dynamics each, all in the force field."""
+def settle(surroundings: Surroundings, temperature_K: float, length_ps: float, seed: int,
+           n_starts: int = 1) -> np.ndarray:
+    """n_starts geometries (n_starts,N,3): minimised, then length_ps of Langevin dynamics each, in the force field."""
     system = openmm.XmlSerializer.deserialize(surroundings.system_xml)
     integrator = openmm.LangevinMiddleIntegrator(temperature_K, 5.0, 0.0005)
     integrator.setRandomNumberSeed(seed + 1)

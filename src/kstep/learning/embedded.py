@@ -66,7 +66,8 @@ class Answers:
 
     def __init__(self, physics):
         self.physics, self.temperature_K = physics, 0.0
-        self.sites, self.field, self.energies, self.forces, self.field_forces, self.temperatures = ([] for _ in range(6))
+        self.sites, self.field, self.energies = [], [], []
+        self.forces, self.field_forces, self.temperatures = [], [], []
         physics.on_answer = self.hear
 
     def hear(self, positions, answer) -> None:
@@ -89,7 +90,8 @@ class Answers:
         """What is left for the network."""
         sites = np.array(self.sites)
         energy, forces, _ = coupling.energy_and_forces(sites, np.array(self.field), self.physics.field_charges)
-        return Labels(sites, np.array(self.energies) - energy, np.array(self.forces) - forces, np.array(self.temperatures))
+        return Labels(sites, np.array(self.energies) - energy, np.array(self.forces) - forces,
+                      np.array(self.temperatures))
 
 
 def learn_embedded(task: EmbeddedTask, model, config: LearnConfig) -> Path:

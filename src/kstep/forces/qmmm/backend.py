@@ -73,7 +73,7 @@ class QMMMPhysics(Physics):
         return Coupling(self._environment.region_charges)
 
     def mm_part(self, platform: str = "CPU") -> MMPart:
-        """A second MMPart of the same environment; the CPU platform is faster from about 50 waters, in single precision."""
+        """A second MMPart of the same environment; the CPU platform is in single precision, and faster from 50 waters."""
         return MMPart(self._environment.system_xml, len(self.numbers), platform)
 
     def forget(self) -> None:

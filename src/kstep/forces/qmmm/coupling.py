@@ -36,7 +36,7 @@ class Coupling:
     def from_lists(cls, saved: dict) -> Coupling:
         """What `as_lists` gave."""
         response = saved["response"]
-        return cls(np.array(saved["charges"], dtype=float), None if response is None else np.array(response, dtype=float),
+        return cls(np.array(saved["charges"]), None if response is None else np.array(response),
                    float(saved["damping_nm"]))
 
     def energy_and_forces(self, sites: np.ndarray, field: np.ndarray, field_charges: np.ndarray):

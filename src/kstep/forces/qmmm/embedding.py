@@ -99,7 +99,8 @@ class PyscfInField(PyscfPhysics):
             if len(field.charges):
                 gradients = electrons.nuc_grad_method()
                 density = electrons.make_rdm1()
-                on_field = gradients.grad_nuc_mm() + gradients.grad_hcore_mm(density if density.ndim == 2 else density.sum(0))
+                both_spins = density if density.ndim == 2 else density.sum(0)
+                on_field = gradients.grad_nuc_mm() + gradients.grad_hcore_mm(both_spins)
         except PhysicsError:
             raise
         except Exception as error:  # PySCF and LAPACK each have their own

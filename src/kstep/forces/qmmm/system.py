@@ -46,14 +46,15 @@ def divide(system_xml: str, bonds: np.ndarray, region: Region) -> Environment:
         system = openmm.XmlSerializer.deserialize(system_xml)
         n = system.getNumParticles()
     except (ValueError, AttributeError, openmm.OpenMMException):
-        raise UserError("the environment's XML holds no OpenMM System; write one with XmlSerializer.serialize") from None
+        raise UserError("the environment's XML holds no OpenMM System; write one with XmlSerializer") from None
     if system.getNumConstraints():
-        raise UserError(f"the environment has {system.getNumConstraints()} rigid bonds; the schemes need a flexible one: "
-                        "createSystem(constraints=None, rigidWater=False)")
+        raise UserError(f"the environment has {system.getNumConstraints()} rigid bonds; the schemes need a flexible "
+                        "one: createSystem(constraints=None, rigidWater=False)")
     if any(system.isVirtualSite(i) or system.getParticleMass(i)._value <= 0 for i in range(n)):
         raise UserError("the environment has virtual sites or massless particles; use a three-site water such as TIP3P")
     if system.usesPeriodicBoundaryConditions():
-        raise UserError("the environment is periodic, and the QM sees no images; use a droplet (nonbondedMethod=NoCutoff)")
+        raise UserError("the environment is periodic, and the QM sees no images; use a droplet "
+                        "(nonbondedMethod=NoCutoff)")
     is_qm = np.zeros(n, dtype=bool)
     is_qm[region.atoms] = True
     charges = _divide_nonbonded(system, region, is_qm)
