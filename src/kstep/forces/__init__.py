@@ -43,7 +43,13 @@ def _ase(**settings):
     return AsePhysics(**settings)
 
 
-BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm, "pyscf": _pyscf, "ase": _ase}
+def _qmmm(**settings):
+    from kstep.forces.qmmm.backend import QMMMPhysics
+
+    return QMMMPhysics(**settings)
+
+
+BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm, "pyscf": _pyscf, "ase": _ase, "qmmm": _qmmm}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
 def _xtb_settings(molecule, config, warm_start) -> dict[str, Any]:
     settings = dict(method=config.method, accuracy=config.accuracy, max_iterations=config.max_iterations,
                     electronic_temperature_K=config.electronic_temperature_K, warm_start=warm_start)
-    if config.backend == "xtb" and config.method == "GFN-FF":
+    if config.backend == "xtb" and config.method == "GFN-FF" and molecule is not None:
         settings["topology_positions"] = molecule.conformers[0].tolist()
     return settings
 
@@ -112,3 +118,21 @@ def openmm_spec(molecule, config, system_xml: str | None) -> PhysicsSpec:
                         "--force-field (00_prep_mols.py)")
     return PhysicsSpec("openmm", molecule.numbers, molecule.masses,
                        dict(system_xml=system_xml, platform=config.platform))
+
+
+def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: int = 1,
+              embedding: str = "electrostatic") -> PhysicsSpec:
+    """The recipe of a QM region in `surroundings` (forcefields.droplet), computed as a QMConfig or PyscfConfig says.
+
+    tblite has no point charges, so xtb computes the same methods in its place.
+    """
+    engine = "xtb" if config.backend == "tblite" else config.backend
+    own = {"pyscf": _pyscf_settings, "ase": _ase_settings}.get(config.backend, _xtb_settings)(None, config, False)
+    if engine in ("xtb", "pyscf"):
+        own.pop("warm_start")  # every SCF starts cold, so that the energy depends on the geometry alone
+    settings = dict(
+        system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),
+        qm_atoms=[int(atom) for atom in qm_atoms], charge=charge if config.charge is None else config.charge,
+        multiplicity=multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
+        embedding=embedding, engine=engine, **own)
+    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings)

@@ -147,6 +147,11 @@ class EvaluationPool:
         return self._local.true_calls if self._local is not None else sum(self._calls)
 
     @property
+    def local(self):
+        """The backend where it lives in this process (one worker), else None."""
+        return self._local
+
+    @property
     def cpu_s(self) -> float:
         """CPU seconds of the workers (0 with one worker: that is this process)."""
         return sum(self._cpu_s)

@@ -1,0 +1,111 @@
+"""QM/MM measured: what `src/qmmm_example.py` does to ethanol in a droplet and to half of butane.
+
+Plain QM/MM in NVE (drift), plain QM/MM in a thermostat (what it samples per QM call), and metropolis with a
+network learned in the same command.  Runs in outputs/benchmark/qmmm, writes benchmarks/qmmm.json and the table of
+QMMM_INTEGRATION.md; what is there already is kept.
+
+    python benchmarks/qmmm.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
+
+import numpy as np  # noqa: E402
+
+from kstep.analysis.energy import energy_drift  # noqa: E402
+from kstep.analysis.statistics import statistical_inefficiency  # noqa: E402
+from kstep.schemas import load_trajectory  # noqa: E402
+
+GUIDE, MARK = ROOT / "QMMM_INTEGRATION.md", "<!-- measured -->"
+RESULT = ROOT / "benchmarks" / "qmmm.json"
+SYSTEMS = {"ethanol_in_20_waters": ("--smiles", "CCO", "--waters", 20),
+           "half_of_butane": ("--smiles", "CCCC", "--waters", 0, "--qm-atoms", 0, 1, 4, 5, 6, 7, 8)}
+RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 1, "--burn-in-steps", 200, "--steps", 2000),
+        "plain": ("--scheme", "plain", "--thermostat", "langevin", "--dt-fs", 0.5, "--replicas", 4,
+                  "--burn-in-steps", 200, "--steps", 600),
+        "metropolis": ("--learn-calls", 500, "--k-steps", 100, "--dt-fs", 1, "--replicas", 4, "--burn-in-steps", 20,
+                       "--steps", 100)}
+
+
+def effective_samples(run) -> dict:
+    """Effective samples of the true potential energy, and how many per 1000 QM calls of production."""
+    frames = run.frames_of("train")
+    series = [run.Epot[frames[run.replica[frames] == r]][:, None] for r in np.unique(run.replica)]
+    samples = len(frames) / float(statistical_inefficiency(series)[0])
+    return {"frames": len(frames), "effective_energy_samples": samples,
+            "per_1000_qm_calls": 1000.0 * samples / len(frames)}
+
+
+def figures(name: str, path: Path) -> dict:
+    """What one run shows."""
+    run = load_trajectory(path)
+    meta = run.metadata
+    found = {"atoms": int(run.pos.shape[1]), "qm_atoms": len(meta["qm_atoms"]), "true_calls": meta["true_calls"],
+             "cpu_s": meta["cpu_s"], "cpu_ms_per_step": 1e3 * meta["cpu_s"] / meta["true_calls"],
+             "git_commit": meta["git_commit"]}
+    if name == "nve":
+        return {**found, "length_ps": float(np.ptp(run.time_ps[run.frames_of("drift")])), **energy_drift(run)}
+    found.update(effective_samples(run))
+    if name == "metropolis":
+        found.update({key: meta[key] for key in ("acceptance", "mean_exp_minus_beta_dH", "mean_exp_minus_beta_dH_error",
+                                                 "k_steps", "dt_fs", "true_calls_training", "cpu_s_training")})
+        found["accepted_fs_per_qm_call"] = meta["jump_fs"] * meta["acceptance"]
+    return found
+
+
+def table(data: dict) -> str:
+    """The table of QMMM_INTEGRATION.md."""
+    systems = [name for name in SYSTEMS if name in data]
+    rows = [("atoms (QM)", lambda d: f"{d['nve']['atoms']} ({d['nve']['qm_atoms']})"),
+            ("plain, NVE at 0.5 fs: drift of the total energy, kJ/mol/ps",
+             lambda d: f"{d['nve']['drift_kJ_per_mol_ps']:+.3f} +- {d['nve']['half_width_95']:.2g}"),
+            ("plain: CPU ms per QM/MM step", lambda d: f"{d['nve']['cpu_ms_per_step']:.1f}"),
+            ("metropolis, k x timestep", lambda d: f"{d['metropolis']['k_steps']} x {d['metropolis']['dt_fs']:g} fs"),
+            ("- acceptance", lambda d: f"{d['metropolis']['acceptance']:.3f}"),
+            ("- <exp(-beta dH)>", lambda d: f"{d['metropolis']['mean_exp_minus_beta_dH']:.3f} +- "
+             f"{d['metropolis']['mean_exp_minus_beta_dH_error']:.2g}"),
+            ("- QM calls of the run / of learning",
+             lambda d: f"{d['metropolis']['true_calls']} / {d['metropolis']['true_calls_training']}"),
+            ("- CPU s of the run / of learning",
+             lambda d: f"{d['metropolis']['cpu_s']:.0f} / {d['metropolis']['cpu_s_training']:.0f}"),
+            ("- accepted fs per QM call, over plain at 0.5 fs",
+             lambda d: f"{d['speed_up_in_qm_calls']['simulated_time']:.0f}x"),
+            ("- effective energy samples per 1000 QM calls (plain)",
+             lambda d: f"{d['metropolis']['per_1000_qm_calls']:.0f} ({d['plain']['per_1000_qm_calls']:.1f})")]
+    lines = ["| | " + " | ".join(name.replace("_", " ") for name in systems) + " |", "|---|" + "---|" * len(systems)]
+    lines += ["| " + " | ".join([label, *(value(data[s]) for s in systems)]) + " |" for label, value in rows]
+    return "\n".join(lines)
+
+
+def write_table(data: dict) -> None:
+    """Put the table between its marks."""
+    head, _, rest = GUIDE.read_text().partition(MARK)
+    GUIDE.write_text(head + MARK + "\n" + table(data) + "\n" + MARK + rest.partition(MARK)[2])
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for system, flags in SYSTEMS.items():
+        data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        data["machine"] = machine()
+        for name, settings in RUNS.items():
+            out = WORK / "qmmm" / system / f"{name}.npz"
+            sh(out, "src/qmmm_example.py", *flags, *settings, "--out", out)
+            data.setdefault(system, {})[name] = figures(name, out)
+        plain, fast = data[system]["plain"], data[system]["metropolis"]
+        data[system]["speed_up_in_qm_calls"] = {
+            "simulated_time": fast["accepted_fs_per_qm_call"] / 0.5,
+            "effective_energy_samples": fast["per_1000_qm_calls"] / plain["per_1000_qm_calls"]}
+        data["git_commit"] = provenance()["git_commit"]
+        write_json_atomic(RESULT, data)
+        write_table(data)
+        print(json.dumps({system: data[system]}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""QM/MM as a source of truth: the one contract of `Physics`, for all atoms of region and environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kstep.errors import PhysicsError, UserError, did_you_mean
+from kstep.forces.base import Physics
+from kstep.forces.openmm import make_context, read_system
+from kstep.forces.qmmm.coupling import Coupling
+from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
+from kstep.forces.qmmm.link import Region
+from kstep.forces.qmmm.system import divide
+
+EMBEDDINGS = ("electrostatic", "mechanical")
+
+
+class MMPart:
+    """What of a divided System OpenMM computes: MM, QM-MM Lennard-Jones, terms over the boundary."""
+
+    def __init__(self, system_xml: str, n_atoms: int, platform: str = "Reference"):
+        import openmm
+
+        self._context = make_context(read_system(system_xml, n_atoms), platform)
+        self._openmm_error = openmm.OpenMMException
+
+    def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        """kJ/mol and (N,3) kJ/mol/nm at positions (N,3) nm; PhysicsError where OpenMM has no number."""
+        try:
+            self._context.setPositions(positions)
+            state = self._context.getState(getEnergy=True, getForces=True)
+        except self._openmm_error as error:
+            raise PhysicsError(f"OpenMM failed: {error}") from None
+        return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+
+
+class QMMMPhysics(Physics):
+    """N atoms, some of them QM, all others in an OpenMM System without a periodic box.
+
+        electrostatic   E = E_QM(x_capped; Q, x_MM) + E_MM(x)             the charges polarise the QM
+        mechanical      E = E_QM(x_capped) + sum_ij q_i Q_j / r_ij + E_MM(x)   q: the force field's charges
+
+    system_xml: the force field of all atoms as if none were QM (see `system.divide`); bonds (B,2): where
+    they are cut; qm_atoms: the region; charge, multiplicity: of the capped region; engine: what computes it,
+    with the settings of that backend.  on_answer(positions (N,3), Answer), where set, hears what the QM itself said
+    at every true call: labels of a network come from there.
+    """
+
+    def __init__(self, numbers, masses, *, system_xml: str, bonds, qm_atoms, charge: int = 0, multiplicity: int = 1,
+                 embedding: str = "electrostatic", engine: str = "xtb", platform: str = "Reference", **settings):
+        super().__init__(numbers, masses)
+        if embedding not in EMBEDDINGS:
+            raise UserError(f"unknown embedding '{embedding}'{did_you_mean(embedding, EMBEDDINGS)}")
+        if engine not in ENGINES:
+            raise UserError(f"backend '{engine}' computes no forces on point charges; a QM region needs one of "
+                            f"{', '.join(ENGINES)}")
+        read_system(system_xml, len(self.numbers))
+        self.region = Region.cut(self.numbers, bonds, qm_atoms)
+        self._environment = environment = divide(system_xml, bonds, self.region)
+        self.field_atoms = np.flatnonzero(environment.field_charges)
+        self.field_charges = environment.field_charges[self.field_atoms]
+        self._qm = ENGINES[engine](self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses),
+                                   charge=charge, multiplicity=multiplicity, **settings)
+        self._mm = MMPart(environment.system_xml, len(self.numbers), platform)
+        self._coupling = self.classical if embedding == "mechanical" else None
+        self.on_answer: Callable[[np.ndarray, Answer], None] | None = None
+
+    @property
+    def classical(self) -> Coupling:
+        """The coupling of mechanical embedding: the force field's own charges of the region."""
+        return Coupling(self._environment.region_charges)
+
+    def mm_part(self, platform: str = "CPU") -> MMPart:
+        """A second MMPart of the same environment; the CPU platform is in single precision, and faster from 50 waters."""
+        return MMPart(self._environment.system_xml, len(self.numbers), platform)
+
+    def forget(self) -> None:
+        self._qm.forget()
+
+    def field_at(self, positions: np.ndarray) -> Field:
+        """The charges around the region at positions (N,3)."""
+        return Field(self.numbers[self.field_atoms], self.field_charges, positions[self.field_atoms])
+
+    def _compute(self, positions, slot):
+        answer = self._ask(self.region.capped(positions), self.field_at(positions))
+        if self.on_answer is not None:
+            self.on_answer(positions, answer)
+        energy, forces = self._mm.energy_and_forces(positions)
+        forces = forces + self.region.spread(answer.forces, positions)
+        forces[self.field_atoms] += answer.field_forces
+        return energy + answer.energy, forces
+
+    def _ask(self, capped: np.ndarray, field: Field) -> Answer:
+        if self._coupling is None:
+            return self._qm.in_field(capped, field)
+        none = np.zeros(0)
+        alone = self._qm.in_field(capped, Field(none, none, none.reshape(0, 3)))
+        energy, on_sites, on_field = self._coupling.energy_and_forces(capped, field.positions, field.charges)
+        return Answer(alone.energy + float(energy), alone.forces + on_sites, on_field)

@@ -1,0 +1,120 @@
+"""QM/MM: a QM region in an OpenMM environment, sampled exactly with one QM call per k timesteps.
+
+Ethanol under GFN2-xTB in a droplet of flexible TIP3P; the cheap potential is learned first:
+
+    python src/qmmm_example.py --out outputs/qmmm/ethanol.npz
+
+Half of butane, the cut bond capped with a link atom; then plain QM/MM dynamics in NVE:
+
+    python src/qmmm_example.py --smiles CCCC --qm-atoms 0 1 4 5 6 7 8 --waters 0 --out outputs/qmmm/butane.npz
+    python src/qmmm_example.py --scheme plain --dt-fs 0.5 --steps 4000 --replicas 1 --out outputs/qmmm/nve.npz
+"""
+
+from pathlib import Path
+
+import numpy as np
+from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, pick_device, positive_float,
+                   positive_int, provenance, run_script, setup_logging)
+
+from kstep.config import load_qm_config
+from kstep.dynamics.embedded import capped_molecule
+from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
+from kstep.dynamics.schemes import Metropolis, Plain
+from kstep.errors import UserError
+from kstep.files import check_writable
+from kstep.forcefields.droplet import read_pdb, settle, solvate
+from kstep.forcefields.prepare import prepare_molecule
+from kstep.forces import qmmm_spec
+from kstep.units import PS_PER_FS
+
+SETTLE_PS = 2.0  # of Langevin dynamics in the force field, before each start
+
+
+def parse():
+    parser = make_parser(__doc__)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
+    where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where not QM")
+    parser.add_argument("--waters", type=non_negative_int, default=20, help="of the droplet around --smiles; 0: none")
+    parser.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
+    parser.add_argument("--qm-config", default="configs/qm.yaml",
+                        help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
+    parser.add_argument("--embedding", choices=["electrostatic", "mechanical"], default="electrostatic",
+                        help="of the true potential: MM charges polarise the QM, or meet fixed charges")
+    parser.add_argument("--checkpoint", help="network of the capped region, from an earlier run of this script or 06b "
+                        "(default: one is learned)")
+    parser.add_argument("--model-config", help="the network to learn (default: configs/model_pair_mlp.yaml), or what "
+                        "--checkpoint must have been built from")
+    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of learning")
+    parser.add_argument("--learn-calls", type=positive_int, default=800, help="QM calls that learning may take")
+    parser.add_argument("--scheme", choices=["metropolis", "plain"], default="metropolis",
+                        help="plain asks the QM at every step: the honest competitor")
+    parser.add_argument("--thermostat", choices=["none", "langevin"], default="none", help="around plain; none is NVE")
+    parser.add_argument("--k-steps", type=positive_int, help="mean timesteps per QM call (default 50; plain: 1)")
+    parser.add_argument("--dt-fs", type=positive_float, default=1.0, help="timestep, fs")
+    parser.add_argument("--hydrogen-mass", type=positive_float, default=4.0,
+                        help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
+    parser.add_argument("--steps", type=positive_int, default=200, help="macro-steps = QM calls per replica")
+    parser.add_argument("--burn-in-steps", type=non_negative_int, default=20, help="macro-steps before them")
+    parser.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
+    parser.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
+    add_common_arguments(parser, device=True)
+    return parser.parse_args()
+
+
+def surroundings_of(args):
+    """The system, its QM atoms, and charge and multiplicity of the molecule."""
+    if args.pdb:
+        if args.qm_atoms is None:
+            raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
+        return read_pdb(args.pdb), args.qm_atoms, 0, 1
+    prepared = prepare_molecule("solute", args.smiles, seed=args.seed)
+    molecule = prepared.molecule
+    atoms = range(len(molecule)) if args.qm_atoms is None else args.qm_atoms
+    if max(atoms) >= len(molecule):
+        raise UserError(f"QM atom {max(atoms)} is not in the molecule, whose {len(molecule)} atoms are 0 to "
+                        f"{len(molecule) - 1}")
+    return solvate(prepared, args.waters), atoms, molecule.charge, molecule.multiplicity
+
+
+def main():
+    args = parse()
+    setup_logging(args.log_level)
+    if args.scheme == "plain" and args.k_steps not in (None, 1):
+        raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
+    if args.scheme == "metropolis" and args.thermostat != "none":
+        raise UserError("metropolis draws its own momenta; --thermostat goes with --scheme plain")
+    qm = load_qm_config(args.qm_config)
+    check_writable(args.out)
+    system, atoms, charge, multiplicity = surroundings_of(args)
+    spec = qmmm_spec(system, atoms, qm, charge=charge, multiplicity=multiplicity, embedding=args.embedding)
+    physics = spec.build()
+    log.info("%d atoms, %d of them QM, %d link atoms; %s by %s, %s embedding", len(system.numbers), len(atoms),
+             len(physics.region.hosts), qm.method, spec.settings["engine"], args.embedding)
+    starts = settle(system, qm.temperature_K, SETTLE_PS, args.seed, args.replicas)
+    run = EmbeddedRun(spec, starts, system.masses, system.bonds, qm.temperature_K, args.steps, args.burn_in_steps,
+                      args.out, args.seed, args.thermostat == "langevin")
+    facts = {"molecule": args.out.stem, "smiles": "" if args.pdb else args.smiles, "method": qm.method,
+             "backend": "qmmm", "qm_atoms": [int(a) for a in atoms], "link_hosts": physics.region.hosts.tolist(),
+             "embedding": args.embedding, "waters": 0 if args.pdb else args.waters, "machine": machine(),
+             **provenance()}
+    if args.scheme == "plain":
+        metadata = run_embedded(run, Plain(system.masses, args.dt_fs * PS_PER_FS), facts)
+        log.info("%d QM calls, %.1f s -> %s", metadata["true_calls"], metadata["wall_s"], args.out)
+        return
+    from kstep.learning.embedded import cheap_potential
+
+    masses = np.where(system.numbers == 1, args.hydrogen_mass, system.masses)
+    capped = capped_molecule("region", physics.region, system.numbers, system.masses, system.bonds, starts,
+                             spec.settings["charge"], spec.settings["multiplicity"])
+    k_steps = args.k_steps or 50
+    carry, cost = cheap_potential(args, spec, physics, capped, starts, masses, qm, k_steps, pick_device(args.device))
+    scheme = Metropolis(carry, masses, args.dt_fs * PS_PER_FS, k_steps, qm.temperature_K, length_law="uniform")
+    metadata = run_embedded(run, scheme, {**facts, **cost})
+    log.info("acceptance %.3f, %.0f fs per QM call, %d QM calls and %d for learning, %.1f s -> %s",
+             metadata["acceptance"], metadata["jump_fs"], metadata["true_calls"], metadata["true_calls_training"],
+             metadata["wall_s"], args.out)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,391 @@
+"""A QM region in an OpenMM environment is one potential, with exact forces on every atom."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import openmm
+import pytest
+from openmm import app
+
+from conftest import ROOT, ForceNetwork, run_python
+from kstep.config import AseConfig, PyscfConfig, QMConfig
+from kstep.dynamics.carry import Carrier
+from kstep.dynamics.embedded import EmbeddedNetwork, capped_molecule
+from kstep.dynamics.loop import initial_state, macro_steps
+from kstep.dynamics.maxwell import draw_velocities
+from kstep.dynamics.schemes import Metropolis, Plain
+from kstep.dynamics.state import kinetic_energy
+from kstep.errors import PhysicsError, UserError
+from kstep.forcefields.droplet import read_pdb, settle, solvate
+from kstep.forcefields.prepare import prepare_molecule
+from kstep.forces import qmmm_spec
+from kstep.forces.pool import EvaluationPool
+from kstep.forces.qmmm.coupling import Coupling
+from kstep.forces.qmmm.embedding import Field
+from kstep.forces.qmmm.link import Region
+from kstep.forces.qmmm.system import divide
+from kstep.learning.respond import fit_coupling
+
+pytest.importorskip("xtb.interface")
+SHARP = QMConfig(accuracy=0.01)
+
+
+def droplet(smiles, n_waters):
+    system = solvate(prepare_molecule("solute", smiles, n_conformers=2), n_waters)
+    return system, settle(system, 300.0, 0.1, 0)[0]
+
+
+@pytest.fixture(scope="module")
+def methanol():
+    return droplet("CO", 4)
+
+
+@pytest.fixture(scope="module")
+def chloroethanol():
+    """A cut C-C bond, polar on both sides, in water: every kind of term there is."""
+    system, x = droplet("OCCCl", 3)
+    return system, x, [0, 1, 4, 5, 6]  # HO-CH2
+
+
+def with_charges(system, scale):
+    """The same force field with the charges of all atoms scaled."""
+    found = openmm.XmlSerializer.deserialize(system.system_xml)
+    for force in found.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            for i in range(force.getNumParticles()):
+                charge, sigma, epsilon = force.getParticleParameters(i)
+                force.setParticleParameters(i, scale * charge, sigma, epsilon)
+    return replace(system, system_xml=openmm.XmlSerializer.serialize(found))
+
+
+def slope(energy, x, atom, axis, step=2e-5):
+    d = np.zeros_like(x)
+    d[atom, axis] = step
+    return (energy(x + d) - energy(x - d)) / (2 * step)
+
+
+@pytest.mark.parametrize("embedding", ["electrostatic", "mechanical"])
+def test_forces_on_qm_and_mm_atoms_are_the_gradient(methanol, embedding):
+    system, x = methanol
+    physics = qmmm_spec(system, range(6), SHARP, embedding=embedding).build()
+    kept = x.copy()
+    energy, forces = physics.energy_and_forces(x)
+    assert np.array_equal(x, kept) and physics.true_calls == 1 and physics.energy(x) == energy
+    for atom, axis in ((0, 0), (1, 1), (5, 2), (6, 0), (7, 1), (12, 2)):
+        assert -slope(physics.energy, x, atom, axis) == pytest.approx(forces[atom, axis], abs=0.02)
+    assert physics.true_calls == 14
+
+
+@pytest.mark.parametrize("embedding", ["electrostatic", "mechanical"])
+def test_forces_through_a_link_atom_are_the_gradient(chloroethanol, embedding):
+    system, x, atoms = chloroethanol
+    physics = qmmm_spec(system, atoms, SHARP, embedding=embedding).build()
+    assert physics.region.hosts.tolist() == [2] and physics.region.inside.tolist() == [1]
+    forces = physics.energy_and_forces(x)[1]
+    for atom in (0, 1, 2, 3, 9, 12):  # inside, host, host's neighbours, a water
+        for axis in range(3):
+            assert -slope(physics.energy, x, atom, axis) == pytest.approx(forces[atom, axis], abs=0.02)
+
+
+@pytest.mark.parametrize("functional, multiplicity", [("HF", 1), ("PBE", 1), ("HF", 3)])
+def test_pyscf_forces_on_qm_and_mm_atoms_are_the_gradient(functional, multiplicity):
+    """Water among two; the triplet exercises two spin densities."""
+    pytest.importorskip("pyscf")
+    system, x = droplet("O", 2)
+    config = PyscfConfig(functional=functional, basis="sto-3g", grid_level=1, conv_tol=1e-12)
+    physics = qmmm_spec(system, range(3), config, multiplicity=multiplicity).build()
+    forces = physics.energy_and_forces(x)[1]
+    assert np.abs(forces.sum(axis=0)).max() < 0.1
+    for atom, axis in ((0, 0), (1, 2), (3, 1), (4, 0)):
+        assert -slope(physics.energy, x, atom, axis, 4e-5) == pytest.approx(forces[atom, axis], abs=0.3)
+
+
+def test_a_droplet_moves_and_turns_as_one(chloroethanol):
+    system, x, atoms = chloroethanol
+    physics = qmmm_spec(system, atoms, SHARP).build()
+    energy, forces = physics.energy_and_forces(x)
+    assert np.abs(forces.sum(axis=0)).max() < 1e-6
+    assert np.abs(np.cross(x, forces).sum(axis=0)).max() < 0.01
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    turned, turned_forces = physics.energy_and_forces(x @ rotation.T + 0.3)
+    assert turned == pytest.approx(energy, abs=1e-4)
+    assert np.abs(turned_forces - forces @ rotation.T).max() < 0.05
+
+
+def test_without_charges_both_embeddings_are_the_qm_alone(chloroethanol):
+    """The mechanical limit, and what charges do where there are some."""
+    system, x, atoms = chloroethanol
+    bare = with_charges(system, 0.0)
+    a, b = (qmmm_spec(bare, atoms, SHARP, embedding=e).build().energy_and_forces(x)
+            for e in ("electrostatic", "mechanical"))
+    assert a[0] == pytest.approx(b[0], abs=1e-9) and np.abs(a[1] - b[1]).max() < 1e-9
+    c, d = (qmmm_spec(system, atoms, SHARP, embedding=e).build().energy(x) for e in ("electrostatic", "mechanical"))
+    assert abs(c - d) > 0.5
+
+
+def test_a_qm_region_costs_no_mm_energy_of_its_own(methanol):
+    """E - E_QM(field) is the water's own energy and its Lennard-Jones terms: nothing of methanol's MMFF94."""
+    system, x = methanol
+    physics = qmmm_spec(system, range(6), SHARP).build()
+    heard = []
+    physics.on_answer = lambda positions, answer: heard.append(answer.energy)
+    stretched = x.copy()
+    stretched[4] += 0.01  # a hydrogen of the QM region; far from the waters
+    far = x.copy()
+    far[6:] += 50.0  # the waters are gone but for the wall
+    rest = []
+    for positions in (far, np.concatenate([stretched[:6], far[6:]])):
+        rest.append(physics.energy(positions) - heard[-1])
+    assert rest[0] == pytest.approx(rest[1], abs=1e-6)
+
+
+def test_link_forces_follow_the_chain_rule_where_atoms_share_one():
+    """Two cut bonds at one atom: sum over links, total force and torque kept."""
+    numbers, bonds = np.array([6, 6, 6, 8]), np.array([[0, 1], [0, 2], [0, 3]])
+    region = Region.cut(numbers, bonds, [0, 3])
+    rng = np.random.default_rng(1)
+    x, weights = rng.normal(size=(2, 4, 3)), rng.normal(size=(4, 3))
+
+    def energy(x):
+        return float((weights * region.capped(x) ** 2).sum())
+
+    forces = region.spread(-2.0 * weights * region.capped(x), x)
+    for atom, axis in np.ndindex(4, 3):
+        assert -slope(energy, x[0], atom, axis) == pytest.approx(forces[0, atom, axis], abs=1e-6)
+    push = rng.normal(size=(2, 4, 3))
+    spread = region.spread(push, x)
+    assert spread.sum(1) == pytest.approx(push.sum(1), abs=1e-12)
+    assert np.linalg.norm(region.capped(x)[:, 2] - x[:, 0], axis=-1) == pytest.approx(region.lengths_nm[0])
+
+
+def test_nve_keeps_the_energy(chloroethanol):
+    system, x, atoms = chloroethanol
+    spec = qmmm_spec(system, atoms, QMConfig())
+    rng = np.random.default_rng(0)
+    with EvaluationPool(spec, 1) as pool:
+        state = initial_state(pool, x[None], draw_velocities(1, system.masses, 300.0, rng))
+        total = [float((s.energy + kinetic_energy(s.velocities, system.masses))[0])
+                 for s in macro_steps(Plain(system.masses, 0.00025), pool, state, rng, 120)]
+        assert pool.true_calls == 121
+    assert np.ptp(total) < 1.0  # kJ/mol; velocity Verlet's own ripple at 0.25 fs
+    assert abs(np.mean(total[60:]) - np.mean(total[:60])) < 0.2
+
+
+def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
+    """QM-MM Coulomb terms are the QM's; the host's charge goes to its neighbours; nothing is lost."""
+    system, _, atoms = chloroethanol
+    region = Region.cut(system.numbers, system.bonds, atoms)
+    environment = divide(system.system_xml, system.bonds, region)
+    field, is_qm = environment.field_charges, np.isin(np.arange(len(system.numbers)), atoms)
+    assert not field[is_qm].any() and field[2] == 0.0 and field[3] != 0.0
+    own = openmm.XmlSerializer.deserialize(system.system_xml)
+    of_force = next(f for f in own.getForces() if isinstance(f, openmm.NonbondedForce))
+    charges = np.array([of_force.getParticleParameters(i)[0]._value for i in range(len(field))])
+    assert field.sum() == pytest.approx(charges[~is_qm].sum(), abs=1e-12)
+    crossing, divided = 0, openmm.XmlSerializer.deserialize(environment.system_xml)
+    for force in divided.getForces():
+        if isinstance(force, openmm.CustomBondForce) and force.getName().endswith("nonbonded"):
+            for b in range(force.getNumBonds()):
+                i, j, values = force.getBondParameters(b)
+                assert not (is_qm[i] and is_qm[j])
+                crossing += is_qm[i] != is_qm[j]
+                assert values[2] == 0.0 or is_qm[i] == is_qm[j]
+        if isinstance(force, openmm.NonbondedForce):
+            assert not any(force.getParticleParameters(int(i))[0]._value for i in atoms)
+    assert crossing > 3
+
+
+class ExactRegion(ForceNetwork):
+    """The QM itself in the network's place."""
+
+    metadata = {}
+
+    def __init__(self, physics):
+        self.physics = physics
+
+    def energy_and_forces(self, capped):
+        none = Field(np.zeros(0), np.zeros(0), np.zeros((0, 3)))
+        answers = [self.physics._qm.in_field(x, none) for x in capped]
+        return np.array([a.energy for a in answers]), np.array([a.forces for a in answers])
+
+
+def test_a_perfect_network_is_always_accepted(chloroethanol):
+    """Cheap potential = mechanical embedding: dH is the integrator's alone, so force and energy agree everywhere."""
+    system, x, atoms = chloroethanol
+    spec = qmmm_spec(system, atoms, QMConfig(), embedding="mechanical")
+    physics = spec.build()
+    inner = EmbeddedNetwork.around(ExactRegion(physics), physics, physics.classical, physics.mm_part("Reference"))
+    energy, forces = physics.energy_and_forces(x)
+    assert inner.energy_and_forces(x[None])[0][0] == pytest.approx(energy, abs=1e-8)
+    assert np.abs(inner.forces(x[None])[0] - forces).max() < 1e-6
+    scheme = Metropolis(Carrier(inner), system.masses, 0.0002, 8, 300.0)
+    rng = np.random.default_rng(2)
+    with EvaluationPool(spec, 1) as pool:
+        state = initial_state(pool, x[None], np.zeros((1, *x.shape)))
+        found = list(macro_steps(scheme, pool, state, rng, 6))
+        assert pool.true_calls == 7
+    assert all(s.accepted[0] for s in found)
+    assert max(abs(s.delta_H[0]) for s in found) < 0.3
+
+
+def test_the_cheap_potential_is_one_potential(chloroethanol):
+    """With link atom, response and damping: its force is the gradient of its energy."""
+    system, x, atoms = chloroethanol
+    physics = qmmm_spec(system, atoms, SHARP).build()
+    rng = np.random.default_rng(3)
+    response = rng.normal(size=(6, 6)) * 1e-5
+    coupling = Coupling(rng.normal(size=6) * 0.2, response + response.T, 0.1)
+
+    class Springs(ForceNetwork):
+        metadata = {}
+
+        def __init__(self):
+            pass
+
+        def energy_and_forces(self, capped):
+            return 1e3 * (capped[:, 1:] - capped[:, :1]).__pow__(2).sum((1, 2)), 2e3 * np.concatenate(
+                [(capped[:, 1:] - capped[:, :1]).sum(1, keepdims=True), capped[:, :1] - capped[:, 1:]], axis=1)
+
+    inner = EmbeddedNetwork.around(Springs(), physics, coupling, physics.mm_part("Reference"))
+    forces = inner.forces(x[None])[0]
+    for atom in (0, 1, 2, 3, 11, 14):
+        assert -slope(lambda y: inner.energy_and_forces(y[None])[0][0], x, atom, 1) == pytest.approx(
+            forces[atom, 1], abs=1e-2)
+    again = Coupling.from_lists(coupling.as_lists())
+    assert np.array_equal(again.response, coupling.response) and again.damping_nm == coupling.damping_nm
+    broken = x.copy()
+    broken[0] = np.nan
+    assert np.isnan(inner.energy_and_forces(broken[None])[0][0])
+
+
+def test_charges_are_found_again_from_the_forces_they_exert():
+    rng = np.random.default_rng(4)
+    true = Coupling(np.array([-0.6, 0.2, 0.4]), None, 0.08)
+    sites = rng.normal(size=(12, 3, 3)) * 0.1
+    field = rng.normal(size=(12, 20, 3))
+    field *= (0.35 + 0.3 * rng.random((12, 20, 1))) / np.linalg.norm(field, axis=-1, keepdims=True)
+    charges = rng.normal(size=20)
+    forces = true.energy_and_forces(sites, field, charges)[2]
+    found = fit_coupling(sites, field, charges, forces)
+    assert found.damping_nm == 0.08
+    assert found.charges == pytest.approx(true.charges, abs=0.01)
+    assert found.energy_and_forces(sites, field, charges)[0] == pytest.approx(
+        true.energy_and_forces(sites, field, charges)[0], abs=0.5)
+
+
+def test_the_capped_region_is_a_molecule_of_its_own(chloroethanol):
+    system, x, atoms = chloroethanol
+    region = Region.cut(system.numbers, system.bonds, atoms)
+    capped = capped_molecule("half", region, system.numbers, system.masses, system.bonds, x[None], 0, 1)
+    assert sorted(capped.numbers.tolist()) == [1, 1, 1, 1, 6, 8]  # methanol
+    assert len(capped.bonds) == 5 and [1, 5] in capped.bonds.tolist()
+
+
+def change(system, edit):
+    found = openmm.XmlSerializer.deserialize(system.system_xml)
+    edit(found)
+    return replace(system, system_xml=openmm.XmlSerializer.serialize(found))
+
+
+@pytest.mark.parametrize("atoms, words", [
+    ([0, 1, 1], "QM atom 1 is named twice"),
+    ([0, 99], "QM atom 99 is not in the system"),
+    ([-1], "QM atom -1 is not in the system"),
+    ([], "leaves nothing for the QM"),
+    (range(18), "leaves no environment"),
+    ([0, 1, 2, 3, 4], "one of which is a hydrogen"),
+])
+def test_impossible_regions_are_refused(methanol, atoms, words):
+    with pytest.raises(UserError, match=words):
+        qmmm_spec(methanol[0], atoms, SHARP).build()
+
+
+def test_impossible_environments_are_refused(methanol):
+    system, _ = methanol
+    for edit, words in ((lambda s: s.addConstraint(6, 7, 0.09572), "1 rigid bonds; the schemes need a flexible one"),
+                        (lambda s: s.setParticleMass(6, 0.0), "massless"),
+                        (lambda s: s.addForce(openmm.CustomExternalForce("x^2")), "CustomExternalForce, which cannot")):
+        with pytest.raises(UserError, match=words):
+            qmmm_spec(change(system, edit), range(6), SHARP).build()
+    with pytest.raises(UserError, match="holds no OpenMM System"):
+        qmmm_spec(replace(system, system_xml="<x/>"), range(6), SHARP).build()
+
+
+def test_backends_without_point_charges_are_refused(methanol):
+    with pytest.raises(UserError, match="backend 'ase' computes no forces on point charges"):
+        qmmm_spec(methanol[0], range(6), AseConfig(calculator="ase.calculators.emt:EMT")).build()
+    with pytest.raises(UserError, match="GFN-FF feels no point charges"):
+        qmmm_spec(methanol[0], range(6), QMConfig(backend="xtb", method="GFN-FF")).build()
+
+
+@pytest.mark.parametrize("settings, words", [
+    (dict(charge=1), "cannot have spin multiplicity 1"),
+    (dict(multiplicity=2), "cannot have spin multiplicity 2"),
+    (dict(embedding="electrostatics"), "did you mean 'electrostatic'"),
+])
+def test_impossible_electrons_and_embeddings_are_refused(methanol, settings, words):
+    with pytest.raises(UserError, match=words):
+        qmmm_spec(methanol[0], range(6), SHARP, **settings).build()
+
+
+def test_rigid_and_periodic_water_is_refused():
+    """As OpenMM makes it by default."""
+    pdb = app.Modeller(app.Topology(), [] * openmm.unit.nanometer)
+    field = app.ForceField("amber14/tip3p.xml")
+    pdb.addSolvent(field, boxSize=openmm.Vec3(2, 2, 2) * openmm.unit.nanometer, neutralize=False)
+    n = pdb.topology.getNumAtoms()
+    bonds = [[i.index, j.index] for i, j in pdb.topology.bonds()]
+    for options, words in ((dict(nonbondedMethod=app.NoCutoff), "rigid bonds"),
+                           (dict(nonbondedMethod=app.PME, nonbondedCutoff=0.9, rigidWater=False), "is periodic")):
+        xml = openmm.XmlSerializer.serialize(field.createSystem(pdb.topology, **options))
+        with pytest.raises(UserError, match=words):
+            divide(xml, bonds, Region.cut(np.tile([8, 1, 1], n // 3), bonds, [0, 1, 2]))
+
+
+def test_unknown_residues_are_refused(tmp_path):
+    (tmp_path / "x.pdb").write_text(
+        "HETATM    1  C   XYZ A   1       0.000   0.000   0.000  1.00  0.00           C\nEND\n")
+    with pytest.raises(UserError, match="No template found for residue 0 \\(XYZ\\)"):
+        read_pdb(tmp_path / "x.pdb")
+    with pytest.raises(UserError, match="does not exist"):
+        read_pdb(tmp_path / "y.pdb")
+
+
+def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
+    system, x = methanol
+    physics = qmmm_spec(system, range(6), SHARP).build()
+    fused = x.copy()
+    fused[6] = fused[1] + [0.01, 0, 0]
+    with pytest.raises(PhysicsError, match="apart, closer than"):
+        physics.energy_and_forces(fused)
+    assert physics.true_calls == 1
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--waters", "99999"), "a droplet of 99999 waters cannot be built"),
+    (("--qm-atoms", "0", "77"), "QM atom 77 is not in the molecule"),
+    (("--scheme", "plain", "--k-steps", "5"), "k is 1"),
+    (("--thermostat", "langevin"), "draws its own momenta"),
+    (("--pdb", "nowhere.pdb"), "--pdb needs --qm-atoms"),
+    (("--learn-calls", "10"), "10 true calls are too few"),
+])
+def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
+    molecule = () if "--pdb" in flags else ("--smiles", "CO")
+    done = run_python("src/qmmm_example.py", *molecule, "--waters", "2", "--out", tmp_path / "x.npz", *flags)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_guide_shows_what_was_measured():
+    spec = importlib.util.spec_from_file_location("qmmm_benchmark", ROOT / "benchmarks/qmmm.py")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    data = json.loads(module.RESULT.read_text())
+    assert module.table(data) in module.GUIDE.read_text(), "run python benchmarks/qmmm.py"
