@@ -235,9 +235,12 @@ def test_pool_equals_serial_and_counts_every_call(ethanol):
         good = ~a.failed
         assert np.array_equal(a.energy[good], b.energy[good]) and np.array_equal(a.forces[good], b.forces[good])
         assert serial.true_calls == parallel.true_calls == 5
+        bare = parallel.collect(parallel.submit(x, want_forces=False))
+        assert np.array_equal(bare.energy[good], a.energy[good]) and np.isnan(bare.forces).all()
+        assert bare.failed.tolist() == a.failed.tolist() and parallel.true_calls == 10
         some = parallel.evaluate(x[[0, 4]], rows=np.array([0, 4]))
         assert np.array_equal(some.energy, a.energy[[0, 4]])
-        assert parallel.true_calls == 7
+        assert parallel.true_calls == 12
 
 
 def test_pool_reports_a_users_mistake_made_in_a_worker(ethanol):

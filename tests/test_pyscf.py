@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
-from kstep.config import PyscfConfig, load_qm_config
+from kstep.config import HybridConfig, PyscfConfig, load_qm_config
 from kstep.dynamics.carry import Carrier
+from kstep.dynamics.hybrid_settings import HybridRun
 from kstep.dynamics.loop import macro_steps
 from kstep.dynamics.schemes.metropolis import Metropolis
 from kstep.dynamics.schemes.plain import Plain
@@ -225,6 +226,31 @@ def test_metropolis_rejects_a_proposal_whose_scf_fails(water):
     assert not last.accepted.any() and last.failures.tolist() == [1, 1]
     assert np.array_equal(last.positions, state.positions) and np.array_equal(last.energy, state.energy)
     assert len(pool.failures) == 2 and "did not converge" in pool.failures[0]
+
+
+def test_metropolis_does_without_forces_where_nobody_keeps_them(water, monkeypatch):
+    pool, state = water_at_hand(water, 100)
+    ends = []
+    for needs_forces in (True, False):
+        if not needs_forces:
+            monkeypatch.setattr(backend, "gradient", lambda *_: pytest.fail("a gradient was computed"))
+        still = ForceNetwork(lambda x: np.zeros_like(x))
+        scheme = Metropolis(Carrier(still), water.masses, 1e-4, 4, 300.0, needs_forces=needs_forces)
+        *_, last = macro_steps(scheme, pool, state, np.random.default_rng(0), 3)
+        ends.append(last)
+    assert ends[0].accepted.any() and np.array_equal(ends[0].positions, ends[1].positions)
+    assert np.isfinite(ends[0].forces).all() and np.isnan(ends[1].forces[ends[1].accepted]).all()
+    with pytest.raises(pytest.fail.Exception, match="a gradient was computed"):  # who observes wants to learn from it
+        list(macro_steps(scheme, pool, state, np.random.default_rng(0), 1, observe=lambda *_: None))
+
+
+@pytest.mark.parametrize("scheme, backend, wanted, kept", [
+    ("metropolis", "pyscf", None, False), ("metropolis", "tblite", None, True), ("metropolis", "pyscf", True, True),
+    ("metropolis", "tblite", False, False), ("impulse", "pyscf", None, True)])
+def test_forces_are_kept_unless_they_cost_extra(water, scheme, backend, wanted, kept):
+    spec = PhysicsSpec(backend, water.numbers, water.masses)
+    run = HybridRun(water, spec, "any", HybridConfig(scheme=scheme, store_forces=wanted), None, None)
+    assert run.keeps_forces is kept
 
 
 def test_plain_dynamics_stops_with_a_sentence_where_the_scf_fails_twice_and_goes_on_where_once(water):

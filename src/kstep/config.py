@@ -148,6 +148,7 @@ class HybridConfig(Config):
     max_force_rmse_kJ_per_mol_A: Positive | None = None  # checked: of the network's force; null: no limit
     past_tolerance: Literal["stop", "learn"] = "stop"  # checked: what happens then
     inner: Literal["auto", "numpy", "eager", "compiled", "graphs"] = "auto"  # how the network's force is computed
+    store_forces: bool | None = None  # true forces in the trajectory; null: unless they would cost extra
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files
 

@@ -39,6 +39,13 @@ class HybridRun:
     initial_md: Path | None = None
     frame: int | None = None
 
+    @property
+    def keeps_forces(self) -> bool:
+        """Whether true forces go into the trajectory; metropolis asks for them only to keep them."""
+        if self.hybrid.store_forces is not None:
+            return self.hybrid.store_forces
+        return not (self.hybrid.scheme == "metropolis" and self.spec.energy_is_cheaper)
+
 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""

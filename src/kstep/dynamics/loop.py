@@ -51,6 +51,9 @@ class _Loop:
     def __init__(self, scheme, pool, rng, thermostat, observe, clock):
         self.scheme, self.pool, self.rng, self.thermostat = scheme, pool, rng, thermostat
         self.observe, self.clock = observe, clock or Clock()
+        # an observer learns from forces; without one the scheme says, and most pools need not know that it can
+        wanted = observe is not None or getattr(scheme, "needs_forces", True)
+        self.question = {} if wanted else {"want_forces": False}
 
     def launch(self, state: State, first: int) -> _Flight:
         """Begin a macro-step of some replicas: propose, and put the question to the physics."""
@@ -75,7 +78,7 @@ class _Loop:
         start = time.perf_counter()
         proposal = self.scheme.propose(state, self.rng)
         self.clock.network_s += time.perf_counter() - start
-        return _Flight(first, state, proposal, self.pool.submit(proposal.positions, proposal.rows + first))
+        return _Flight(first, state, proposal, self.pool.submit(proposal.positions, proposal.rows + first, **self.question))
 
     def _settle(self, flight):
         start = time.perf_counter()

@@ -89,7 +89,7 @@ class Production:
         first, total = self.done, self.total
         steps = macro_steps(
             self.scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
-            n_parts=n_halves(self.run), clock=self.bill.clock, observe=self.watch.observe,
+            n_parts=n_halves(self.run), clock=self.bill.clock, observe=self.watch.observe if self.watch.learns else None,
             pause=lambda n: self.watch.is_on or first + n == self.burn_in_end or self._restart_file_is_due(first + n))
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
             while self.done < total and not self.stopped:

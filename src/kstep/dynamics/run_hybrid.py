@@ -51,7 +51,7 @@ def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
     hybrid, molecule = run.hybrid, run.molecule
     return TrajectoryWriter(
         run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
-        bonds=molecule.bonds,
+        bonds=molecule.bonds, store_forces=run.keeps_forces,
         fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                      "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
                      "checkpoint": _sha256(run.checkpoint)})

@@ -52,6 +52,9 @@ def _qmmm(**settings):
 BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm, "pyscf": _pyscf, "ase": _ase, "qmmm": _qmmm}
 
 
+CHEAPER_ENERGY = {"pyscf", "ase"}  # xTB and OpenMM give forces with the energy
+
+
 @dataclass(frozen=True)
 class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own."""
@@ -60,6 +63,11 @@ class PhysicsSpec:
     numbers: np.ndarray
     masses: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def energy_is_cheaper(self) -> bool:
+        """Whether an energy alone costs much less than an energy with forces."""
+        return self.backend in CHEAPER_ENERGY
 
     def build(self) -> Physics:
         """Construct the backend in this process."""

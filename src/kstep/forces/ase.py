@@ -44,15 +44,25 @@ class AsePhysics(Physics):
         self._calculator = self._atoms.calc = make_calculator(calculator, kwargs or {})
 
     def _compute(self, positions, slot):
+        with self._at(positions):
+            energy = float(self._atoms.get_potential_energy())
+            forces = np.array(self._atoms.get_forces(), dtype=np.float64)
+        return energy * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
+
+    def _compute_energy(self, positions, slot):
+        with self._at(positions):
+            return float(self._atoms.get_potential_energy()) * KJ_PER_EV
+
+    @contextlib.contextmanager
+    def _at(self, positions):
+        """The Atoms at positions (N,3) nm, nothing known of them, in a folder for the calculator's files."""
         self._calculator.reset()
         self._atoms.set_positions(positions * ANGSTROM_PER_NM)
         with contextlib.chdir(self._folder.name):
             try:
-                energy = float(self._atoms.get_potential_energy())
-                forces = np.array(self._atoms.get_forces(), dtype=np.float64)
+                yield
             except Exception as error:  # each calculator has its own
                 raise PhysicsError(f"the ASE calculator failed: {type(error).__name__}: {str(error).strip()}") from None
-        return energy * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
 
 
 def make_calculator(path: str, kwargs: dict[str, Any]):

@@ -11,14 +11,16 @@ from kstep.errors import PhysicsError, UserError
 from kstep.units import NM_PER_ANGSTROM
 
 MIN_DISTANCE_NM = 0.05
+NOT_FINITE = "the true potential returned a number that is not finite"
 SYMBOLS = {number: symbol for symbol, number in atomic_numbers.items()}
 
 
 class Physics(ABC):
     """The true potential of one molecule.
 
-    A backend implements `_compute`; only `energy_and_forces` calls it, and that is where true
-    calls are counted and geometries are checked, so nothing bypasses either.
+    A backend implements `_compute`, and `_compute_energy` where an energy alone is cheaper; only
+    `energy_and_forces` and `energy` call them, and that is where true calls are counted and geometries are
+    checked, so nothing bypasses either.
     """
 
     def __init__(self, numbers: np.ndarray, masses: np.ndarray):
@@ -38,6 +40,10 @@ class Physics(ABC):
     def _compute(self, positions: np.ndarray, slot: int) -> tuple[float, np.ndarray]:
         """Energy (kJ/mol) and forces (N,3) (kJ/mol/nm) at positions (N,3) (nm)."""
 
+    def _compute_energy(self, positions: np.ndarray, slot: int) -> float:
+        """Energy (kJ/mol) at positions (N,3) (nm)."""
+        return self._compute(positions, slot)[0]
+
     def forget(self) -> None:
         """Drop whatever was kept from earlier geometries (SCF guesses)."""
 
@@ -48,17 +54,24 @@ class Physics(ABC):
         one.  Raises PhysicsError when the geometry is not one the method can treat or the SCF
         does not converge: never a number in its place.
         """
-        positions = np.array(positions, dtype=np.float64)
-        self._true_calls += 1
-        check_geometry(self.numbers, positions, self._closest_nm)
-        energy, forces = self._compute(positions, slot)
+        energy, forces = self._compute(self._admit(positions), slot)
         if not np.isfinite(energy) or not np.isfinite(forces).all():
-            raise PhysicsError("the true potential returned a number that is not finite")
+            raise PhysicsError(NOT_FINITE)
         return float(energy), forces
 
     def energy(self, positions: np.ndarray, slot: int = 0) -> float:
-        """Energy in kJ/mol at positions (N,3) in nm."""
-        return self.energy_and_forces(positions, slot)[0]
+        """The same energy, one true call as well, without the price of forces where they have one."""
+        energy = float(self._compute_energy(self._admit(positions), slot))
+        if not np.isfinite(energy):
+            raise PhysicsError(NOT_FINITE)
+        return energy
+
+    def _admit(self, positions) -> np.ndarray:
+        """Count a true call and check its geometry."""
+        positions = np.array(positions, dtype=np.float64)
+        self._true_calls += 1
+        check_geometry(self.numbers, positions, self._closest_nm)
+        return positions
 
 
 def check_geometry(numbers: np.ndarray, positions: np.ndarray, closest_nm: np.ndarray) -> None:

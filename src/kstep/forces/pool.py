@@ -29,7 +29,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 class Truth:
     """What the true potential said of r geometries.
 
-    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm; failed (r,) bool: the SCF did not converge or
+    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not converge or
     the geometry was refused, and energy and forces of that row are NaN.
     """
 
@@ -44,13 +44,16 @@ def physical_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _evaluate_rows(physics, positions, rows):
+def _evaluate_rows(physics, positions, rows, want_forces):
     energy = np.full(len(rows), np.nan)
     forces = np.full(positions.shape, np.nan)
     messages = [""] * len(rows)
     for i, row in enumerate(rows):
         try:
-            energy[i], forces[i] = physics.energy_and_forces(positions[i], slot=int(row))
+            if want_forces:
+                energy[i], forces[i] = physics.energy_and_forces(positions[i], slot=int(row))
+            else:
+                energy[i] = physics.energy(positions[i], slot=int(row))
         except PhysicsError as error:
             messages[i] = str(error)
     return energy, forces, messages
@@ -156,17 +159,17 @@ class EvaluationPool:
         """CPU seconds of the workers (0 with one worker: that is this process)."""
         return sum(self._cpu_s)
 
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None):
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
         positions = np.asarray(positions, dtype=np.float64)
         rows = np.arange(len(positions)) if rows is None else np.asarray(rows)
         if self._local is not None:
-            return positions, [(np.arange(len(rows)), _evaluate_rows(self._local, positions, rows))]
+            return positions, [(np.arange(len(rows)), _evaluate_rows(self._local, positions, rows, want_forces))]
         parts = []
         for worker in range(self.n_workers):
             mine = np.flatnonzero(rows % self.n_workers == worker)
             if len(mine):
-                self._pipes[worker].send(("evaluate", positions[mine], rows[mine]))
+                self._pipes[worker].send(("evaluate", positions[mine], rows[mine], want_forces))
                 parts.append((mine, worker))
         return positions, parts
 

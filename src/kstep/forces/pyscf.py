@@ -9,6 +9,7 @@ between them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from dataclasses import dataclass, replace
@@ -221,15 +222,30 @@ class PyscfPhysics(Physics):
         self._last.clear()
 
     def _compute(self, positions, slot):
-        molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
-        try:
-            field, tries = converge(mean_field(molecule, self.settings), self._last.pop(slot, None))
-            self.second_tries += tries - 1
+        with _as_physics_error():
+            field = self._converged(positions, slot)
             slope = gradient(field, self.settings)
-        except PhysicsError:
-            raise
-        except Exception as error:  # PySCF, LAPACK and CuPy each have their own
-            raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
+        return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
+
+    def _compute_energy(self, positions, slot):
+        with _as_physics_error():
+            return float(self._converged(positions, slot).e_tot) * KJ_PER_HARTREE
+
+    def _converged(self, positions, slot):
+        molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
+        field, tries = converge(mean_field(molecule, self.settings), self._last.pop(slot, None))
+        self.second_tries += tries - 1
         if self._warm_start:
             self._last[slot] = field.make_rdm1()
-        return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
+        return field
+
+
+@contextlib.contextmanager
+def _as_physics_error():
+    """PySCF, LAPACK and CuPy each have their own errors; a run knows one."""
+    try:
+        yield
+    except PhysicsError:
+        raise
+    except Exception as error:
+        raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None

@@ -20,7 +20,7 @@ def build_scheme(run: HybridRun, network, carry, masses):
         return Plain(molecule.masses, dt_ps)
     if hybrid.scheme == "metropolis":
         return Metropolis(carry, masses, dt_ps, hybrid.k_steps, hybrid.temperature_K, length_law=hybrid.length_law,
-                          ladder=ladder_of(hybrid))
+                          ladder=ladder_of(hybrid), needs_forces=run.keeps_forces)
     if hybrid.scheme == "impulse":
         project = StretchAndBendProjection(molecule.bonds, molecule.masses) if hybrid.project_residual else None
         return Impulse(network, carry, molecule.masses, dt_ps, hybrid.k_steps, project)
