@@ -29,7 +29,7 @@ begin() {
             exit 0 ;;
         ?*) fail "unknown argument '$1'; $script is steered by environment variables, --help lists them" ;;
     esac
-    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 403)) || fail "$script needs bash 4.3 or newer, this is $BASH_VERSION"
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "$script needs bash 4.4 or newer, this is $BASH_VERSION"
     OUT_DIR=${OUT_DIR:-outputs/qm}
     file SMILES_FILE data/qm_molecules.smi
     count MAX_JOBS 1
@@ -124,9 +124,9 @@ run() {
 job() {
     local name=$1 log=$logs/$1.log code seconds user system status text
     local TIMEFORMAT='%R %U %S'
-    { time (set -e; commands "$name") > "$log" 2>&1 < /dev/null; } 2> "$state/$name.time"
+    { time { (set -e; commands "$name") > "$log" 2>&1 < /dev/null; }; } 2> "$state/$name.time"
     code=$?
-    read -r seconds user system < <(tail -n 1 "$state/$name.time")
+    read -r seconds user system < "$state/$name.time"
     IFS=$'\t' read -r _ status text < <(judged "$name" 2>&1)
     if [ $code -ne 0 ]; then
         text=$(tr '\r' '\n' < "$log" | grep -E '^(error: |E )' | tail -n 1 | sed -E 's/^(error: |E )//')

@@ -112,7 +112,7 @@ def judge_hybrid(path: Path, task: str, args) -> str:
     if metadata["scheme"] == "metropolis":
         words.append(f"acceptance {metadata['acceptance']:.2f}")
     elif metadata["scheme"] == "jump":
-        words.append(f"{metadata['refused_jumps']} jumps refused")
+        words.append(f"{metadata['tally']['refused_jumps']} jumps refused")
     return ", ".join(words if metadata["status"] == "finished" else [*words, metadata["status"]])
 
 
@@ -175,10 +175,12 @@ def answer(task: str, files: list[str], args) -> tuple[str, str]:
             return "missing", ""
         except Other as difference:
             return "other", str(difference)
-        except (UserError, KeyError, TypeError) as problem:
+        except KeyError as problem:
+            return "other", f"{path} lacks {problem} in its metadata; use another OUT_DIR or delete it"
+        except UserError as problem:
             if args.set_aside:
                 path.replace(path.with_name(f"{path.name}.broken"))
-            return "broken", str(problem) if isinstance(problem, UserError) else f"{path} lacks {problem}"
+            return "broken", str(problem)
     return "done", texts[0]
 
 

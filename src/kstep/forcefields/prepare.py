@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +130,12 @@ def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
 def update_metadata(raw: str | Path, records: dict[str, dict]) -> None:
     """Merge records, by molecule name, into <raw>/metadata.json."""
     path = Path(raw) / "metadata.json"
-    known = read_metadata(raw)
-    known.update(records)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, known)
+    with open(path.with_name(".metadata.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # programs that prepare molecules side by side must not lose each other's
+        known = read_metadata(raw)
+        known.update(records)
+        write_json_atomic(path, known)
 
 
 def read_metadata(raw: str | Path) -> dict[str, dict]:
