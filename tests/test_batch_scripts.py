@@ -129,7 +129,8 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
                                stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def jobs():
-        found = subprocess.run(["pgrep", "-f", str(tmp_path / "long.yaml")], capture_output=True, text=True)
+        pattern = f"01b_run_qm_baselines.py.*{tmp_path}/long.yaml"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
         return found.stdout.split()
 
     until = time.time() + 60
@@ -148,7 +149,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[0], {"THREADS_PER_JOB": "-1"}, "THREADS_PER_JOB is '-1'"),
     (SCRIPTS[0], {"DRY_RUN": "yes"}, "DRY_RUN is 'yes'"),
     (SCRIPTS[0], {"QM_CONFIG": "none.yaml"}, "QM_CONFIG is 'none.yaml', which is not a file"),
-    (SCRIPTS[0], {"QM_CONFIG": "configs/hybrid.yaml"}, "unknown key"),
+    (SCRIPTS[0], {"QM_CONFIG": "configs/train.yaml"}, "unknown key"),
     (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
     (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
     (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
