@@ -13,7 +13,8 @@ read_inputs
 judge=(report --runs-root "$OUT_DIR/hybrid" --md-root "$OUT_DIR/md")
 results() { echo "$OUT_DIR/eval/$1/metrics.json"; }
 commands() {
-    run "$python" src/05b_eval_qm.py --baseline "$OUT_DIR/md/$1" --hybrid "$OUT_DIR/hybrid/$1" --out-dir "$OUT_DIR/eval/$1"
+    run "$python" src/05b_eval_qm.py --baseline "$OUT_DIR/md/$1" --hybrid "$OUT_DIR/hybrid/$1" \
+        --out-dir "$OUT_DIR/eval/$1"
 }
 afterwards() { "$python" src/batch_results.py table --report-root "$OUT_DIR/eval"; }
 every "${molecules[@]}"

@@ -23,12 +23,13 @@ judge=(trajectory)
 results() { echo "$OUT_DIR/md/$1/trajectory.npz"; }
 keep_finished
 
-members() { if [ "$1" = all ]; then printf -- '--molecule\n%s\n' "${molecules[@]}"; else printf -- '--molecule\n%s\n' "$1"; fi; }
 judge=(dataset --md-root "$OUT_DIR/md" --split-by "$SPLIT_BY")
 for name in "${molecules[@]}"; do judge+=(--member "$name"); done
 results() { for k in $K_STEPS; do echo "$OUT_DIR/datasets/$1/dataset_k$k.npz"; done; }
 commands() {
-    mapfile -t chosen < <(members "$1")
+    local chosen=() name
+    if [ "$1" = all ]; then for name in "${molecules[@]}"; do chosen+=(--molecule "$name"); done
+    else chosen=(--molecule "$1"); fi
     # shellcheck disable=SC2086
     run "$python" src/02_make_dataset.py --md-root "$OUT_DIR/md" --out-root "$OUT_DIR/datasets/$1" \
         --splits-dir "$OUT_DIR/datasets/$1/splits" --ks $K_STEPS --split-by "$SPLIT_BY" "${chosen[@]}"

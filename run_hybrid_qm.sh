@@ -26,8 +26,7 @@ choice PER_MOLECULE 0 1
 choice LEARN 0 1
 if [ "$PER_MOLECULE$LEARN" = 00 ]; then usual=jump; else usual=metropolis; fi
 choice SCHEME $usual metropolis impulse checked jump plain
-[ "$LEARN$SCHEME" != 1jump ] && [ "$LEARN$SCHEME" != 1plain ] && [ "$LEARN$SCHEME" != 1impulse ] &&
-    [ "$LEARN$SCHEME" != 1checked ] || fail "LEARN=1 is for SCHEME=metropolis, not $SCHEME"
+[ "$LEARN" = 0 ] || [ "$SCHEME" = metropolis ] || fail "LEARN=1 is for SCHEME=metropolis, not $SCHEME"
 counts K_STEPS "$([ "$SCHEME" = metropolis ] && echo 1000 || echo 8)"
 [ -z "${STEPS:-}" ] || count STEPS 1
 file QM_CONFIG configs/qm.yaml
@@ -37,7 +36,8 @@ choice CONTROLS 1 0
 choice DEVICE auto cpu cuda
 read_inputs
 
-if [ "$PER_MOLECULE" = 1 ]; then network=$OUT_DIR/networks/{molecule}/best.pt; else network=$OUT_DIR/networks/all/best.pt; fi
+if [ "$PER_MOLECULE" = 1 ]; then network=$OUT_DIR/networks/{molecule}/best.pt
+else network=$OUT_DIR/networks/all/best.pt; fi
 if [ "$LEARN" = 0 ] && [ "$SCHEME" != plain ]; then
     case ${CHECKPOINT:-} in
         "") case $network in *"{molecule}"*) ;; *) made_before "$network" train_qm.sh ;; esac ;;
@@ -76,7 +76,7 @@ commands() {
         esac
         run "$python" src/06b_hybrid_integrate_qm.py --qm-config "$QM_CONFIG" --hybrid-config "$HYBRID_CONFIG" \
             --molecule "$OUT_DIR/raw/$1" "${flags[@]}" "${start[@]}" ${STEPS:+--steps "$STEPS"} \
-            --device "$DEVICE" --num-workers 1 --resume --out "$out"
+            --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out"
     done
 }
 every "${molecules[@]}"

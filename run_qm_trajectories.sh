@@ -16,6 +16,6 @@ judge=(trajectory --qm-config "$QM_CONFIG")
 results() { echo "$OUT_DIR/md/$1/trajectory.npz"; }
 commands() {
     run "$python" "$baseline_script" --smiles-file "$SMILES_FILE" --molecule "$1" --config "$QM_CONFIG" \
-        --raw "$OUT_DIR/raw" --out "$OUT_DIR/md" --num-workers 1 --resume
+        --raw "$OUT_DIR/raw" --out "$OUT_DIR/md" --num-workers "$THREADS_PER_JOB" --resume
 }
 every "${molecules[@]}"

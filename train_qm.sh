@@ -34,6 +34,6 @@ commands() {
     elif [ -n "${CHECKPOINT:-}" ]; then start=(--pretrained "$CHECKPOINT"); fi
     run "$python" src/04_train.py --dataset "$data/dataset_k$k.npz" --model-config "$MODEL_CONFIG" \
         --train-config "$TRAIN_CONFIG" --splits "$data/splits/train.json" "$data/splits/val.json" \
-        --device "$DEVICE" --out-dir "$out" "${start[@]}"
+        --set threads="$THREADS_PER_JOB" --device "$DEVICE" --out-dir "$out" "${start[@]}"
 }
 if [ "$PER_MOLECULE" = 1 ]; then every "${molecules[@]}"; else every all; fi

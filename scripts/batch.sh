@@ -6,8 +6,9 @@
 #   OUT_DIR          folder of everything the batch makes (default: outputs/qm)
 #   SMILES_FILE      lines of 'SMILES name' (default: data/qm_molecules.smi)
 #   MOLECULES        names of that file to take, separated by blanks (default: all)
-#   MAX_JOBS         tasks at a time, one core each (default: 1)
-#   THREADS_PER_JOB  threads of one job; more than 1 slows xTB down (default: 1)
+#   MAX_JOBS         tasks at a time (default: 1)
+#   THREADS_PER_JOB  cores of one job: the true calls of its replicas side by side, each with one thread, and
+#                    torch's threads in training (default: 1)
 #   DRY_RUN          1: print what would be run, run nothing (default: 0)
 #   KSTEP_PYTHON     interpreter to use instead of .venv/bin/python
 #
@@ -38,7 +39,8 @@ begin() {
     python=${KSTEP_PYTHON:-.venv/bin/python}
     if [ "$DRY_RUN" = 0 ] && [ -z "${KSTEP_PYTHON:-}" ]; then bash scripts/setup_env.sh || exit 2; fi
     command -v "$python" > /dev/null || fail "$python is not there; run bash scripts/setup_env.sh, or set KSTEP_PYTHON"
-    export OMP_NUM_THREADS=$THREADS_PER_JOB MKL_NUM_THREADS=$THREADS_PER_JOB OPENBLAS_NUM_THREADS=$THREADS_PER_JOB
+    # two threads in one true call are slower than one
+    export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 }
 
 # Settings: each takes the variable NAME from the environment, or its default, and refuses nonsense.
@@ -78,7 +80,7 @@ read_inputs() {
             baseline) baseline_script=$first dt_fs=$rest ;;
         esac
     done <<< "$answers"
-    [ -z "${baseline_script:-}" ] || [ -f "$baseline_script" ] || fail "$QM_CONFIG needs $baseline_script, which is not there"
+    [ -z "${baseline_script:-}" ] || [ -f "$baseline_script" ] || fail "$QM_CONFIG needs $baseline_script"
 }
 
 # row TASK STATUS SECONDS CPU_SECONDS TEXT: a line of the table at the end

@@ -66,6 +66,12 @@ def test_a_hybrid_has_its_controls_at_the_same_calls(tmp_path):
     assert finished.stdout.count("--steps 7") == 4
 
 
+@pytest.mark.parametrize("script, flag", [(SCRIPTS[0], "--num-workers 3"), (SCRIPTS[2], "--set threads=3"),
+                                          (SCRIPTS[3], "--num-workers 3")])
+def test_cores_of_a_job_reach_its_stage(tmp_path, script, flag):
+    assert flag in batch(script, tmp_path, DRY_RUN="1", THREADS_PER_JOB="3").stdout
+
+
 def test_one_broken_molecule_stops_no_other(ran):
     folder, finished = ran
     assert row(finished, "water")[0] == "done" and row(finished, "ethyl")[0] == "failed"
