@@ -30,7 +30,7 @@ begin() {
             exit 0 ;;
         ?*) fail "unknown argument '$1'; $script is steered by environment variables, --help lists them" ;;
     esac
-    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "$script needs bash 4.4 or newer, this is $BASH_VERSION"
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "$script needs bash 4.4, this is $BASH_VERSION"
     OUT_DIR=${OUT_DIR:-outputs/qm}
     file SMILES_FILE data/qm_molecules.smi
     count MAX_JOBS 1
@@ -138,7 +138,7 @@ job() {
     fi
     seconds=$(printf '%.0f' "$seconds") user=$(awk "BEGIN {printf \"%.0f\", $user + $system}")
     printf '%s\t%s\t%s\t%s\n' "$status" "$seconds" "$user" "$text" > "$state/$name.row"
-    echo "$name: $status in $seconds s: $text"
+    echo "$name: $status in $seconds s ($user s CPU): $text"
 }
 
 # stop_jobs: Ctrl-C; each job is a process group of its own, a second Ctrl-C kills it
