@@ -26,7 +26,7 @@ def environment(folder, settings):
 
 def batch(script, folder, *arguments, expect=0, **settings):
     finished = subprocess.run(["bash", str(ROOT / script), *arguments], env=environment(folder, settings),
-                              capture_output=True, text=True, timeout=120)
+                              capture_output=True, text=True, timeout=600)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     assert "Traceback" not in finished.stderr and "syntax error" not in finished.stderr
     return finished
