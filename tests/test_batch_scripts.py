@@ -143,10 +143,15 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     while not jobs() and time.time() < until:
         time.sleep(0.2)
     assert jobs()
-    running.send_signal(signal.SIGINT)
-    out, _ = running.communicate(timeout=60)
-    assert running.returncode == 130 and "stopped" in out
-    assert not jobs()
+    try:
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+        assert running.returncode == 130 and "stopped" in out
+        assert not jobs()
+    finally:
+        running.kill()
+        for job in jobs():
+            os.kill(int(job), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("script, settings, words", [
