@@ -20,7 +20,7 @@ from pathlib import Path
 from utils import make_parser, positive_int, read_json, run_script, setup_logging
 
 from kstep.analysis.batch_table import batch_table
-from kstep.config import HybridConfig, QMConfig, load_config
+from kstep.config import HybridConfig, load_config, load_qm_config
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
 from kstep.forcefields.smiles import read_smiles_file
@@ -59,14 +59,10 @@ def parse():
     return parser.parse_args()
 
 
-def qm_config(path) -> QMConfig:
-    return load_config(QMConfig, path)
-
-
 def print_inputs(args) -> None:
     """The molecules of a SMILES file, the lines of it that are none, and the stage for a QM config."""
     if args.qm_config:
-        config = qm_config(args.qm_config)
+        config = load_qm_config(args.qm_config)
         stage = "01c_run_pyscf_baselines.py" if config.backend == "pyscf" else "01b_run_qm_baselines.py"
         print(f"baseline\tsrc/{stage}\t{config.dt_fs:g}")
     entries, problems = read_smiles_file(args.smiles_file, args.molecules)
@@ -88,7 +84,7 @@ def compare_settings(path: Path, found: dict, wanted: dict) -> None:
 def judge_trajectory(path: Path, task: str, args) -> str:
     metadata = load_trajectory(path).metadata
     if args.qm_config:
-        compare_settings(path, metadata["config"], qm_config(args.qm_config).model_dump())
+        compare_settings(path, metadata["config"], load_qm_config(args.qm_config).model_dump())
     replicas = metadata["config"]["replicas"]
     return f"{replicas} replica{'s' * (replicas != 1)}, {metadata['true_calls']} true calls"
 

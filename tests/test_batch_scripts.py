@@ -13,6 +13,7 @@ from conftest import ROOT
 from kstep.schemas import load_trajectory
 
 SCRIPTS = ("run_qm_trajectories.sh", "make_qm_dataset.sh", "train_qm.sh", "run_hybrid_qm.sh", "eval_qm.sh")
+SHARED_FLAGS = ("src/utils.py", "src/hybrid_flags.py", "src/qm_baselines.py")
 TINY = "equilibration_ps: 0.01\nlength_ps: 0.2\nredraw_interval_ps: 0.1\nhot_length_ps: 0.0\nreplicas: 1\n"
 
 
@@ -53,10 +54,9 @@ def test_a_dry_run_plans_and_leaves_nothing(tmp_path, script, command):
     planned = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert planned and all(command in line for line in planned)
     assert not (tmp_path / "out").exists()
-    for line in planned:  # every flag it would give is one the stage knows
-        flags = {word for word in line.split() if word.startswith("--")}
-        assert all(flag in (ROOT / "src/utils.py").read_text() + (ROOT / "src/hybrid_flags.py").read_text()
-                   + (ROOT / command).read_text() for flag in flags)
+    known = "".join((ROOT / path).read_text() for path in (command, *SHARED_FLAGS))
+    flags = {word for line in planned for word in line.split() if word.startswith("--")}
+    assert all(f'"{flag}"' in known for flag in flags)  # every flag it would give is one the stages know
 
 
 def test_a_hybrid_has_its_controls_at_the_same_calls(tmp_path):
@@ -64,6 +64,13 @@ def test_a_hybrid_has_its_controls_at_the_same_calls(tmp_path):
     outs = [line.rsplit("/", 1)[1] for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert outs == ["jump_k4.npz", "jump_k8.npz", "plain.npz", "plain_2fs.npz"]  # 4 fs is past what plain MD survives
     assert finished.stdout.count("--steps 7") == 4
+
+
+@pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),
+                                           ("qm_pyscf", "01c_run_pyscf_baselines.py")])
+def test_the_backend_chooses_the_stage(tmp_path, config, stage):
+    planned = batch(SCRIPTS[0], tmp_path, DRY_RUN="1", QM_CONFIG=f"configs/{config}.yaml").stdout
+    assert f"src/{stage} " in planned
 
 
 @pytest.mark.parametrize("script, flag", [(SCRIPTS[0], "--num-workers 3"), (SCRIPTS[2], "--set threads=3"),
