@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,12 @@ def test_a_broken_metadata_file_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="metadata.json is not a JSON object"):
         update_metadata(tmp_path, {"a": {}})
     assert (tmp_path / "metadata.json").read_text() == "{ half"
+
+
+def test_preparing_side_by_side_loses_no_record(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: update_metadata(tmp_path, {f"m{i}": {}}), range(80)))
+    assert len(json.loads((tmp_path / "metadata.json").read_text())) == 80
 
 
 @pytest.mark.parametrize("file, count", [("molecules.smi", 12), ("qm_molecules.smi", 22)])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,10 +132,16 @@ def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
 def update_metadata(raw: str | Path, records: dict[str, dict]) -> None:
     """Merge records, by molecule name, into <raw>/metadata.json."""
     path = Path(raw) / "metadata.json"
-    known = read_metadata(raw)
-    known.update(records)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, known)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nothing guards there
+            fcntl.flock(folder, fcntl.LOCK_EX)  # programs that prepare side by side must not lose each other's records
+        known = read_metadata(raw)
+        known.update(records)
+        write_json_atomic(path, known)
+    finally:
+        os.close(folder)
 
 
 def read_metadata(raw: str | Path) -> dict[str, dict]:

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# A hybrid run of every molecule, and plain MD at the same number of true calls beside it:
+# OUT_DIR/hybrid/<molecule>/{<scheme>_k<k>,plain,plain_<dt>fs}.npz.
+#
+#   SCHEME=jump K_STEPS="4 8" DEVICE=cuda bash run_hybrid_qm.sh
+#
+#   SCHEME           metropolis | impulse | checked | jump | plain (default: jump; with PER_MOLECULE=1 or LEARN=1
+#                    metropolis)
+#   K_STEPS          timesteps per true call, one run for each number (default: 1000 for metropolis, else 8)
+#   STEPS            true calls per replica (default: those of HYBRID_CONFIG)
+#   CHECKPOINT       network; {molecule} in it stands for the name (default: the one train_qm.sh wrote)
+#   PER_MOLECULE     1: take the network of each molecule (default: 0)
+#   LEARN            1: each run first learns its own network, no CHECKPOINT and no trajectory (default: 0)
+#   QM_CONFIG        YAML of the true physics (default: configs/qm.yaml)
+#   HYBRID_CONFIG    YAML of everything else (default: configs/hybrid.yaml)
+#   LEARN_CONFIG     YAML of learning (default: configs/learn.yaml)
+#   CONTROLS         0: no plain MD beside the hybrids (default: 1: at the baseline's timestep and, up to 2 fs,
+#                    at k timesteps in one)
+#   DEVICE           auto | cpu | cuda, where the network runs (default: auto)
+#
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/batch.sh"
+
+begin "$@"
+choice PER_MOLECULE 0 1
+choice LEARN 0 1
+if [ "$PER_MOLECULE$LEARN" = 00 ]; then usual=jump; else usual=metropolis; fi
+choice SCHEME $usual metropolis impulse checked jump plain
+[ "$LEARN" = 0 ] || [ "$SCHEME" = metropolis ] || fail "LEARN=1 is for SCHEME=metropolis, not $SCHEME"
+counts K_STEPS "$([ "$SCHEME" = metropolis ] && echo 1000 || echo 8)"
+[ -z "${STEPS:-}" ] || count STEPS 1
+file QM_CONFIG configs/qm.yaml
+file HYBRID_CONFIG configs/hybrid.yaml
+file LEARN_CONFIG configs/learn.yaml
+choice CONTROLS 1 0
+choice DEVICE auto cpu cuda
+read_inputs
+
+if [ "$PER_MOLECULE" = 1 ]; then network=$OUT_DIR/networks/{molecule}/best.pt
+else network=$OUT_DIR/networks/all/best.pt; fi
+if [ "$LEARN" = 0 ] && [ "$SCHEME" != plain ]; then
+    case ${CHECKPOINT:-} in
+        "") case $network in *"{molecule}"*) ;; *) made_before "$network" train_qm.sh ;; esac ;;
+        *"{molecule}"*) network=$CHECKPOINT ;;
+        *) file CHECKPOINT ""; network=$CHECKPOINT ;;
+    esac
+fi
+
+judge=(hybrid --hybrid-config "$HYBRID_CONFIG" ${STEPS:+--steps "$STEPS"})
+[ "$LEARN" = 1 ] || judge+=(--checkpoint "$network")
+
+# long_steps: the timesteps of k baseline steps in one that plain MD survives, fs
+long_steps() {
+    for k in $K_STEPS; do awk "BEGIN {dt = $k * $dt_fs; if ($k > 1 && dt <= 2) printf \"%g\n\", dt}"; done
+}
+results() {
+    local home=$OUT_DIR/hybrid/$1 k dt
+    if [ "$SCHEME" != plain ]; then for k in $K_STEPS; do echo "$home/${SCHEME}_k$k.npz"; done; fi
+    if [ "$CONTROLS" = 1 ] || [ "$SCHEME" = plain ]; then
+        echo "$home/plain.npz"
+        for dt in $(long_steps); do echo "$home/plain_${dt}fs.npz"; done
+    fi
+}
+commands() {
+    local out name flags start=()
+    [ "$LEARN" = 1 ] || start=(--initial-md "$OUT_DIR/md/$1/trajectory.npz")
+    for out in $(results "$1"); do
+        [ ! -e "$out" ] || continue
+        name=$(basename "$out" .npz)
+        case $name in
+            plain) flags=(--scheme plain) ;;
+            plain_*fs) name=${name#plain_} flags=(--scheme plain --dt-fs "${name%fs}") ;;
+            *) flags=(--scheme "$SCHEME" --k-steps "${name##*_k}")
+               if [ "$LEARN" = 1 ]; then flags+=(--learn --learn-config "$LEARN_CONFIG")
+               else flags+=(--checkpoint "${network//\{molecule\}/$1}"); fi ;;
+        esac
+        run "$python" src/06b_hybrid_integrate_qm.py --qm-config "$QM_CONFIG" --hybrid-config "$HYBRID_CONFIG" \
+            --molecule "$OUT_DIR/raw/$1" "${flags[@]}" "${start[@]}" ${STEPS:+--steps "$STEPS"} \
+            --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out"
+    done
+}
+every "${molecules[@]}"

@@ -1,0 +1,203 @@
+"""The five batch scripts as a user runs them: plans, two small molecules of which one is broken, bad settings."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT
+from kstep.schemas import load_trajectory
+
+SCRIPTS = ("run_qm_trajectories.sh", "make_qm_dataset.sh", "train_qm.sh", "run_hybrid_qm.sh", "eval_qm.sh")
+SHARED_FLAGS = ("src/utils.py", "src/hybrid_flags.py", "src/qm_baselines.py")
+TINY = "equilibration_ps: 0.01\nlength_ps: 0.2\nredraw_interval_ps: 0.1\nhot_length_ps: 0.0\nreplicas: 1\n"
+
+
+def environment(folder, settings):
+    clean = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH")}
+    (folder / "two.smi").write_text("O water\nC[CH2] ethyl\n")  # a radical without its multiplicity: refused
+    (folder / "tiny.yaml").write_text(TINY)
+    return {**clean, "KSTEP_PYTHON": sys.executable, "OUT_DIR": str(folder / "out"),
+            "SMILES_FILE": str(folder / "two.smi"), "QM_CONFIG": str(folder / "tiny.yaml"), **settings}
+
+
+def batch(script, folder, *arguments, expect=0, **settings):
+    finished = subprocess.run(["bash", str(ROOT / script), *arguments], env=environment(folder, settings),
+                              capture_output=True, text=True, timeout=600)
+    assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert "Traceback" not in finished.stderr and "syntax error" not in finished.stderr
+    return finished
+
+
+def row(finished, task):
+    """The cells of a task in the table at the end."""
+    line = next(line for line in reversed(finished.stdout.splitlines()) if line.split()[:1] == [task])
+    return line.split()[1:]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The first script on water and a molecule that xTB is not given."""
+    folder = tmp_path_factory.mktemp("batch")
+    return folder, batch("run_qm_trajectories.sh", folder, expect=1, MAX_JOBS="2")
+
+
+@pytest.mark.parametrize("script, command", list(zip(SCRIPTS, (
+    "src/01b_run_qm_baselines.py", "src/02_make_dataset.py", "src/04_train.py", "src/06b_hybrid_integrate_qm.py",
+    "src/05b_eval_qm.py"))))
+def test_a_dry_run_plans_and_leaves_nothing(tmp_path, script, command):
+    finished = batch(script, tmp_path, DRY_RUN="1")
+    planned = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
+    assert planned and all(command in line for line in planned)
+    assert not (tmp_path / "out").exists()
+    known = "".join((ROOT / path).read_text() for path in (command, *SHARED_FLAGS))
+    flags = {word for line in planned for word in line.split() if word.startswith("--")}
+    assert all(f'"{flag}"' in known for flag in flags)  # every flag it would give is one the stages know
+
+
+def test_a_hybrid_has_its_controls_at_the_same_calls(tmp_path):
+    finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", K_STEPS="4 8", STEPS="7")
+    outs = [line.rsplit("/", 1)[1] for line in finished.stdout.splitlines() if line.startswith("$ ")]
+    assert outs == ["jump_k4.npz", "jump_k8.npz", "plain.npz", "plain_2fs.npz"]  # 4 fs is past what plain MD survives
+    assert finished.stdout.count("--steps 7") == 4
+
+
+@pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),
+                                           ("qm_pyscf", "01c_run_pyscf_baselines.py")])
+def test_the_backend_chooses_the_stage(tmp_path, config, stage):
+    planned = batch(SCRIPTS[0], tmp_path, DRY_RUN="1", QM_CONFIG=f"configs/{config}.yaml").stdout
+    assert f"src/{stage} " in planned
+
+
+@pytest.mark.parametrize("script, flag", [(SCRIPTS[0], "--num-workers 3"), (SCRIPTS[2], "--set threads=3"),
+                                          (SCRIPTS[3], "--num-workers 3")])
+def test_cores_of_a_job_reach_its_stage(tmp_path, script, flag):
+    assert flag in batch(script, tmp_path, DRY_RUN="1", THREADS_PER_JOB="3").stdout
+
+
+def test_one_broken_molecule_stops_no_other(ran):
+    folder, finished = ran
+    assert row(finished, "water")[0] == "done" and row(finished, "ethyl")[0] == "failed"
+    assert "multiplicity=2" in " ".join(row(finished, "ethyl"))
+    trajectory = load_trajectory(folder / "out/md/water/trajectory.npz")
+    assert f"{trajectory.metadata['true_calls']} true calls" in " ".join(row(finished, "water"))
+    assert float(row(finished, "water")[2]) > 0  # CPU seconds
+    assert (folder / "out/logs/run_qm_trajectories/ethyl.log").read_text()
+
+
+def test_what_is_whole_is_skipped_and_what_is_cut_off_is_made_again(ran):
+    folder, _ = ran
+    result = folder / "out/md/water/trajectory.npz"
+    made = result.stat().st_mtime_ns
+    again = batch("run_qm_trajectories.sh", folder, MOLECULES="water")
+    assert row(again, "water")[0] == "skipped" and result.stat().st_mtime_ns == made
+    result.write_bytes(result.read_bytes()[:1000])
+    again = batch("run_qm_trajectories.sh", folder, MOLECULES="water")
+    assert row(again, "water")[0] == "done"
+    load_trajectory(result)
+    assert result.with_name("trajectory.npz.broken").stat().st_size == 1000
+
+
+def test_an_unfinished_folder_is_not_taken_for_a_result(tmp_path):
+    (tmp_path / "out/md/water").mkdir(parents=True)
+    finished = batch("run_qm_trajectories.sh", tmp_path, MOLECULES="water", DRY_RUN="1")
+    assert row(finished, "water")[0] == "planned"
+
+
+def test_results_of_other_settings_are_neither_taken_nor_overwritten(ran, tmp_path):
+    folder, _ = ran
+    (tmp_path / "longer.yaml").write_text(TINY.replace("\nlength_ps: 0.2", "\nlength_ps: 0.4"))
+    finished = batch("run_qm_trajectories.sh", folder, expect=1, MOLECULES="water",
+                     QM_CONFIG=str(tmp_path / "longer.yaml"))
+    assert "length_ps 0.2, not 0.4" in " ".join(row(finished, "water"))
+
+
+def test_the_chain_goes_on_with_the_molecules_that_finished(ran):
+    """Dataset, network, hybrid, report: water arrives, and the broken molecule fails at every stage."""
+    folder, _ = ran
+    (folder / "train.yaml").write_text("max_epochs: 1\n")
+    (folder / "hybrid.yaml").write_text("burn_in_steps: 1\nreplicas: 2\n")
+    given = {"K_STEPS": "4", "STEPS": "6", "TRAIN_CONFIG": str(folder / "train.yaml"),
+             "HYBRID_CONFIG": str(folder / "hybrid.yaml"), "DEVICE": "cpu"}
+    made = batch("make_qm_dataset.sh", folder, expect=1, **given)
+    assert row(made, "all")[0] == "done" and row(made, "ethyl")[0] == "failed"
+    assert row(batch("train_qm.sh", folder, **given), "all")[0] == "done"
+    hybrid = batch("run_hybrid_qm.sh", folder, expect=1, CONTROLS="0", **given)
+    assert row(hybrid, "water")[0] == "done" and row(hybrid, "ethyl")[0] == "failed"
+    judged = batch("eval_qm.sh", folder, expect=1, **given)
+    table = (folder / "out/eval/table.txt").read_text()
+    assert "jump_k4" in table and table.strip() in judged.stdout
+    assert row(batch("make_qm_dataset.sh", folder, expect=1, **given), "all")[0] == "skipped"
+    assert row(batch("train_qm.sh", folder, **given), "all")[0] == "skipped"
+
+
+def test_ctrl_c_stops_the_jobs(tmp_path):
+    (tmp_path / "long.yaml").write_text("length_ps: 1000\nreplicas: 1\n")
+    given = environment(tmp_path, {"QM_CONFIG": str(tmp_path / "long.yaml"), "MOLECULES": "water"})
+    running = subprocess.Popen(["bash", str(ROOT / SCRIPTS[0])], env=given, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def jobs():
+        pattern = f"01b_run_qm_baselines.py.*{tmp_path}/long.yaml"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
+        return found.stdout.split()
+
+    until = time.time() + 60
+    while not jobs() and time.time() < until:
+        time.sleep(0.2)
+    assert jobs()
+    try:
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+        assert running.returncode == 130 and "stopped" in out
+        assert not jobs()
+    finally:
+        running.kill()
+        for job in jobs():
+            os.kill(int(job), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("script, settings, words", [
+    (SCRIPTS[0], {"MAX_JOBS": "abc"}, "MAX_JOBS is 'abc'"),
+    (SCRIPTS[0], {"MAX_JOBS": "0"}, "MAX_JOBS is '0'"),
+    (SCRIPTS[0], {"THREADS_PER_JOB": "-1"}, "THREADS_PER_JOB is '-1'"),
+    (SCRIPTS[0], {"DRY_RUN": "yes"}, "DRY_RUN is 'yes'"),
+    (SCRIPTS[0], {"QM_CONFIG": "none.yaml"}, "QM_CONFIG is 'none.yaml', which is not a file"),
+    (SCRIPTS[0], {"QM_CONFIG": "configs/train.yaml"}, "unknown key"),
+    (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
+    (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
+    (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
+    (SCRIPTS[1], {"K_STEPS": "4 x"}, "K_STEPS is '4 x'"),
+    (SCRIPTS[1], {"SPLIT_BY": "molecule", "PER_MOLECULE": "1"}, "PER_MOLECULE=0"),
+    (SCRIPTS[2], {"DEVICE": "tpu"}, "DEVICE is 'tpu'; it must be one of auto cpu cuda"),
+    (SCRIPTS[2], {}, "run make_qm_dataset.sh first"),
+    (SCRIPTS[3], {"CHECKPOINT": "none.pt"}, "CHECKPOINT is 'none.pt', which is not a file"),
+    (SCRIPTS[3], {}, "run train_qm.sh first"),
+    (SCRIPTS[3], {"SCHEME": "jmp"}, "SCHEME is 'jmp'"),
+    (SCRIPTS[3], {"LEARN": "1", "SCHEME": "jump"}, "LEARN=1"),
+    (SCRIPTS[3], {"STEPS": "1.5"}, "STEPS is '1.5'"),
+])
+def test_a_bad_setting_is_one_sentence_before_anything_runs(tmp_path, script, settings, words):
+    finished = batch(script, tmp_path, expect=2, **settings)
+    assert words in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_variable_that_is_read(script):
+    text = (ROOT / script).read_text()
+    shown = subprocess.run(["bash", str(ROOT / script), "--help"], capture_output=True, text=True, cwd="/").stdout
+    read = {line.split()[1] for line in text.splitlines() if line.split()[:1] and
+            line.split()[0] in ("count", "counts", "choice", "file")}
+    assert all(name in shown for name in read | {"MAX_JOBS", "DRY_RUN", "OUT_DIR"})
+    assert subprocess.run(["bash", str(ROOT / script), "--what"], capture_output=True).returncode == 2
+
+
+def test_the_scripts_are_executable_bash():
+    for script in (*SCRIPTS, "scripts/batch.sh"):
+        assert subprocess.run([shutil.which("bash"), "-n", str(ROOT / script)]).returncode == 0
+        assert script.startswith("scripts/") or os.access(ROOT / script, os.X_OK)
