@@ -16,6 +16,7 @@ EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
 TEMPERING = ROOT / "benchmarks" / "tempering.json"
 VALIDATION = ROOT / "benchmarks" / "validation.json"
 MEMORY = ROOT / "benchmarks" / "memory.json"
+ADVISE = ROOT / "benchmarks" / "advise.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -239,6 +240,22 @@ def add(path: Path) -> None:
     EXACT_AND_FAST.write_text(json.dumps(data, indent=1) + "\n")
 
 
+def advise(data: dict) -> str:
+    """What benchmarks/advise.py measured: CPU seconds for N effective samples, foretold over found."""
+    rows = []
+    for molecule, occasions in data.items():
+        for occasion, told in occasions.items():
+            for check in told["checks"]:
+                ratios = [f"{check[name]['predicted_over_measured']:.2f}" if check.get(name) else "n/a"
+                          for name in ("energy", "torsion")]
+                rows.append([molecule, occasion, check["scheme"], f"{told['factor']:g}", *ratios])
+    return ("### What `src/08_advise.py` foretold, over what then happened\n\nCPU seconds for effective samples of the "
+            "energy and of the slowest torsion; learning is not in it.\n\n"
+            + table(["", "known beforehand", "of", "meant to hold within a factor of", "energy", "slowest torsion"], rows)
+            + "\n\n`python benchmarks/advise.py` repeats it (aspirin: `--smiles \"CC(=O)Oc1ccccc1C(=O)O\" --name aspirin "
+              "--steps 120 --plain-ps 0`).")
+
+
 def memory(data: dict) -> str:
     """What benchmarks/memory.py measured."""
     rows = [[label, f"{run['highest_MB']:.0f}", f"{run['file_MB']:.1f}"] for label, run in data["runs"].items()]
@@ -256,6 +273,8 @@ def tables() -> str:
             parts.append(function(data[name]))
     if EXACT_AND_FAST.exists():
         parts.append(exact_and_fast(json.loads(EXACT_AND_FAST.read_text())))
+    if ADVISE.exists():
+        parts.append(advise(json.loads(ADVISE.read_text())))
     if TEMPERING.exists():
         parts.append(tempering(json.loads(TEMPERING.read_text())))
     if VALIDATION.exists():
