@@ -25,11 +25,11 @@ GUIDE, MARK = ROOT / "QMMM_INTEGRATION.md", "<!-- measured -->"
 RESULT = ROOT / "benchmarks" / "qmmm.json"
 SYSTEMS = {"ethanol_in_20_waters": ("--smiles", "CCO", "--waters", 20),
            "half_of_butane": ("--smiles", "CCCC", "--waters", 0, "--qm-atoms", 0, 1, 4, 5, 6, 7, 8)}
-RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 1, "--burn-in-steps", 200, "--steps", 2000),
-        "plain": ("--scheme", "plain", "--thermostat", "langevin", "--dt-fs", 0.5, "--replicas", 4,
-                  "--burn-in-steps", 200, "--steps", 600),
+RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 8, "--burn-in-steps", 200, "--steps", 1500),
         "metropolis": ("--learn-calls", 500, "--k-steps", 100, "--dt-fs", 1, "--replicas", 4, "--burn-in-steps", 20,
-                       "--steps", 100)}
+                       "--steps", 250),
+        "plain": ("--scheme", "plain", "--thermostat", "langevin", "--dt-fs", 0.5, "--replicas", 4,
+                  "--burn-in-steps", 1000, "--steps", 15000)}
 
 
 def effective_samples(run) -> dict:
