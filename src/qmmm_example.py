@@ -63,18 +63,20 @@ def parse():
 
 
 def surroundings_of(args):
-    """The system, its QM atoms, and charge and multiplicity of the molecule."""
+    """The system, its QM atoms, and their charge and multiplicity."""
     if args.pdb:
         if args.qm_atoms is None:
             raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
-        return read_pdb(args.pdb), args.qm_atoms, 0, 1
+        system = read_pdb(args.pdb)
+        return system, args.qm_atoms, system.charge_of(args.qm_atoms), 1
     prepared = prepare_molecule("solute", args.smiles, seed=args.seed)
     molecule = prepared.molecule
     atoms = range(len(molecule)) if args.qm_atoms is None else args.qm_atoms
     if max(atoms) >= len(molecule):
         raise UserError(f"QM atom {max(atoms)} is not in the molecule, whose {len(molecule)} atoms are 0 to "
                         f"{len(molecule) - 1}")
-    return solvate(prepared, args.waters), atoms, molecule.charge, molecule.multiplicity
+    system = solvate(prepared, args.waters)
+    return system, atoms, system.charge_of(atoms), molecule.multiplicity
 
 
 def main():

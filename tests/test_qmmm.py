@@ -31,6 +31,7 @@ from kstep.learning.respond import fit_coupling
 
 pytest.importorskip("xtb.interface")
 SHARP = QMConfig(accuracy=0.01)
+DIPEPTIDE = ROOT / "data/alanine_dipeptide.pdb"
 
 
 def droplet(smiles, n_waters):
@@ -175,6 +176,30 @@ def test_nve_keeps_the_energy(chloroethanol):
     assert abs(np.mean(total[60:]) - np.mean(total[:60])) < 0.2
 
 
+def test_the_energy_error_of_nve_falls_with_the_square_of_the_timestep(chloroethanol):
+    """One potential with its exact forces, link atom and charges included: velocity Verlet's order shows."""
+    system, x, atoms = chloroethanol
+    spec = qmmm_spec(system, atoms, QMConfig())
+    ripple = []
+    with EvaluationPool(spec, 1) as pool:
+        for dt_fs in (1.0, 0.5, 0.25):
+            velocities = draw_velocities(1, system.masses, 300.0, np.random.default_rng(0))
+            state, scheme = initial_state(pool, x[None], velocities), Plain(system.masses, 1e-3 * dt_fs)
+            ripple.append(np.std([float((s.energy + kinetic_energy(s.velocities, system.masses))[0])
+                                  for s in macro_steps(scheme, pool, state, None, round(30 / dt_fs))]))
+    assert ripple[0] / ripple[1] == pytest.approx(4.0, rel=0.1) and ripple[1] / ripple[2] == pytest.approx(4.0, rel=0.1)
+
+
+def test_waters_may_change_places(methanol):
+    system, x = methanol
+    physics = qmmm_spec(system, range(6), SHARP).build()
+    order = np.concatenate([np.arange(6), 6 + np.array([6, 7, 8, 3, 5, 4, 9, 10, 11, 0, 1, 2])])  # one's hydrogens too
+    energy, forces = physics.energy_and_forces(x)
+    swapped, swapped_forces = physics.energy_and_forces(x[order])
+    assert swapped == pytest.approx(energy, abs=1e-5)
+    assert np.abs(swapped_forces - forces[order]).max() < 1e-3
+
+
 def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
     """QM-MM Coulomb terms are the QM's; the host's charge goes to its neighbours; nothing is lost."""
     system, _, atoms = chloroethanol
@@ -197,6 +222,35 @@ def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
         if isinstance(force, openmm.NonbondedForce):
             assert not any(force.getParticleParameters(int(i))[0]._value for i in atoms)
     assert crossing > 3
+
+
+def test_what_the_region_lacks_of_a_whole_charge_crosses_the_cut_bond():
+    """amber14's ACE-ALA is no neutral group: cut at CA-C it has -0.0294 e, which the capped QM, of charge 0, has not."""
+    system = read_pdb(DIPEPTIDE)
+    for atoms in (range(14), range(14, 22)):
+        physics = qmmm_spec(system, atoms, SHARP).build()
+        assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
+        assert physics.classical.charges.sum() == pytest.approx(0.0, abs=1e-9)
+    ionised = qmmm_spec(system, range(14), SHARP, charge=1, multiplicity=2).build()
+    assert ionised.field_charges.sum() == pytest.approx(0.0, abs=1e-9)  # the environment takes no part in it
+
+
+def test_the_region_has_the_charge_of_its_atoms_and_not_of_the_molecule():
+    """The neutral half of a cation, and its charged half, where MMFF94 leaves almost half an electron beyond the cut."""
+    prepared = prepare_molecule("solute", "OCC[NH3+]", n_conformers=2)
+    system, neutral, charged = solvate(prepared, 0), [0, 1, 4, 5, 6], [2, 3, 7, 8, 9, 10, 11]
+    assert [system.charge_of(atoms) for atoms in (neutral, charged, [3, 9, 10, 11], range(12))] == [0, 1, 1, 1]
+    physics = qmmm_spec(system, [3, 9, 10, 11], SHARP, charge=1).build()
+    assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
+    assert physics.classical.charges.sum() == pytest.approx(1.0, abs=1e-9)
+    peptide = read_pdb(DIPEPTIDE)
+    assert peptide.charge_of(range(14)) == 0
+
+
+def test_the_host_of_two_cut_bonds_is_named():
+    numbers, bonds = np.array([6, 6, 6, 6, 6]), np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    with pytest.raises(UserError, match="MM atom 3 is bonded to two QM atoms"):
+        Region.cut(numbers, bonds, [1, 2, 4])
 
 
 class ExactRegion(ForceNetwork):
