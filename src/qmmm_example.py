@@ -91,6 +91,8 @@ def main():
     setup_logging(args.log_level)
     if args.scheme == "plain" and args.k_steps not in (None, 1):
         raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
+    if args.scheme == "plain" and (args.checkpoint or args.model_config):
+        raise UserError("plain carries nothing with a network; leave out --checkpoint and --model-config")
     if args.scheme == "metropolis" and args.thermostat != "none":
         raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
     qm = load_qm_config(args.qm_config)

@@ -179,6 +179,8 @@ def read_pdb(path: str | Path) -> Surroundings:
     """All atoms of a PDB file with amber14 and flexible TIP3P; UserError for residues they do not know."""
     if not Path(path).is_file():
         raise UserError(f"PDB file {path} does not exist")
+    if not any(line.startswith((b"ATOM", b"HETATM")) for line in Path(path).read_bytes().splitlines()):
+        raise UserError(f"{path} holds no atoms; give a PDB file with ATOM or HETATM lines")
     try:
         pdb = app.PDBFile(str(path))
         system = app.ForceField(PROTEIN, WATER).createSystem(pdb.topology, nonbondedMethod=app.NoCutoff,
