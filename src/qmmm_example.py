@@ -8,6 +8,10 @@ Half of butane, the cut bond capped with a link atom; then plain QM/MM dynamics 
 
     python src/qmmm_example.py --smiles CCCC --qm-atoms 0 1 4 5 6 7 8 --waters 0 --out outputs/qmmm/butane.npz
     python src/qmmm_example.py --scheme plain --dt-fs 0.5 --steps 4000 --replicas 1 --out outputs/qmmm/nve.npz
+
+All atoms of a PDB file, a few of them QM; a run that was cut goes on with --resume:
+
+    python src/qmmm_example.py --pdb data/alanine_dipeptide.pdb --qm-atoms 10 11 12 13 --out outputs/qmmm/peptide.npz
 """
 
 from pathlib import Path
@@ -19,7 +23,7 @@ from utils import (add_common_arguments, log, machine, make_parser, non_negative
 from kstep.config import load_qm_config
 from kstep.dynamics.embedded import capped_molecule
 from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
-from kstep.dynamics.schemes import Metropolis, Plain
+from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forcefields.droplet import read_pdb, settle, solvate
@@ -47,34 +51,39 @@ def parse():
                         "--checkpoint must have been built from")
     parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of learning")
     parser.add_argument("--learn-calls", type=positive_int, default=800, help="QM calls that learning may take")
-    parser.add_argument("--scheme", choices=["metropolis", "plain"], default="metropolis",
+    parser.add_argument("--scheme", choices=["metropolis", "impulse", "checked", "plain"], default="metropolis",
                         help="plain asks the QM at every step: the honest competitor")
-    parser.add_argument("--thermostat", choices=["none", "langevin"], default="none", help="around plain; none is NVE")
-    parser.add_argument("--k-steps", type=positive_int, help="mean timesteps per QM call (default 50; plain: 1)")
+    parser.add_argument("--thermostat", choices=["none", "langevin"], default="none",
+                        help="around the schemes other than metropolis; none is NVE")
+    parser.add_argument("--k-steps", type=positive_int,
+                        help="timesteps per QM call, metropolis: their mean (default 50; impulse: 4, plain: 1)")
     parser.add_argument("--dt-fs", type=positive_float, default=1.0, help="timestep, fs")
     parser.add_argument("--hydrogen-mass", type=positive_float, default=4.0,
                         help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
     parser.add_argument("--steps", type=positive_int, default=200, help="macro-steps = QM calls per replica")
     parser.add_argument("--burn-in-steps", type=non_negative_int, default=20, help="macro-steps before them")
     parser.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was cut left off")
     parser.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
     add_common_arguments(parser, device=True)
     return parser.parse_args()
 
 
 def surroundings_of(args):
-    """The system, its QM atoms, and charge and multiplicity of the molecule."""
+    """The system, its QM atoms, and their charge and multiplicity."""
     if args.pdb:
         if args.qm_atoms is None:
             raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
-        return read_pdb(args.pdb), args.qm_atoms, 0, 1
+        system = read_pdb(args.pdb)
+        return system, args.qm_atoms, system.charge_of(args.qm_atoms), 1
     prepared = prepare_molecule("solute", args.smiles, seed=args.seed)
     molecule = prepared.molecule
     atoms = range(len(molecule)) if args.qm_atoms is None else args.qm_atoms
     if max(atoms) >= len(molecule):
         raise UserError(f"QM atom {max(atoms)} is not in the molecule, whose {len(molecule)} atoms are 0 to "
                         f"{len(molecule) - 1}")
-    return solvate(prepared, args.waters), atoms, molecule.charge, molecule.multiplicity
+    system = solvate(prepared, args.waters)
+    return system, atoms, system.charge_of(atoms), molecule.multiplicity
 
 
 def main():
@@ -82,8 +91,10 @@ def main():
     setup_logging(args.log_level)
     if args.scheme == "plain" and args.k_steps not in (None, 1):
         raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
+    if args.scheme == "plain" and (args.checkpoint or args.model_config):
+        raise UserError("plain carries nothing with a network; leave out --checkpoint and --model-config")
     if args.scheme == "metropolis" and args.thermostat != "none":
-        raise UserError("metropolis draws its own momenta; --thermostat goes with --scheme plain")
+        raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
     qm = load_qm_config(args.qm_config)
     check_writable(args.out)
     system, atoms, charge, multiplicity = surroundings_of(args)
@@ -93,27 +104,33 @@ def main():
              len(physics.region.hosts), qm.method, spec.settings["engine"], args.embedding)
     starts = settle(system, qm.temperature_K, SETTLE_PS, args.seed, args.replicas)
     run = EmbeddedRun(spec, starts, system.masses, system.bonds, qm.temperature_K, args.steps, args.burn_in_steps,
-                      args.out, args.seed, args.thermostat == "langevin")
+                      args.out, args.seed, args.thermostat == "langevin", args.resume)
     facts = {"molecule": args.out.stem, "smiles": "" if args.pdb else args.smiles, "method": qm.method,
              "backend": "qmmm", "qm_atoms": [int(a) for a in atoms], "link_hosts": physics.region.hosts.tolist(),
-             "embedding": args.embedding, "waters": 0 if args.pdb else args.waters, "machine": machine(),
-             **provenance()}
+             "embedding": args.embedding, "waters": 0 if args.pdb else args.waters}
+    background = {"machine": machine(), **provenance()}
     if args.scheme == "plain":
-        metadata = run_embedded(run, Plain(system.masses, args.dt_fs * PS_PER_FS), facts)
+        metadata = run_embedded(run, Plain(system.masses, args.dt_fs * PS_PER_FS), facts, background)
         log.info("%d QM calls, %.1f s -> %s", metadata["true_calls"], metadata["wall_s"], args.out)
         return
     from kstep.learning.embedded import cheap_potential
 
+    is_exact, dt_ps = args.scheme == "metropolis", args.dt_fs * PS_PER_FS
     masses = np.where(system.numbers == 1, args.hydrogen_mass, system.masses)
     capped = capped_molecule("region", physics.region, system.numbers, system.masses, system.bonds, starts,
                              spec.settings["charge"], spec.settings["multiplicity"])
-    k_steps = args.k_steps or 50
+    k_steps = args.k_steps or (4 if args.scheme == "impulse" else 50)
     carry, cost = cheap_potential(args, spec, physics, capped, starts, masses, qm, k_steps, pick_device(args.device))
-    scheme = Metropolis(carry, masses, args.dt_fs * PS_PER_FS, k_steps, qm.temperature_K, length_law="uniform")
-    metadata = run_embedded(run, scheme, {**facts, **cost})
-    log.info("acceptance %.3f, %.0f fs per QM call, %d QM calls and %d for learning, %.1f s -> %s",
-             metadata["acceptance"], metadata["jump_fs"], metadata["true_calls"], metadata["true_calls_training"],
-             metadata["wall_s"], args.out)
+    if is_exact:
+        scheme = Metropolis(carry, masses, dt_ps, k_steps, qm.temperature_K, length_law="uniform")
+    else:
+        kind = {"impulse": Impulse, "checked": Checked}[args.scheme]
+        scheme = kind(carry.network, carry, system.masses, dt_ps, k_steps)
+    metadata = run_embedded(run, scheme, {**facts, **cost}, background)
+    log.info("%s: %.0f fs per QM call, %d QM calls and %d for learning, %.1f s -> %s",
+             f"acceptance {metadata['acceptance']:.3f}" if is_exact else
+             f"E_true - E_cheap spread {metadata['certificate']['spread_kJ_per_mol']:.2f} kJ/mol",
+             metadata["jump_fs"], metadata["true_calls"], metadata["true_calls_training"], metadata["wall_s"], args.out)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ import pytest
 from openmm import app
 
 from conftest import ROOT, ForceNetwork, run_python
-from kstep.config import AseConfig, PyscfConfig, QMConfig
+from kstep.config import AseConfig, PyscfConfig, QMConfig, load_config
+from kstep.dynamics import run_embedded
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.embedded import EmbeddedNetwork, capped_molecule
 from kstep.dynamics.loop import initial_state, macro_steps
 from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.schemes import Metropolis, Plain
+from kstep.dynamics.run_embedded import EmbeddedRun
+from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
 from kstep.dynamics.state import kinetic_energy
+from kstep.dynamics.tally import Tally
 from kstep.errors import PhysicsError, UserError
 from kstep.forcefields.droplet import read_pdb, settle, solvate
 from kstep.forcefields.prepare import prepare_molecule
@@ -27,10 +30,17 @@ from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import Field
 from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
+from kstep.learning.config import LearnConfig
 from kstep.learning.respond import fit_coupling
+from kstep.models import checkpoint as checkpoints
+from kstep.models.config import ModelConfig
+from kstep.schemas import load_trajectory
+from kstep.training.fit import fit
+from kstep.training.labels import Labels
 
 pytest.importorskip("xtb.interface")
 SHARP = QMConfig(accuracy=0.01)
+DIPEPTIDE = ROOT / "data/alanine_dipeptide.pdb"
 
 
 def droplet(smiles, n_waters):
@@ -175,6 +185,30 @@ def test_nve_keeps_the_energy(chloroethanol):
     assert abs(np.mean(total[60:]) - np.mean(total[:60])) < 0.2
 
 
+def test_the_energy_error_of_nve_falls_with_the_square_of_the_timestep(chloroethanol):
+    """One potential with its exact forces, link atom and charges included: velocity Verlet's order shows."""
+    system, x, atoms = chloroethanol
+    spec = qmmm_spec(system, atoms, QMConfig())
+    ripple = []
+    with EvaluationPool(spec, 1) as pool:
+        for dt_fs in (1.0, 0.5, 0.25):
+            velocities = draw_velocities(1, system.masses, 300.0, np.random.default_rng(0))
+            state, scheme = initial_state(pool, x[None], velocities), Plain(system.masses, 1e-3 * dt_fs)
+            ripple.append(np.std([float((s.energy + kinetic_energy(s.velocities, system.masses))[0])
+                                  for s in macro_steps(scheme, pool, state, None, round(30 / dt_fs))]))
+    assert ripple[0] / ripple[1] == pytest.approx(4.0, rel=0.1) and ripple[1] / ripple[2] == pytest.approx(4.0, rel=0.1)
+
+
+def test_waters_may_change_places(methanol):
+    system, x = methanol
+    physics = qmmm_spec(system, range(6), SHARP).build()
+    order = np.concatenate([np.arange(6), 6 + np.array([6, 7, 8, 3, 5, 4, 9, 10, 11, 0, 1, 2])])  # one's hydrogens too
+    energy, forces = physics.energy_and_forces(x)
+    swapped, swapped_forces = physics.energy_and_forces(x[order])
+    assert swapped == pytest.approx(energy, abs=1e-5)
+    assert np.abs(swapped_forces - forces[order]).max() < 1e-3
+
+
 def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
     """QM-MM Coulomb terms are the QM's; the host's charge goes to its neighbours; nothing is lost."""
     system, _, atoms = chloroethanol
@@ -197,6 +231,35 @@ def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
         if isinstance(force, openmm.NonbondedForce):
             assert not any(force.getParticleParameters(int(i))[0]._value for i in atoms)
     assert crossing > 3
+
+
+def test_what_the_region_lacks_of_a_whole_charge_crosses_the_cut_bond():
+    """amber14's ACE-ALA is no neutral group: cut at CA-C it has -0.0294 e, which the capped QM, of charge 0, has not."""
+    system = read_pdb(DIPEPTIDE)
+    for atoms in (range(14), range(14, 22)):
+        physics = qmmm_spec(system, atoms, SHARP).build()
+        assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
+        assert physics.classical.charges.sum() == pytest.approx(0.0, abs=1e-9)
+    ionised = qmmm_spec(system, range(14), SHARP, charge=1, multiplicity=2).build()
+    assert ionised.field_charges.sum() == pytest.approx(0.0, abs=1e-9)  # the environment takes no part in it
+
+
+def test_the_region_has_the_charge_of_its_atoms_and_not_of_the_molecule():
+    """The neutral half of a cation, and its charged half, where MMFF94 leaves almost half an electron beyond the cut."""
+    prepared = prepare_molecule("solute", "OCC[NH3+]", n_conformers=2)
+    system, neutral, charged = solvate(prepared, 0), [0, 1, 4, 5, 6], [2, 3, 7, 8, 9, 10, 11]
+    assert [system.charge_of(atoms) for atoms in (neutral, charged, [3, 9, 10, 11], range(12))] == [0, 1, 1, 1]
+    physics = qmmm_spec(system, [3, 9, 10, 11], SHARP, charge=1).build()
+    assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
+    assert physics.classical.charges.sum() == pytest.approx(1.0, abs=1e-9)
+    peptide = read_pdb(DIPEPTIDE)
+    assert peptide.charge_of(range(14)) == 0
+
+
+def test_the_host_of_two_cut_bonds_is_named():
+    numbers, bonds = np.array([6, 6, 6, 6, 6]), np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
+    with pytest.raises(UserError, match="MM atom 3 is bonded to two QM atoms"):
+        Region.cut(numbers, bonds, [1, 2, 4])
 
 
 class ExactRegion(ForceNetwork):
@@ -230,6 +293,92 @@ def test_a_perfect_network_is_always_accepted(chloroethanol):
         assert pool.true_calls == 7
     assert all(s.accepted[0] for s in found)
     assert max(abs(s.delta_H[0]) for s in found) < 0.3
+
+
+def carried(system, x, atoms):
+    """The true physics' recipe, electrostatic, and a carrier with the mechanical potential: a network with an error."""
+    physics = qmmm_spec(system, atoms, QMConfig(), embedding="mechanical").build()
+    inner = EmbeddedNetwork.around(ExactRegion(physics), physics, physics.classical, physics.mm_part("Reference"))
+    return qmmm_spec(system, atoms, QMConfig()), Carrier(inner)
+
+
+def test_impulse_with_one_step_is_plain_and_checked_says_how_far_the_network_is_off(chloroethanol):
+    system, x, atoms = chloroethanol
+    spec, carry = carried(system, x, atoms)
+    velocities = draw_velocities(1, system.masses, 300.0, np.random.default_rng(0))
+    ends, tally = {}, Tally()
+    with EvaluationPool(spec, 1) as pool:
+        start = initial_state(pool, x[None], velocities)
+        for scheme in (Plain(system.masses, 0.0005), Impulse(carry.network, carry, system.masses, 0.0005, 1),
+                       Checked(carry.network, carry, system.masses, 0.0005, 1)):
+            for state in macro_steps(scheme, pool, start, None, 12):
+                if scheme.name == "checked":
+                    tally.add(state, scheme, 1.0)
+            ends[scheme.name] = state.positions
+    assert np.abs(ends["impulse"] - ends["plain"]).max() < 1e-12
+    assert np.abs(ends["checked"] - ends["plain"]).max() > 1e-6
+    assert tally.certificate.figures()["pairs"] == 12 and tally.certificate.figures()["force_rmse_kJ_per_mol_A"] > 0.1
+
+
+@pytest.mark.parametrize("kind", ["langevin", "metropolis"])
+def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind):
+    system, x, atoms = chloroethanol
+    spec, carry = carried(system, x, atoms)
+    scheme = Plain(system.masses, 0.0005)
+    if kind == "metropolis":
+        scheme = Metropolis(carry, system.masses, 0.0005, 3, 300.0, length_law="uniform")
+    monkeypatch.setattr(run_embedded, "RESTART_S", 0.0)
+    starts = np.stack([x, x])
+
+    def go(name, facts=(), **changes):
+        settings = EmbeddedRun(spec, starts, system.masses, system.bonds, 300.0, 5, 2, tmp_path / name, 1,
+                               kind == "langevin", resume=True)
+        metadata = run_embedded.run_embedded(replace(settings, **changes), scheme, dict(facts))
+        return metadata, load_trajectory(tmp_path / name)
+
+    whole, uncut = go("whole.npz")
+    settle_as_ever, left = scheme.settle, [4]
+
+    def pulled_plug(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return settle_as_ever(*arguments)
+
+    scheme.settle = pulled_plug
+    with pytest.raises(KeyboardInterrupt):
+        go("cut.npz")
+    scheme.settle = settle_as_ever
+    with pytest.raises(UserError, match="started with other settings \\(seed\\)"):
+        go("cut.npz", seed=2)
+    metadata, cut = go("cut.npz")
+    for key in ("pos", "vel", "Epot", "time_ps", "segment"):
+        assert np.array_equal(getattr(cut, key), getattr(uncut, key)), key
+    assert metadata["tally"] == whole["tally"] and len(cut.frames_of("train")) == 10
+    assert whole["true_calls"] == 16 and metadata["true_calls"] == 16 and whole["true_calls_burn_in"] == 6
+    assert go("cut.npz")[0]["cpu_s"] == metadata["cpu_s"]  # finished: read, not run
+
+
+def test_the_example_takes_a_pdb_file_and_a_network_learned_in_vacuo(tmp_path):
+    """A network of another random function than the truth: nothing is accepted, everything runs."""
+    system, atoms = read_pdb(DIPEPTIDE), [10, 11, 12, 13]
+    region = Region.cut(system.numbers, system.bonds, atoms)
+    x = settle(system, 300.0, 0.02, 0, 30)
+    capped = capped_molecule("methyl", region, system.numbers, system.masses, system.bonds, x, 0, 1)
+    labels = Labels(capped.conformers, np.random.default_rng(0).normal(size=30),
+                    np.random.default_rng(1).normal(size=(30, 5, 3)), np.full(30, 300.0))
+    model = load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml")
+    checkpoints.save(tmp_path / "net.pt", fit(model, capped, labels, LearnConfig(), method="GFN2-xTB", true_calls=30,
+                                              dt_fs=1.0, temperature_K=300.0, seed=0, passes=1.0).checkpoint)
+    arguments = ("src/qmmm_example.py", "--pdb", DIPEPTIDE, "--qm-atoms", *atoms, "--checkpoint", tmp_path / "net.pt",
+                 "--scheme", "checked", "--k-steps", 2, "--dt-fs", 0.25, "--steps", 3, "--burn-in-steps", 1,
+                 "--replicas", 2, "--device", "cpu", "--model-config", "configs/model_pair_mlp.yaml")
+    done = run_python(*map(str, arguments), "--out", str(tmp_path / "x.npz"))
+    assert done.returncode == 0, done.stderr
+    run = load_trajectory(tmp_path / "x.npz")
+    assert run.metadata["link_hosts"] == [8] and run.metadata["true_calls_training"] == 30
+    assert len(run.frames_of("drift")) == 6 and run.metadata["certificate"]["pairs"] == 6
+    assert run.metadata["coupling"]["charges"][:1] == [pytest.approx(-0.1825 + 0.0016)]  # the force field's
 
 
 def test_the_cheap_potential_is_one_potential(chloroethanol):
@@ -353,6 +502,9 @@ def test_unknown_residues_are_refused(tmp_path):
         read_pdb(tmp_path / "x.pdb")
     with pytest.raises(UserError, match="does not exist"):
         read_pdb(tmp_path / "y.pdb")
+    (tmp_path / "z.pdb").write_text("no atoms at all\n")
+    with pytest.raises(UserError, match="z.pdb holds no atoms"):
+        read_pdb(tmp_path / "z.pdb")
 
 
 def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
@@ -372,6 +524,7 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
     (("--thermostat", "langevin"), "draws its own momenta"),
     (("--pdb", "nowhere.pdb"), "--pdb needs --qm-atoms"),
     (("--learn-calls", "10"), "10 true calls are too few"),
+    (("--scheme", "plain", "--checkpoint", "network.pt"), "plain carries nothing with a network"),
 ])
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
     molecule = () if "--pdb" in flags else ("--smiles", "CO")

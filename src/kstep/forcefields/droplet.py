@@ -42,7 +42,7 @@ MOST_WATERS = 2000
 class Surroundings:
     """N atoms under one force field: numbers (N,), masses (N,) Da, bonds (B,2), positions (N,3) nm, System as XML.
 
-    n_solute: the first atoms, which are not water; 0 where nobody said.
+    charges (N,) e: formal ones, or the force field's own where a file names none.
     """
 
     numbers: np.ndarray
@@ -50,7 +50,11 @@ class Surroundings:
     bonds: np.ndarray
     positions: np.ndarray
     system_xml: str
-    n_solute: int
+    charges: np.ndarray
+
+    def charge_of(self, atoms) -> int:
+        """The whole charge of some atoms; indices that are not there are for `Region.cut` to refuse."""
+        return round(float(sum(self.charges[a] for a in atoms if 0 <= a < len(self.charges))))
 
 
 def solvate(prepared: Prepared, n_waters: int) -> Surroundings:
@@ -83,7 +87,8 @@ def solvate(prepared: Prepared, n_waters: int) -> Surroundings:
         system.addForce(_wall(int(np.argmin(np.linalg.norm(centre, axis=1))), oxygens, radius + WALL_ROOM_NM))
     system.addForce(nonbonded)
     return Surroundings(numbers, masses, np.asarray(bonds, dtype=np.int64), np.concatenate([centre, waters]),
-                        openmm.XmlSerializer.serialize(system), n)
+                        openmm.XmlSerializer.serialize(system),
+                        np.array([a.GetFormalCharge() for a in prepared.rdkit.GetAtoms()] + [0] * (3 * n_waters)))
 
 
 def _charges(rdkit: Chem.Mol) -> list[float]:
@@ -174,6 +179,8 @@ def read_pdb(path: str | Path) -> Surroundings:
     """All atoms of a PDB file with amber14 and flexible TIP3P; UserError for residues they do not know."""
     if not Path(path).is_file():
         raise UserError(f"PDB file {path} does not exist")
+    if not any(line.startswith((b"ATOM", b"HETATM")) for line in Path(path).read_bytes().splitlines()):
+        raise UserError(f"{path} holds no atoms; give a PDB file with ATOM or HETATM lines")
     try:
         pdb = app.PDBFile(str(path))
         system = app.ForceField(PROTEIN, WATER).createSystem(pdb.topology, nonbondedMethod=app.NoCutoff,
@@ -182,11 +189,13 @@ def read_pdb(path: str | Path) -> Surroundings:
         raise UserError(f"{path} cannot be built with amber14 and TIP3P: {str(error).splitlines()[0].rstrip('. ')}; "
                         "give a file of amino acids, nucleotides, ions and waters with all hydrogens") from None
     atoms = list(pdb.topology.atoms())
+    nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
     return Surroundings(
         np.array([atom.element.atomic_number for atom in atoms]),
         np.array([system.getParticleMass(i)._value for i in range(len(atoms))]),
         np.array([sorted((a.index, b.index)) for a, b in pdb.topology.bonds()], dtype=np.int64).reshape(-1, 2),
-        np.array(pdb.positions.value_in_unit(unit.nanometer)), openmm.XmlSerializer.serialize(system), 0)
+        np.array(pdb.positions.value_in_unit(unit.nanometer)), openmm.XmlSerializer.serialize(system),
+        np.array([nonbonded.getParticleParameters(i)[0]._value for i in range(len(atoms))]))
 
 
 def settle(surroundings: Surroundings, temperature_K: float, length_ps: float, seed: int,

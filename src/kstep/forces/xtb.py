@@ -71,6 +71,6 @@ class XtbPhysics(Physics):
                 self._prepare(positions / NM_PER_BOHR)
                 result = self._calculator.singlepoint()
             except Exception as error:  # xtb-python raises its own XTBException
-                raise PhysicsError(f"the xTB calculation failed: {str(error).strip()}") from None
+                raise PhysicsError(f"the xTB calculation failed: {' '.join(str(error).split())}") from None
         energy = float(result.get_energy()) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR

@@ -188,11 +188,15 @@ def cheap_potential(args, spec, physics, capped: Molecule, starts, masses, qm, k
     from kstep.models import checkpoint as checkpoints
 
     mm, path = physics.mm_part(), args.checkpoint
+    folder = args.out.with_name(args.out.name + ".learn")
+    if path is None and args.resume and (folder / "network.pt").is_file():
+        if checkpoints.load(folder / "network.pt")["true_calls_training"] >= args.learn_calls:  # else cut on the way
+            path = folder / "network.pt"
     if path is None:
         from kstep.models.config import ModelConfig
 
         task = EmbeddedTask(spec, mm, capped, starts, masses, qm.temperature_K, args.dt_fs, k_steps * args.dt_fs,
-                            args.learn_calls, qm.method, args.out.with_name(args.out.name + ".learn"), args.seed)
+                            args.learn_calls, qm.method, folder, args.seed)
         path = learn_embedded(task, load_config(ModelConfig, args.model_config or "configs/model_pair_mlp.yaml"),
                               load_config(LearnConfig, args.learn_config))
     saved = checkpoints.load(path)

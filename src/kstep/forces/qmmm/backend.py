@@ -58,7 +58,7 @@ class QMMMPhysics(Physics):
                             f"{', '.join(ENGINES)}")
         read_system(system_xml, len(self.numbers))
         self.region = Region.cut(self.numbers, bonds, qm_atoms)
-        self._environment = environment = divide(system_xml, bonds, self.region)
+        self._environment = environment = divide(system_xml, bonds, self.region, charge)
         self.field_atoms = np.flatnonzero(environment.field_charges)
         self.field_charges = environment.field_charges[self.field_atoms]
         self._qm = ENGINES[engine](self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses),

@@ -69,7 +69,7 @@ class XtbInField(XtbPhysics):
             except PhysicsError:
                 raise
             except Exception as error:  # xtb-python raises its own XTBException
-                raise PhysicsError(f"the xTB calculation failed: {str(error).strip()}") from None
+                raise PhysicsError(f"the xTB calculation failed: {' '.join(str(error).split())}") from None
         return Answer(float(result.get_energy()) * KJ_PER_HARTREE,
                       -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR, -gradient * FORCE_PER_HARTREE_BOHR)
 
@@ -104,7 +104,7 @@ class PyscfInField(PyscfPhysics):
         except PhysicsError:
             raise
         except Exception as error:  # PySCF and LAPACK each have their own
-            raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
+            raise PhysicsError(f"the PySCF calculation failed: {' '.join(str(error).split())}") from None
         return Answer(float(electrons.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR,
                       -on_field * FORCE_PER_HARTREE_BOHR)
 

@@ -64,8 +64,9 @@ class Region:
             if numbers[q] == HYDROGEN or numbers[m] == HYDROGEN:
                 raise UserError(f"the QM region cuts the bond of atoms {q} and {m}, one of which is a hydrogen; move "
                                 "the boundary to a single bond between heavy atoms")
-        if len(np.unique(hosts)) < len(hosts):
-            raise UserError(f"MM atom {hosts[0]} is bonded to two QM atoms, and one link atom cannot stand for both; "
+        shared, links = np.unique(hosts, return_counts=True)
+        if (links > 1).any():
+            raise UserError(f"MM atom {shared[links > 1][0]} is bonded to two QM atoms, and one link atom cannot stand for both; "
                             "take it into the QM region")
         lengths = (covalent_radii[np.asarray(numbers)[inside]] + covalent_radii[HYDROGEN]) * NM_PER_ANGSTROM
         return cls(atoms, inside, hosts, lengths)

@@ -33,11 +33,12 @@ class Environment:
     region_charges: np.ndarray
 
 
-def divide(system_xml: str, bonds: np.ndarray, region: Region) -> Environment:
+def divide(system_xml: str, bonds: np.ndarray, region: Region, charge: int = 0) -> Environment:
     """The System without what the QM describes, and the charges on both sides.
 
-    A host's charge is shared out among its MM neighbours (bonds (B,2)), so that the field's total charge
-    is that of the force field.  Raises UserError for a System that is rigid, periodic, or holds forces that
+    The capped QM has a whole charge, the force field's region need not: what it is off by crosses the cut bonds
+    (`across`).  A host's charge is shared out among its MM neighbours (bonds (B,2)).  So the total charge is that
+    of the force field.  Raises UserError for a System that is rigid, periodic, or holds forces that
     cannot be divided.
     """
     import openmm
@@ -57,7 +58,7 @@ def divide(system_xml: str, bonds: np.ndarray, region: Region) -> Environment:
                         "(nonbondedMethod=NoCutoff)")
     is_qm = np.zeros(n, dtype=bool)
     is_qm[region.atoms] = True
-    charges = _divide_nonbonded(system, region, is_qm)
+    charges = across(_divide_nonbonded(system, region, is_qm), region, charge)
     return Environment(_drop_terms(openmm.XmlSerializer.serialize(system), region, is_qm),
                        share_out(charges, bonds, region),
                        np.concatenate([charges[region.atoms], np.zeros(len(region.hosts))]))
@@ -101,6 +102,23 @@ def _drop_coulomb(force, is_qm: np.ndarray) -> None:
             values = list(values)
             values[names.index(CHARGE_PRODUCT)] = 0.0
             force.setBondParameters(b, i, j, values)
+
+
+def across(charges: np.ndarray, region: Region, charge: int) -> np.ndarray:
+    """Charges (N,) with what the region's sum is off a whole number moved from its atoms at cut bonds to their hosts.
+
+    That number is `charge`, the QM's, unless the two differ by an electron or more: a region that was ionised
+    leaves its environment as it is.
+    """
+    if not len(region.hosts):
+        return charges
+    off = charges[region.atoms].sum() - charge
+    if abs(off) >= 0.75:  # MMFF94 leaves 0.503 e beyond the C-N bond of an ammonium: no rounding to the nearest
+        off -= round(off)
+    moved = charges.copy()
+    np.subtract.at(moved, region.inside, off / len(region.hosts))  # one QM atom may have several hosts
+    moved[region.hosts] += off / len(region.hosts)
+    return moved
 
 
 def share_out(charges: np.ndarray, bonds: np.ndarray, region: Region) -> np.ndarray:
