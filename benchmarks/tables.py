@@ -243,15 +243,21 @@ def add(path: Path) -> None:
 def advise(data: dict) -> str:
     """What benchmarks/advise.py measured: CPU seconds for N effective samples, foretold over found."""
     rows = []
+
+    def cell(check, name, factor):
+        if not check.get(name):
+            return "n/a"
+        allowed = factor[name] if isinstance(factor, dict) else factor
+        return f"{check[name]['predicted_over_measured']:.2f} ({allowed:g})"
+
     for molecule, occasions in data.items():
         for occasion, told in occasions.items():
             for check in told["checks"]:
-                ratios = [f"{check[name]['predicted_over_measured']:.2f}" if check.get(name) else "n/a"
-                          for name in ("energy", "torsion")]
-                rows.append([molecule, occasion, check["scheme"], f"{told['factor']:g}", *ratios])
+                rows.append([molecule, occasion, check["scheme"],
+                             *(cell(check, name, told["factor"]) for name in ("energy", "torsion"))])
     return ("### What `src/08_advise.py` foretold, over what then happened\n\nCPU seconds for effective samples of the "
-            "energy and of the slowest torsion; learning is not in it.\n\n"
-            + table(["", "known beforehand", "of", "meant to hold within a factor of", "energy", "slowest torsion"], rows)
+            "energy and of the slowest torsion, in brackets the factor within which it is meant to hold; learning is not in it."
+            "\n\n" + table(["", "known beforehand", "of", "energy", "slowest torsion"], rows)
             + "\n\n`python benchmarks/advise.py` repeats it (aspirin: `--smiles \"CC(=O)Oc1ccccc1C(=O)O\" --name aspirin "
               "--steps 120 --plain-ps 0`).")
 
