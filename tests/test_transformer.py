@@ -81,6 +81,27 @@ def test_the_network_sees_bonds_and_rings():
     assert torch.equal(before[1:], after[1:])
 
 
+def test_the_network_sees_paths_where_no_ring_is():
+    batch, rewired = ragged_batch(sizes=(4, 9)), ragged_batch(sizes=(4, 9))
+    rewired.bonds[-1, 0] = 4  # the second molecule's last atom hangs at its first
+    model = transformer()
+    before, after = model.energy(batch).detach(), model.energy(rewired).detach()
+    assert float((before - after)[1].abs()) > 1e-3 and torch.equal(before[0], after[0])
+
+
+def test_no_weight_is_dead():
+    model, batch = transformer(cutoff_nm=1.0), ragged_batch()  # pairs five bonds apart are seen
+    said = (model.energy(batch), model.direct_forces(batch), *model.jump(batch))
+    sum(values.square().sum() for values in said).backward()
+    for name, weight in model.named_parameters():
+        if not name.startswith("jump_head.springs"):  # of the propagator, which both architectures share
+            assert weight.grad is not None and float(weight.grad.abs().max()) > 0, name
+    for part in (model.energy_head, model.jump_head):
+        for columns in (part.layers[0].bias.weight.grad, part.layers[0].filter.weight.grad):
+            of_each_path = columns[:, -part.encoding.pair_dim:].abs().amax(0)
+            assert float(of_each_path.min()) > 0
+
+
 def test_attention_sums_to_less_than_one_and_survives_large_scores():
     g = torch.Generator().manual_seed(0)
     scores = 300.0 * torch.randn(2, 3, 5, 5, generator=g, dtype=torch.float64)

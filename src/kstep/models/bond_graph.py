@@ -59,10 +59,10 @@ def bond_graph(batch: MoleculeBatch, grid: Grid, cap: int) -> BondGraph:
         ring = torch.where((ring == 0) & (front[row, j] > 0), length + 1, ring)
     ring_bond = torch.zeros(n_graphs, size, size, dtype=torch.bool, device=bonds.device)
     ring_bond[p, i, j] = ring_bond[p, j, i] = ring > 0
-    smallest = torch.full((n_graphs * size,), LARGEST_RING + 1, device=bonds.device)
-    smallest = smallest.scatter_reduce(0, bonds.t().reshape(-1), ring.masked_fill(ring == 0, LARGEST_RING + 1).repeat(2),
-                                       "amin")
-    ring_size = smallest.masked_fill(smallest > LARGEST_RING, 0).view(n_graphs, size)
+    none = LARGEST_RING + 1
+    smallest = torch.full((n_graphs * size,), none, device=bonds.device)
+    smallest = smallest.scatter_reduce(0, bonds.t().reshape(-1), ring.masked_fill(ring == 0, none).repeat(2), "amin")
+    ring_size = smallest.masked_fill(smallest == none, 0).view(n_graphs, size)
     return BondGraph(distance, ring_bond, ring_size)
 
 
