@@ -24,12 +24,14 @@ NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
 @dataclass
 class BondGraph:
     """distance (P,N,N) int64: bonds between two atoms, cap + 1 beyond the cap or where no path is;
-    ring_bond (P,N,N) bool; ring_size (P,N) int64: of the smallest ring through an atom, 0 for none.
+    ring_bond (P,N,N) bool; ring_size (P,N) int64: of the smallest ring through an atom, 0 for none;
+    pairs (P,N,N,cap+2) float32: distance 1 to cap + 1 as one-hot, ring_bond.
     """
 
     distance: torch.Tensor
     ring_bond: torch.Tensor
     ring_size: torch.Tensor
+    pairs: torch.Tensor
 
 
 def bond_graph(batch: MoleculeBatch, grid: Grid, cap: int) -> BondGraph:
@@ -63,7 +65,8 @@ def bond_graph(batch: MoleculeBatch, grid: Grid, cap: int) -> BondGraph:
     smallest = torch.full((n_graphs * size,), none, device=bonds.device)
     smallest = smallest.scatter_reduce(0, bonds.t().reshape(-1), ring.masked_fill(ring == 0, none).repeat(2), "amin")
     ring_size = smallest.masked_fill(smallest == none, 0).view(n_graphs, size)
-    return BondGraph(distance, ring_bond, ring_size)
+    paths = distance[..., None] == torch.arange(1, cap + 2, device=bonds.device)
+    return BondGraph(distance, ring_bond, ring_size, torch.cat([paths, ring_bond[..., None]], -1).float())
 
 
 class BondGraphEncoding(nn.Module):
@@ -76,7 +79,7 @@ class BondGraphEncoding(nn.Module):
     def __init__(self, elements: torch.Tensor, radii_nm: torch.Tensor, hidden_dim: int, cap: int):
         """elements (E,) atomic numbers; radii_nm (E,) covalent; cap: bonds that are still counted."""
         super().__init__()
-        self.cap, self.pair_dim = cap, cap + 2
+        self.pair_dim = cap + 2
         period = torch.tensor([sum(z > gas for gas in NOBLE_GASES) for z in elements.tolist()])
         core = torch.tensor([max(gas for gas in NOBLE_GASES if gas < z) for z in elements.tolist()])
         table = torch.stack([10.0 * radii_nm, 0.3 * period, 0.1 * (elements - core)], 1).to(radii_nm.dtype)
@@ -87,6 +90,5 @@ class BondGraphEncoding(nn.Module):
     def forward(self, grid: Grid, species, h, edges):
         """species (P,N) element index, h (P,N,H), edges (P,N,N,K) -> h (P,N,H), edges (P,N,N,K+cap+2)."""
         graph = grid.bond_graph
-        paths = functional.one_hot(graph.distance, self.cap + 2)[..., 1:]
-        extra = torch.cat([paths, graph.ring_bond[..., None]], -1).to(edges.dtype)
-        return h + self.ring(graph.ring_size) + self.element(self.table[species]), torch.cat([edges, extra], -1)
+        h = h + self.ring(graph.ring_size) + self.element(self.table[species])
+        return h, torch.cat([edges, graph.pairs.to(edges.dtype)], -1)
