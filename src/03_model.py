@@ -140,7 +140,7 @@ def main() -> int:
     strange = sorted(set(batch.numbers.tolist()) - set(config.elements))
     if config.arch != "pair_mlp" and strange:
         raise UserError(f"{args.model_config}: elements lacks {strange}, which the test molecules are made of")
-    model = build(batch, 2).double()
+    model = build(batch, 2).double().eval()
     print_sizes(model)
     shake(model, generator)
     worst = check_symmetries(model, batch, generator, permutation=config.arch != "pair_mlp")

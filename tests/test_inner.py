@@ -24,13 +24,17 @@ from kstep.schemas import load_trajectory
 from test_pair_mlp import BONDS, MASSES, NUMBERS, make_checkpoint, make_model, positions
 
 
-def egnn():
+def egnn(arch="egnn"):
     torch.manual_seed(0)
-    model = build_model(ModelConfig(heads={"energy": True, "jump": False}, elements=[1, 6, 8], hidden_dim=12,
-                                    vector_dim=6, num_layers=2, num_rbf=8))
+    model = build_model(ModelConfig(arch=arch, heads={"energy": True, "jump": False}, elements=[1, 6, 8], hidden_dim=12,
+                                    vector_dim=6, num_layers=2, num_rbf=8, attention_heads=2))
     model.fit_normalisation({"force_rms": 1500.0})
     shake(model, torch.Generator().manual_seed(1), 0.1)
     return model
+
+
+def transformer():
+    return egnn("transformer_egnn")
 
 
 def network_of(model, way, **more):
@@ -51,12 +55,13 @@ def all_agree(model, way, x, **more):
         assert np.abs(forces - expected_forces).max() < 3e-5 * np.abs(expected_forces).max()
 
 
-@pytest.mark.parametrize("make, way", [(make_model, "numpy"), (make_model, "eager"), (egnn, "eager")])
+@pytest.mark.parametrize("make, way", [(make_model, "numpy"), (make_model, "eager"), (egnn, "eager"),
+                                       (transformer, "eager")])
 def test_every_way_gives_the_network(make, way):
     all_agree(make(), way, positions(5))
 
 
-@pytest.mark.parametrize("make", [make_model, egnn])
+@pytest.mark.parametrize("make", [make_model, egnn, transformer])
 @pytest.mark.parametrize("rows", [None, 2, 8])
 def test_what_is_compiled_is_the_network_with_its_gradient(make, rows, monkeypatch):
     """The traced graph, run without inductor, which takes a minute; in pieces of `rows`."""
@@ -71,7 +76,7 @@ def test_inductor_gives_the_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-@pytest.mark.parametrize("make", [make_model, egnn])
+@pytest.mark.parametrize("make", [make_model, egnn, transformer])
 @pytest.mark.parametrize("way", ["eager", "graphs"])
 def test_gpu_gives_the_network(make, way):
     all_agree(make(), way, positions(5), device="cuda")

@@ -1,4 +1,4 @@
-"""The transferable network: its symmetries, its limits, and that every key of its YAML acts."""
+"""The transferable networks: their symmetries, their limits, and that every key of their YAML acts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from kstep.models.symmetry import predictions, shake, symmetry_errors
 
 DT_PS = 0.0005
 BOTH = {"energy": True, "jump": True}
+ARCHITECTURES = ["egnn", "transformer_egnn"]
+architectures = pytest.mark.parametrize("arch", ARCHITECTURES)
 
 
 def molecule(n_atoms: int, generator: torch.Generator):
@@ -26,7 +28,7 @@ def molecule(n_atoms: int, generator: torch.Generator):
 
 
 def ragged_batch(sizes=(5, 9, 3), tau_steps=(8, 4, 1), seed=1) -> MoleculeBatch:
-    """Molecules of different size and jump length, float64."""
+    """Molecules of different size and jump length, float64: chains, the first of which closes to a ring."""
     g = torch.Generator().manual_seed(seed)
     n = sum(sizes)
     numbers = torch.tensor([1, 6, 8, 7])[torch.randint(0, 4, (n,), generator=g)]
@@ -35,7 +37,8 @@ def ragged_batch(sizes=(5, 9, 3), tau_steps=(8, 4, 1), seed=1) -> MoleculeBatch:
     return MoleculeBatch(
         numbers=numbers, masses=masses, positions=torch.cat([molecule(s, g) for s in sizes]),
         graph=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)), n_graphs=len(sizes),
-        bonds=torch.zeros(0, 2, dtype=torch.int64),
+        bonds=torch.cat([torch.tensor([[0, sizes[0] - 1]])] + [
+            torch.stack([torch.arange(s - 1), torch.arange(1, s)], 1) + sum(sizes[:m]) for m, s in enumerate(sizes)]),
         velocities=torch.randn(n, 3, generator=g, dtype=torch.float64),
         forces=1000.0 * torch.randn(n, 3, generator=g, dtype=torch.float64),
         tau_ps=torch.tensor(tau_steps, dtype=torch.float64) * DT_PS)
@@ -43,7 +46,7 @@ def ragged_batch(sizes=(5, 9, 3), tau_steps=(8, 4, 1), seed=1) -> MoleculeBatch:
 
 def model_of(seed=0, shaken=True, **keys):
     keys = {"heads": BOTH, "hidden_dim": 16, "vector_dim": 6, "num_layers": 2, "num_rbf": 8, "use_force_head": True,
-            "elements": [1, 6, 7, 8], "propagator": "bounded", **keys}
+            "elements": [1, 6, 7, 8], "propagator": "bounded", "attention_heads": 2, "feedforward_dim": 24, **keys}
     torch.manual_seed(seed)
     model = build_model(ModelConfig(**keys)).double()
     model.fit_normalisation({"dt_ps": DT_PS, "force_rms": 1500.0})
@@ -52,26 +55,29 @@ def model_of(seed=0, shaken=True, **keys):
     return model
 
 
-@pytest.mark.parametrize("propagator", ["taylor", "bounded", "auto"])
-def test_rotation_reflection_translation_and_permutation_change_nothing(propagator):
-    model, batch = model_of(propagator=propagator), ragged_batch()
+@pytest.mark.parametrize("arch, propagator", [("egnn", "taylor"), ("egnn", "bounded"), ("egnn", "auto"),
+                                              ("transformer_egnn", "bounded")])
+def test_rotation_reflection_translation_and_permutation_change_nothing(arch, propagator):
+    model, batch = model_of(arch=arch, propagator=propagator), ragged_batch()
     for operation, deviations in symmetry_errors(model, batch, torch.Generator().manual_seed(3)).items():
         for what, deviation in deviations.items():
             size = max(1.0, float(predictions(model, batch)[what][1].abs().max()))
             assert deviation < 1e-10 * size, (operation, what)
 
 
-def test_predictions_are_not_trivially_symmetric():
+@architectures
+def test_predictions_are_not_trivially_symmetric(arch):
     batch = ragged_batch()
-    said, said_by_propagator = model_of().jump(batch), model_of().propagate(batch)
+    said, said_by_propagator = model_of(arch=arch).jump(batch), model_of(arch=arch).propagate(batch)
     for learned, cheap, least in zip(said, said_by_propagator, (1e-4, 1e-2)):
         assert float((learned - cheap).detach().abs().max()) > least
-    energy = model_of().energy(batch)
+    energy = model_of(arch=arch).energy(batch)
     assert float(energy.detach().std()) > 0.1
 
 
-def test_forces_are_minus_the_gradient_of_the_energy():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_forces_are_minus_the_gradient_of_the_energy(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     _, forces = model.energy_and_forces(batch)
     h = 1e-5
     for row in range(0, len(batch.numbers), 3):
@@ -126,8 +132,9 @@ def test_energy_and_forces_are_those_of_the_formulas():
     assert float((forces - expected_forces).abs().max()) < 1e-12 * float(expected_forces.abs().max())
 
 
-def test_a_batch_that_is_used_again_keeps_its_layout_alone():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_a_batch_that_is_used_again_keeps_its_layout_alone(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     again = replace(batch, layout=model.layout(batch))
     for shift in (0.0, 0.01):
         moved = batch.positions * (1 + shift)
@@ -136,8 +143,9 @@ def test_a_batch_that_is_used_again_keeps_its_layout_alone():
             assert torch.equal(one, other)
 
 
-def test_net_force_and_torque_vanish():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_net_force_and_torque_vanish(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     _, forces = model.energy_and_forces(batch)
     torque = torch.linalg.cross(batch.positions, forces)
     for vector in (forces, torque, model.direct_forces(batch).detach()):
@@ -147,10 +155,11 @@ def test_net_force_and_torque_vanish():
         assert float(total.abs().max()) < 1e-8
 
 
+@architectures
 @pytest.mark.parametrize("what", ["energy", "jump"])
-def test_second_derivative_is_continuous_where_an_atom_crosses_the_cutoff(what):
+def test_second_derivative_is_continuous_where_an_atom_crosses_the_cutoff(arch, what):
     """The curvatures just inside and outside draw together as the cutoff is approached."""
-    model = model_of(cutoff_nm=0.3, spring_cutoff_nm=0.3)
+    model = model_of(arch=arch, cutoff_nm=0.3, spring_cutoff_nm=0.3)
     batch = ragged_batch(sizes=(4,), tau_steps=(8,))
 
     def value(distance):
@@ -168,11 +177,12 @@ def test_second_derivative_is_continuous_where_an_atom_crosses_the_cutoff(what):
     assert near < 0.04 * far  # linear in h; a kink would stay
 
 
-def test_molecules_of_a_batch_do_not_see_each_other():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_molecules_of_a_batch_do_not_see_each_other(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     together = predictions(model, batch)
     first = batch.graph == 0
-    alone = replace(batch, n_graphs=1, tau_ps=batch.tau_ps[:1],
+    alone = replace(batch, n_graphs=1, tau_ps=batch.tau_ps[:1], bonds=batch.bonds[batch.graph[batch.bonds[:, 0]] == 0],
                     **{k: getattr(batch, k)[first] for k in
                        ("numbers", "masses", "positions", "graph", "velocities", "forces")})
     for what, (kind, values) in predictions(model, alone).items():
@@ -187,8 +197,9 @@ def centre(batch, vectors):
     return total / mass[:, None]
 
 
-def test_jump_keeps_the_total_momentum():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_jump_keeps_the_total_momentum(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     mean_force = torch.zeros(3, 3, dtype=torch.float64).index_add(0, batch.graph, batch.forces)
     batch.forces = batch.forces - (mean_force / batch.atoms_per_graph[:, None])[batch.graph]
     x, v = model.jump(batch)
@@ -207,8 +218,9 @@ def test_one_step_without_correction_is_exactly_velocity_verlet(propagator):
     torch.testing.assert_close(v, batch.velocities + 0.5 * DT_PS * acceleration, rtol=0, atol=1e-14)
 
 
-def test_an_untrained_model_is_its_propagator():
-    model, batch = model_of(shaken=False), ragged_batch()
+@architectures
+def test_an_untrained_model_is_its_propagator(arch):
+    model, batch = model_of(arch=arch, shaken=False), ragged_batch()
     for learned, cheap in zip(model.jump(batch), model.propagate(batch)):
         torch.testing.assert_close(learned, cheap, rtol=0, atol=0)
 
@@ -251,16 +263,18 @@ def test_auto_is_taylor_to_two_femtoseconds_and_bounded_beyond():
     assert not torch.equal(auto.propagate(batch)[0][far], taylor.propagate(batch)[0][far])
 
 
-def test_delta_scale_scales_the_learned_correction():
-    model, batch = model_of(), ragged_batch()
+@architectures
+def test_delta_scale_scales_the_learned_correction(arch):
+    model, batch = model_of(arch=arch), ragged_batch()
     zero, half, one = (model.jump(batch, delta_scale=s)[0] for s in (0.0, 0.5, 1.0))
     torch.testing.assert_close(half - zero, 0.5 * (one - zero), rtol=1e-9, atol=1e-14)
     assert float((one - zero).abs().max()) > 1e-4
 
 
-def test_learned_displacement_respects_its_bound():
+@architectures
+def test_learned_displacement_respects_its_bound(arch):
     batch = ragged_batch()
-    model = model_of(max_disp_nm=0.003)
+    model = model_of(arch=arch, max_disp_nm=0.003)
     model.fit_normalisation({"tau_ps": [0.004], "elements": model.elements, "dx_rms": torch.ones(1, 4),
                              "dv_rms": torch.ones(1, 4)})
     learned = model.jump(batch)[0] - model.propagate(batch)[0]
@@ -268,11 +282,12 @@ def test_learned_displacement_respects_its_bound():
     assert 0.002 < float(learned.norm(dim=1).max()) < 2 * 0.003
 
 
-def test_float32_weights_keep_float64_positions():
-    model, batch = model_of().float(), ragged_batch(tau_steps=(1, 1, 1))
+@architectures
+def test_float32_weights_keep_float64_positions(arch):
+    model, batch = model_of(arch=arch).float(), ragged_batch(tau_steps=(1, 1, 1))
     batch.positions = batch.positions + 1000.0  # far from the origin: float32 alone would lose 1e-4 nm
     x, _ = model.jump(batch)
-    reference, _ = model_of().jump(batch)
+    reference, _ = model_of(arch=arch).jump(batch)
     assert x.dtype == torch.float64
     assert float((x - reference).abs().max()) < 1e-6
     energy, _ = model.energy_and_forces(batch)
@@ -289,41 +304,45 @@ def test_jump_scales_follow_a_power_law_between_the_fitted_times():
     np.testing.assert_allclose(scale[:, 0], [1e-5, 4e-5, 1.6e-4], rtol=1e-9)
 
 
-def test_state_dict_carries_weights_and_normalisation():
-    trained, batch = model_of(), ragged_batch()
+@architectures
+def test_state_dict_carries_weights_and_normalisation(arch):
+    trained, batch = model_of(arch=arch), ragged_batch()
     trained.fit_normalisation({"elements": torch.tensor([1, 6]), "reference_energy": [-1.0, -100.0],
                                "tau_ps": [0.001, 0.002, 0.004], "dx_rms": torch.rand(3, 2) + 0.1,
                                "dv_rms": torch.rand(3, 2) + 0.1})
-    fresh = model_of(seed=5)
+    fresh = model_of(arch=arch, seed=5)
     fresh.load_state_dict(trained.state_dict())
     for what, (_, values) in predictions(trained, batch).items():
         torch.testing.assert_close(predictions(fresh, batch)[what][1], values, rtol=0, atol=0)
 
 
-def test_the_seed_alone_decides_the_weights():
+@architectures
+def test_the_seed_alone_decides_the_weights(arch):
     batch = ragged_batch()
-    one, same, other = (predictions(model_of(seed=s), batch) for s in (0, 0, 7))
+    one, same, other = (predictions(model_of(arch=arch, seed=s), batch) for s in (0, 0, 7))
     for what in one:
         assert torch.equal(one[what][1], same[what][1])
         assert not torch.equal(one[what][1], other[what][1])
 
 
+@architectures
 @pytest.mark.parametrize("key, value", [
     ("activation", "gelu"), ("hidden_dim", 20), ("vector_dim", 8), ("num_layers", 3), ("cutoff_nm", 0.25),
     ("num_rbf", 10), ("propagator", "taylor"), ("propagator", "auto"), ("spring_cutoff_nm", 0.2),
     ("max_disp_nm", 0.0005),
     ("elements", [1, 6, 7, 8, 16]),
 ])
-def test_every_key_changes_the_network(key, value):
+def test_every_key_changes_the_network(arch, key, value):
     batch = ragged_batch(tau_steps=(4, 4, 4))
-    before, after = predictions(model_of(), batch), predictions(model_of(**{key: value}), batch)
+    before, after = (predictions(model_of(arch=arch, **keys), batch) for keys in ({}, {key: value}))
     assert any(not torch.equal(before[what][1], after[what][1]) for what in before)
 
 
-def test_heads_decide_what_can_be_asked():
+@architectures
+def test_heads_decide_what_can_be_asked(arch):
     batch = ragged_batch()
-    energy_only = model_of(heads={"energy": True, "jump": False}, use_force_head=False)
-    jump_only = model_of(heads={"energy": False, "jump": True})
+    energy_only = model_of(arch=arch, heads={"energy": True, "jump": False}, use_force_head=False)
+    jump_only = model_of(arch=arch, heads={"energy": False, "jump": True})
     with pytest.raises(UserError, match="no jump head"):
         energy_only.jump(batch)
     with pytest.raises(UserError, match="no force head"):
@@ -331,17 +350,19 @@ def test_heads_decide_what_can_be_asked():
     with pytest.raises(UserError, match="no energy head"):
         jump_only.energy(batch)
     with pytest.raises(UserError, match="both false"):
-        model_of(heads={"energy": False, "jump": False})
+        model_of(arch=arch, heads={"energy": False, "jump": False})
 
 
-def test_an_unknown_element_is_named():
+@architectures
+def test_an_unknown_element_is_named(arch):
     batch = ragged_batch()
     batch.numbers[0] = 35
     with pytest.raises(UserError, match="35"):
-        model_of().energy(batch)
+        model_of(arch=arch).energy(batch)
 
 
-def test_jump_learns_an_anharmonic_bond():
+@architectures
+def test_jump_learns_an_anharmonic_bond(arch):
     """Windows of one anharmonic diatomic: training brings the error far below the propagator's."""
     torch.manual_seed(0)
     masses = torch.tensor([12.011, 1.008], dtype=torch.float64)
@@ -373,7 +394,7 @@ def test_jump_learns_an_anharmonic_bond():
     def rms(a):
         return float(a.square().mean().sqrt())
 
-    model = model_of(shaken=False, elements=[1, 6], heads={"energy": False, "jump": True}).float()
+    model = model_of(arch=arch, shaken=False, elements=[1, 6], heads={"energy": False, "jump": True}).float()
     generator = torch.Generator().manual_seed(4)
     test, x_true, v_true = windows(500, generator)
     with torch.no_grad():

@@ -32,6 +32,8 @@ JUMP = ModelConfig(arch="egnn", heads={"energy": False, "jump": True}, elements=
                    vector_dim=6, num_layers=1, num_rbf=8)
 EGNN = ModelConfig(arch="egnn", heads={"energy": True, "jump": True}, elements=[1, 6, 8], hidden_dim=12,
                    vector_dim=6, num_layers=1, num_rbf=8)
+TRANSFORMER = ModelConfig(arch="transformer_egnn", heads={"energy": True, "jump": False}, elements=[1, 6, 8],
+                          hidden_dim=12, vector_dim=6, num_layers=1, num_rbf=8, attention_heads=2, feedforward_dim=24)
 FACTS = {"k_steps": 4, "dt_fs": 0.5, "spans": [4, 2, 1], "units": checkpoints.UNITS, "molecule": None,
          "temperature_K": 300.0, "method": "springs", "data_sha256": "", "true_calls_training": 1}
 
@@ -65,7 +67,7 @@ def rows_of(out_dir):
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 20)])
+@pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 20), (TRANSFORMER, 10)])
 def test_training_lowers_the_loss(dataset, tmp_path, model_config, epochs):
     outcome = train(**prepare(dataset, model_config, max_epochs=epochs, lr=1e-2, beta2=0.99), out_dir=tmp_path)
     rows = rows_of(tmp_path)
@@ -79,7 +81,7 @@ def test_training_lowers_the_loss(dataset, tmp_path, model_config, epochs):
         assert rows[-1]["dx_rmse_nm"] < rows[-1]["propagator_dx_rmse_nm"]
 
 
-@pytest.mark.parametrize("model_config", [PAIR_MLP, EGNN])
+@pytest.mark.parametrize("model_config", [PAIR_MLP, EGNN, TRANSFORMER.model_copy(update={"dropout": 0.2})])
 def test_resume_is_bit_equal(dataset, tmp_path, model_config):
     whole = prepare(dataset, model_config)
     train(**whole, out_dir=tmp_path / "whole", seed=5)

@@ -4,7 +4,7 @@ A model is a torch module over `MoleculeBatch` (kstep/models/batch.py).  It comp
 dtype of its parameters, whatever the dtype of the batch, and returns energies, positions and
 velocities in the dtype of the batch: float32 weights add a float32 correction to float64 positions.
 
-    model = build_model(config, molecule)      registry name `config.arch`: egnn, pair_mlp
+    model = build_model(config, molecule)      registry name `config.arch`: a key of REGISTRY
     model.config                               the ModelConfig it was built from
     model.elements (E,) int64 buffer           atomic numbers it knows; others raise UserError
     model.dt_ps () float64 buffer              baseline timestep the jump head belongs to
@@ -52,6 +52,12 @@ def _egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
     return EGNN(config)
 
 
+def _transformer_egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
+    from kstep.models.transformer_egnn import TransformerEGNN
+
+    return TransformerEGNN(config)
+
+
 def _pair_mlp(config: ModelConfig, molecule: dict | None) -> nn.Module:
     from kstep.models.pair_mlp import PairMLP
 
@@ -60,14 +66,14 @@ def _pair_mlp(config: ModelConfig, molecule: dict | None) -> nn.Module:
     return PairMLP(config, molecule)
 
 
-REGISTRY = {"egnn": _egnn, "pair_mlp": _pair_mlp}
+REGISTRY = {"egnn": _egnn, "transformer_egnn": _transformer_egnn, "pair_mlp": _pair_mlp}
 
 
 def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
     """Build the network `config.arch` names.
 
     `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by models bound to one molecule
-    (pair_mlp); egnn ignores it.  Raises UserError for an unknown architecture.
+    (pair_mlp); the others ignore it.  Raises UserError for an unknown architecture.
     """
     if config.arch not in REGISTRY:
         raise UserError(f"model: unknown arch '{config.arch}'{did_you_mean(config.arch, REGISTRY)}")

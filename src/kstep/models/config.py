@@ -20,20 +20,26 @@ class Heads(Config):
 
 
 class ModelConfig(Config):
-    """The network of configs/model.yaml; keys of the other architecture are ignored by design."""
+    """The network of configs/model.yaml; keys of the other architectures are ignored by design."""
 
-    arch: Literal["egnn", "pair_mlp"] = "egnn"
+    arch: Literal["egnn", "transformer_egnn", "pair_mlp"] = "egnn"
     heads: Heads = Heads()
     elements: list[Annotated[int, Field(ge=1, le=118)]] = [1, 6, 7, 8, 9, 15, 16, 17, 35, 53]
     activation: Literal["silu", "gelu", "softplus"] = "silu"  # all smooth: energies are C2
 
-    # egnn
+    # egnn, transformer_egnn
     hidden_dim: Width = 32  # scalar channels per atom
     vector_dim: Width = 16  # vector channels per atom
     num_layers: Annotated[int, Field(ge=1, le=100), Number] = 3
     cutoff_nm: Cutoff = 0.4
     num_rbf: Width = 16
     use_force_head: bool = False  # direct force head beside the conservative one
+
+    # transformer_egnn
+    attention_heads: Annotated[int, Field(ge=1, le=1024), Number] = 4
+    feedforward_dim: Width = 64
+    dropout: Annotated[float, Field(ge=0, lt=1), Number] = 0.0  # while training; never in dynamics
+    max_bond_distance: Annotated[int, Field(ge=1, le=100), Number] = 4  # bonds; further is "far"
 
     # jump head
     propagator: Literal["auto", "taylor", "bounded"] = "bounded"

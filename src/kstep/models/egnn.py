@@ -8,47 +8,13 @@ from torch import nn
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.config import ModelConfig
-from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
+from kstep.models.dense import Grid
+from kstep.models.energy_head import EnergyHead
 from kstep.models.jump_head import JumpHead
-from kstep.models.layers import ACTIVATIONS, EquivariantLayer
+from kstep.models.layers import EquivariantLayer
 from kstep.units import NM_PER_ANGSTROM
 
 ENERGY_LENGTH = 0.02  # nm: force_rms times this is the energy scale per atom
-
-
-class EnergyHead(nn.Module):
-    """Sum of atomic energies from scalar channels; vector channels carry angles between layers."""
-
-    def __init__(self, n_elements: int, config: ModelConfig):
-        super().__init__()
-        hidden, act = config.hidden_dim, ACTIVATIONS[config.activation]
-        self.cutoff = config.cutoff_nm
-        self.vector_dim = config.vector_dim
-        self.basis = RadialBasis(config.num_rbf, config.cutoff_nm)
-        self.embedding = nn.Embedding(n_elements, hidden)
-        self.layers = nn.ModuleList(
-            EquivariantLayer(hidden, config.vector_dim, config.num_rbf, config.activation)
-            for _ in range(config.num_layers))
-        self.readout = nn.Sequential(nn.Linear(hidden, hidden), act(), nn.Linear(hidden, 1))
-        nn.init.zeros_(self.readout[-1].bias)
-        self.force = nn.Linear(config.vector_dim, 1, bias=False) if config.use_force_head else None
-
-    def forward(self, grid: Grid, species, positions):
-        """Energies per molecule (P,) and the force head's vectors (P,N,3) or None, in network units."""
-        direction, distance = pair_geometry(positions, grid.pair_mask)
-        weight = envelope(distance, self.cutoff) * grid.pair_mask
-        edges = self.basis(distance)
-        h = self.embedding(species)
-        kernel = pair_kernel(weight, direction)
-        V = None
-        for layer in self.layers:
-            h, V = layer(h, V, edges, weight, kernel)
-        energy = (self.readout(h)[..., 0] * grid.mask).sum(1)
-        if self.force is None:
-            return energy, None
-        force = self.force(V)[..., 0] * grid.mask[..., None]
-        mean = force.sum(1, keepdim=True) / grid.mask.sum(1)[:, None, None]
-        return energy, (force - mean) * grid.mask[..., None]
 
 
 class EGNN(nn.Module):
@@ -78,14 +44,27 @@ class EGNN(nn.Module):
             "dv_rms": torch.full((1, n), 0.5, dtype=torch.float64),  # nm/ps
         }.items():
             self.register_buffer(name, value)
-        self.energy_head = EnergyHead(n, config) if config.heads.energy else None
+        self.energy_head = None
+        if config.heads.energy:
+            self.energy_head = EnergyHead(n, config, self._make_layer, self._make_encoding())
         self.jump_head = None
         if config.heads.jump:
             self.jump_head = JumpHead(
                 n, covalent_radii_nm(elements), hidden_dim=config.hidden_dim, vector_dim=config.vector_dim,
                 num_layers=config.num_layers, cutoff_nm=config.cutoff_nm, num_rbf=config.num_rbf,
                 activation=config.activation, propagator=config.propagator,
-                spring_cutoff_nm=config.spring_cutoff_nm, max_disp_nm=config.max_disp_nm)
+                spring_cutoff_nm=config.spring_cutoff_nm, max_disp_nm=config.max_disp_nm,
+                make_layer=self._make_layer, encoding=self._make_encoding())
+
+    # what another architecture of the same heads replaces -----------------------------------
+
+    def _make_layer(self, edge_dim: int) -> nn.Module:
+        """One round of messages (h, V, edges, weight, kernel) -> (h, V), as `EquivariantLayer` has it."""
+        return EquivariantLayer(self.config.hidden_dim, self.config.vector_dim, edge_dim, self.config.activation)
+
+    def _make_encoding(self) -> nn.Module | None:
+        """What a head adds to atoms and pairs beside their elements and distances."""
+        return None
 
     # energy ------------------------------------------------------------------------------
 

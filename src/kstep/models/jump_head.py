@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
-from kstep.models.layers import ACTIVATIONS, EquivariantLayer
+from kstep.models.layers import ACTIVATIONS
 from kstep.models.propagator import SpringPropagator
 from kstep.units import kT
 
@@ -39,7 +39,8 @@ class JumpHead(nn.Module):
 
     def __init__(self, n_elements: int, radii: torch.Tensor, *, hidden_dim: int, vector_dim: int, num_layers: int,
                  cutoff_nm: float, num_rbf: int, activation: str, propagator: str, spring_cutoff_nm: float,
-                 max_disp_nm: float):
+                 max_disp_nm: float, make_layer, encoding: nn.Module | None = None):
+        """make_layer, encoding: as `EnergyHead` takes them; the others are keys of configs/model.yaml."""
         super().__init__()
         act = ACTIVATIONS[activation]
         self.cutoff, self.max_disp, self.mode = cutoff_nm, max_disp_nm, propagator
@@ -50,8 +51,9 @@ class JumpHead(nn.Module):
         self.embedding = nn.Embedding(n_elements, hidden_dim)
         self.start = nn.Sequential(nn.Linear(N_VECTORS + 4, hidden_dim), act(), nn.Linear(hidden_dim, hidden_dim))
         self.vectors = nn.Linear(N_VECTORS, vector_dim, bias=False)
-        self.layers = nn.ModuleList(
-            EquivariantLayer(hidden_dim, vector_dim, num_rbf + N_INVARIANTS, activation) for _ in range(num_layers))
+        self.encoding = encoding
+        edge_dim = num_rbf + N_INVARIANTS + (encoding.pair_dim if encoding else 0)
+        self.layers = nn.ModuleList(make_layer(edge_dim) for _ in range(num_layers))
         self.readout = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), act(), nn.Linear(hidden_dim, 2 * vector_dim))
         self.out = nn.Linear(vector_dim, 2, bias=False)
         nn.init.zeros_(self.out.weight)  # an untrained model is its propagator
@@ -99,6 +101,8 @@ class JumpHead(nn.Module):
         weight = envelope(distance, self.cutoff) * grid.pair_mask
         edges = torch.cat([self.basis(distance),
                            self.pair_invariants(direction, distance, velocities, acceleration, move, turn, t)], -1)
+        if self.encoding is not None:
+            h, edges = self.encoding(grid, species, h, edges)
         kernel = pair_kernel(weight, direction)
         for layer in self.layers:
             h, V = layer(h, V, edges, weight, kernel)

@@ -146,6 +146,8 @@ def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, con
                 for entry in optimiser.param_groups:
                     entry["lr"] = learning_rate(state["step"], total, config.lr, config.warmup_ratio)
                 optimiser.zero_grad(set_to_none=True)
+                # What dropout draws depends on the step alone, as the order of the windows does.
+                torch.manual_seed(int(np.random.SeedSequence([seed, state["step"]]).generate_state(1)[0]))
                 for b in group:
                     with autocast:
                         terms = loss_terms(model, data, *batches[b], config, scales, training=True)
