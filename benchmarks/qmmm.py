@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from guides import put
 from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
 
 import numpy as np  # noqa: E402
@@ -143,12 +144,6 @@ def table(data: dict) -> str:
     return "\n".join(lines)
 
 
-def write_table(data: dict) -> None:
-    """Put the table between its marks."""
-    head, _, rest = GUIDE.read_text().partition(MARK)
-    GUIDE.write_text(head + MARK + "\n" + table(data) + "\n" + MARK + rest.partition(MARK)[2])
-
-
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for system, flags in SYSTEMS.items():
@@ -163,7 +158,7 @@ def main():
         data[system]["together"] = together(data[system])
         data["git_commit"] = provenance()["git_commit"]
         write_json_atomic(RESULT, data)
-        write_table(data)
+        put(GUIDE, MARK, table(data))
         print(json.dumps({system: data[system]}, indent=1), flush=True)
 
 

@@ -1,15 +1,28 @@
-"""Figures in README come from the benchmark's JSON and from nowhere else."""
+"""Figures in README and the guides come from the benchmark's JSON and from nowhere else."""
 
-import importlib.util
+import importlib
+import json
 import re
+
+import pytest
 
 from conftest import ROOT
 
 
-def test_readme_tables_are_those_of_the_benchmark():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def benchmark(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", ["qmmm", "dft"])
+def test_a_guide_shows_what_was_measured(name, monkeypatch):
+    module = benchmark(name, monkeypatch)
+    data = json.loads(module.RESULT.read_text())
+    assert module.table(data) in module.GUIDE.read_text(), f"run python benchmarks/{name}.py"
+
+
+def test_readme_tables_are_those_of_the_benchmark(monkeypatch):
+    module = benchmark("tables", monkeypatch)
     text = (ROOT / "README.md").read_text()
     assert module.tables() in text, "run python benchmarks/tables.py --write"
 
