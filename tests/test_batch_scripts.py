@@ -138,8 +138,10 @@ def test_the_chain_goes_on_with_the_molecules_that_finished(ran):
 def test_ctrl_c_stops_the_jobs(tmp_path):
     (tmp_path / "long.yaml").write_text("length_ps: 1000\nreplicas: 1\n")
     given = environment(tmp_path, {"QM_CONFIG": str(tmp_path / "long.yaml"), "MOLECULES": "water"})
+    # a shell that is started in the background ignores Ctrl-C, and so would everything below it
     running = subprocess.Popen(["bash", str(ROOT / SCRIPTS[0])], env=given, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
     def jobs():
         pattern = f"01b_run_qm_baselines.py.*{tmp_path}/long.yaml"
