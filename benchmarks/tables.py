@@ -225,7 +225,8 @@ def validation(data: dict) -> str:
                 ["", "true potential", "independent frames, least", "kinetic energy", "H", "C", "O", "rotation", "vibration",
                  "two temperatures: potential", "total energy"], rows)
             + "\n\n" + "\n".join(f"- {note}" for note in notes)
-            + "\n\n`python benchmarks/validation.py` repeats it (4 minutes).")
+            + "\n\n`python benchmarks/validation.py` repeats it "
+            f"({sum(row['cpu_s'] for row in data['rows'].values()):.0f} CPU seconds).")
 
 
 def add(path: Path) -> None:

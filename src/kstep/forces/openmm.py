@@ -76,16 +76,20 @@ class OpenMMPhysics(Physics):
 
     def __init__(self, numbers, masses, *, system_xml: str, platform: str = "Reference"):
         super().__init__(numbers, masses)
-        import openmm
-
         system = read_system(system_xml, len(self.numbers))
         self._context = make_context(system, "Reference" if platform == "auto" else platform)
-        self._openmm_error = openmm.OpenMMException
 
     def _compute(self, positions, slot):
-        try:
-            self._context.setPositions(positions)
-            state = self._context.getState(getEnergy=True, getForces=True)
-        except self._openmm_error as error:
-            raise PhysicsError(f"OpenMM failed: {error}") from None
-        return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+        return ask(self._context, positions)
+
+
+def ask(context, positions: np.ndarray) -> tuple[float, np.ndarray]:
+    """Energy (kJ/mol) and forces (N,3) (kJ/mol/nm) at positions (N,3) nm; PhysicsError where OpenMM has no number."""
+    import openmm
+
+    try:
+        context.setPositions(positions)
+        state = context.getState(getEnergy=True, getForces=True)
+    except openmm.OpenMMException as error:
+        raise PhysicsError(f"OpenMM failed: {error}") from None
+    return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value

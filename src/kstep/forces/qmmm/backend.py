@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kstep.errors import PhysicsError, UserError, did_you_mean
+from kstep.errors import UserError, did_you_mean
 from kstep.forces.base import Physics
-from kstep.forces.openmm import make_context, read_system
+from kstep.forces.openmm import ask, make_context, read_system
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
 from kstep.forces.qmmm.link import Region
@@ -21,19 +21,11 @@ class MMPart:
     """What of a divided System OpenMM computes: MM, QM-MM Lennard-Jones, terms over the boundary."""
 
     def __init__(self, system_xml: str, n_atoms: int, platform: str = "Reference"):
-        import openmm
-
         self._context = make_context(read_system(system_xml, n_atoms), platform)
-        self._openmm_error = openmm.OpenMMException
 
     def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
         """kJ/mol and (N,3) kJ/mol/nm at positions (N,3) nm; PhysicsError where OpenMM has no number."""
-        try:
-            self._context.setPositions(positions)
-            state = self._context.getState(getEnergy=True, getForces=True)
-        except self._openmm_error as error:
-            raise PhysicsError(f"OpenMM failed: {error}") from None
-        return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+        return ask(self._context, positions)
 
 
 class QMMMPhysics(Physics):
