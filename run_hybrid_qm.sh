@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A hybrid run of every molecule, and plain MD at the same number of true calls beside it:
-# OUT_DIR/hybrid/<molecule>/{<scheme>_k<k>,plain,plain_<dt>fs}.npz.
+# A hybrid run of every molecule, and its controls at the same number of true calls beside it:
+# OUT_DIR/hybrid/<molecule>/{<scheme>_k<k>,jump_k<k>_bare,plain,plain_<dt>fs}.npz.
 #
 #   SCHEME=jump K_STEPS="4 8" DEVICE=cuda bash run_hybrid_qm.sh
 #
@@ -14,8 +14,8 @@
 #   QM_CONFIG        YAML of the true physics (default: configs/qm.yaml)
 #   HYBRID_CONFIG    YAML of everything else (default: configs/hybrid.yaml)
 #   LEARN_CONFIG     YAML of learning (default: configs/learn.yaml)
-#   CONTROLS         0: no plain MD beside the hybrids (default: 1: at the baseline's timestep and, up to 2 fs,
-#                    at k timesteps in one)
+#   CONTROLS         0: no controls beside the hybrids (default: 1: plain MD at the baseline's timestep and, up to
+#                    2 fs, at k timesteps in one; beside jump also the same jumps without the network)
 #   DEVICE           auto | cpu | cuda, where the network runs (default: auto)
 #
 set -uo pipefail
@@ -49,6 +49,11 @@ fi
 judge=(hybrid --hybrid-config "$HYBRID_CONFIG" ${STEPS:+--steps "$STEPS"})
 [ "$LEARN" = 1 ] || judge+=(--checkpoint "$network")
 
+# What HYBRID_CONFIG says for one scheme alone, plain MD would refuse: the controls go without.
+words=$("$python" src/batch_results.py plain-flags --hybrid-config "$HYBRID_CONFIG") || exit 2
+nothing_special=()
+[ -z "$words" ] || mapfile -t nothing_special <<< "$words"
+
 # long_steps: the timesteps of k baseline steps in one that plain MD survives, fs
 long_steps() {
     for k in $K_STEPS; do awk "BEGIN {dt = $k * $dt_fs; if ($k > 1 && dt <= 2) printf \"%g\n\", dt}"; done
@@ -56,6 +61,9 @@ long_steps() {
 results() {
     local home=$OUT_DIR/hybrid/$1 k dt
     if [ "$SCHEME" != plain ]; then for k in $K_STEPS; do echo "$home/${SCHEME}_k$k.npz"; done; fi
+    if [ "$CONTROLS" = 1 ] && [ "$SCHEME" = jump ]; then
+        for k in $K_STEPS; do echo "$home/jump_k${k}_bare.npz"; done
+    fi
     if [ "$CONTROLS" = 1 ] || [ "$SCHEME" = plain ]; then
         echo "$home/plain.npz"
         for dt in $(long_steps); do echo "$home/plain_${dt}fs.npz"; done
@@ -68,8 +76,11 @@ commands() {
         [ ! -e "$out" ] || continue
         name=$(basename "$out" .npz)
         case $name in
-            plain) flags=(--scheme plain) ;;
-            plain_*fs) name=${name#plain_} flags=(--scheme plain --dt-fs "${name%fs}") ;;
+            plain) flags=(--scheme plain "${nothing_special[@]}") ;;
+            plain_*fs) name=${name#plain_} flags=(--scheme plain --dt-fs "${name%fs}" "${nothing_special[@]}") ;;
+            jump_*_bare) name=${name%_bare}
+               flags=(--scheme jump --k-steps "${name##*_k}" --delta-scale 0
+                      --checkpoint "${network//\{molecule\}/$1}") ;;
             *) flags=(--scheme "$SCHEME" --k-steps "${name##*_k}")
                if [ "$LEARN" = 1 ]; then flags+=(--learn --learn-config "$LEARN_CONFIG")
                else flags+=(--checkpoint "${network//\{molecule\}/$1}"); fi ;;

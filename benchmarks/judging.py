@@ -17,12 +17,14 @@ def judged(reference, path: Path) -> dict:
     tally = metadata["tally"]
     produced_ps = tally["macro_steps"] * metadata["jump_fs"] * PS_PER_FS
     moved_ps = produced_ps * (metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0)
+    price = {f"{kind}_s_per_ps": metadata[f"{kind}_production_s"] / moved_ps if moved_ps else None  # None: it broke before
+             for kind in ("wall", "cpu")}
     out = {
         "scheme": metadata["scheme"], "k_steps": metadata["k_steps"], "dt_fs": metadata["dt_fs"],
         "true_calls": metadata["true_calls"], "true_calls_training": metadata["true_calls_training"],
         "proposals": tally["macro_steps"], "produced_ps": produced_ps,
-        "wall_s": metadata["wall_production_s"], "wall_s_per_ps": metadata["wall_production_s"] / moved_ps,
-        "cpu_s": metadata["cpu_s"], "status": metadata["status"], "warnings": found["warnings"],
+        "wall_s": metadata["wall_production_s"], "cpu_s": metadata["cpu_s"], **price,
+        "status": metadata["status"], "warnings": found["warnings"],
         "drift": found["drift"], "sampling": found["sampling"], "temperature": found["temperature"],
     }
     if found["structure"]:

@@ -1,6 +1,7 @@
 """What the batch scripts ask of Python: which molecules there are, which results are whole, what they say.
 
     python src/batch_results.py inputs --smiles-file data/qm_molecules.smi --qm-config configs/qm.yaml
+    python src/batch_results.py plain-flags --hybrid-config configs/hybrid.yaml  # what it must lose for plain MD
     python src/batch_results.py trajectory --of water outputs/qm/md/water/trajectory.npz
 
 Answers are lines of words between tabs, which scripts/batch.sh reads.  A task is answered by
@@ -21,12 +22,14 @@ from utils import make_parser, positive_int, read_json, run_script, setup_loggin
 
 from kstep.analysis.batch_table import batch_table
 from kstep.config import HybridConfig, load_config, load_qm_config
+from kstep.dynamics.hybrid_settings import NOT_FOR_PLAIN
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
 from kstep.forcefields.smiles import read_smiles_file
 from kstep.schemas import load_dataset, load_trajectory
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
+PLAIN = {key: HybridConfig.model_fields[key].default for key in NOT_FOR_PLAIN}
 
 
 class Missing(Exception):
@@ -39,7 +42,7 @@ class Other(Exception):
 
 def parse():
     parser = make_parser(__doc__)
-    parser.add_argument("what", choices=["inputs", *JUDGES, "table"], help="what is asked")
+    parser.add_argument("what", choices=["inputs", "plain-flags", *JUDGES, "table"], help="what is asked")
     parser.add_argument("--of", nargs="+", action="append", default=[], metavar="TASK FILE",
                         help="a task and the files it ends in; may be repeated")
     parser.add_argument("--set-aside", action="store_true", help="rename a broken file to <file>.broken")
@@ -90,11 +93,12 @@ def judge_trajectory(path: Path, task: str, args) -> str:
 
 
 def settings_of(path: Path) -> dict:
-    """The settings that a run's name states: jump_k8.npz, plain.npz (baseline's timestep), plain_2fs.npz."""
-    scheme, _, rest = path.stem.partition("_")
+    """What a run's name states: jump_k8.npz, jump_k8_bare.npz, plain.npz (baseline's timestep), plain_2fs.npz."""
+    scheme, *rest = path.stem.split("_")
     if scheme == "plain":
-        return {"scheme": scheme, "dt_fs": float(rest.removesuffix("fs")) if rest else None}
-    return {"scheme": scheme, "k_steps": int(rest.removeprefix("k"))}
+        return {**PLAIN, "scheme": scheme, "dt_fs": float(rest[0].removesuffix("fs")) if rest else None}
+    bare = {"delta_scale": 0.0} if rest[1:] == ["bare"] else {}
+    return {"scheme": scheme, "k_steps": int(rest[0].removeprefix("k")), **bare}
 
 
 def judge_hybrid(path: Path, task: str, args) -> str:
@@ -189,6 +193,10 @@ def main():
     setup_logging("warning")
     if args.what == "inputs":
         print_inputs(args)
+    elif args.what == "plain-flags":
+        given = load_config(HybridConfig, args.hybrid_config)
+        for key in (key for key, value in PLAIN.items() if getattr(given, key) != value):
+            print(f"--set\n{key}={json.dumps(PLAIN[key])}")
     elif args.what == "table":
         text = batch_table({path.parent.name: read_json(path)
                             for path in sorted(args.report_root.glob("*/metrics.json"))})

@@ -62,8 +62,18 @@ def test_a_dry_run_plans_and_leaves_nothing(tmp_path, script, command):
 def test_a_hybrid_has_its_controls_at_the_same_calls(tmp_path):
     finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", K_STEPS="4 8", STEPS="7")
     outs = [line.rsplit("/", 1)[1] for line in finished.stdout.splitlines() if line.startswith("$ ")]
-    assert outs == ["jump_k4.npz", "jump_k8.npz", "plain.npz", "plain_2fs.npz"]  # 4 fs is past what plain MD survives
-    assert finished.stdout.count("--steps 7") == 4
+    bare = ["jump_k4_bare.npz", "jump_k8_bare.npz"]
+    # k = 8 in one is 4 fs, past what plain MD survives
+    assert outs == ["jump_k4.npz", "jump_k8.npz", *bare, "plain.npz", "plain_2fs.npz"]
+    assert finished.stdout.count("--steps 7") == 6 and finished.stdout.count("--delta-scale 0 ") == 2
+
+
+def test_controls_go_without_what_belongs_to_a_scheme(tmp_path):
+    (tmp_path / "hybrid.yaml").write_text("tune: true\ntempering_K: [300, 400]\nreplicas: 4\n")
+    finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", SCHEME="metropolis", LEARN="1",
+                     HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
+    ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
+    assert "--set" not in ours and "--scheme plain --set tempering_K=null --set tune=false " in plain
 
 
 @pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),

@@ -18,7 +18,7 @@ from kstep.dynamics import run_hybrid as run_module
 from kstep.dynamics import run_network
 from kstep.dynamics.carry import Carrier
 from kstep.dynamics.certificate import FEWEST_PAIRS, Certificate
-from kstep.dynamics.hybrid_settings import settle_settings
+from kstep.dynamics.hybrid_settings import NOT_FOR_PLAIN, settle_settings
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import macro_step, run
 from kstep.dynamics.maxwell import draw_velocities
@@ -597,3 +597,22 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
     assert checkpoints.load(metadata["checkpoint"])["true_calls_training"] == 60 == metadata["true_calls_training"]
     before = float(learned[0]["why"].split("force error is ")[1].split()[0])
     assert 2.0 * metadata["certificate"]["force_rmse_kJ_per_mol_A"] < before
+
+
+OF_ONE_SCHEME = {"k_steps": 8, "dt_fs": 2.0, "hydrogen_mass_Da": 4.0, "hessian_masses": True, "tempering_K": [300, 400],
+                 "tune": True, "project_residual": True, "max_energy_spread_kJ_per_mol": 1.0,
+                 "max_force_rmse_kJ_per_mol_A": 1.0, "past_tolerance": "learn"}
+
+
+@pytest.mark.parametrize("key", sorted(OF_ONE_SCHEME))
+def test_any_config_makes_plain_md_once_it_loses_what_belongs_to_other_schemes(key):
+    assert set(NOT_FOR_PLAIN) == set(OF_ONE_SCHEME)
+    bare = {name: HybridConfig.model_fields[name].default for name in NOT_FOR_PLAIN}
+    expected = settle_settings(HybridConfig(scheme="plain"), None, QMConfig())
+    assert settle_settings(HybridConfig(**OF_ONE_SCHEME | bare | {"scheme": "plain"}), None, QMConfig()) == expected
+    kept = HybridConfig(**bare | {"scheme": "plain", key: OF_ONE_SCHEME[key]})
+    if key == "dt_fs":
+        assert settle_settings(kept, None, QMConfig()).dt_fs == 2.0
+    else:
+        with pytest.raises(UserError):
+            settle_settings(kept, None, QMConfig())

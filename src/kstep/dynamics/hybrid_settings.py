@@ -20,6 +20,9 @@ from kstep.units import kT
 DEFAULT_METROPOLIS_STEPS = 1000
 TUNED_HYDROGEN_DA = 4.0
 DEFAULT_JUMP_FS = {"impulse": 2.0, "checked": 16.0}
+# Keys that plain MD refuses or reads otherwise than the hybrid it is a control of; at their defaults it takes any config.
+NOT_FOR_PLAIN = ("k_steps", "dt_fs", "hydrogen_mass_Da", "hessian_masses", "tempering_K", "tune", "project_residual",
+                 "max_energy_spread_kJ_per_mol", "max_force_rmse_kJ_per_mol_A", "past_tolerance")
 
 
 @dataclass(frozen=True)
