@@ -30,9 +30,9 @@ SYSTEMS = {"ethanol_in_20_waters": ("--smiles", "CCO", "--waters", 20),
            "half_of_butane": ("--smiles", "CCCC", "--waters", 0, "--qm-atoms", 0, 1, 4, 5, 6, 7, 8)}
 RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 8, "--burn-in-steps", 200, "--steps", 1500),
         "metropolis": ("--learn-calls", 500, "--k-steps", 100, "--dt-fs", 1, "--replicas", 4, "--burn-in-steps", 20,
-                       "--steps", 250),
+                       "--steps", 600),
         "plain": ("--scheme", "plain", "--thermostat", "langevin", "--dt-fs", 0.5, "--replicas", 4,
-                  "--burn-in-steps", 500, "--steps", 4000),
+                  "--burn-in-steps", 500, "--steps", 12000),
         "cheap": ("--scheme", "checked", "--thermostat", "langevin", "--dt-fs", 0.5, "--k-steps", 20, "--replicas", 4,
                   "--burn-in-steps", 100, "--steps", 1000)}
 
