@@ -47,7 +47,7 @@ if [ "$LEARN" = 0 ] && [ "$SCHEME" != plain ]; then
 fi
 
 judge=(hybrid --hybrid-config "$HYBRID_CONFIG" ${STEPS:+--steps "$STEPS"})
-[ "$LEARN" = 1 ] || judge+=(--checkpoint "$network")
+if [ "$LEARN" = 1 ]; then judge+=(--learned); else judge+=(--checkpoint "$network"); fi
 
 # What HYBRID_CONFIG says for one scheme alone, plain MD would refuse: the controls go without.
 words=$("$python" src/batch_results.py plain-flags --hybrid-config "$HYBRID_CONFIG") || exit 2

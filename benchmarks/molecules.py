@@ -202,7 +202,7 @@ def _drift(drifts: list[dict], asked: float) -> str:
     if len(sound) < 2:
         return "-"
     kept = int((np.abs(sound) <= asked).sum())
-    return f"{sound.mean():+.3f} +- {1.96 * sound.std(ddof=1) / len(sound) ** 0.5:.3f}; {kept} of {len(drifts)}"
+    return f"{sound.mean():+.4f} +- {1.96 * sound.std(ddof=1) / len(sound) ** 0.5:.4f}; {kept} of {len(drifts)}"
 
 
 def _slope(row: dict) -> str:

@@ -52,6 +52,7 @@ def parse():
     parser.add_argument("--hybrid-config", help="YAML that the hybrids must have been made with")
     parser.add_argument("--steps", type=positive_int, help="macro-steps that they must hold")
     parser.add_argument("--checkpoint", help="network that they must have used; {molecule} stands for the task")
+    parser.add_argument("--learned", action="store_true", help="hybrids have learned their own networks")
     parser.add_argument("--md-root", type=Path, help="folder of the trajectories that datasets are made from")
     parser.add_argument("--member", action="append", help="molecule of the dataset of task all; may be repeated")
     parser.add_argument("--split-by", help="how datasets must have been split")
@@ -107,6 +108,8 @@ def judge_hybrid(path: Path, task: str, args) -> str:
         raise UserError(f"{path}: {metadata['status']}")
     asked = settings_of(path)
     wanted = load_config(HybridConfig, args.hybrid_config, {**asked, "steps": args.steps}).model_dump()
+    if args.learned and asked["scheme"] == "metropolis":
+        wanted["tune"] = None  # learning turns it on where dt_fs or k_steps is open
     compare_settings(path, metadata["config"], {k: v for k, v in wanted.items() if k not in SETTLED_BY_THE_MACHINE})
     if args.checkpoint and asked["scheme"] != "plain":
         checkpoint = args.checkpoint.format(molecule=task)

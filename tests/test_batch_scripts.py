@@ -145,6 +145,27 @@ def test_the_chain_goes_on_with_the_molecules_that_finished(ran):
     assert row(batch("train_qm.sh", folder, **given), "all")[0] == "skipped"
 
 
+def test_a_molecule_with_a_network_of_its_own(ran):
+    """PER_MOLECULE: impulse with a trained network; LEARN: metropolis with one learned in the run; all are judged."""
+    folder, _ = ran
+    (folder / "train_own.yaml").write_text("max_epochs: 1\n")
+    (folder / "hybrid_own.yaml").write_text("burn_in_steps: 1\nreplicas: 4\n")
+    (folder / "learn.yaml").write_text("learn_replicas: 4\nfit_passes: 5\nround_passes: 2\nmax_true_calls: 60\n"
+                                       "verify_proposals: 4\n")
+    given = {"MOLECULES": "water", "PER_MOLECULE": "1", "STEPS": "4", "OUT_DIR": str(folder / "out"),
+             "TRAIN_CONFIG": str(folder / "train_own.yaml"), "HYBRID_CONFIG": str(folder / "hybrid_own.yaml"),
+             "LEARN_CONFIG": str(folder / "learn.yaml"), "DEVICE": "cpu"}
+    for script, settings in (("make_qm_dataset.sh", {"K_STEPS": "4"}), ("train_qm.sh", {"K_STEPS": "4"}),
+                             ("run_hybrid_qm.sh", {"K_STEPS": "4", "SCHEME": "impulse"}),
+                             ("run_hybrid_qm.sh", {"K_STEPS": "20", "LEARN": "1", "CONTROLS": "0"})):
+        assert row(batch(script, folder, **given, **settings), "water")[0] == "done"
+    again = batch("run_hybrid_qm.sh", folder, **given, K_STEPS="20", LEARN="1", CONTROLS="0")
+    assert row(again, "water")[0] == "skipped"  # its own settings are recognised, those that learning chose too
+    assert row(batch("eval_qm.sh", folder, **given), "water")[0] == "done"
+    table = (folder / "out/eval/table.txt").read_text()
+    assert all(name in table for name in ("impulse_k4", "metropolis_k20", "plain", "plain_2fs"))
+
+
 def test_ctrl_c_stops_the_jobs(tmp_path):
     (tmp_path / "long.yaml").write_text("length_ps: 1000\nreplicas: 1\n")
     given = environment(tmp_path, {"QM_CONFIG": str(tmp_path / "long.yaml"), "MOLECULES": "water"})
