@@ -42,6 +42,10 @@ class _Ragged:
         before = torch.cumsum(count, 0) - count
         return torch.arange(len(owner), device=items.device) + (start - before)[owner], owner
 
+    def count(self, items: torch.Tensor) -> int:
+        """Number of rows of the items."""
+        return int((self.ptr[items + 1] - self.ptr[items]).sum())
+
 
 def _all_torsions(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """Every bonded quadruple i-j-k-l, methyls and rings included, shape (D,4)."""
@@ -99,6 +103,12 @@ class Windows:
         """Random relabellings (n,N) of one molecule's equivalent hydrogens (training/exchange.py)."""
         own = self.of[molecule]
         return exchange_hydrogens(own["numbers"], own["bonds"], rng, n)
+
+    def counts(self, windows: torch.Tensor) -> dict[str, int]:
+        """How many things of each kind that a loss averages over lie in the chosen windows (S,)."""
+        molecule = self.molecule[windows]
+        return {"windows": len(windows), "atoms": self.atoms.count(windows), "bonds": self.bonds.count(molecule),
+                "angles": self.angles.count(molecule), "torsions": self.torsions.count(molecule)}
 
     def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None
               ) -> tuple[MoleculeBatch, Targets]:

@@ -22,6 +22,8 @@ from kstep.training.batches import Targets
 
 BOND_UNIT_NM = 0.001
 ANGLE_UNIT = math.radians(1.0)
+AVERAGED_OVER = {"energy": "windows", "force": "atoms", "direct_force": "atoms", "dx": "atoms", "dv": "atoms",
+                 "struct_bond": "bonds", "struct_angle": "angles", "struct_dihedral": "torsions"}
 
 
 @dataclass(frozen=True)

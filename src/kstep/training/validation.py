@@ -10,22 +10,21 @@ import torch
 from kstep.training import losses
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
+from kstep.training.steps import Piece, shares_of
 
 
-def loss_terms(model, data: Windows, chosen, at_end: bool, labels, config: TrainConfig, scales, *,
-               training: bool) -> dict:
-    """All loss terms of one batch of windows.
-
-    at_end: whether the energy head sees the end frames; labels: hydrogen labellings or None.
-    """
+def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
+    """The piece's part of all loss terms of its step."""
     heads, terms = model.config.heads, {}
-    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump, labels=labels)
+    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels)
     if heads.energy:
-        labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
-        terms |= losses.energy_terms(model, *labels, scales, config, training=training)
+        frames = (batch, targets) if not (piece.at_end and heads.jump) else data.batch(piece.windows, at_end=True)
+        terms |= losses.energy_terms(model, *frames, scales, config, training=training)
     if heads.jump:
         terms |= losses.jump_terms(model, batch, targets, config)
-    return terms
+    if piece.shares is None:
+        return terms
+    return {name: value * piece.shares[losses.AVERAGED_OVER[name]] for name, value in terms.items()}
 
 
 def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
@@ -36,7 +35,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
     the propagator alone gives.
     """
     heads = model.config.heads
-    sums, de, owner = defaultdict(float), [], []
+    loss, de, owner = 0.0, [], []
     longest = int(data.k_steps.max())
     square = defaultdict(float)
     counted = defaultdict(int)
@@ -47,9 +46,8 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
 
     for chosen in torch.split(windows, max(config.batch_size, 64)):
         with torch.no_grad():
-            terms = loss_terms(model, data, chosen, False, None, config, scales, training=False)
-        share = len(chosen) / len(windows)
-        sums["loss"] += share * float(losses.total(terms, config))
+            piece = Piece(chosen, shares=shares_of(data, chosen, windows))
+            loss += float(losses.total(loss_terms(model, data, piece, config, scales, training=False), config))
         batch, targets = data.batch(chosen)
         if heads.energy:
             energy, forces = model.energy_and_forces(batch)
@@ -63,7 +61,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
                 for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
                     add(f"{name}dx_rmse_nm", x_k - targets.x_k)
                     add(f"{name}dv_rmse_nm_per_ps", v_half - targets.v_half)
-    metrics = {"val_loss": sums["loss"]}
+    metrics = {"val_loss": loss}
     if heads.energy:
         de, owner = torch.cat(de), torch.cat(owner)
         for m in torch.unique(owner):

@@ -1,0 +1,80 @@
+"""Which windows each optimiser step learns from, and how a step is cut into pieces.
+
+A step is `grad_accum` batches of `batch_size` windows.  All that is drawn depends on (seed, epoch)
+alone, so that a resumed training, or one of several processes, draws what the others drew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kstep.training.batches import Windows
+
+
+@dataclass
+class Piece:
+    """Windows (S,) that are evaluated at once.
+
+    at_end: the energy head sees their end frames; labels (S,N): hydrogen labellings or None;
+    shares: part of the step's windows, atoms, bonds, angles and torsions that these hold.
+    """
+
+    windows: torch.Tensor
+    at_end: bool = False
+    labels: torch.Tensor | None = None
+    shares: dict[str, float] | None = None  # None: the piece is the whole
+
+
+@dataclass
+class Epoch:
+    """One pass over the training windows, as `drawn` has put them in order."""
+
+    data: Windows
+    windows: torch.Tensor
+    at_end: np.ndarray
+    labels: torch.Tensor | None
+    batch_size: int
+    step_size: int
+
+    def __len__(self) -> int:
+        return len(self.at_end)
+
+    def pieces(self, step: int) -> list[Piece]:
+        """The batches of one optimiser step."""
+        whole = slice(step * self.step_size, min((step + 1) * self.step_size, len(self.windows)))
+        starts = range(whole.start, whole.stop, self.batch_size)
+        out = []
+        for start in starts:
+            rows = slice(start, min(start + self.batch_size, whole.stop))
+            shares = shares_of(self.data, self.windows[rows], self.windows[whole]) if len(starts) > 1 else None
+            out.append(Piece(self.windows[rows], bool(self.at_end[step]),
+                             None if self.labels is None else self.labels[rows], shares))
+        return out
+
+
+def shares_of(data: Windows, part: torch.Tensor, whole: torch.Tensor) -> dict[str, float]:
+    """What part of each kind of thing that losses average over lies in `part` of the windows.
+
+    Means over the parts, weighed so, add up to the mean over the whole, however ragged the molecules.
+    """
+    own, all_of = data.counts(part), data.counts(whole)
+    return {kind: own[kind] / max(1, all_of[kind]) for kind in own}
+
+
+def steps_per_epoch(n_windows: int, config) -> int:
+    return -(-n_windows // (config.batch_size * config.grad_accum))
+
+
+def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, exchange: bool) -> Epoch:
+    """The order of an epoch; exchange: also a hydrogen labelling for every window."""
+    rng = np.random.default_rng([seed, epoch])
+    order = torch.as_tensor(rng.permutation(len(windows)), device=windows.device)
+    labels = None
+    if exchange:
+        labels = torch.as_tensor(data.exchange_hydrogens(int(data.molecule[windows[0]]), rng, len(windows)),
+                                 device=windows.device)
+    at_end = rng.random(steps_per_epoch(len(windows), config)) < 0.5
+    return Epoch(data, windows[order], at_end, labels, config.batch_size, config.batch_size * config.grad_accum)
