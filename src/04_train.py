@@ -3,7 +3,8 @@
 The model config says which network and which heads (energy, jump), the train config how; loss
 terms, schedules and units are explained in configs/train.yaml.  best.pt holds the averaged
 weights with the lowest validation loss, last.pt what --resume needs.  Ctrl-C ends the step in
-progress and writes both.
+progress and writes both.  Several processes or GPUs share each batch:
+torchrun --nproc_per_node 2 src/04_train.py ...
 
     python src/04_train.py --dataset data/qm/dataset_k8.npz --model-config configs/model_pair_mlp.yaml \\
         --train-config configs/train_pair_mlp.yaml --splits data/splits/train.json data/splits/val.json
@@ -28,7 +29,7 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
 from kstep.models.network import Network
 from kstep.schemas import load_dataset
-from kstep.training import distill, losses, normalise
+from kstep.training import distill, losses, normalise, parallel
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
@@ -79,7 +80,13 @@ def learn_from(teacher, args, config, arrays, metadata, train_windows, val_windo
 
 def main():
     args = parse()
-    setup_logging(args.log_level)
+    with parallel.joined(pick_device(args.device)) as (group, device):
+        setup_logging(args.log_level if group.is_first else "error")
+        return run(args, group, device)
+
+
+def run(args, group: parallel.Group, device: str) -> int:
+    """One process of the training; the exit code."""
     model_config = load_config(ModelConfig, args.model_config)
     config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
     losses.check_weights(config, model_config.heads)
@@ -93,16 +100,17 @@ def main():
         raise UserError(f"{args.splits[0]} and {args.splits[1]} share windows; run 02_make_dataset.py again")
     for name in ("best.pt", "last.pt"):
         check_writable(args.out_dir / name)
-    device = pick_device(args.device)
     facts = facts_of(arrays, metadata, train_windows, args.dataset, model_config.arch)
     if args.teacher:
         teacher = checkpoints.load(args.teacher)
         chosen = np.concatenate([train_windows, val_windows])
         molecule = distill.check_teacher(teacher, args.teacher, model_config, arrays, chosen, args.out_dir)
         facts = distill.facts_of_student(facts, teacher, args.teacher, config)
-        arrays, train_windows, val_windows = distill.once(
-            args.out_dir, facts, metadata, args.resume,
-            lambda: learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device))
+        with group.first_alone():  # the others read what it has written
+            arrays, train_windows, val_windows = distill.once(
+                args.out_dir, facts, metadata, args.resume or not group.is_first,
+                lambda: learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule,
+                                   device))
 
     torch.manual_seed(args.seed)
     molecule = Windows.molecule_of(int(arrays["molecule_id"][train_windows[0]]), arrays)
@@ -129,7 +137,9 @@ def main():
              len(train_windows), len(val_windows), device)
     outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
                     out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
-                    progress=args.log_level in ("debug", "info"))
+                    progress=args.log_level in ("debug", "info"), group=group)
+    if not group.is_first:
+        return 130 if outcome.interrupted else 0
     errors = {}
     if args.teacher:
         judged = torch.as_tensor(val_windows, device=device)

@@ -43,6 +43,8 @@ class TrainConfig(Config):
     distill_frames: Whole = 8000
     distill_temperature_K: Temperature = 400.0
 
+    log_interval_steps: Count = 20  # optimiser steps between rows of metrics.jsonl
+    checkpoint_interval_steps: Whole = 0  # optimiser steps between step_<n>.pt; 0: none
     wandb: bool = False
     tensorboard: bool = False
 

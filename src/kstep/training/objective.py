@@ -1,4 +1,4 @@
-"""The loss of a piece of a step, as one module: what is called, differentiated and, in several processes, kept equal."""
+"""The loss of a piece of a step, as one module: what is called, differentiated and kept equal in all processes."""
 
 from __future__ import annotations
 

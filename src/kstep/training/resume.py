@@ -15,7 +15,8 @@ class Progress:
     """How far a training has come.
 
     epoch; taken: optimiser steps of this epoch; step: of all; best: metrics of best.pt; waited: epochs since then;
-    elapsed_s: wall time of the sessions so far; sums, windows: of the loss terms since the last row of the log.
+    elapsed_s: wall time of the sessions so far; sums, summed: of the loss terms since the
+    last row of the log, and how many steps they hold.
     """
 
     epoch: int = 0

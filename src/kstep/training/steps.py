@@ -1,7 +1,8 @@
 """Which windows each optimiser step learns from, and how a step is cut into pieces.
 
-A step is `grad_accum` batches of `batch_size` windows.  All that is drawn depends on (seed, epoch)
-alone, so that a resumed training, or one of several processes, draws what the others drew.
+A step is `grad_accum` batches of `batch_size` windows, each shared by the processes.  All that is
+drawn depends on (seed, epoch) alone, so that a resumed training, or one of several processes,
+draws what the others drew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from kstep.training.batches import Windows
+from kstep.training.parallel import Group
 
 
 @dataclass
@@ -38,18 +40,28 @@ class Epoch:
     labels: torch.Tensor | None
     batch_size: int
     step_size: int
+    group: Group
 
     def __len__(self) -> int:
         return len(self.at_end)
 
+    def size(self, step: int) -> int:
+        """Windows of one optimiser step, over all processes."""
+        return min((step + 1) * self.step_size, len(self.windows)) - step * self.step_size
+
     def pieces(self, step: int) -> list[Piece]:
-        """The batches of one optimiser step."""
-        whole = slice(step * self.step_size, min((step + 1) * self.step_size, len(self.windows)))
-        starts = range(whole.start, whole.stop, self.batch_size)
+        """What this process evaluates of one optimiser step: its share of each batch."""
+        end = min((step + 1) * self.step_size, len(self.windows))
+        whole = self.windows[step * self.step_size:end]
+        starts = range(step * self.step_size, end, self.batch_size)
         out = []
         for start in starts:
-            rows = slice(start, min(start + self.batch_size, whole.stop))
-            shares = shares_of(self.data, self.windows[rows], self.windows[whole]) if len(starts) > 1 else None
+            rows = torch.arange(start, min(start + self.batch_size, end))[self.group.rank::self.group.size]
+            shares = None
+            if len(starts) * self.group.size > 1:
+                shares = shares_of(self.data, self.windows[rows], whole)
+            if len(rows) == 0:  # a last batch smaller than the number of processes: go along, without weight
+                rows = torch.tensor([start])
             out.append(Piece(self.windows[rows], bool(self.at_end[step]),
                              None if self.labels is None else self.labels[rows], shares))
         return out
@@ -68,7 +80,8 @@ def steps_per_epoch(n_windows: int, config) -> int:
     return -(-n_windows // (config.batch_size * config.grad_accum))
 
 
-def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, exchange: bool) -> Epoch:
+def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, exchange: bool,
+          group: Group) -> Epoch:
     """The order of an epoch; exchange: also a hydrogen labelling for every window."""
     rng = np.random.default_rng([seed, epoch])
     order = torch.as_tensor(rng.permutation(len(windows)), device=windows.device)
@@ -77,4 +90,4 @@ def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, e
         labels = torch.as_tensor(data.exchange_hydrogens(int(data.molecule[windows[0]]), rng, len(windows)),
                                  device=windows.device)
     at_end = rng.random(steps_per_epoch(len(windows), config)) < 0.5
-    return Epoch(data, windows[order], at_end, labels, config.batch_size, config.batch_size * config.grad_accum)
+    return Epoch(data, windows[order], at_end, labels, config.batch_size, config.batch_size * config.grad_accum, group)
