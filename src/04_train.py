@@ -34,7 +34,8 @@ from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
-from kstep.training.start import check_dynamics, check_same_data, copy_weights, facts_of, freeze
+from kstep.training.start import (check_dynamics, check_same_data, facts_of, facts_of_transfer,
+                                  freeze, transfer)
 from kstep.training.validation import validate
 
 
@@ -47,11 +48,13 @@ def parse():
                         help="split files of 02_make_dataset.py (default: data/splits/train.json data/splits/val.json)")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
-    parser.add_argument("--pretrained", type=Path, help="checkpoint whose weights to start from")
+    parser.add_argument("--pretrained", type=Path, metavar="CHECKPOINT",
+                        help="network to start from, of this or of a cheaper method; reference energies are refitted")
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
                         help="learn from this energy network, as distill_* of the train config say, without any true call")
-    parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="PREFIX",
-                        help="keep parameters whose names start so, e.g. layers.0 (names: 03_model.py)")
+    parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="N",
+                        help="keep the embedding and the first N rounds of messages (pair_mlp: hidden layers) as they "
+                             "are; or the parameters whose names start so, e.g. jump_head.springs")
     parser.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
     add_common_arguments(parser, device=True, overrides=True)
     parser.set_defaults(splits=[Path("data/splits/train.json"), Path("data/splits/val.json")])
@@ -87,8 +90,10 @@ def main():
 
 def run(args, group: parallel.Group, device: str) -> int:
     """One process of the training; the exit code."""
-    model_config = load_config(ModelConfig, args.model_config)
-    config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
+    given = parse_assignments(args.assignments)
+    of_model = {key: given.pop(key) for key in list(given) if key in ModelConfig.model_fields}
+    model_config = load_config(ModelConfig, args.model_config, of_model)
+    config = load_config(TrainConfig, args.train_config, given)
     losses.check_weights(config, model_config.heads)
     arrays, metadata = load_dataset(args.dataset)
     check_dynamics(metadata, model_config.heads, args.dataset)
@@ -126,10 +131,12 @@ def run(args, group: parallel.Group, device: str) -> int:
         check_same_data(resume, facts, path, exactly=True)
         if resume["config"] != model_config.model_dump():
             raise UserError(f"{path} was trained with another model config; train without --resume")
+        facts |= {key: resume[key] for key in ("pretrained", "true_calls_training") if key in resume}
     elif args.pretrained:
         checkpoint = checkpoints.load(args.pretrained, device)
         check_same_data(checkpoint, facts, args.pretrained, exactly=False)
-        copy_weights(model, checkpoint, args.pretrained)
+        transfer(model, checkpoint, args.pretrained, data, on_device)
+        facts = facts_of_transfer(facts, checkpoint, args.pretrained)
     freeze(model, args.freeze_layers)
 
     size = sum(p.numel() for p in model.parameters())

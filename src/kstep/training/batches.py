@@ -110,11 +110,12 @@ class Windows:
         return {"windows": len(windows), "atoms": self.atoms.count(windows), "bonds": self.bonds.count(molecule),
                 "angles": self.angles.count(molecule), "torsions": self.torsions.count(molecule)}
 
-    def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None
-              ) -> tuple[MoleculeBatch, Targets]:
+    def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None,
+              turns: torch.Tensor | None = None) -> tuple[MoleculeBatch, Targets]:
         """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone.
 
-        labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule).
+        labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule);
+        turns (S,3,3): rotations of all that has a direction.
         """
         rows, graph = self.atoms.rows(windows)
         if labels is not None:
@@ -124,6 +125,10 @@ class Windows:
         first_atom = self.ptr[windows + 1] - self.ptr[windows]
         first_atom = torch.cumsum(first_atom, 0) - first_atom
 
+        def vectors(name):
+            given = self.vectors[name][rows]
+            return given if turns is None else torch.einsum("axy,ay->ax", turns[graph], given)
+
         def tuples(ragged):
             chosen, owner = ragged.rows(molecule)
             return ragged.table[chosen] + first_atom[owner][:, None]
@@ -131,13 +136,13 @@ class Windows:
         end = "tk" if at_end else "t"
         batch = MoleculeBatch(
             numbers=self.static.table[static, 0].long(), masses=self.static.table[static, 1],
-            positions=self.vectors[f"x_{end}"][rows], graph=graph, n_graphs=len(windows),
+            positions=vectors(f"x_{end}"), graph=graph, n_graphs=len(windows),
             bonds=tuples(self.bonds))
         if not at_end:
-            batch.velocities = self.vectors["v_t"][rows]
-            batch.forces = self.vectors["f_t"][rows]
+            batch.velocities = vectors("v_t")
+            batch.forces = vectors("f_t")
             batch.tau_ps = self.k_steps[windows] * (self.dt_fs * PS_PER_FS)
         return batch, Targets(
-            energy=self.energies[end][windows], forces=self.vectors[f"f_{end}"][rows],
-            x_k=self.vectors["x_tk"][rows], v_half=self.vectors["v_half"][rows],
+            energy=self.energies[end][windows], forces=vectors(f"f_{end}"),
+            x_k=vectors("x_tk"), v_half=vectors("v_half"),
             angles=tuples(self.angles), torsions=tuples(self.torsions))

@@ -82,16 +82,17 @@ class Trainer:
         # Only a network bound to labelled atoms has anything to learn from relabelled ones.
         self.exchange = config.exchange_hydrogens and model.config.arch == "pair_mlp"
 
-        objective = Objective(model, data, config, scales)
+        self.loss = Objective(model, data, config, scales)
+        self.learned = [w for w in self.loss.parameters() if w.requires_grad]  # uncertainties of terms among them
         self.weights = [w for w in model.parameters() if w.requires_grad]
-        self.optimiser = adamw(self.weights, lr=config.lr, weight_decay=config.weight_decay, beta2=config.beta2)
+        self.optimiser = adamw(self.learned, lr=config.lr, weight_decay=config.weight_decay, beta2=config.beta2)
         self.average = Average(self.weights, config.ema_decay)
         self.at = resuming.Progress()
         if resume is not None:
-            self.at = resuming.restore(resume, model, self.optimiser, self.weights, self.average)
+            self.at = resuming.restore(resume, model, self.optimiser, self.learned, self.average)
             if not group.is_first:
                 self.at.sums.clear()  # the first process goes on with the sum over all
-        self.objective = group.wrap(objective)
+        self.objective = group.wrap(self.loss)
         self.log = MetricsLog(out_dir, config, fresh=resume is None, speaks=group.is_first)
         self.began = self.saved = self.lap = time.monotonic()
         self.before_s, self.lap_windows = self.at.elapsed_s, 0
@@ -141,11 +142,11 @@ class Trainer:
         for number, piece in enumerate(pieces, 1):
             with self.group.apart(self.objective, last=number == len(pieces)):
                 with self._autocast():
-                    loss, terms = self.objective(piece)
+                    loss, terms = self.objective(piece, self.at.step / self.total)
                 (loss * self.group.size).backward()  # the exchange takes the mean of the gradients
             for name, value in {**terms, "loss": loss.detach()}.items():
                 self.at.sums[name] += value.double()  # read when a row is due: a GPU need not wait for each
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.grad_clip)
         if not torch.isfinite(norm):
             raise UserError(f"the loss is not finite at step {self.at.step}; lower lr or look for "
                             "broken frames in the dataset")
@@ -162,9 +163,7 @@ class Trainer:
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
     def _autocast(self):
-        if self.config.amp and self.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.config.amp else nullcontext()
 
     def _agree(self, stop: StopRequest, should_stop) -> tuple[str | None, bool]:
         """Why training ends after this step although its schedule is not through, or None; is last.pt due?"""
@@ -207,7 +206,7 @@ class Trainer:
         self.log.row("train", **self._place(),
                      samples_per_s=round(self.lap_windows / max(1e-9, time.monotonic() - self.lap), 2),
                      peak_memory_MB=peak_memory_MB(self.device),
-                     **{f"train_{name}": value / n for name, value in sums.items()})
+                     **{f"train_{name}": value / n for name, value in sums.items()}, **self.loss.uncertainties())
         self.at.sums.clear()
         self.at.summed, self.lap_windows, self.lap = 0, 0, time.monotonic()
 
@@ -234,7 +233,7 @@ class Trainer:
         if self.group.is_first:
             self.at.sums.update(sums)
         self.at.elapsed_s, self.saved = self._wall_s(), time.monotonic()
-        self._save("last.pt", {"training": resuming.training_state(self.at, self.optimiser, self.weights,
+        self._save("last.pt", {"training": resuming.training_state(self.at, self.optimiser, self.learned,
                                                                    self.average)})
 
     @contextmanager

@@ -41,7 +41,10 @@ def training_state(progress: Progress, optimiser, weights: list[torch.Tensor], a
 
 
 def restore(checkpoint: dict, model, optimiser, weights: list[torch.Tensor], average) -> Progress:
-    """Put model, optimiser and average where last.pt left them; UserError where it does not fit."""
+    """Put model, optimiser and average where last.pt left them; UserError where it does not fit.
+
+    weights: all that is optimised, the log variances of `uncertainty_weighting` too.
+    """
     training = checkpoint.get("training")
     if not training:
         raise UserError("this checkpoint cannot be resumed: only last.pt holds the state of training")
@@ -56,7 +59,8 @@ def restore(checkpoint: dict, model, optimiser, weights: list[torch.Tensor], ave
             for weight, kept in zip(weights, training["weights"], strict=True):
                 weight.copy_(kept)
     except (RuntimeError, ValueError):
-        raise UserError("last.pt belongs to another model or other frozen layers; train without --resume") from None
-    average.mean = [m.to(w.device).clone() for m, w in zip(training["average"], weights)]
+        raise UserError("last.pt belongs to another model, other frozen layers or another uncertainty_weighting; "
+                        "train without --resume") from None
+    average.mean = [m.to(w.device).clone() for m, w in zip(training["average"], average.live)]
     values = {entry.name: training[entry.name] for entry in fields(Progress)}
     return Progress(**{**values, "sums": defaultdict(float, values["sums"])})

@@ -14,19 +14,21 @@ import torch
 
 from kstep.training.batches import Windows
 from kstep.training.parallel import Group
+from kstep.training.rotations import turns_of_epoch
 
 
 @dataclass
 class Piece:
     """Windows (S,) that are evaluated at once.
 
-    at_end: the energy head sees their end frames; labels (S,N): hydrogen labellings or None;
-    shares: part of the step's windows, atoms, bonds, angles and torsions that these hold.
+    at_end: the energy head sees their end frames; labels (S,N): hydrogen labellings or None; turns (S,3,3):
+    rotations or None; shares: part of the step's windows, atoms, bonds, angles and torsions that these hold.
     """
 
     windows: torch.Tensor
     at_end: bool = False
     labels: torch.Tensor | None = None
+    turns: torch.Tensor | None = None
     shares: dict[str, float] | None = None  # None: the piece is the whole
 
 
@@ -38,6 +40,7 @@ class Epoch:
     windows: torch.Tensor
     at_end: np.ndarray
     labels: torch.Tensor | None
+    turns: torch.Tensor | None
     batch_size: int
     step_size: int
     group: Group
@@ -62,8 +65,8 @@ class Epoch:
                 shares = shares_of(self.data, self.windows[rows], whole)
             if len(rows) == 0:  # a last batch smaller than the number of processes: go along, without weight
                 rows = torch.tensor([start])
-            out.append(Piece(self.windows[rows], bool(self.at_end[step]),
-                             None if self.labels is None else self.labels[rows], shares))
+            labels, turns = (None if given is None else given[rows] for given in (self.labels, self.turns))
+            out.append(Piece(self.windows[rows], bool(self.at_end[step]), labels, turns, shares))
         return out
 
 
@@ -90,4 +93,8 @@ def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, e
         labels = torch.as_tensor(data.exchange_hydrogens(int(data.molecule[windows[0]]), rng, len(windows)),
                                  device=windows.device)
     at_end = rng.random(steps_per_epoch(len(windows), config)) < 0.5
-    return Epoch(data, windows[order], at_end, labels, config.batch_size, config.batch_size * config.grad_accum, group)
+    step_size = config.batch_size * config.grad_accum
+    turns = turns_of_epoch(config.random_rotate_mode, len(windows), step_size, seed, epoch)
+    if turns is not None:
+        turns = torch.as_tensor(turns, device=windows.device)
+    return Epoch(data, windows[order], at_end, labels, turns, config.batch_size, step_size, group)

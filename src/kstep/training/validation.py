@@ -16,9 +16,12 @@ from kstep.training.steps import Piece, shares_of
 def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
     """The piece's part of all loss terms of its step."""
     heads, terms = model.config.heads, {}
-    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels)
+    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels,
+                                turns=piece.turns)
     if heads.energy:
-        frames = (batch, targets) if not (piece.at_end and heads.jump) else data.batch(piece.windows, at_end=True)
+        frames = (batch, targets)
+        if piece.at_end and heads.jump:
+            frames = data.batch(piece.windows, at_end=True, turns=piece.turns)
         terms |= losses.energy_terms(model, *frames, scales, config, training=training)
     if heads.jump:
         terms |= losses.jump_terms(model, batch, targets, config)
