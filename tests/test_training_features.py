@@ -105,7 +105,7 @@ def test_rotated_windows_give_the_same_loss(dataset, mode):
     for at_end in (False, True):
         plain, _ = objective(Piece(chosen, at_end), 1.0)
         turned, _ = objective(Piece(chosen, at_end, turns=turns), 1.0)
-        assert float(turned) == pytest.approx(float(plain), rel=1e-9) and float(plain) != 0
+        assert turned.item() == pytest.approx(plain.item(), rel=1e-9) and plain.item() != 0
     straight, _ = setup["data"].batch(chosen)
     moved, truth = setup["data"].batch(chosen, turns=turns)
     for name in ("positions", "velocities", "forces"):
@@ -161,7 +161,7 @@ def test_angular_momentum_term_is_one_for_independent_errors_of_the_scale(datase
     setup = prepare(dataset, JUMP)
     batch, targets = setup["data"].batch(torch.as_tensor(setup["train_windows"]))
     generator = torch.Generator().manual_seed(0)
-    scale_x, scale_v = torch.full((len(batch.masses), 1), 1e-4).double(), torch.full((len(batch.masses), 1), 0.05).double()
+    scale_x, scale_v = (torch.full((len(batch.masses), 1), size, dtype=torch.float64) for size in (1e-4, 0.05))
 
     def noise(scale):
         return scale * torch.randn(len(batch.masses), 3, generator=generator, dtype=torch.float64)

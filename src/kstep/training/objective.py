@@ -44,11 +44,15 @@ class Objective(nn.Module):
         terms = loss_terms(self.model, self.data, piece, self.config, self.scales, training=True)
         weighed = {name: self.weights[name] * value for name, value in terms.items()}
         if self.log_variances is not None:
-            part = 1.0 if piece.shares is None else piece.shares["windows"]
-            weighed = {name: torch.exp(-s) * weighed[name] + part * s
+            weighed = {name: torch.exp(-s) * weighed[name] + self._part(piece, name) * s
                        for name, s in zip(self.uncertain, self.log_variances) if name in weighed}
         loss = sum(losses.ramp(name, progress, self.config) * value for name, value in weighed.items())
         return loss, {name: value.detach() for name, value in terms.items()}
+
+    @staticmethod
+    def _part(piece: Piece, name: str) -> float:
+        """Part of the step's s_t that a piece carries, so that its pieces carry it once."""
+        return 1.0 if piece.shares is None else piece.shares[losses.AVERAGED_OVER[name]]
 
     def uncertainties(self) -> dict[str, float]:
         """What the log shows of the weighting: log_variance_<term>, {} without it."""
