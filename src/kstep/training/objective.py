@@ -58,4 +58,4 @@ class Objective(nn.Module):
         """What the log shows of the weighting: log_variance_<term>, {} without it."""
         if self.log_variances is None:
             return {}
-        return {f"log_variance_{name}": float(s) for name, s in zip(self.uncertain, self.log_variances)}
+        return {f"log_variance_{name}": s for name, s in zip(self.uncertain, self.log_variances.tolist())}
