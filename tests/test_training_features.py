@@ -372,6 +372,19 @@ def test_force_head_is_trained_on_true_forces(methanol):
     assert terms[-1]["force"] == terms[0]["force"] and terms[0]["direct_force"] > 0.5
 
 
+def test_rows_of_windows_are_the_same_for_even_and_ragged_molecules(dataset, methanol):
+    """One molecule takes a shorter way to its rows than several do."""
+    even, ragged = prepare(methanol, JUMP)["data"], prepare(dataset, JUMP)["data"]
+    assert even.atoms.even == 6 and ragged.atoms.even is None
+    chosen = torch.tensor([5, 2, 2])
+    quick = [tensor.tolist() for tensor in even.bonds.rows(even.molecule[chosen])]
+    even.bonds.even = None
+    assert quick == [tensor.tolist() for tensor in even.bonds.rows(even.molecule[chosen])]
+    rows, owner = even.atoms.rows(chosen)
+    assert rows.tolist() == [*range(30, 36), *range(12, 18), *range(12, 18)] and owner.tolist() == sum(
+        ([i] * 6 for i in range(3)), [])
+
+
 def test_shares_count_what_a_term_averages_over(dataset):
     setup = prepare(dataset, JUMP)
     data, windows = setup["data"], torch.as_tensor(setup["train_windows"])

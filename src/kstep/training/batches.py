@@ -33,10 +33,15 @@ class _Ragged:
 
     def __init__(self, table: torch.Tensor, ptr: torch.Tensor):
         self.table, self.ptr = table, ptr
+        count = torch.unique(ptr[1:] - ptr[:-1])
+        self.even = int(count) if len(count) == 1 else None  # rows of every item, where all have as many
 
     def rows(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Row numbers of the items, one after another, and the place of the item of each row."""
         start = self.ptr[items]
+        if self.even is not None:
+            owner = torch.arange(len(items), device=items.device).repeat_interleave(self.even)
+            return (start[:, None] + torch.arange(self.even, device=items.device)).reshape(-1), owner
         count = self.ptr[items + 1] - start
         owner = torch.repeat_interleave(torch.arange(len(items), device=items.device), count)
         before = torch.cumsum(count, 0) - count
@@ -111,11 +116,11 @@ class Windows:
                 "angles": self.angles.count(molecule), "torsions": self.torsions.count(molecule)}
 
     def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None,
-              turns: torch.Tensor | None = None) -> tuple[MoleculeBatch, Targets]:
+              turns: torch.Tensor | None = None, structure: bool = True) -> tuple[MoleculeBatch, Targets]:
         """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone.
 
         labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule);
-        turns (S,3,3): rotations of all that has a direction.
+        turns (S,3,3): rotations of all that has a direction; structure: list the angles and torsions.
         """
         rows, graph = self.atoms.rows(windows)
         if labels is not None:
@@ -145,4 +150,5 @@ class Windows:
         return batch, Targets(
             energy=self.energies[end][windows], forces=vectors(f"f_{end}"),
             x_k=vectors("x_tk"), v_half=vectors("v_half"),
-            angles=tuples(self.angles), torsions=tuples(self.torsions))
+            angles=tuples(self.angles) if structure else self.angles.table[:0],
+            torsions=tuples(self.torsions) if structure else self.torsions.table[:0])

@@ -16,12 +16,13 @@ from kstep.training.steps import Piece, shares_of
 def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
     """The piece's part of all loss terms of its step."""
     heads, terms = model.config.heads, {}
+    structure = heads.jump and bool(config.lambda_struct_angle or config.lambda_struct_dihedral)
     batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels,
-                                turns=piece.turns)
+                                turns=piece.turns, structure=structure)
     if heads.energy:
         frames = (batch, targets)
         if piece.at_end and heads.jump:
-            frames = data.batch(piece.windows, at_end=True, turns=piece.turns)
+            frames = data.batch(piece.windows, at_end=True, turns=piece.turns, structure=False)
         terms |= losses.energy_terms(model, *frames, scales, config, training=training)
     if heads.jump:
         terms |= losses.jump_terms(model, batch, targets, config)
@@ -51,7 +52,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
         with torch.no_grad():
             piece = Piece(chosen, shares=shares_of(data, chosen, windows))
             loss += float(losses.total(loss_terms(model, data, piece, config, scales, training=False), config))
-        batch, targets = data.batch(chosen)
+        batch, targets = data.batch(chosen, structure=False)
         if heads.energy:
             energy, forces = model.energy_and_forces(batch)
             de.append(energy - targets.energy)
@@ -59,7 +60,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
             add("force_rmse_kJ_per_mol_nm", forces - targets.forces)
         chosen = chosen[data.k_steps[chosen] == longest]
         if heads.jump and len(chosen):
-            batch, targets = data.batch(chosen)
+            batch, targets = data.batch(chosen, structure=False)
             with torch.no_grad():
                 for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
                     add(f"{name}dx_rmse_nm", x_k - targets.x_k)
