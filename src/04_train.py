@@ -21,13 +21,12 @@ import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
-from kstep.dynamics import explore
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.models import build_model, inner
+from kstep.learning.teach import labels_of_teacher
+from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
-from kstep.models.network import Network
 from kstep.schemas import load_dataset
 from kstep.training import distill, losses, normalise, parallel
 from kstep.training.batches import Windows
@@ -59,26 +58,6 @@ def parse():
     add_common_arguments(parser, device=True, overrides=True)
     parser.set_defaults(splits=[Path("data/splits/train.json"), Path("data/splits/val.json")])
     return parser.parse_args()
-
-
-def learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device):
-    """The teacher's labels in the place of the true ones: (arrays, train windows, val windows)."""
-    own = Windows.molecule_of(molecule, arrays)
-    frames, rng = distill.frames_of(arrays, train_windows), np.random.default_rng(args.seed)
-
-    def load(way):
-        return Network.load(args.teacher, **own, device=device, method=metadata["method"], inner=way,
-                            rows=explore.REPLICAS)
-
-    choice, network = inner.choose(load, np.resize(frames, (explore.REPLICAS, *frames.shape[1:])),
-                                   inner.possible_ways(teacher["config"]["arch"], device),
-                                   n_steps=explore.calls_for(config.distill_frames))
-    log.info("teacher %s: %s", args.teacher, choice)
-    if config.distill_frames:
-        visited = explore.explore(network, frames, own["numbers"], own["masses"], own["bonds"],
-                                  config.distill_temperature_K, config.distill_frames, rng)
-        frames = np.concatenate([frames, visited])
-    return distill.distilled(arrays, val_windows, molecule, network, frames, config.distill_temperature_K)
 
 
 def main():
@@ -114,8 +93,8 @@ def run(args, group: parallel.Group, device: str) -> int:
         with group.first_alone():  # the others read what it has written
             arrays, train_windows, val_windows = distill.once(
                 args.out_dir, facts, metadata, args.resume or not group.is_first,
-                lambda: learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule,
-                                   device))
+                lambda: labels_of_teacher(args.teacher, arrays, metadata, train_windows, val_windows, molecule, config,
+                                          seed=args.seed, device=device))
 
     torch.manual_seed(args.seed)
     molecule = Windows.molecule_of(int(arrays["molecule_id"][train_windows[0]]), arrays)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -346,6 +348,28 @@ def test_the_log_keeps_its_contract(methanol, tmp_path):
     assert kept.config.arch == "pair_mlp" and not (tmp_path / "step_4.pt").exists()
     with pytest.raises(UserError, match="only last.pt holds the state"):
         train(**setup, out_dir=tmp_path, resume=checkpoints.load(tmp_path / "step_5.pt"))
+
+
+def test_loggers_are_off_unless_asked_and_hear_every_row(methanol, tmp_path, monkeypatch):
+    heard = []
+
+    class Run:
+        def log(self, numbers, step):
+            heard.append((step, numbers))
+
+        def finish(self):
+            heard.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: Run()))
+    train(**prepare(methanol, PAIR_MLP), out_dir=tmp_path, max_steps=3)
+    assert not heard
+    train(**prepare(methanol, PAIR_MLP, wandb=True, log_interval_steps=2), out_dir=tmp_path, max_steps=3)
+    assert [entry[0] for entry in heard[:-1]] == [2, 3, 3] and heard[-1] == "finished"
+    assert "train_loss" in heard[0][1] and "val_loss" in heard[2][1]
+    assert all(isinstance(value, (int, float)) for entry in heard[:-1] for value in entry[1].values())
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install"):
+        train(**prepare(methanol, PAIR_MLP, wandb=True), out_dir=tmp_path, max_steps=3)
 
 
 def test_patience_ends_a_training_that_no_longer_improves(methanol, tmp_path):
