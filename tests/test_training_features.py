@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from kstep.config import MDConfig, QMConfig, load_config
 from kstep.errors import UserError
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
+from kstep.models.config import ModelConfig
 from kstep.schemas import load_dataset
 from kstep.training import losses, start
 from kstep.training.batches import Windows
@@ -21,7 +23,7 @@ from kstep.training.objective import Objective
 from kstep.training.rotations import random_rotations, turns_of_epoch
 from kstep.training.steps import Piece, drawn, shares_of
 from kstep.training.parallel import Group
-from trainings import EGNN, JUMP, PAIR_MLP, TRANSFORMER, make_dataset, prepare, rows_of
+from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, make_dataset, prepare, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +372,21 @@ def test_loggers_are_off_unless_asked_and_hear_every_row(methanol, tmp_path, mon
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install"):
         train(**prepare(methanol, PAIR_MLP, wandb=True), out_dir=tmp_path, max_steps=3)
+
+
+@pytest.mark.parametrize("name", ["train.yaml", "train_fast.yaml", "train_qm.yaml", "train_pair_mlp.yaml"])
+def test_training_configs_load(name):
+    load_config(TrainConfig, ROOT / "configs" / name)
+
+
+def test_names_people_know_are_kept():
+    known = {MDConfig: "temperature_K friction_per_ps dt_fs length_ps save_interval_steps",
+             QMConfig: "method charge spin_multiplicity temperature_K friction_per_ps dt_fs length_ps",
+             ModelConfig: "arch hidden_dim num_layers cutoff_nm max_disp_nm use_force_head attention_heads dropout",
+             TrainConfig: "batch_size grad_accum lr weight_decay max_epochs amp grad_clip lambda_force lambda_struct_bond "
+                          "lambda_struct_angle lambda_struct_dihedral random_rotate_mode warmup_ratio ema_decay wandb"}
+    for kind, names in known.items():
+        assert not set(names.split()) - set(kind.model_fields), kind.__name__
 
 
 def test_patience_ends_a_training_that_no_longer_improves(methanol, tmp_path):
