@@ -56,6 +56,8 @@ def transfer(model: torch.nn.Module, checkpoint: dict, path, data: Windows, wind
     Weights act on inputs in the units of their own normalisation and answer in them, so those buffers
     come along: the network starts as the very function it was.  Only its zero of energy is refitted,
     per element (pair_mlp: in all), to what the pretrained network misses of the training windows.
+    (Scales of the new data instead, MMFF94 -> GFN2-xTB for ethanol, 40 and 160 windows: force errors within 4 %
+    of these after training, a little above for pair_mlp, a little below for the EGNN.)
     """
     own, given = model.state_dict(), checkpoint["state_dict"]
     grows = {"tau_ps", "dx_rms", "dv_rms"}  # with the number of lengths of a jump
