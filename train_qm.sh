@@ -6,7 +6,8 @@
 #   K_STEPS          the dataset to learn from is the one of k timesteps, the largest if several (default: 8)
 #   MODEL_CONFIG     YAML of the network (default: configs/model.yaml: jumps; with PER_MOLECULE=1
 #                    configs/model_pair_mlp.yaml: energies, for metropolis, impulse and checked)
-#   TRAIN_CONFIG     YAML of the training (default: configs/train.yaml, or configs/train_pair_mlp.yaml)
+#   TRAIN_CONFIG     YAML of the training (default: configs/train.yaml, with CHECKPOINT configs/train_qm.yaml; with
+#                    PER_MOLECULE=1 configs/train_pair_mlp.yaml)
 #   DEVICE           auto | cpu | cuda (default: auto)
 #   CHECKPOINT       network whose weights to start from, e.g. one of xTB for a DFT one (default: none)
 #   PER_MOLECULE     1: a network for each molecule, OUT_DIR/networks/<molecule>/ (default: 0)
@@ -19,7 +20,9 @@ counts K_STEPS 8
 choice PER_MOLECULE 0 1
 if [ "$PER_MOLECULE" = 1 ]; then kind=_pair_mlp; else kind=; fi
 file MODEL_CONFIG configs/model$kind.yaml
-file TRAIN_CONFIG configs/train$kind.yaml
+training=$kind
+if [ -n "${CHECKPOINT:-}" ] && [ "$PER_MOLECULE" = 0 ]; then training=_qm; fi
+file TRAIN_CONFIG configs/train$training.yaml
 choice DEVICE auto cpu cuda
 [ -z "${CHECKPOINT:-}" ] || file CHECKPOINT ""
 k=$(printf '%s\n' $K_STEPS | sort -n | tail -n 1)

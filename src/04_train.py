@@ -3,7 +3,8 @@
 The model config says which network and which heads (energy, jump), the train config how; loss
 terms, schedules and units are explained in configs/train.yaml.  best.pt holds the averaged
 weights with the lowest validation loss, last.pt what --resume needs.  Ctrl-C ends the step in
-progress and writes both.
+progress and writes both.  Several processes or GPUs share each batch:
+torchrun --nproc_per_node 2 src/04_train.py ...
 
     python src/04_train.py --dataset data/qm/dataset_k8.npz --model-config configs/model_pair_mlp.yaml \\
         --train-config configs/train_pair_mlp.yaml --splits data/splits/train.json data/splits/val.json
@@ -20,20 +21,20 @@ import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
-from kstep.dynamics import explore
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.models import build_model, inner
+from kstep.learning.teach import labels_of_teacher
+from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
 from kstep.models.config import ModelConfig
-from kstep.models.network import Network
 from kstep.schemas import load_dataset
-from kstep.training import distill, losses, normalise
+from kstep.training import distill, losses, normalise, parallel
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.loop import train
 from kstep.training.splits import select
-from kstep.training.start import check_dynamics, check_same_data, copy_weights, facts_of, freeze
+from kstep.training.start import (check_dynamics, check_same_data, facts_of, facts_of_transfer,
+                                  freeze, transfer)
 from kstep.training.validation import validate
 
 
@@ -46,42 +47,32 @@ def parse():
                         help="split files of 02_make_dataset.py (default: data/splits/train.json data/splits/val.json)")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
-    parser.add_argument("--pretrained", type=Path, help="checkpoint whose weights to start from")
+    parser.add_argument("--pretrained", type=Path, metavar="CHECKPOINT",
+                        help="network to start from, of this or of a cheaper method; reference energies are refitted")
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
                         help="learn from this energy network, as distill_* of the train config say, without any true call")
-    parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="PREFIX",
-                        help="keep parameters whose names start so, e.g. layers.0 (names: 03_model.py)")
+    parser.add_argument("--freeze-layers", nargs="+", default=[], metavar="N",
+                        help="keep the embedding and the first N rounds of messages (pair_mlp: hidden layers) as they "
+                             "are; or the parameters whose names start so, e.g. jump_head.springs")
     parser.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
     add_common_arguments(parser, device=True, overrides=True)
     parser.set_defaults(splits=[Path("data/splits/train.json"), Path("data/splits/val.json")])
     return parser.parse_args()
 
 
-def learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device):
-    """The teacher's labels in the place of the true ones: (arrays, train windows, val windows)."""
-    own = Windows.molecule_of(molecule, arrays)
-    frames, rng = distill.frames_of(arrays, train_windows), np.random.default_rng(args.seed)
-
-    def load(way):
-        return Network.load(args.teacher, **own, device=device, method=metadata["method"], inner=way,
-                            rows=explore.REPLICAS)
-
-    choice, network = inner.choose(load, np.resize(frames, (explore.REPLICAS, *frames.shape[1:])),
-                                   inner.possible_ways(teacher["config"]["arch"], device),
-                                   n_steps=explore.calls_for(config.distill_frames))
-    log.info("teacher %s: %s", args.teacher, choice)
-    if config.distill_frames:
-        visited = explore.explore(network, frames, own["numbers"], own["masses"], own["bonds"],
-                                  config.distill_temperature_K, config.distill_frames, rng)
-        frames = np.concatenate([frames, visited])
-    return distill.distilled(arrays, val_windows, molecule, network, frames, config.distill_temperature_K)
-
-
 def main():
     args = parse()
-    setup_logging(args.log_level)
-    model_config = load_config(ModelConfig, args.model_config)
-    config = load_config(TrainConfig, args.train_config, parse_assignments(args.assignments))
+    with parallel.joined(pick_device(args.device)) as (group, device):
+        setup_logging(args.log_level if group.is_first else "error")
+        return run(args, group, device)
+
+
+def run(args, group: parallel.Group, device: str) -> int:
+    """One process of the training; the exit code."""
+    given = parse_assignments(args.assignments)
+    of_model = {key: given.pop(key) for key in list(given) if key in ModelConfig.model_fields}
+    model_config = load_config(ModelConfig, args.model_config, of_model)
+    config = load_config(TrainConfig, args.train_config, given)
     losses.check_weights(config, model_config.heads)
     arrays, metadata = load_dataset(args.dataset)
     check_dynamics(metadata, model_config.heads, args.dataset)
@@ -93,16 +84,17 @@ def main():
         raise UserError(f"{args.splits[0]} and {args.splits[1]} share windows; run 02_make_dataset.py again")
     for name in ("best.pt", "last.pt"):
         check_writable(args.out_dir / name)
-    device = pick_device(args.device)
     facts = facts_of(arrays, metadata, train_windows, args.dataset, model_config.arch)
     if args.teacher:
         teacher = checkpoints.load(args.teacher)
         chosen = np.concatenate([train_windows, val_windows])
         molecule = distill.check_teacher(teacher, args.teacher, model_config, arrays, chosen, args.out_dir)
         facts = distill.facts_of_student(facts, teacher, args.teacher, config)
-        arrays, train_windows, val_windows = distill.once(
-            args.out_dir, facts, metadata, args.resume,
-            lambda: learn_from(teacher, args, config, arrays, metadata, train_windows, val_windows, molecule, device))
+        with group.first_alone():  # the others read what it has written
+            arrays, train_windows, val_windows = distill.once(
+                args.out_dir, facts, metadata, args.resume or not group.is_first,
+                lambda: labels_of_teacher(args.teacher, arrays, metadata, train_windows, val_windows, molecule, config,
+                                          seed=args.seed, device=device))
 
     torch.manual_seed(args.seed)
     molecule = Windows.molecule_of(int(arrays["molecule_id"][train_windows[0]]), arrays)
@@ -118,10 +110,12 @@ def main():
         check_same_data(resume, facts, path, exactly=True)
         if resume["config"] != model_config.model_dump():
             raise UserError(f"{path} was trained with another model config; train without --resume")
+        facts |= {key: resume[key] for key in ("pretrained", "true_calls_training") if key in resume}
     elif args.pretrained:
         checkpoint = checkpoints.load(args.pretrained, device)
         check_same_data(checkpoint, facts, args.pretrained, exactly=False)
-        copy_weights(model, checkpoint, args.pretrained)
+        transfer(model, checkpoint, args.pretrained, data, on_device)
+        facts = facts_of_transfer(facts, checkpoint, args.pretrained)
     freeze(model, args.freeze_layers)
 
     size = sum(p.numel() for p in model.parameters())
@@ -129,7 +123,9 @@ def main():
              len(train_windows), len(val_windows), device)
     outcome = train(model, data, train_windows, val_windows, config, normalise.scales(data, on_device),
                     out_dir=args.out_dir, facts=facts, seed=args.seed, max_steps=args.max_steps, resume=resume,
-                    progress=args.log_level in ("debug", "info"))
+                    progress=args.log_level in ("debug", "info"), group=group)
+    if not group.is_first:
+        return 130 if outcome.interrupted else 0
     errors = {}
     if args.teacher:
         judged = torch.as_tensor(val_windows, device=device)

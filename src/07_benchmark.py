@@ -14,13 +14,15 @@ from pathlib import Path
 from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, positive_float, positive_int,
                    provenance, run_script, setup_logging)
 
+import yaml
+
 from kstep.analysis.benchmark_text import sentences, text
 from kstep.analysis.report import write_metrics
 from kstep.benchmark.judge import judge
 from kstep.benchmark.plan import FAST, Lengths, Plan
 from kstep.benchmark.runner import Runner, training_seconds
 from kstep.benchmark.sections import SECTIONS, run_sections
-from kstep.config import MDConfig, load_config, load_qm_config
+from kstep.config import MDConfig, load_config, load_qm_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable, write_text_atomic
 from kstep.forces.pool import physical_cores
@@ -53,7 +55,7 @@ def parse():
                                                 "--checkpoint, by the networks of the cold starts")):
         parser.add_argument(flag, type=positive_int, dest=key, help=f"{words} (default: by --effort)")
     parser.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
-    add_common_arguments(parser)
+    add_common_arguments(parser, overrides=True)
     args = parser.parse_args()
     args.seeds = args.seeds or ([0] if args.fast else [0, 1, 2])
     return args
@@ -69,7 +71,11 @@ def make_plan(args):
                                                  "proposals") if getattr(args, key) is not None}
     level = "mm" if args.md_config else "qm"
     config_path = args.md_config or args.qm_config
-    config = load_config(MDConfig, config_path) if level == "mm" else load_qm_config(config_path)
+    changes = parse_assignments(args.assignments)
+    config = load_config(MDConfig, config_path, changes) if level == "mm" else load_qm_config(config_path, changes)
+    if changes:  # the numbered scripts read one file
+        config_path = args.out_dir / "physics.yaml"
+        write_text_atomic(config_path, yaml.safe_dump(config.model_dump(), sort_keys=False))
     plan = Plan(level, molecule.name, molecule.smiles, args.molecule, config_path, args.out_dir, replace(lengths, **given),
                 args.num_workers, args.seed, config.redraw_interval_ps, config.dt_fs)
     return plan, config, molecule

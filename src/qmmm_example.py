@@ -20,7 +20,7 @@ import numpy as np
 from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, pick_device, positive_float,
                    positive_int, provenance, run_script, setup_logging)
 
-from kstep.config import load_qm_config
+from kstep.config import load_qm_config, parse_assignments
 from kstep.dynamics.embedded import capped_molecule
 from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
 from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
@@ -65,7 +65,7 @@ def parse():
     parser.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
     parser.add_argument("--resume", action="store_true", help="go on where a run that was cut left off")
     parser.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
-    add_common_arguments(parser, device=True)
+    add_common_arguments(parser, device=True, overrides=True)
     return parser.parse_args()
 
 
@@ -95,7 +95,7 @@ def main():
         raise UserError("plain carries nothing with a network; leave out --checkpoint and --model-config")
     if args.scheme == "metropolis" and args.thermostat != "none":
         raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
-    qm = load_qm_config(args.qm_config)
+    qm = load_qm_config(args.qm_config, parse_assignments(args.assignments))
     check_writable(args.out)
     system, atoms, charge, multiplicity = surroundings_of(args)
     spec = qmmm_spec(system, atoms, qm, charge=charge, multiplicity=multiplicity, embedding=args.embedding)

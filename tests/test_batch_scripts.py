@@ -46,6 +46,14 @@ def ran(tmp_path_factory):
     return folder, batch("run_qm_trajectories.sh", folder, expect=1, MAX_JOBS="2")
 
 
+@pytest.mark.parametrize("settings, config", [({}, "train"), ({"CHECKPOINT": "given"}, "train_qm"),
+                                              ({"CHECKPOINT": "given", "PER_MOLECULE": "1"}, "train_pair_mlp")])
+def test_a_pretrained_network_is_fine_tuned(tmp_path, settings, config):
+    (tmp_path / "x.pt").touch()
+    given = {key: str(tmp_path / "x.pt") if value == "given" else value for key, value in settings.items()}
+    assert f"--train-config configs/{config}.yaml" in batch("train_qm.sh", tmp_path, DRY_RUN="1", **given).stdout
+
+
 @pytest.mark.parametrize("script, command", list(zip(SCRIPTS, (
     "src/01b_run_qm_baselines.py", "src/02_make_dataset.py", "src/04_train.py", "src/06b_hybrid_integrate_qm.py",
     "src/05b_eval_qm.py"))))

@@ -26,7 +26,7 @@ from kstep.training.loop import train
 from kstep.training.splits import make_splits, select
 from kstep.training.start import facts_of
 from springs import METHANOL, write_trajectory
-from test_training import JUMP
+from trainings import JUMP
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ModelConfig(arch="egnn", heads={"energy": True, "jump": False}, elements=[1, 6, 8], hidden_dim=12,

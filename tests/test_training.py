@@ -1,10 +1,8 @@
 """04: a short training lowers the loss, a resumed one is bit-equal, every lambda has its effect."""
 
-import json
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,63 +12,27 @@ from kstep.errors import UserError
 from kstep.files import sha256
 from kstep.models import build_model
 from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
 from kstep.models.network import Network
-from kstep.schemas import load_dataset, save_dataset
+from kstep.schemas import load_dataset
 from kstep.training import losses, normalise
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
 from kstep.training.dataset import build_dataset
 from kstep.training.loop import train
 from kstep.training.optimiser import learning_rate
-from kstep.training.splits import make_splits, select
 from springs import METHANOL, WATER, write_trajectory
-
-ROOT = Path(__file__).parents[1]
-PAIR_MLP = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
-JUMP = ModelConfig(arch="egnn", heads={"energy": False, "jump": True}, elements=[1, 6, 8], hidden_dim=12,
-                   vector_dim=6, num_layers=1, num_rbf=8)
-EGNN = ModelConfig(arch="egnn", heads={"energy": True, "jump": True}, elements=[1, 6, 8], hidden_dim=12,
-                   vector_dim=6, num_layers=1, num_rbf=8)
-TRANSFORMER = ModelConfig(arch="transformer_egnn", heads={"energy": True, "jump": False}, elements=[1, 6, 8],
-                          hidden_dim=12, vector_dim=6, num_layers=1, num_rbf=8, attention_heads=2, feedforward_dim=24)
-FACTS = {"k_steps": 4, "dt_fs": 0.5, "spans": [4, 2, 1], "units": checkpoints.UNITS, "molecule": None,
-         "temperature_K": 300.0, "method": "springs", "data_sha256": "", "true_calls_training": 1}
+from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, command, make_dataset, prepare, rows_of
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    path = write_trajectory(folder / "methanol" / "trajectory.npz", METHANOL, name="methanol")
-    arrays, metadata = build_dataset({"methanol": path}, 4, max_samples=400)
-    save_dataset(folder / "dataset_k4.npz", arrays, metadata)
-    for part, split in make_splits(["methanol"], metadata["n_blocks"]).items():
-        (folder / f"{part}.json").write_text(json.dumps(split))
-    return folder
-
-
-def prepare(folder, model_config, **changes):
-    arrays, metadata = load_dataset(folder / "dataset_k4.npz")
-    rows = [select(arrays, metadata, json.loads((folder / f"{p}.json").read_text())) for p in ("train", "val")]
-    torch.manual_seed(0)
-    model = build_model(model_config, Windows.molecule_of(0, arrays))
-    data = Windows(arrays, metadata)
-    train_rows = torch.as_tensor(rows[0])
-    normalise.fit(model, data, train_rows)
-    config = TrainConfig(**{"batch_size": 32, "max_epochs": 4, "lr": 3e-3, "ema_decay": 0.9, **changes})
-    facts = {**FACTS, "molecule": {k: torch.as_tensor(v) for k, v in Windows.molecule_of(0, arrays).items()}}
-    return dict(model=model, data=data, train_windows=rows[0], val_windows=rows[1], config=config,
-                scales=normalise.scales(data, train_rows), facts=facts, progress=False)
-
-
-def rows_of(out_dir):
-    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+    return make_dataset(tmp_path_factory.mktemp("data"), "methanol")
 
 
 @pytest.mark.parametrize("model_config, epochs", [(PAIR_MLP, 30), (JUMP, 20), (TRANSFORMER, 10)])
 def test_training_lowers_the_loss(dataset, tmp_path, model_config, epochs):
     outcome = train(**prepare(dataset, model_config, max_epochs=epochs, lr=1e-2, beta2=0.99), out_dir=tmp_path)
-    rows = rows_of(tmp_path)
+    rows = rows_of(tmp_path, "validation")
     assert outcome.reason == "the schedule is through" and len(rows) == epochs
     assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"]
     assert outcome.best["val_loss"] == min(row["val_loss"] for row in rows)
@@ -93,24 +55,7 @@ def test_resume_is_bit_equal(dataset, tmp_path, model_config):
     for name in ("best.pt", "last.pt"):
         one, two = (checkpoints.load(tmp_path / run / name)["state_dict"] for run in ("whole", "parts"))
         assert all(torch.equal(one[key], two[key]) for key in one)
-    for one, two in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts"), strict=True):
-        assert {**one, "wall_s": 0} == {**two, "wall_s": 0}
-
-
-def test_accumulated_batches_equal_one_large_batch(dataset, tmp_path):
-    """Equal halves: the mean over two batches is the mean over both."""
-    states = []
-    for name, changes in [("large", {"batch_size": 64}), ("halves", {"batch_size": 32, "grad_accum": 2})]:
-        setup = prepare(dataset, PAIR_MLP, **changes)
-        setup["train_windows"] = setup["train_windows"][:256]
-        # Starts and ends are drawn per batch, so the two runs see the same frames only if these coincide.
-        for end in ("x", "f"):
-            setup["data"].vectors[f"{end}_tk"] = setup["data"].vectors[f"{end}_t"]
-        setup["data"].energies["tk"] = setup["data"].energies["t"]
-        train(**setup, out_dir=tmp_path / name, seed=1, max_steps=3)
-        states.append(checkpoints.load(tmp_path / name / "last.pt")["training"]["weights"])
-    for one, two in zip(*states):
-        assert torch.allclose(one, two, atol=2e-4)
+    assert rows_of(tmp_path / "whole", "train", "validation") == rows_of(tmp_path / "parts", "train", "validation")
 
 
 def test_every_structural_lambda_counts(dataset):
@@ -171,14 +116,6 @@ def test_pair_mlp_refuses_several_molecules(tmp_path):
     model = build_model(PAIR_MLP, Windows.molecule_of(0, arrays))
     with pytest.raises(UserError, match="learns one molecule"):
         normalise.fit(model, Windows(arrays, metadata), torch.arange(len(arrays["frame"])))
-
-
-def command(folder, out_dir, *more, model="arch: pair_mlp\npair_hidden: [16]\n"):
-    (folder / "model.yaml").write_text(model)
-    (folder / "train.yaml").write_text("batch_size: 32\nmax_epochs: 3\n")
-    return [ROOT / "src/04_train.py", "--dataset", folder / "dataset_k4.npz",
-            "--model-config", folder / "model.yaml", "--train-config", folder / "train.yaml",
-            "--splits", folder / "train.json", folder / "val.json", "--out-dir", out_dir, "--device", "cpu", *more]
 
 
 def run_04(*arguments):

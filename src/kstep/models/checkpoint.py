@@ -9,6 +9,7 @@
     elements             atomic numbers the network knows
     molecule             {"numbers", "bonds", "masses"} of the one molecule, or None
     temperature_K, method, data_sha256, true_calls_training
+    pretrained           {"sha256", "method", "true_calls_training"} of the network it started from, if any
     training             optimiser, raw weights, epoch and so on; only in last.pt, for --resume
 """
 

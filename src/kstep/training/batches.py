@@ -33,14 +33,23 @@ class _Ragged:
 
     def __init__(self, table: torch.Tensor, ptr: torch.Tensor):
         self.table, self.ptr = table, ptr
+        count = torch.unique(ptr[1:] - ptr[:-1])
+        self.even = int(count) if len(count) == 1 else None  # rows of every item, where all have as many
 
     def rows(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Row numbers of the items, one after another, and the place of the item of each row."""
         start = self.ptr[items]
+        if self.even is not None:
+            owner = torch.arange(len(items), device=items.device).repeat_interleave(self.even)
+            return (start[:, None] + torch.arange(self.even, device=items.device)).reshape(-1), owner
         count = self.ptr[items + 1] - start
         owner = torch.repeat_interleave(torch.arange(len(items), device=items.device), count)
         before = torch.cumsum(count, 0) - count
         return torch.arange(len(owner), device=items.device) + (start - before)[owner], owner
+
+    def count(self, items: torch.Tensor) -> int:
+        """Number of rows of the items."""
+        return int((self.ptr[items + 1] - self.ptr[items]).sum())
 
 
 def _all_torsions(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
@@ -100,11 +109,18 @@ class Windows:
         own = self.of[molecule]
         return exchange_hydrogens(own["numbers"], own["bonds"], rng, n)
 
-    def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None
-              ) -> tuple[MoleculeBatch, Targets]:
+    def counts(self, windows: torch.Tensor) -> dict[str, int]:
+        """How many things of each kind that a loss averages over lie in the chosen windows (S,)."""
+        molecule = self.molecule[windows]
+        return {"windows": len(windows), "atoms": self.atoms.count(windows), "bonds": self.bonds.count(molecule),
+                "angles": self.angles.count(molecule), "torsions": self.torsions.count(molecule)}
+
+    def batch(self, windows: torch.Tensor, at_end: bool = False, labels: torch.Tensor | None = None,
+              turns: torch.Tensor | None = None, structure: bool = True) -> tuple[MoleculeBatch, Targets]:
         """The chosen windows (S,) as one batch; `at_end`: at their end frames, for the energy head alone.
 
-        labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule).
+        labels (S,N): the atom of the file that each atom of the batch is taken from (one molecule);
+        turns (S,3,3): rotations of all that has a direction; structure: list the angles and torsions.
         """
         rows, graph = self.atoms.rows(windows)
         if labels is not None:
@@ -114,6 +130,10 @@ class Windows:
         first_atom = self.ptr[windows + 1] - self.ptr[windows]
         first_atom = torch.cumsum(first_atom, 0) - first_atom
 
+        def vectors(name):
+            given = self.vectors[name][rows]
+            return given if turns is None else torch.einsum("axy,ay->ax", turns[graph], given)
+
         def tuples(ragged):
             chosen, owner = ragged.rows(molecule)
             return ragged.table[chosen] + first_atom[owner][:, None]
@@ -121,13 +141,14 @@ class Windows:
         end = "tk" if at_end else "t"
         batch = MoleculeBatch(
             numbers=self.static.table[static, 0].long(), masses=self.static.table[static, 1],
-            positions=self.vectors[f"x_{end}"][rows], graph=graph, n_graphs=len(windows),
+            positions=vectors(f"x_{end}"), graph=graph, n_graphs=len(windows),
             bonds=tuples(self.bonds))
         if not at_end:
-            batch.velocities = self.vectors["v_t"][rows]
-            batch.forces = self.vectors["f_t"][rows]
+            batch.velocities = vectors("v_t")
+            batch.forces = vectors("f_t")
             batch.tau_ps = self.k_steps[windows] * (self.dt_fs * PS_PER_FS)
         return batch, Targets(
-            energy=self.energies[end][windows], forces=self.vectors[f"f_{end}"][rows],
-            x_k=self.vectors["x_tk"][rows], v_half=self.vectors["v_half"][rows],
-            angles=tuples(self.angles), torsions=tuples(self.torsions))
+            energy=self.energies[end][windows], forces=vectors(f"f_{end}"),
+            x_k=vectors("x_tk"), v_half=vectors("v_half"),
+            angles=tuples(self.angles) if structure else self.angles.table[:0],
+            torsions=tuples(self.torsions) if structure else self.torsions.table[:0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,22 +27,28 @@ class TrainConfig(Config):
     max_minutes: Positive | None = None  # stop there although the schedule is not through
     validation_samples: Count = 1000  # fixed subset of the validation split
     exchange_hydrogens: bool = True  # pair_mlp: show methyls and amines in every labelling they turn to
-    amp: bool = False  # bfloat16 autocast, CUDA only
+    random_rotate_mode: Literal["none", "per_graph", "batch"] = "none"  # for measuring: the networks are equivariant
+    amp: bool = False  # bfloat16 autocast; not for pair_mlp
     threads: Annotated[int, Field(ge=0, le=1024), Number] = 1  # torch threads on the CPU; 0: all cores
 
     lambda_energy: NonNegative = 1.0  # (dE / spread of E)^2
     lambda_force: NonNegative = 10.0  # (dF / rms of F)^2
     lambda_dx: NonNegative = 1.0  # |dx| / rms of the remainder beyond the propagator
     lambda_dv: NonNegative = 1.0
+    lambda_angular_momentum: NonNegative = 0.0  # of the landing, per molecule; momentum itself is exact
     # Structure of the landing geometry of the jump head, against the true one:
     lambda_struct_bond: NonNegative = 0.0  # (dr / 0.001 nm)^2
     lambda_struct_angle: NonNegative = 0.0  # (dtheta / 1 degree)^2
     lambda_struct_dihedral: NonNegative = 0.0  # 2 (1 - cos dphi) / (1 degree)^2
+    struct_warmup_ratio: Fraction = 0.0  # of all steps, over which the structural weights grow from 0
+    uncertainty_weighting: bool = False  # learn the weight of each term beside the network
 
     # --teacher: the student also learns the geometries its teacher's own dynamics visits
     distill_frames: Whole = 8000
     distill_temperature_K: Temperature = 400.0
 
+    log_interval_steps: Count = 20  # optimiser steps between rows of metrics.jsonl
+    checkpoint_interval_steps: Whole = 0  # optimiser steps between step_<n>.pt; 0: none
     wandb: bool = False
     tensorboard: bool = False
 

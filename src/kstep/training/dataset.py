@@ -9,6 +9,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import sha256
 from kstep.schemas import load_trajectory
+from kstep.training.rotations import random_rotations
 from kstep.training.windows import N_BLOCKS, ROLES, check_usable, windows_of
 
 
@@ -31,10 +32,7 @@ def turn_randomly(windows: dict, copies: int, rng: np.random.Generator) -> dict:
     out = {key: [value] for key, value in windows.items()}
     n = len(windows["frame"])
     for _ in range(copies):
-        # QR of a Gaussian matrix with the signs of R taken out is uniform over O(3).
-        q, r = np.linalg.qr(rng.normal(size=(n, 3, 3)))
-        q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
-        q[:, :, 0] *= np.sign(np.linalg.det(q))[:, None]
+        q = random_rotations(rng, n)
         for key, value in windows.items():
             out[key].append(np.einsum("pni,pji->pnj", value, q) if key in vectors else value)
     return {key: np.concatenate(parts) for key, parts in out.items()}

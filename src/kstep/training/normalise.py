@@ -13,39 +13,43 @@ from kstep.units import PS_PER_FS
 SAMPLES = 5000  # windows that statistics are taken from
 
 
-def _sample(windows: torch.Tensor, n: int = SAMPLES) -> torch.Tensor:
+def sample(windows: torch.Tensor, n: int = SAMPLES) -> torch.Tensor:
     """At most n of the windows, evenly spaced."""
     if len(windows) <= n:
         return windows
     return windows[torch.linspace(0, len(windows) - 1, n, device=windows.device).long()]
 
 
-def reference_energies(data: Windows, train: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Elements (E,), their energies (E,) kJ/mol by least squares, and the residual (S,) of each window.
+def fitted_references(batch, energies: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Elements (E,), their energies (E,) kJ/mol by least squares on (P,), and the residual (P,).
 
     For one molecule the least-squares solution of smallest norm reproduces the mean energy.
     """
-    chosen = _sample(train)
-    batch, targets = data.batch(chosen)
     elements = torch.unique(batch.numbers)
     column = torch.searchsorted(elements, batch.numbers)
-    counts = torch.zeros(len(chosen), len(elements), dtype=torch.float64, device=data.device)
+    counts = torch.zeros(batch.n_graphs, len(elements), dtype=torch.float64, device=energies.device)
     counts.index_put_((batch.graph, column), torch.ones_like(batch.masses), accumulate=True)
-    counts, energies = counts.cpu().numpy(), targets.energy.cpu().numpy()
+    counts, energies = counts.cpu().numpy(), energies.cpu().numpy()
     reference = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return elements.cpu().numpy(), reference, energies - counts @ reference
+
+
+def reference_energies(data: Windows, train: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`fitted_references` of the energies of the training windows."""
+    batch, targets = data.batch(sample(train))
+    return fitted_references(batch, targets.energy)
 
 
 def scales(data: Windows, train: torch.Tensor) -> Scales:
     """Spread of the energies and rms force of the training split, which the loss divides by."""
     residual = reference_energies(data, train)[2]
-    forces = data.batch(_sample(train))[1].forces
+    forces = data.batch(sample(train))[1].forces
     return Scales(energy=max(float(residual.std()), 1e-3), force=max(float(forces.square().mean().sqrt()), 1e-3))
 
 
 def fit(model, data: Windows, train: torch.Tensor) -> None:
     """Set the model's normalisation buffers from the training windows."""
-    chosen = _sample(train)
+    chosen = sample(train)
     batch, targets = data.batch(chosen)
     dt_ps = data.dt_fs * PS_PER_FS
     if model.config.arch == "pair_mlp":
@@ -70,7 +74,7 @@ def fit(model, data: Windows, train: torch.Tensor) -> None:
     lengths = torch.unique(data.k_steps[train])
     dx_rms, dv_rms = [], []
     for k in lengths:
-        batch, targets = data.batch(_sample(train[data.k_steps[train] == k], 2000))
+        batch, targets = data.batch(sample(train[data.k_steps[train] == k], 2000))
         with torch.no_grad():
             x_k, v_half = model.propagate(batch)
         missed = [(targets.x_k - x_k).square().mean(1), (targets.v_half - v_half).square().mean(1)]

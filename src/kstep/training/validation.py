@@ -10,22 +10,25 @@ import torch
 from kstep.training import losses
 from kstep.training.batches import Windows
 from kstep.training.config import TrainConfig
+from kstep.training.steps import Piece, shares_of
 
 
-def loss_terms(model, data: Windows, chosen, at_end: bool, labels, config: TrainConfig, scales, *,
-               training: bool) -> dict:
-    """All loss terms of one batch of windows.
-
-    at_end: whether the energy head sees the end frames; labels: hydrogen labellings or None.
-    """
+def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
+    """The piece's part of all loss terms of its step."""
     heads, terms = model.config.heads, {}
-    batch, targets = data.batch(chosen, at_end=at_end and not heads.jump, labels=labels)
+    structure = heads.jump and bool(config.lambda_struct_angle or config.lambda_struct_dihedral)
+    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels,
+                                turns=piece.turns, structure=structure)
     if heads.energy:
-        labels = (batch, targets) if not (at_end and heads.jump) else data.batch(chosen, at_end=True)
-        terms |= losses.energy_terms(model, *labels, scales, config, training=training)
+        frames = (batch, targets)
+        if piece.at_end and heads.jump:
+            frames = data.batch(piece.windows, at_end=True, turns=piece.turns, structure=False)
+        terms |= losses.energy_terms(model, *frames, scales, config, training=training)
     if heads.jump:
         terms |= losses.jump_terms(model, batch, targets, config)
-    return terms
+    if piece.shares is None:
+        return terms
+    return {name: value * piece.shares[losses.AVERAGED_OVER[name]] for name, value in terms.items()}
 
 
 def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
@@ -36,7 +39,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
     the propagator alone gives.
     """
     heads = model.config.heads
-    sums, de, owner = defaultdict(float), [], []
+    loss, de, owner = 0.0, [], []
     longest = int(data.k_steps.max())
     square = defaultdict(float)
     counted = defaultdict(int)
@@ -47,10 +50,9 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
 
     for chosen in torch.split(windows, max(config.batch_size, 64)):
         with torch.no_grad():
-            terms = loss_terms(model, data, chosen, False, None, config, scales, training=False)
-        share = len(chosen) / len(windows)
-        sums["loss"] += share * float(losses.total(terms, config))
-        batch, targets = data.batch(chosen)
+            piece = Piece(chosen, shares=shares_of(data, chosen, windows))
+            loss += float(losses.total(loss_terms(model, data, piece, config, scales, training=False), config))
+        batch, targets = data.batch(chosen, structure=False)
         if heads.energy:
             energy, forces = model.energy_and_forces(batch)
             de.append(energy - targets.energy)
@@ -58,12 +60,12 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
             add("force_rmse_kJ_per_mol_nm", forces - targets.forces)
         chosen = chosen[data.k_steps[chosen] == longest]
         if heads.jump and len(chosen):
-            batch, targets = data.batch(chosen)
+            batch, targets = data.batch(chosen, structure=False)
             with torch.no_grad():
                 for name, (x_k, v_half) in (("", model.jump(batch)), ("propagator_", model.propagate(batch))):
                     add(f"{name}dx_rmse_nm", x_k - targets.x_k)
                     add(f"{name}dv_rmse_nm_per_ps", v_half - targets.v_half)
-    metrics = {"val_loss": sums["loss"]}
+    metrics = {"val_loss": loss}
     if heads.energy:
         de, owner = torch.cat(de), torch.cat(owner)
         for m in torch.unique(owner):
@@ -71,3 +73,16 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
         metrics["energy_rmse_kJ_per_mol"] = float(de.square().mean().sqrt())
     metrics.update({name: math.sqrt(square[name] / counted[name]) for name in square})
     return metrics
+
+
+def evenly(windows: torch.Tensor, most: int) -> torch.Tensor:
+    """At most so many of the windows, evenly spaced: the same ones at every validation."""
+    if len(windows) <= most:
+        return windows
+    return windows[torch.linspace(0, len(windows) - 1, most, device=windows.device).long()]
+
+
+def headline(metrics: dict) -> dict:
+    """What the progress bar shows of a validation."""
+    shown = [key for key in ("energy_rmse_kJ_per_mol", "dx_rmse_nm") if key in metrics] or ["val_loss"]
+    return {key: f"{metrics[key]:.3g}" for key in shown}
