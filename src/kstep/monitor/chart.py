@@ -32,7 +32,7 @@ def draw(curves: list[list[tuple[float, float]]], width: int, height: int, *, br
 
     bits = [[0] * width for _ in range(height)]
     owner = [[-1] * width for _ in range(height)]
-    for index, curve in enumerate(curves):
+    for index, curve in reversed(list(enumerate(curves))):  # the first lies on top
         before = None
         for point in curve:
             x, y = place(*point)

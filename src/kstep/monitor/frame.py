@@ -69,6 +69,8 @@ def _progress(summary: Summary, width: int, unicode: bool) -> list[Text]:
         cells.append(("memory", f"{whole(summary.latest['peak_memory_MB'])} MB"))
     line = Text(" ")
     for i, (name, value) in enumerate(cells):
+        if line.cell_len + len(name) + len(value) + 3 > width:
+            break
         line.append("  " * bool(i)).append(name + " ", "dim").append(value, "bold")
     return [bar, line]
 
@@ -104,19 +106,22 @@ def _chart(summary, metrics, width, height, unicode, colour) -> list[Text]:
 
 def _tables(summary: Summary, width: int, height: int) -> list[Text]:
     """Training losses on the left, validation (last, best) on the right; the best is that of the lowest loss."""
-    half = max(30, width * 3 // 8)
-    name, wide = half - 14, width - half - 26
     train = [k for k in summary.latest if k.startswith("train_")]
-    rows = [(Text(f" {'training':<{name}}{'last':>11}", "bold"),
-             Text(f"{'validation':<{wide}}{'last':>12}{'best':>12}", "bold"))]
+    name = max([12, *(len(k) - 4 for k in train)])  # the train_ off, a blank before and after
+    wide = max([14, *(len(k) + 1 for k in summary.validation_keys)])
+    gap = max(1, min(8, width - name - wide - 34))
+    wide = min(wide, width - name - gap - 33)
+    half = name + 11 + gap
+    rows = [(Text(f" {'training':<{name - 1}}{'last':>11}", "bold"),
+             Text(f"{'validation':<{wide}}{'last':>11}{'best':>11}", "bold"))]
     for i in range(max(len(train), len(summary.validation_keys))):
         left, right = Text(""), Text("")
         if i < len(train):
-            left = Text(f" {train[i][6:][:name - 1]:<{name}}").append(*_shown(summary.latest[train[i]], 11))
+            left = Text(f" {train[i][6:][:name - 2]:<{name - 1}}").append(*_shown(summary.latest[train[i]], 11))
         if i < len(summary.validation_keys):
             key = summary.validation_keys[i]
-            right = Text(f"{key[:wide - 1]:<{wide}}").append(*_shown(summary.latest[key], 12))
-            right.append(f"{figure(summary.best.get(key)):>12}")
+            right = Text(f"{key[:wide - 1]:<{wide}}").append(*_shown(summary.latest[key], 11))
+            right.append(f"{figure(summary.best.get(key)):>11}")
         rows.append((left, right))
     lines = []
     for left, right in rows[:height]:
@@ -150,9 +155,14 @@ def compose(follower: Follower, metrics: list[str], width: int, height: int, *, 
     if not follower.exists:
         body = [Text(""), Text(f" waiting for {follower.path}"), Text(" a training writes it: src/04_train.py", "dim")]
     else:
-        newest = reversed(summary.checkpoints.items())
-        saved = Text(" checkpoints  ", "bold").append(
-            "   ".join(f"{name} at {whole(step)}" for name, step in newest) or "none yet")
+        saved = Text(" checkpoints", "bold")
+        for name, step in reversed(summary.checkpoints.items()):
+            words = f"  {name} at {whole(step)}"
+            if saved.cell_len + len(words) > width:
+                break
+            saved.append(words, "not bold")
+        if not summary.checkpoints:
+            saved.append("  none yet", "dim")
         wanted = 1 + max(len(summary.validation_keys), sum(k.startswith("train_") for k in summary.latest))
         bar = _progress(summary, width, unicode)
         room = height - len(lines) - len(bar) - 4  # two blank lines, the checkpoints, the foot
