@@ -63,7 +63,7 @@ def _progress(summary: Summary, width: int, unicode: bool) -> list[Text]:
     done = round(share * room)
     full, empty = ("━", "─") if unicode else ("#", ".")
     bar = Text.assemble(words, (full * done, "green"), (empty * (room - done), "dim"))
-    cells = [("left", duration(summary.left_s())), ("elapsed", duration(at.get("wall_s"))),
+    cells = [("left", duration(summary.left_s())), ("ran", duration(at.get("wall_s"))),
              ("samples/s", figure(summary.latest.get("samples_per_s"))), ("lr", figure(summary.latest.get("lr")))]
     if "peak_memory_MB" in summary.latest:
         cells.append(("memory", f"{whole(summary.latest['peak_memory_MB'])} MB"))
@@ -110,7 +110,7 @@ def _tables(summary: Summary, width: int, height: int) -> list[Text]:
     name = max([12, *(len(k) - 4 for k in train)])  # the train_ off, a blank before and after
     wide = max([14, *(len(k) + 1 for k in summary.validation_keys)])
     gap = max(1, min(8, width - name - wide - 34))
-    wide = min(wide, width - name - gap - 33)
+    wide = max(1, min(wide, width - name - gap - 33))
     half = name + 11 + gap
     rows = [(Text(f" {'training':<{name - 1}}{'last':>11}", "bold"),
              Text(f"{'validation':<{wide}}{'last':>11}{'best':>11}", "bold"))]
