@@ -22,7 +22,8 @@ from kstep.monitor.log import Follower, thin  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "qm_train_tui.py"
-START = {"kind": "start", "time": 0.0, "arch": "egnn", "parameters": 1234, "total_steps": 1000, "step": 0, "device": "cpu"}
+START = {"kind": "start", "time": 0.0, "arch": "egnn", "parameters": 1234, "total_steps": 1000, "step": 0,
+         "device": "cpu"}
 
 
 def train_row(step, loss=1.0, **more):
@@ -155,7 +156,8 @@ def test_a_frame_fits(follower, width, height, unicode):
 
 def run(*arguments, **environment):
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", "LINES": "24"} | environment)
+                          env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", "LINES": "24"}
+                          | environment)
 
 
 def test_once_prints_one_plain_frame(follower):
@@ -182,9 +184,11 @@ def test_waits_for_the_log_then_shows_it_and_leaves_cleanly(follower, key):
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
     child = subprocess.Popen(
         [sys.executable, "-c", "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-         "signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+         "signal.signal(signal.SIGINT, signal.default_int_handler); "
+         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
          SCRIPT, "--log-dir", follower.path.parent, "--refresh", "0.1"], stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True, env=environment | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LC_ALL": "C.UTF-8"})
+        start_new_session=True,
+        env=environment | {"PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "LC_ALL": "C.UTF-8"})
     seen = b""
 
     def read_until(words):

@@ -99,8 +99,8 @@ def _chart(summary, metrics, width, height, unicode, colour) -> list[Text]:
             line.append(char, COLOURS[curve % len(COLOURS)] if curve >= 0 else None)
         lines.append(line)
     right = f"step {whole(last)}"
-    lines.append(Text(" " * (LABEL + 1) + ("└" if unicode else "+") + whole(first).ljust(width - LABEL - 3 - len(right))
-                      + right, "dim"))
+    axis = whole(first).ljust(width - LABEL - 3 - len(right)) + right
+    lines.append(Text(" " * (LABEL + 1) + ("└" if unicode else "+") + axis, "dim"))
     return lines
 
 
