@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "learning": GROUND | {"forces", "models", "dynamics", "training"},
     "advice": GROUND | {"forces", "models", "dynamics", "analysis"},
     "analysis": {"schemas", "topology", "dihedrals", "units", "errors", "files"},
+    "monitor": {"errors"},
     "benchmark": GROUND | {"forces", "models", "dynamics", "training", "learning", "analysis"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "qm_pyscf.yaml": PyscfConfig, "qm_ase.yaml": AseConfig,

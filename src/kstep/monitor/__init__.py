@@ -1,0 +1,1 @@
+"""A training watched from its metrics.jsonl: log (read, summarise), chart (dots), frame (one screen)."""
