@@ -9,7 +9,8 @@ import pytest
 
 from conftest import ROOT
 
-METHANOL = ("--smiles", "CO", "--num-workers", 2, "--replicas", 2, "--steps", 4, "--burn-in-steps", 0, "--out", "run.npz")
+METHANOL = ("--smiles", "CO", "--num-workers", 2, "--replicas", 2, "--steps", 4, "--burn-in-steps", 0,
+            "--out", "run.npz")
 # example, the test rows that it adds, and a command that its reader would try next
 EXAMPLES = {
     "add_a_backend": (["tests/test_forces.py::test_backend_keeps_the_contract[elastic]"],
@@ -21,8 +22,8 @@ EXAMPLES = {
                      "tests/test_models.py::test_second_derivative_is_continuous_where_an_atom_crosses_the_cutoff"
                      "[energy-filter_net]"], None),
     "add_a_scheme": (["tests/test_dynamics.py::test_energy_error_falls_as_the_timestep_to_the_order[Yoshida-4-0.5]",
-                      "tests/test_dynamics.py::test_dynamics_without_a_network_is_time_reversible_and_keeps_the_momentum"
-                      "[Yoshida]"],
+                      "tests/test_dynamics.py::test_dynamics_without_a_network_is_time_reversible_and_keeps_the_"
+                      "momentum[Yoshida]"],
                      ["src/06b_hybrid_integrate_qm.py", "--scheme", "yoshida", "--thermostat", "none", *METHANOL]),
 }
 
@@ -43,7 +44,8 @@ def test_the_example_works(name, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
 
     def run(*command):
-        finished = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        finished = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True,
+                                  text=True)
         assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
         return finished.stdout
 
