@@ -88,14 +88,20 @@ def prose(text: str) -> str:
 
 
 def described(node) -> list[str]:
-    """A docstring: its first paragraph as text, the rest as it is written."""
+    """A docstring: its sentences as text, its equations, tables and examples as they are written."""
     docstring = ast.get_docstring(node)
     if not docstring:
         return []
-    first, _, rest = inspect.cleandoc(docstring).partition("\n\n")
-    is_text = not any(line.startswith("  ") for line in first.splitlines())
-    lines = [prose(first), ""] if is_text else ["```text", first, "```", ""]
-    return lines + (["```text", rest.strip("\n"), "```", ""] if rest.strip() else [])
+    lines = []
+    for paragraph in inspect.cleandoc(docstring).split("\n\n"):
+        paragraph = paragraph.strip("\n")
+        if not re.search(r"^( {2,}|>>>|- )|\S {3,}\S", paragraph, flags=re.M):
+            lines += [prose(paragraph), ""]
+        elif lines[-2:] == ["```", ""]:
+            lines[-2:] = ["", paragraph, "```", ""]
+        else:
+            lines += ["```text", paragraph, "```", ""]
+    return lines
 
 
 def fields(cls: ast.ClassDef) -> list[str]:
@@ -116,8 +122,8 @@ def describe_class(cls: ast.ClassDef) -> Iterator[str]:
         yield from ("```python", signature(start, cls.name, is_method=True), "```", "")
         yield from described(start)
     for method in public(cls.body, ast.FunctionDef):
-        yield from (f"- **`{signature(method, is_method=True)}`**", "")
-        yield from (f"  {line}" if line else "" for text in described(method) for line in text.splitlines() or [""])
+        yield from (f"##### `{cls.name}.{signature(method, is_method=True)}`", "")
+        yield from described(method)
 
 
 def describe(module: Module) -> Iterator[str]:
