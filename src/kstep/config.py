@@ -118,10 +118,14 @@ QM_CONFIGS = {"tblite": QMConfig, "xtb": QMConfig, "pyscf": PyscfConfig, "ase": 
 METHOD_KEYS = {"pyscf": "functional and basis", "ase": "calculator and kwargs"}  # where `method` is no key
 
 
+Scheme = Literal["metropolis", "impulse", "checked", "jump", "plain"]
+WITHOUT_NETWORK = {"plain"}  # schemes that ask the true force alone
+
+
 class HybridConfig(Config):
     """configs/hybrid.yaml: what 06 and 06b do with a network."""
 
-    scheme: Literal["metropolis", "impulse", "checked", "jump", "plain"] | None = None  # null: metropolis if it can
+    scheme: Scheme | None = None  # null: metropolis if it can
     k_steps: Count | None = None  # null: 1000 for metropolis, 2 fs for impulse, 16 fs for checked, jump's own
     dt_fs: Timestep | None = None  # null: the baseline's
     steps: Count = 200  # macro-steps = true calls per replica

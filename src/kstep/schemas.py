@@ -134,6 +134,7 @@ class Trajectory:
 
     @property
     def segments(self) -> list[dict]:
+        """The table of segments: replica, role, ensemble, temperature_K and n_dof of each."""
         return self.metadata["segments"]
 
     def frames_of(self, *roles: str) -> np.ndarray:

@@ -37,6 +37,7 @@ class PlainMD:
     ps_per_sample: dict[str, float | None]
 
     def cpu_s_per_sample(self, observable: str) -> float | None:
+        """CPU seconds of one effective sample of an observable; None where its rate is unknown."""
         ps = self.ps_per_sample.get(observable)
         return None if ps is None else ps * FS_PER_PS / self.dt_fs * self.cpu_s_per_step
 
@@ -53,6 +54,7 @@ class Sampler:
     burn_in_cpu_s: float = 0.0
 
     def cpu_s_per_sample(self, observable: str) -> float | None:
+        """CPU seconds of one effective sample of an observable; None where it has no rate."""
         rate = self.samples_per_call.get(observable)
         return None if not rate else self.cpu_s_per_call / rate
 

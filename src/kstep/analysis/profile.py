@@ -57,10 +57,12 @@ class Profile:
 
     @property
     def n_replicas(self) -> int:
+        """How many replicas the judged frames come from."""
         return len(self.replicas)
 
     @property
     def n_frames(self) -> int:
+        """Judged frames of all replicas."""
         return sum(len(r) for r in self.replicas)
 
 

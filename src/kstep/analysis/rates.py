@@ -30,10 +30,12 @@ class Series:
 
     @property
     def n_frames(self) -> int:
+        """Frames of all replicas."""
         return sum(len(e) for e in self.energy)
 
     @property
     def length_ps(self) -> float:
+        """Length of all replicas together, ps."""
         return self.n_frames * self.spacing_ps
 
     def every(self, spacing_ps: float) -> Series:

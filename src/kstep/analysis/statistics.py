@@ -90,6 +90,7 @@ class MeanEstimate:
 
     @property
     def standard_error(self) -> np.ndarray:
+        """Standard error of each mean, in the unit of the mean."""
         return np.sqrt(self.mean_variance)
 
 

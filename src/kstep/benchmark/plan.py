@@ -66,14 +66,17 @@ class Command:
 
     @property
     def text(self) -> str:
+        """The command as one would type it."""
         return " ".join(["python", f"src/{self.script}", *self.words])
 
 
 def words(*parts) -> tuple[str, ...]:
+    """The parts of a command line as text."""
     return tuple(str(part) for part in parts)
 
 
 def settings(**pairs) -> tuple[str, ...]:
+    """`--set key=value` for every pair."""
     return tuple(word for key, value in pairs.items() for word in ("--set", f"{key}={value:g}"))
 
 
@@ -107,6 +110,7 @@ class Plan:
         return self.out / f"{kind}_{dt_name(dt_fs)}" / self.name / "trajectory.npz"
 
     def timed_path(self, dt_fs: float) -> Path:
+        """The short run that times plain MD at dt_fs."""
         return self.out / f"timed_{dt_name(dt_fs)}" / self.name / "trajectory.npz"
 
     def path(self, scheme: str, kind: str) -> Path:
@@ -115,6 +119,7 @@ class Plan:
 
     @property
     def network_path(self) -> Path:
+        """The trajectory of the network's own dynamics."""
         return self.out / "network_dynamics.npz"
 
     def references(self) -> list[Command]:
@@ -144,6 +149,7 @@ class Plan:
 
     @property
     def smiles_file(self) -> Path:
+        """The SMILES file that 01b is given."""
         return self.out / f"{self.name}.smi"
 
     def learn(self, seed: int) -> Command:
@@ -153,14 +159,17 @@ class Plan:
                             "--steps", use.learn_proposals)
 
     def learned_checkpoint(self, seed: int) -> Path:
+        """The network that the cold start of a seed freezes."""
         result = self.path("learn", f"seed_{seed}")
         return result.with_name(result.name + ".learn") / "network.pt"
 
     @property
     def refit_checkpoint(self) -> Path:
+        """The network fitted to the labels of all cold starts."""
         return self.out / "refit" / "network.pt"
 
     def metropolis(self, checkpoint: Path, seed: int) -> Command:
+        """A metropolis run of a seed with a network that is there already."""
         use = self.lengths
         return self._hybrid("metropolis", f"seed_{seed}", "--scheme", "metropolis", "--tune", "--checkpoint", checkpoint,
                             "--seed", seed, "--replicas", use.replicas, "--steps", use.proposals, "--burn-in-steps",

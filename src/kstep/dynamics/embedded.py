@@ -34,10 +34,12 @@ class EmbeddedNetwork:
 
     @staticmethod
     def native(array: np.ndarray) -> np.ndarray:
+        """(R,N,3) as the array type `forces` takes: numpy float64."""
         return np.array(array, dtype=np.float64)
 
     @staticmethod
     def numpy(native: np.ndarray) -> np.ndarray:
+        """A native array as numpy."""
         return np.asarray(native)
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,10 +21,12 @@ class LoopEngine:
         self.friction_per_ps = friction_per_ps
 
     def start(self, positions, velocities) -> State:
+        """The State of one replica at positions and velocities (N,3); one true call."""
         return initial_state(self.pool, positions[None], velocities[None])
 
     @property
     def true_calls(self) -> int:
+        """True calls so far, failures included."""
         return self.pool.true_calls
 
     def forget(self) -> None:
@@ -84,6 +86,7 @@ class OpenMMEngine:
                      np.array([raw.getPotentialEnergy()._value]), raw.getForces(asNumpy=True)._value[None], step)
 
     def start(self, positions, velocities) -> State:
+        """The State of one replica at positions (N,3) nm and velocities (N,3) nm/ps; one true call."""
         self._context.setPositions(positions)
         self._context.setVelocities(velocities)
         self.true_calls += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.config import BaselineConfig, HybridConfig
+from kstep.config import WITHOUT_NETWORK, BaselineConfig, HybridConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
@@ -52,7 +52,7 @@ class HybridRun:
 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
-    if hybrid.scheme != "plain" and checkpoint is None:
+    if hybrid.scheme not in WITHOUT_NETWORK and checkpoint is None:
         raise UserError(f"scheme {hybrid.scheme or 'metropolis'} needs a network; give --checkpoint, or use "
                         "--scheme plain")
     scheme = hybrid.scheme or ("metropolis" if checkpoint["config"]["heads"]["energy"] else "jump")
@@ -142,7 +142,7 @@ def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], Ph
                 hybrid: HybridConfig, baseline: BaselineConfig, device: str) -> HybridRun:
     """Check the command line of 06/06b against the checkpoint and fill in what it leaves open."""
     checkpoint = None
-    if hybrid.scheme != "plain" and args.checkpoint:
+    if hybrid.scheme not in WITHOUT_NETWORK and args.checkpoint:
         from kstep.models import checkpoint as checkpoints
 
         checkpoint = checkpoints.load(args.checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kstep.config import WITHOUT_NETWORK
 from kstep.dynamics.carry import Carrier, ShardedCarrier, make_carrier
 from kstep.dynamics.hybrid_settings import HybridRun
 from kstep.dynamics.inner import n_shards_of, settle_inner
@@ -28,7 +29,8 @@ def network_arguments(checkpoint, molecule: Molecule, method: str, device: str =
 
 def n_halves(run: HybridRun) -> int:
     """Half-batches in flight: the network carries one while the physics has the other."""
-    return 2 if run.hybrid.scheme != "plain" and (run.n_workers > 1 or run.device != "cpu") else 1
+    has_network = run.hybrid.scheme not in WITHOUT_NETWORK
+    return 2 if has_network and (run.n_workers > 1 or run.device != "cpu") else 1
 
 
 def _arguments_of(run: HybridRun) -> dict:
@@ -51,7 +53,7 @@ class RunNetwork:
     @staticmethod
     def of(run: HybridRun) -> tuple[HybridRun, RunNetwork]:
         """The run, its `inner` settled, and its network."""
-        if run.hybrid.scheme == "plain":
+        if run.hybrid.scheme in WITHOUT_NETWORK:
             return run, RunNetwork()
         run, network, arguments, inner = settle_inner(run, load_network, _arguments_of(run), n_halves(run))
         if run.hybrid.scheme == "jump":

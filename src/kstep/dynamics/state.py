@@ -42,6 +42,7 @@ class State:
 
     @property
     def n_replicas(self) -> int:
+        """R replicas."""
         return len(self.positions)
 
     def begin_macro_step(self, k_steps: int, masses: np.ndarray) -> State:

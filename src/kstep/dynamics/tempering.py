@@ -27,6 +27,7 @@ class TemperatureLadder:
 
     @property
     def n_rungs(self) -> int:
+        """How many temperatures the ladder has."""
         return len(self.temperatures_K)
 
     def of(self, n_replicas: int) -> np.ndarray:

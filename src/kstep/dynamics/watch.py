@@ -48,6 +48,7 @@ class Watch:
 
     @property
     def learns(self) -> bool:
+        """Whether a run past its tolerances trains its network and goes on."""
         return self.hybrid.past_tolerance == "learn"
 
     @property

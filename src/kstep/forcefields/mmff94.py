@@ -93,10 +93,12 @@ def bonded_angles(molecule: Chem.Mol) -> Iterator[tuple[int, int, int]]:
 
 
 def is_linear(properties, atom: int) -> bool:
+    """Whether MMFF94 treats the angle at this atom as a linear one."""
     return properties.GetMMFFAtomType(atom) in LINEAR_TYPES
 
 
 def bond_stretch(molecule, properties):
+    """The quartic bond term as an openmm.Force; r in nm, E in kJ/mol."""
     force = openmm.CustomBondForce(
         f"k*d^2*(1+{CUBIC_STRETCH!r}*d+{7 / 12 * CUBIC_STRETCH**2!r}*d^2); d=r-r0")
     for name in ("k", "r0"):
@@ -111,6 +113,7 @@ def bond_stretch(molecule, properties):
 
 
 def angle_bend(molecule, properties):
+    """The cubic angle term as an openmm.Force; theta in rad, E in kJ/mol."""
     force = openmm.CustomAngleForce(f"k*d^2*(1+{CUBIC_BEND!r}*d); d=theta-theta0")
     for name in ("k", "theta0"):
         force.addPerAngleParameter(name)
@@ -126,6 +129,7 @@ ANGLE_ARMS = "ax=x1-x2; ay=y1-y2; az=z1-z2; bx=x3-x2; by=y3-y2; bz=z3-z2"  # fro
 
 
 def linear_bend(molecule, properties):
+    """The term of linear angles, k (1 + cos theta), as an openmm.Force; E in kJ/mol."""
     # CustomAngleForce loses digits near 180 degrees, where these angles live.
     force = openmm.CustomCompoundBondForce(
         3,
@@ -140,6 +144,7 @@ def linear_bend(molecule, properties):
 
 
 def stretch_bend(molecule, properties):
+    """The coupling of an angle with its two bonds as an openmm.Force; E in kJ/mol."""
     force = openmm.CustomCompoundBondForce(
         3,
         "(theta-theta0)*(kij*rij+kkj*rkj-k0);"

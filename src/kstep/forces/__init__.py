@@ -85,9 +85,8 @@ def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
         charge=molecule.charge if config.charge is None else config.charge,
         multiplicity=molecule.multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
     )
-    own = {"pyscf": _pyscf_settings, "ase": _ase_settings}.get(config.backend, _xtb_settings)
     return PhysicsSpec(config.backend, molecule.numbers, molecule.masses,
-                       {**settings, **own(molecule, config, warm_start)})
+                       {**settings, **SETTINGS[config.backend](molecule, config, warm_start)})
 
 
 def _xtb_settings(molecule, config, warm_start) -> dict[str, Any]:
@@ -109,6 +108,9 @@ def _pyscf_settings(molecule, config, warm_start) -> dict[str, Any]:
 
 def _ase_settings(molecule, config, warm_start) -> dict[str, Any]:
     return dict(calculator=config.calculator, kwargs=config.kwargs)
+
+
+SETTINGS = {"tblite": _xtb_settings, "xtb": _xtb_settings, "pyscf": _pyscf_settings, "ase": _ase_settings}
 
 
 def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:
@@ -135,7 +137,7 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     tblite has no point charges, so xtb computes the same methods in its place.
     """
     engine = "xtb" if config.backend == "tblite" else config.backend
-    own = {"pyscf": _pyscf_settings, "ase": _ase_settings}.get(config.backend, _xtb_settings)(None, config, False)
+    own = SETTINGS[config.backend](None, config, False)
     if engine in ("xtb", "pyscf"):
         own.pop("warm_start")  # every SCF starts cold, so that the energy depends on the geometry alone
     settings = dict(

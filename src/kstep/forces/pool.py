@@ -147,6 +147,7 @@ class EvaluationPool:
 
     @property
     def true_calls(self) -> int:
+        """True calls of all workers so far, failures included."""
         return self._local.true_calls if self._local is not None else sum(self._calls)
 
     @property

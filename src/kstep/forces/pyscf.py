@@ -219,6 +219,7 @@ class PyscfPhysics(Physics):
         self._last: dict[int, object] = {}
 
     def forget(self) -> None:
+        """Drop the density matrices that SCFs would start from."""
         self._last.clear()
 
     def _compute(self, positions, slot):

@@ -49,6 +49,7 @@ class TblitePhysics(Physics):
         self._last: dict[int, object] = {}
 
     def forget(self) -> None:
+        """Drop the results that SCFs would start from."""
         self._last.clear()
 
     def _compute(self, positions, slot):

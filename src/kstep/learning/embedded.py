@@ -71,6 +71,7 @@ class Answers:
         physics.on_answer = self.hear
 
     def hear(self, positions, answer) -> None:
+        """Keep one true answer at positions (N,3) nm."""
         self.sites.append(self.physics.region.capped(positions))
         self.field.append(positions[self.physics.field_atoms])
         self.energies.append(answer.energy)

@@ -52,6 +52,7 @@ class VectorDropout(nn.Module):
         self.dropout = nn.Dropout(rate)
 
     def forward(self, V):
+        """V (P,N,3,C), whole vectors dropped while training."""
         if not self.training or self.dropout.p == 0.0:
             return V
         return V * self.dropout(torch.ones_like(V[:, :, :1]))

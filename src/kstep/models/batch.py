@@ -38,6 +38,7 @@ class MoleculeBatch:
 
     @property
     def atoms_per_graph(self) -> torch.Tensor:
+        """(P,) int64."""
         return torch.bincount(self.graph, minlength=self.n_graphs)
 
 

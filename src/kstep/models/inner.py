@@ -45,6 +45,7 @@ class Numpy:
         self._fast = FastPairMLP(model)
 
     def native(self, array: np.ndarray):
+        """(R,N,3) float64 as it is."""
         return array
 
     def __call__(self, x):
@@ -60,6 +61,7 @@ class Eager:
         self._calls: dict[int, Callable] = {}
 
     def native(self, array: np.ndarray):
+        """(R,N,3) float64 as a tensor on the device."""
         return torch.as_tensor(array, device=self.device)
 
     def __call__(self, x):

@@ -20,6 +20,7 @@ class EnergyAndSlope(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u, readout, linear, stiffness, *layers):
+        """Energies (S,) and slopes dE/du (S,P) of features u (S,P); layers: weight and bias of each, in turn."""
         weights, biases = layers[0::2], layers[1::2]
         h, hidden, gates, slopes = u, [u], [], []
         for weight, bias in zip(weights, biases):

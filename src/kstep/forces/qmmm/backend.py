@@ -69,6 +69,7 @@ class QMMMPhysics(Physics):
         return MMPart(self._environment.system_xml, len(self.numbers), platform)
 
     def forget(self) -> None:
+        """Drop what the QM engine kept."""
         self._qm.forget()
 
     def field_at(self, positions: np.ndarray) -> Field:
