@@ -7,14 +7,13 @@ replicas from other seeds, which nothing is trained on or chosen by.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from running import ROOT, sh
+from running import ROOT, here, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
@@ -29,6 +28,7 @@ from kstep.training.validation import validate  # noqa: E402
 
 WORK = ROOT / "outputs" / "ethanol"
 DT_FS, KS, STRIDE, WINDOWS = 0.25, (8, 16, 80), 8, 4000
+PARTS = (("train", 0, 4, 2.5, 0.5), ("test", 100, 2, 1.0, 0))  # first replica, replicas, ps at 300 K, ps at 450 K
 MD = {"dt_fs": DT_FS, "equilibration_ps": 0.5, "redraw_interval_ps": 0.5}
 SHARE = 5  # a learning rate is tried with a fifth of the budget
 PROBES = (30, 130)  # optimiser steps; what lies between them prices one
@@ -39,9 +39,10 @@ def data() -> dict:
     smiles = WORK / "ethanol.smi"
     WORK.mkdir(parents=True, exist_ok=True)
     smiles.write_text("CCO ethanol\n")
-    out = {"molecule": WORK / "raw" / "ethanol", "splits": [WORK / "train" / "splits" / f"{p}.json" for p in ("train", "val")]}
+    out = {"molecule": WORK / "raw" / "ethanol",
+           "splits": [WORK / "train" / "splits" / f"{part}.json" for part in ("train", "val")]}
     sh(out["molecule"], "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", WORK / "raw")
-    for part, first, replicas, length, hot in (("train", 0, 4, 2.5, 0.5), ("test", 100, 2, 1.0, 0)):
+    for part, first, replicas, length, hot in PARTS:
         folder = WORK / part
         out[part] = folder / "ethanol" / "trajectory.npz"
         settings = MD | {"length_ps": length, "hot_length_ps": hot}
@@ -72,12 +73,12 @@ class Training:
     def run(self, out: Path, steps: int, lr: float) -> dict:
         """training.json of `steps` steps at rate lr, and the CPU seconds it took."""
         spent = out / "cpu.json"
-        before = _children_cpu_s()
-        sh(spent, "src/04_train.py", "--dataset", self.dataset, "--model-config", self.model_config, "--train-config",
-           self.train_config, "--splits", *self.splits, "--max-steps", steps, "--seed", self.seed, "--out-dir", out,
-           "--set", f"lr={lr}", "--set", "max_epochs=100000", "--log-level", "warning")
+        cpu_s = here(spent, "src/04_train.py", "--dataset", self.dataset, "--model-config", self.model_config,
+                     "--train-config", self.train_config, "--splits", *self.splits, "--max-steps", steps, "--seed",
+                     self.seed, "--out-dir", out, "--set", f"lr={lr}", "--set", "max_epochs=100000", "--log-level",
+                     "warning")
         if not spent.exists():
-            write_json_atomic(spent, {"cpu_s": _children_cpu_s() - before})
+            write_json_atomic(spent, {"cpu_s": cpu_s})
         return {**json.loads((out / "training.json").read_text()), **json.loads(spent.read_text()), "lr": lr}
 
     def within(self, budget_s: float) -> dict:
@@ -87,11 +88,6 @@ class Training:
         tried = {lr: self.run(self.out / f"lr_{lr}", int(budget_s / SHARE / price_s), lr) for lr in self.lrs}
         lr = min(tried, key=lambda rate: tried[rate]["best"]["val_loss"])
         return self.run(self.out / "final", int(budget_s / price_s), lr) | {"cpu_s_per_step": price_s}
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def errors(checkpoint: Path, windows: Path) -> dict:

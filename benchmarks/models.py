@@ -39,7 +39,8 @@ NETWORKS = {"egnn": ("EGNN", "model.yaml", "train.yaml"),
 def model_config(arch: str, head: str) -> Path:
     """The arch's YAML of configs/ with one head."""
     text = (ROOT / "configs" / NETWORKS[arch][1]).read_text()
-    text = re.sub(r"(?m)^heads:.*\n(  .*\n)*", f"heads: {{energy: {head == 'energy'}, jump: {head == 'jump'}}}\n".lower(), text)
+    heads = f"heads: {{energy: {head == 'energy'}, jump: {head == 'jump'}}}\n".lower()
+    text = re.sub(r"(?m)^heads:.*\n(  .*\n)*", heads, text)
     path = WORK / f"{arch}_{head}.yaml"
     path.write_text(text)
     return path
@@ -79,8 +80,8 @@ def judge(arch: str, data: dict, repeats: int) -> dict:
     sh(run, "src/06b_hybrid_integrate_qm.py", "--molecule", data["molecule"], "--checkpoint",
        WORK / arch / "energy" / "final" / "last.pt", "--initial-md", data["test"], "--out", run, *RUN)
     metadata = load_trajectory(run).metadata
-    out["metropolis"] = {key: metadata[key] for key in ("acceptance", "true_calls", "k_steps", "dt_fs", "wall_production_s")}
-    out["metropolis"]["proposals"] = metadata["tally"]["macro_steps"]
+    kept = ("acceptance", "true_calls", "k_steps", "dt_fs", "wall_production_s")
+    out["metropolis"] = {key: metadata[key] for key in kept} | {"proposals": metadata["tally"]["macro_steps"]}
     return out
 
 
@@ -106,7 +107,7 @@ def table(data: dict) -> str:
              row("us per energy and forces, 1 replica", lambda net: f"{net['latency_us']['1']:.0f}"),
              row("us per replica, 64 replicas", lambda net: f"{net['latency_us']['64']:.1f}"),
              row("acceptance of metropolis", lambda net: f"{net['metropolis']['acceptance']:.3f}"),
-             row(f"one jump of {data['jump_fs']:g} fs: steps in the budget", jump(lambda j: f"{j['steps']:,} x {j['batch_size']}")),
+             row(f"one jump of {data['jump_fs']:g} fs: steps x batch", jump(lambda j: f"{j['steps']:,} x {j['batch_size']}")),
              row("position error, A", jump(lambda j: f"{j['dx_rmse_nm'] * angstrom:.1e}")),
              row("of its propagator alone", jump(lambda j: f"{j['propagator_dx_rmse_nm'] * angstrom:.1e}"))]
     return "\n".join(lines)
@@ -122,7 +123,8 @@ def main():
     old = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else {}
     found = old | {arch: judge(arch, data, args.latency_repeats) for arch in args.networks}
     result = {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(), "budget_cpu_s": BUDGET_S,
-              "lrs": LRS, "jump_fs": JUMP_K * ethanol.DT_FS, "networks": {arch: found[arch] for arch in NETWORKS if arch in found}}
+              "lrs": LRS, "jump_fs": JUMP_K * ethanol.DT_FS,
+              "networks": {arch: found[arch] for arch in NETWORKS if arch in found}}
     write_json_atomic(RESULT, result)
     put(GUIDE, MARK, table(result))
     print(table(result))

@@ -4,8 +4,10 @@
     EGNO   Xu et al., ICML 2024: the state repeated at P times, and before each of the same layers a convolution along
            time, which multiplies the lowest Fourier modes by learned complex weights (for vectors: x and v mix as wholes)
 
-    m_ij = phi_e(h_i, h_j, |x_i - x_j|^2, a_ij)            v_i' = phi_v(h_i) v_i [+ phi_f(h_i) f_i] + mean_j (x_i - x_j) phi_x(m_ij)
-    x_i' = x_i + v_i'                                       h_i' = h_i + phi_h(h_i, sum_j m_ij)
+    m_ij = phi_e(h_i, h_j, |x_i - x_j|^2, a_ij)
+    v_i' = phi_v(h_i) v_i [+ phi_f(h_i) f_i] + mean_j (x_i - x_j) phi_x(m_ij)
+    x_i' = x_i + v_i'
+    h_i' = h_i + phi_h(h_i, sum_j m_ij)
 
 Dense tensors: S windows of one molecule of N atoms.  x in Angstrom from the centroid; v is the displacement v tau and f
 (where it is given, which the papers do not) F tau^2 / 2m, both in Angstrom: the answer to a force-free molecule is
@@ -101,6 +103,7 @@ class Predictor(nn.Module):
 
     def clock(self, like):
         """Sines and cosines of the number of the time (P, time_dim)."""
-        rates = torch.exp(torch.arange(self.time_dim // 2, dtype=like.dtype) * (-math.log(1e4) / (self.time_dim // 2 - 1)))
+        half = self.time_dim // 2
+        rates = torch.exp(torch.arange(half, dtype=like.dtype) * (-math.log(1e4) / (half - 1)))
         angle = torch.arange(self.n_times, dtype=like.dtype)[:, None] * rates
         return torch.cat([angle.sin(), angle.cos()], -1)

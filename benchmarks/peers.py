@@ -42,12 +42,13 @@ BUDGET_S = 45
 OUR_LRS, PEER_LRS = (1e-2, 3e-3), (3e-3, 1e-3)
 BATCH, TIMES = 32, 8
 NO_FORCE = 1e-3  # kJ/mol/nm on one atom of one window, for a normalisation to divide by; all other forces are zero
-PEERS = {"egnn": "EGNN, (x, v)", "egnn_force": "EGNN, (x, v, F_true)", "egnn_remainder": "EGNN, (x, v, F_true), beyond Taylor",
+PEERS = {"egnn": "EGNN, (x, v)", "egnn_force": "EGNN, (x, v, F_true)",
+         "egnn_remainder": "EGNN, (x, v, F_true), beyond Taylor",
          "egno": "EGNO, (x, v), 8 times", "egno_authors": "EGNO, the authors' code"}
 
 
 class Windows:
-    """Windows of k timesteps of one molecule, in Angstrom: x, v tau, F tau^2 / 2m (S,N,3) and future positions (T,S,N,3)."""
+    """Windows of one molecule, in Angstrom: x, v tau, F tau^2 / 2m (S,N,3) and future positions (T,S,N,3)."""
 
     def __init__(self, part: str, k: int, split: Path | None):
         arrays, metadata = load_dataset(ethanol.dataset(part, k))
@@ -85,8 +86,8 @@ class Authors(torch.nn.Module):
         sys.path.insert(0, str(clone))
         from model.egno import EGNO
 
-        self.net = EGNO(in_node_nf=2, in_edge_nf=5, hidden_nf=64, n_layers=5, with_v=True, use_time_conv=True, num_modes=2,
-                        num_timesteps=TIMES)
+        self.net = EGNO(in_node_nf=2, in_edge_nf=5, hidden_nf=64, n_layers=5, with_v=True, use_time_conv=True,
+                        num_modes=2, num_timesteps=TIMES)
         z = torch.as_tensor(windows.numbers, dtype=torch.float32)
         self.rows, self.columns = (windows.edges.sum(-1) > 0).nonzero(as_tuple=True)
         kind = 1.0 + windows.edges[self.rows, self.columns, 1]
@@ -114,8 +115,8 @@ def build(name: str, data: Windows, clone: Path | None) -> torch.nn.Module:
     torch.manual_seed(0)
     if name == "egno_authors":
         return Authors(clone, data)
-    several = name == "egno"
-    return Predictor(data.elements.shape[1], n_times=TIMES if several else 1, with_force=name in ("egnn_force", "egnn_remainder"))
+    with_force = name in ("egnn_force", "egnn_remainder")
+    return Predictor(data.elements.shape[1], n_times=TIMES if name == "egno" else 1, with_force=with_force)
 
 
 def ends(net, data: Windows, rows, remainder: bool):
@@ -185,7 +186,8 @@ def ours(k: int, data: dict, with_force: bool) -> dict:
     """The jump head at one horizon, and its propagator without the network."""
     datasets = [ethanol.dataset(part, k) if with_force else without_force(part, k) for part in ("train", "test")]
     out = WORK / f"ours{'' if with_force else '_no_force'}_k{k}"
-    training = ethanol.Training(out, datasets[0], ROOT / "configs/model.yaml", "configs/train.yaml", data["splits"], OUR_LRS)
+    training = ethanol.Training(out, datasets[0], ROOT / "configs/model.yaml", "configs/train.yaml", data["splits"],
+                                OUR_LRS)
     done = training.within(BUDGET_S)
     found = ethanol.errors(out / "final" / "last.pt", datasets[1])
     size = 1.0 / NM_PER_ANGSTROM
@@ -223,7 +225,8 @@ def main():
     data, horizons = ethanol.data(), []
     train_json, val_json = data["splits"]
     for k in ethanol.KS:
-        windows = {"train": Windows("train", k, train_json), "val": Windows("train", k, val_json), "test": Windows("test", k, None)}
+        windows = {"train": Windows("train", k, train_json), "val": Windows("train", k, val_json),
+                   "test": Windows("test", k, None)}
         test = windows["test"]
         names = [name for name in PEERS if name != "egno_authors" or args.egno]
         horizons.append({"k": k, "tau_fs": k * ethanol.DT_FS, "windows": {part: len(w.x) for part, w in windows.items()},
