@@ -31,7 +31,7 @@ DT_FS, KS, STRIDE, WINDOWS = 0.25, (8, 16, 80), 8, 4000
 PARTS = (("train", 0, 4, 2.5, 0.5), ("test", 100, 2, 1.0, 0))  # first replica, replicas, ps at 300 K, ps at 450 K
 MD = {"dt_fs": DT_FS, "equilibration_ps": 0.5, "redraw_interval_ps": 0.5}
 SHARE = 5  # a learning rate is tried with a fifth of the budget
-PROBES = (30, 130)  # optimiser steps; what lies between them prices one
+PROBES = (1, 30, 130)  # optimiser steps; the first loads everything, what lies between the others prices a step
 
 
 def data() -> dict:
@@ -83,11 +83,11 @@ class Training:
 
     def within(self, budget_s: float) -> dict:
         """Train with a budget of CPU seconds, the learning rate chosen by short runs; last.pt is what to judge."""
-        few, many = (self.run(self.out / f"probe_{n}", n, self.lrs[0])["cpu_s"] for n in PROBES)
-        price_s = (many - few) / (PROBES[1] - PROBES[0])
-        tried = {lr: self.run(self.out / f"lr_{lr}", int(budget_s / SHARE / price_s), lr) for lr in self.lrs}
+        _, few, many = (self.run(self.out / f"probe_{n}", n, self.lrs[0])["cpu_s"] for n in PROBES)
+        price_s = (many - few) / (PROBES[2] - PROBES[1])
+        tried = {lr: self.run(self.out / f"lr_{lr}", max(1, int(budget_s / SHARE / price_s)), lr) for lr in self.lrs}
         lr = min(tried, key=lambda rate: tried[rate]["best"]["val_loss"])
-        return self.run(self.out / "final", int(budget_s / price_s), lr) | {"cpu_s_per_step": price_s}
+        return self.run(self.out / "final", max(1, int(budget_s / price_s)), lr) | {"cpu_s_per_step": price_s}
 
 
 def errors(checkpoint: Path, windows: Path) -> dict:
