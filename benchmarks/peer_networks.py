@@ -37,8 +37,11 @@ class Layer(nn.Module):
         self.speed = perceptron(hidden, hidden, 1)
         self.push = perceptron(hidden, hidden, 1) if with_force else None
         self.node = perceptron(2 * hidden, hidden, hidden)
-        # A fresh layer starts near x' = x + v / layers, from which short horizons are within reach.
-        nn.init.zeros_(self.along[-1].weight), nn.init.zeros_(self.along[-1].bias)
+        # A fresh network of five layers starts near x + v, v (1/2 + 1/4 + ...), where a short horizon is: no weight
+        # of the papers, and to the peers' advantage.
+        for last, bias in ((self.along[-1], 0.0), (self.speed[-1], 0.5)):
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(last.bias, bias)
 
     def forward(self, h, x, v, f, edges, others):
         """h (S,N,H); x, v, f (S,N,3); edges (N,N,E); others (N,N): 1 off the diagonal."""

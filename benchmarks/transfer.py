@@ -39,7 +39,7 @@ from kstep.units import NM_PER_ANGSTROM  # noqa: E402
 GUIDE, MARK = ROOT / "MODELS.md", "<!-- transfer -->"
 RESULT, FIGURE = ROOT / "benchmarks" / "transfer.json", ROOT / "benchmarks" / "transfer.png"
 WORK = ROOT / "outputs" / "transfer"
-SEEDS, LRS, STEPS, PRETRAINING_STEPS = (0, 1, 2), (1e-2, 3e-3, 1e-3), 3000, 6000
+SEEDS, LRS, STEPS, PRETRAINING_STEPS = (0, 1, 2), (1e-2, 3e-3, 1e-3), 2000, 4000
 TEMPERATURE_K, FRAME_FS = 400, 50  # frames further apart in time than a bond or an angle remembers
 ROWS = 6400  # of a dataset: 100 steps of an epoch
 VALIDATION_DFT = 120
