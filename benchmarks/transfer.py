@@ -139,7 +139,7 @@ def labels_of(study: Study, smiles: Path) -> tuple[Molecule, Labels, Labels, Lab
         validation = dft_labels(WORK / "dft_validation.npz", molecule, validation.positions[:VALIDATION_DFT], config)
         dear = dft_labels(WORK / "dft_dear.npz", molecule, dear.positions[:study.full], config)
     cheap = frames(WORK / f"{name}_cheap", MM if study.cheap == "MMFF94" else XTB, name, smiles, first=0, replicas=4,
-                   length_ps=50 if study.cheap == "MMFF94" else 25)
+                   length_ps=50)
     return molecule, cheap, dear, validation
 
 
