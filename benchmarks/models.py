@@ -26,7 +26,7 @@ from kstep.units import NM_PER_ANGSTROM
 
 RESULT, GUIDE, MARK = ROOT / "benchmarks" / "models.json", ROOT / "MODELS.md", "<!-- models -->"
 WORK = ROOT / "outputs" / "models"
-BUDGET_S = 100
+BUDGET_S = 80
 LRS = (1e-2, 3e-3)
 JUMP_K = 16
 RUN = ("--scheme", "metropolis", "--k-steps", 200, "--dt-fs", 0.5, "--replicas", 64, "--steps", 8, "--burn-in-steps", 2,

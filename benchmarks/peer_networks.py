@@ -32,13 +32,16 @@ class Layer(nn.Module):
 
     def __init__(self, hidden: int, edge_dim: int, with_force: bool):
         super().__init__()
-        self.edge = perceptron(2 * hidden + 1 + edge_dim, hidden, hidden, nn.SiLU())
+        # phi_e's first layer, split into terms of i, of j and of the pair, so that no long pair vector is built
+        self.of_i, self.of_j = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden, bias=False)
+        self.of_pair = nn.Linear(1 + edge_dim, hidden, bias=False)
+        self.edge = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.along = perceptron(hidden, hidden, 1)
         self.speed = perceptron(hidden, hidden, 1)
         self.push = perceptron(hidden, hidden, 1) if with_force else None
         self.node = perceptron(2 * hidden, hidden, hidden)
-        # A fresh network of five layers starts near x + v, v (1/2 + 1/4 + ...), where a short horizon is: no weight
-        # of the papers, and to the peers' advantage.
+        # A fresh network starts near x + v (1/2 + 1/4 + ...), where a short horizon is: not in the papers, and to
+        # the peers' advantage.
         for last, bias in ((self.along[-1], 0.0), (self.speed[-1], 0.5)):
             nn.init.zeros_(last.weight)
             nn.init.constant_(last.bias, bias)
@@ -47,9 +50,9 @@ class Layer(nn.Module):
         """h (S,N,H); x, v, f (S,N,3); edges (N,N,E); others (N,N): 1 off the diagonal."""
         n = h.shape[1]
         apart = x[:, :, None] - x[:, None]
-        pair = (h[:, :, None].expand(-1, -1, n, -1), h[:, None].expand(-1, n, -1, -1),
-                apart.square().sum(-1, keepdim=True), edges.expand(len(h), -1, -1, -1))
-        message = self.edge(torch.cat(pair, -1)) * others[..., None]
+        pair = torch.cat([apart.square().sum(-1, keepdim=True), edges.expand(len(h), -1, -1, -1)], -1)
+        message = self.of_i(h)[:, :, None] + self.of_j(h)[:, None] + self.of_pair(pair)
+        message = self.edge(message) * others[..., None]
         v = self.speed(h) * v + (apart * self.along(message) * others[..., None]).sum(2) / (n - 1)
         if self.push is not None:
             v = v + self.push(h) * f
@@ -75,7 +78,7 @@ class TimeConvolution(nn.Module):
 class Predictor(nn.Module):
     """P future positions (P,S,N,3) and displacements per horizon of S windows; P = 1 is EGNN, more is EGNO."""
 
-    def __init__(self, n_elements: int, *, n_times: int = 1, hidden: int = 64, layers: int = 5, modes: int = 2,
+    def __init__(self, n_elements: int, *, n_times: int = 1, hidden: int = 32, layers: int = 4, modes: int = 2,
                  with_force: bool = False, time_dim: int = 32):
         super().__init__()
         self.n_times, self.time_dim = n_times, time_dim if n_times > 1 else 0

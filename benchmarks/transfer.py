@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from kstep.units import NM_PER_ANGSTROM  # noqa: E402
 GUIDE, MARK = ROOT / "MODELS.md", "<!-- transfer -->"
 RESULT, FIGURE = ROOT / "benchmarks" / "transfer.json", ROOT / "benchmarks" / "transfer.png"
 WORK = ROOT / "outputs" / "transfer"
-SEEDS, LRS, STEPS, PRETRAINING_STEPS = (0, 1, 2), (1e-2, 3e-3, 1e-3), 2000, 4000
+SEEDS, PRETRAINING_LR = (0, 1, 2), 1e-2
 TEMPERATURE_K, FRAME_FS = 400, 50  # frames further apart in time than a bond or an angle remembers
 ROWS = 6400  # of a dataset: 100 steps of an epoch
 VALIDATION_DFT = 120
@@ -50,21 +51,34 @@ MM, XTB = "src/01_run_md_baselines.py", "src/01b_run_qm_baselines.py"
 
 @dataclass(frozen=True)
 class Study:
-    """cheap, dear: method names; counts: of labels; the last is the full count, and a third of it is among them."""
+    """cheap, dear: method names; counts: of labels; the last is the full count, and a third of it is among them.
+
+    network: a key of NETWORKS; steps: of the optimiser, on the dear labels and before on the cheap ones.
+    """
 
     name: str
     smiles: str
     cheap: str
     dear: str
     counts: tuple[int, ...]
+    network: str = "pair_mlp"
+    steps: int = 2000
+    pretraining_steps: int = 4000
 
     @property
     def full(self) -> int:
         return self.counts[-1]
 
 
-STUDIES = {"mm_xtb": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (25, 50, 100, 200, 600)),
-           "xtb_dft": Study("methanol", "CO", "GFN2-xTB", "PBE/def2-SVP", (12, 25, 50, 100, 300))}
+STUDIES = {
+    "mm_xtb": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (25, 50, 100, 200, 600)),
+    "mm_xtb_egnn": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (50, 200, 600), "EGNN", steps=800, pretraining_steps=2000),
+    "xtb_dft": Study("methanol", "CO", "GFN2-xTB", "PBE/def2-SVP", (12, 25, 50, 100, 300)),
+}
+NETWORKS = {  # model YAML of configs/, train YAML, flags beside, learning rates to choose from
+    "pair_mlp": ("model_pair_mlp.yaml", "train_pair_mlp.yaml", (), (3e-2, 1e-2, 3e-3, 1e-3)),
+    "EGNN": ("model.yaml", "train.yaml", ("--set", "batch_size=16"), (1e-2, 3e-3)),
+}
 
 
 def frames(out: Path, script: str, name: str, smiles: Path, *, first: int, replicas: int, length_ps: float) -> Labels:
@@ -109,12 +123,16 @@ def write_dataset(out: Path, molecule: Molecule, labels: Labels, validation: Lab
     save_dataset(out, arrays, metadata)
 
 
-def train(out: Path, name: str, dataset: Path, steps: int, lr: float, seed: int, *flags) -> dict:
+def train(out: Path, study: Study, dataset: Path, steps: int, lr: float, seed: int, *flags) -> dict:
     """04_train.py on a dataset; errors of the averaged weights after the last step."""
-    splits = (WORK / f"{name}_{part}.json" for part in ("train", "val"))
-    here(out / "training.json", "src/04_train.py", "--dataset", dataset, "--model-config", "configs/model_pair_mlp.yaml",
-         "--train-config", "configs/train_pair_mlp.yaml", "--splits", *splits, "--max-steps", steps, "--seed", seed,
-         "--out-dir", out, "--log-level", "warning", "--set", f"lr={lr}", "--set", "max_epochs=100000", *flags)
+    model, recipe, own, _ = NETWORKS[study.network]
+    config = WORK / model
+    heads = "heads: {energy: true, jump: false}\n"
+    config.write_text(re.sub(r"(?m)^heads:.*\n(  .*\n)*", heads, (ROOT / "configs" / model).read_text()))
+    splits = (WORK / f"{study.name}_{part}.json" for part in ("train", "val"))
+    here(out / "training.json", "src/04_train.py", "--dataset", dataset, "--model-config", config, "--train-config",
+         f"configs/{recipe}", "--splits", *splits, "--max-steps", steps, "--seed", seed, "--out-dir", out, "--log-level",
+         "warning", "--set", f"lr={lr}", "--set", "max_epochs=100000", *own, *flags)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "force_rmse_kJ_per_mol_nm" in row][-1]
     if last["step"] != steps:
@@ -152,7 +170,7 @@ def measure(key: str, study: Study, smiles: Path) -> dict:
     write_dataset(folder / "cheap.npz", molecule, cheap, validation, study.cheap)
     starts = [folder / f"pretraining_{seed}" for seed in SEEDS]
     for seed, start in zip(SEEDS, starts):
-        train(start, study.name, folder / "cheap.npz", PRETRAINING_STEPS, LRS[0], seed)
+        train(start, study, folder / "cheap.npz", study.pretraining_steps, PRETRAINING_LR, seed)
     sides, chosen = {"scratch": study.full, "pretrained": study.full // 3}, {}
     for n in study.counts:
         for seed in SEEDS:
@@ -162,14 +180,15 @@ def measure(key: str, study: Study, smiles: Path) -> dict:
         def once(n, seed, lr):
             start = ("--pretrained", starts[seed] / "last.pt") if side == "pretrained" else ()
             out = folder / side / f"n{n}_{seed}_{lr}"
-            return train(out, study.name, folder / f"n{n}_{seed}.npz", STEPS, lr, seed, *start)
+            return train(out, study, folder / f"n{n}_{seed}.npz", study.steps, lr, seed, *start)
 
-        lr = chosen[side] = min(LRS, key=lambda rate: once(tuned_at, SEEDS[0], rate)[FORCE])
+        lr = chosen[side] = min(NETWORKS[study.network][3], key=lambda rate: once(tuned_at, SEEDS[0], rate)[FORCE])
         for n in study.counts:
             errors[side][n] = [once(n, seed, lr) for seed in SEEDS]
             print(f"{key} {side} {n}: {[round(row[FORCE], 2) for row in errors[side][n]]}", flush=True)
     rms = float(np.sqrt(np.square(validation.forces).mean())) * NM_PER_ANGSTROM
-    return {"molecule": study.name, "cheap": study.cheap, "dear": study.dear, "full": study.full,
+    return {"molecule": study.name, "network": study.network, "steps": study.steps,
+            "pretraining_steps": study.pretraining_steps, "lrs": NETWORKS[study.network][3], "cheap": study.cheap, "dear": study.dear, "full": study.full,
             "cheap_labels": len(cheap), "validation_labels": len(validation), "force_rms_kJ_per_mol_A": rms,
             "lr": chosen, "errors": errors, **efficiency(study, errors)}
 
@@ -218,7 +237,7 @@ def plot(data: dict) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(data["studies"]), figsize=(9, 3.8), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(data["studies"]), figsize=(4.3 * len(data["studies"]), 3.8), layout="constrained", squeeze=False)
     for axis, study in zip(axes[0], data["studies"].values()):
         titles = {"scratch": ("C0", "from scratch"), "pretrained": ("C1", f"pretrained on {study['cheap']}")}
         for side, (colour, words) in titles.items():
@@ -231,7 +250,7 @@ def plot(data: dict) -> None:
         axis.axvline(third, color="0.4", lw=1, ls="--", label=f"a third of {study['full']} labels")
         axis.set(xscale="log", yscale="log", xlabel=f"{study['dear']} labels",
                  ylabel="validation force error, kJ/mol/$\\AA$",
-                 title=f"{study['molecule']}: {study['cheap']} $\\to$ {study['dear']}")
+                 title=f"{study['molecule']}, {study['network']}: {study['cheap']} $\\to$ {study['dear']}")
         axis.set_xticks(counts, map(str, counts))
         axis.minorticks_off()
         axis.yaxis.set_major_formatter("{x:g}")
@@ -251,7 +270,7 @@ def table(data: dict) -> str:
         at_third = mean_error(study["errors"]["pretrained"][str(third)])
         seeds = ", ".join("-" if n is None else f"{n:.0f}" for n in study["needed_by_seed"])
         count, share = ("more than all", "-") if needed is None else (f"{needed:.0f} (seeds: {seeds})", f"{needed / full:.2f}")
-        lines.append(f"| {study['molecule']}, {study['cheap']} -> {study['dear']} | {study['bar_kJ_per_mol_A']:.2f} ({full}) | "
+        lines.append(f"| {study['molecule']}, {study['cheap']} -> {study['dear']}, {study['network']} | {study['bar_kJ_per_mol_A']:.2f} ({full}) | "
                      f"{count} | {share} | {at_third:.2f} ({third}) |")
     return "\n".join(lines)
 
@@ -269,8 +288,8 @@ def main():
     data = json.loads(RESULT.read_text()) if RESULT.exists() else {"studies": {}}
     for key in args.studies:
         data["studies"][key] = measure(key, STUDIES[key], smiles)
-        data.update(machine=machine(), seeds=SEEDS, lrs=LRS, steps=STEPS, pretraining_steps=PRETRAINING_STEPS,
-                    temperature_K=TEMPERATURE_K, frame_fs=FRAME_FS, **provenance())
+        data.update(machine=machine(), seeds=SEEDS, pretraining_lr=PRETRAINING_LR, temperature_K=TEMPERATURE_K,
+                    frame_fs=FRAME_FS, **provenance())
         write_json_atomic(RESULT, data)
     data = json.loads(RESULT.read_text())
     plot(data)
