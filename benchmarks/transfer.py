@@ -169,8 +169,8 @@ def measure(key: str, study: Study, smiles: Path) -> dict:
     folder, errors = WORK / key, {"scratch": {}, "pretrained": {}}
     write_dataset(folder / "cheap.npz", molecule, cheap, validation, study.cheap)
     starts = [folder / f"pretraining_{seed}" for seed in SEEDS]
-    for seed, start in zip(SEEDS, starts):
-        train(start, study, folder / "cheap.npz", study.pretraining_steps, PRETRAINING_LR, seed)
+    before = [train(start, study, folder / "cheap.npz", study.pretraining_steps, PRETRAINING_LR, seed)
+              for seed, start in zip(SEEDS, starts)]
     sides, chosen = {"scratch": study.full, "pretrained": study.full // 3}, {}
     for n in study.counts:
         for seed in SEEDS:
@@ -188,9 +188,10 @@ def measure(key: str, study: Study, smiles: Path) -> dict:
             print(f"{key} {side} {n}: {[round(row[FORCE], 2) for row in errors[side][n]]}", flush=True)
     rms = float(np.sqrt(np.square(validation.forces).mean())) * NM_PER_ANGSTROM
     return {"molecule": study.name, "network": study.network, "steps": study.steps,
-            "pretraining_steps": study.pretraining_steps, "lrs": NETWORKS[study.network][3], "cheap": study.cheap, "dear": study.dear, "full": study.full,
+            "pretraining_steps": study.pretraining_steps, "lrs": NETWORKS[study.network][3],
+            "cheap": study.cheap, "dear": study.dear, "full": study.full,
             "cheap_labels": len(cheap), "validation_labels": len(validation), "force_rms_kJ_per_mol_A": rms,
-            "lr": chosen, "errors": errors, **efficiency(study, errors)}
+            "lr": chosen, "before": before, "errors": errors, **efficiency(study, errors)}
 
 
 def mean_error(found: list[dict]) -> float:
@@ -237,7 +238,8 @@ def plot(data: dict) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(data["studies"]), figsize=(4.3 * len(data["studies"]), 3.8), layout="constrained", squeeze=False)
+    n = len(data["studies"])
+    figure, axes = plt.subplots(1, n, figsize=(4.3 * n, 3.8), layout="constrained", squeeze=False)
     for axis, study in zip(axes[0], data["studies"].values()):
         titles = {"scratch": ("C0", "from scratch"), "pretrained": ("C1", f"pretrained on {study['cheap']}")}
         for side, (colour, words) in titles.items():
@@ -262,17 +264,36 @@ def plot(data: dict) -> None:
 
 def table(data: dict) -> str:
     """The table of MODELS.md."""
-    head = "| study | force error, kJ/mol/A, from scratch (all labels) | labels needed pretrained | of all | error pretrained (a third) |"
-    lines = [head, "|---|---|---|---|---|"]
-    for study in data["studies"].values():
-        full, third = study["full"], study["full"] // 3
-        needed = study["needed"]
-        at_third = mean_error(study["errors"]["pretrained"][str(third)])
+    studies = list(data["studies"].values())
+
+    def row(label, show):
+        return f"| {label} | " + " | ".join(show(study) for study in studies) + " |"
+
+    def error(side, n):
+        return lambda study: f"{mean_error(study['errors'][side][str(n(study))]):.2f} ({n(study)})"
+
+    def needed(study):
+        if study["needed"] is None:
+            return "more than all"
         seeds = ", ".join("-" if n is None else f"{n:.0f}" for n in study["needed_by_seed"])
-        count, share = ("more than all", "-") if needed is None else (f"{needed:.0f} (seeds: {seeds})", f"{needed / full:.2f}")
-        lines.append(f"| {study['molecule']}, {study['cheap']} -> {study['dear']}, {study['network']} | {study['bar_kJ_per_mol_A']:.2f} ({full}) | "
-                     f"{count} | {share} | {at_third:.2f} ({third}) |")
-    return "\n".join(lines)
+        return f"{study['needed']:.0f} = {study['needed'] / study['full']:.2f} of all (seeds: {seeds})"
+
+    def met(study):
+        return "yes" if study["needed"] is not None and study["needed"] <= study["full"] / 3 else "no"
+
+    return "\n".join([
+        "| | " + " | ".join(f"{s['cheap']} -> {s['dear']}, {s['molecule']}, {s['network']}" for s in studies) + " |",
+        "|---" * (len(studies) + 1) + "|",
+        row("optimiser steps (of pretraining)", lambda s: f"{s['steps']:,} ({s['pretraining_steps']:,})"),
+        row("learning rate from scratch, pretrained", lambda s: f"{s['lr']['scratch']:g}, {s['lr']['pretrained']:g}"),
+        row("rms of the forces, kJ/mol/A", lambda s: f"{s['force_rms_kJ_per_mol_A']:.0f}"),
+        row("force error pretrained, before any dear label", lambda s: f"{mean_error(s['before']):.0f}"),
+        row("from scratch, all labels", error("scratch", lambda s: s["full"])),
+        row("from scratch, a third of them", error("scratch", lambda s: s["full"] // 3)),
+        row("pretrained, a third of them", error("pretrained", lambda s: s["full"] // 3)),
+        row("pretrained, all labels", error("pretrained", lambda s: s["full"])),
+        row("labels with which pretrained is as good as all from scratch", needed),
+        row("a third or fewer", met)])
 
 
 def main():
