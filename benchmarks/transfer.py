@@ -251,15 +251,15 @@ def plot(data: dict) -> None:
         axis.axhline(study["bar_kJ_per_mol_A"], color="0.4", lw=1, ls=":")
         axis.axvline(third, color="0.4", lw=1, ls="--", label=f"a third of {study['full']} labels")
         axis.set(xscale="log", yscale="log", xlabel=f"{study['dear']} labels",
-                 ylabel="validation force error, kJ/mol/$\\AA$",
-                 title=f"{study['molecule']}, {study['network']}: {study['cheap']} $\\to$ {study['dear']}")
+                 ylabel="validation force error, kJ/mol/$\\AA$")
+        axis.set_title(f"{study['molecule']}, {study['network']}: {study['cheap']} $\\to$ {study['dear']}", fontsize=9)
         axis.set_xticks(counts, map(str, counts))
         axis.minorticks_off()
         axis.yaxis.set_major_formatter("{x:g}")
         low, high = axis.get_ylim()
         axis.set_yticks([t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= t <= high])
         axis.legend(frameon=False, fontsize=8)
-    figure.savefig(FIGURE, dpi=120)
+    figure.savefig(FIGURE, dpi=110)
 
 
 def table(data: dict) -> str:
