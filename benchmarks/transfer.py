@@ -276,7 +276,8 @@ def table(data: dict) -> str:
         if study["needed"] is None:
             return "more than all"
         seeds = ", ".join("-" if n is None else f"{n:.0f}" for n in study["needed_by_seed"])
-        return f"{study['needed']:.0f} = {study['needed'] / study['full']:.2f} of all (seeds: {seeds})"
+        few = "at most " if study["needed"] <= min(map(int, study["errors"]["pretrained"])) else ""
+        return f"{few}{study['needed']:.0f} = {study['needed'] / study['full']:.2f} of all (seeds: {seeds})"
 
     def met(study):
         return "yes" if study["needed"] is not None and study["needed"] <= study["full"] / 3 else "no"
