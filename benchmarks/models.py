@@ -87,7 +87,7 @@ def judge(arch: str, data: dict, repeats: int) -> dict:
 
 def table(data: dict) -> str:
     """The table of MODELS.md."""
-    nets = list(data["networks"].values())
+    nets = [data["networks"][arch] for arch in NETWORKS if arch in data["networks"]]
 
     def row(label, show):
         return f"| {label} | " + " | ".join(show(net) for net in nets) + " |"
@@ -102,6 +102,7 @@ def table(data: dict) -> str:
     lines = ["| | " + " | ".join(net["title"] for net in nets) + " |", "|---" * (len(nets) + 1) + "|",
              row("parameters of the energy network", energy(lambda e: f"{e['parameters']:,}")),
              row("optimiser steps x batch in the budget", energy(lambda e: f"{e['steps']:,} x {e['batch_size']}")),
+             row("CPU s of that training", energy(lambda e: f"{e['cpu_s']:.0f}")),
              row("force error, kJ/mol/A", energy(lambda e: f"{e['force_rmse_kJ_per_mol_nm'] / angstrom:.2f}")),
              row("energy error, kJ/mol", energy(lambda e: f"{e['energy_rmse_kJ_per_mol']:.2f}")),
              row("us per energy and forces, 1 replica", lambda net: f"{net['latency_us']['1']:.0f}"),

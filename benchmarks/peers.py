@@ -203,7 +203,7 @@ def table(data: dict) -> str:
     def row(label, values):
         return f"| {label} | " + " | ".join("-" if v is None else f"{v:.1e}" for v in values) + " |"
 
-    lines = ["| position error of one step, A | " + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |",
+    lines = [f"| position error of one step, A, after {data['budget_cpu_s']:g} CPU s of training | " + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |",
              "|---" * (len(horizons) + 1) + "|",
              row("x + v tau", [h["straight"] for h in horizons]),
              row("x + v tau + F tau^2 / 2m", [h["taylor"] for h in horizons]),
