@@ -14,7 +14,7 @@ def benchmark(name, monkeypatch):
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["qmmm", "dft", "molecules"])
+@pytest.mark.parametrize("name", ["qmmm", "dft", "molecules", "transfer", "models", "peers"])
 def test_a_guide_shows_what_was_measured(name, monkeypatch):
     module = benchmark(name, monkeypatch)
     data = json.loads(module.RESULT.read_text())
