@@ -17,7 +17,7 @@ from kstep.dynamics.run_baseline import finish_baseline
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
-from kstep.forces import qm_spec
+from kstep.forces import check_spec, qm_spec
 from kstep.forces.pool import physical_cores
 from kstep.units import PS_PER_FS, SECONDS_PER_DAY
 
@@ -52,7 +52,7 @@ def select_molecules(args, config):
     for entry in entries:
         try:
             molecule = ensure_prepared(entry, Path(args.raw), seed=args.seed)
-            qm_spec(molecule, config, warm_start=True).build()  # a wrong charge is found here, not in a worker
+            check_spec(qm_spec(molecule, config, warm_start=True), molecule)  # a wrong charge is found here, not later
             molecules.append(molecule)
         except UserError as error:
             problems.append(f"{entry.name}: {error}")

@@ -76,6 +76,16 @@ class PhysicsSpec:
         return BACKENDS[self.backend](numbers=self.numbers, masses=self.masses, **self.settings)
 
 
+def check_spec(spec: PhysicsSpec, molecule) -> None:
+    """Raise UserError for what a backend refuses, and for a calculator of someone else's that is no potential."""
+    if spec.backend == "ase":
+        from kstep.forces.ase import check_calculator
+
+        check_calculator(spec, molecule)
+    else:
+        spec.build()
+
+
 def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
     """The recipe of a QMConfig, PyscfConfig or AseConfig for a Molecule; charge and multiplicity are always explicit.
 
