@@ -72,7 +72,7 @@ def test_a_heavy_element_takes_the_core_potential_of_its_basis():
 
 
 def test_a_light_element_takes_one_too_where_the_basis_is_made_for_it():
-    """All electrons of Cl in the valence functions of LANL2DZ would be 360 Ha off."""
+    """All electrons of Cl in the valence functions of LANL2DZ would be 90 Ha too low."""
     def electrons(basis):
         return backend.build_molecule(np.array([17, 1]), np.array([[0, 0, 0], [0, 0, 2.4]]), basis, 0, 1).nelectron
 
