@@ -144,6 +144,7 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
 
     tblite has no point charges, so xtb computes the same methods in its place.
     """
+    surroundings.check_cut(qm_atoms)
     engine = "xtb" if config.backend == "tblite" else config.backend
     own = {"pyscf": _pyscf_settings, "ase": _ase_settings}.get(config.backend, _xtb_settings)(None, config, False)
     if engine in ("xtb", "pyscf"):
