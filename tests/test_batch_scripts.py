@@ -216,6 +216,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[0], {"QM_CONFIG": "configs/train.yaml"}, "unknown key"),
     (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
     (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
+    (SCRIPTS[0], {"MOLECULES": "water -h"}, "no name begins with a dash"),
     (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
     (SCRIPTS[1], {"K_STEPS": "4 x"}, "K_STEPS is '4 x'"),
     (SCRIPTS[1], {"SPLIT_BY": "molecule", "PER_MOLECULE": "1"}, "PER_MOLECULE=0"),
