@@ -283,8 +283,10 @@ def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
     trajectory = load_trajectory(tmp_path / "qm/water/trajectory.npz")
     assert trajectory.metadata["method"] == "HF/STO-3G" and trajectory.metadata["backend"] == "pyscf"
     assert trajectory.metadata["charge"] == 0 and np.isfinite(trajectory.Epot).all()
-    assert "is there already" in run_python(*base, "--replicas", 1, "--resume").stderr
+    same = ("--replicas", 1, "--set", "length_ps=0.005", "--resume")
+    assert "is there already" in run_python(*base, *same).stderr
     for flags, words, code in (
+            ((*same, "--set", "basis=6-31G"), "was made with basis STO-3G, not 6-31G; use another --out", 2),
             (("--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
             (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
             (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),

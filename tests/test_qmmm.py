@@ -354,6 +354,8 @@ def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind
     assert metadata["tally"] == whole["tally"] and len(cut.frames_of("train")) == 10
     assert whole["true_calls"] == 16 and metadata["true_calls"] == 16 and whole["true_calls_burn_in"] == 6
     assert go("cut.npz")[0]["cpu_s"] == metadata["cpu_s"]  # finished: read, not run
+    with pytest.raises(UserError, match="is finished, with other settings"):
+        go("cut.npz", seed=2)
 
 
 def test_the_example_takes_a_pdb_file_and_a_network_learned_in_vacuo(tmp_path):
