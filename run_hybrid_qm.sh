@@ -47,7 +47,7 @@ if [ "$LEARN" = 0 ] && [ "$SCHEME" != plain ]; then
 fi
 
 judge=(hybrid --hybrid-config "$HYBRID_CONFIG" ${STEPS:+--steps "$STEPS"})
-if [ "$LEARN" = 1 ]; then judge+=(--learned); else judge+=(--checkpoint "$network"); fi
+[ "$LEARN" = 1 ] || judge+=(--checkpoint "$network")
 
 # What HYBRID_CONFIG says for one scheme alone, plain MD would refuse: the controls go without.
 words=$("$python" src/batch_results.py plain-flags --hybrid-config "$HYBRID_CONFIG") || exit 2
@@ -70,7 +70,7 @@ results() {
     fi
 }
 commands() {
-    local out name flags start=()
+    local out name flags code start=()
     [ "$LEARN" = 1 ] || start=(--initial-md "$OUT_DIR/md/$1/trajectory.npz")
     for out in $(results "$1"); do
         [ ! -e "$out" ] || continue
@@ -87,7 +87,8 @@ commands() {
         esac
         run "$python" src/06b_hybrid_integrate_qm.py --qm-config "$QM_CONFIG" --hybrid-config "$HYBRID_CONFIG" \
             --molecule "$OUT_DIR/raw/$1" "${flags[@]}" "${start[@]}" ${STEPS:+--steps "$STEPS"} \
-            --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out"
+            --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out" ||
+            { code=$?; [ $code = 3 ] && [[ $(basename "$out") == plain_*fs.npz ]] && [ -e "$out" ] || return $code; }
     done
 }
 every "${molecules[@]}"

@@ -32,6 +32,8 @@ begin() {
     esac
     ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail "$script needs bash 4.4, this is $BASH_VERSION"
     OUT_DIR=${OUT_DIR:-outputs/qm}
+    case $OUT_DIR in -*) OUT_DIR=./$OUT_DIR ;; esac # no flag
+    [[ " ${MOLECULES:-}" != *[[:space:]]-* ]] || fail "MOLECULES is '$MOLECULES'; no name begins with a dash"
     file SMILES_FILE data/qm_molecules.smi
     count MAX_JOBS 1
     count THREADS_PER_JOB 1

@@ -18,7 +18,7 @@ from kstep.dynamics.hybrid_settings import prepare_run
 from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.dynamics.tally import describe
 from kstep.forcefields.prepare import find_molecule
-from kstep.forces import qm_spec
+from kstep.forces import check_spec, qm_spec
 from kstep.learning.stage import learn_first
 
 
@@ -30,6 +30,7 @@ def main():
     baseline = load_qm_config(args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, _ = find_molecule(args)
+    check_spec(qm_spec(molecule, baseline, warm_start=False), molecule)
 
     def make_spec(settled):
         # the force of impulse must be the same on the way back, so its SCF never starts from history

@@ -52,7 +52,6 @@ def parse():
     parser.add_argument("--hybrid-config", help="YAML that the hybrids must have been made with")
     parser.add_argument("--steps", type=positive_int, help="macro-steps that they must hold")
     parser.add_argument("--checkpoint", help="network that they must have used; {molecule} stands for the task")
-    parser.add_argument("--learned", action="store_true", help="hybrids have learned their own networks")
     parser.add_argument("--md-root", type=Path, help="folder of the trajectories that datasets are made from")
     parser.add_argument("--member", action="append", help="molecule of the dataset of task all; may be repeated")
     parser.add_argument("--split-by", help="how datasets must have been split")
@@ -102,17 +101,25 @@ def settings_of(path: Path) -> dict:
     return {"scheme": scheme, "k_steps": int(rest[0].removeprefix("k")), **bare}
 
 
+def is_control(asked: dict) -> bool:
+    """Whether a run is plain MD at a timestep of its own: one that breaks answers what it was run for."""
+    return asked["scheme"] == "plain" and asked["dt_fs"] is not None
+
+
 def judge_hybrid(path: Path, task: str, args) -> str:
     metadata = load_trajectory(path).metadata
-    if metadata["status"].startswith("broke"):
-        raise UserError(f"{path}: {metadata['status']}")
     asked = settings_of(path)
+    broke = metadata["status"].startswith("broke")
+    if broke and not is_control(asked):
+        raise UserError(f"{path}: {metadata['status']}")
     wanted = load_config(HybridConfig, args.hybrid_config, {**asked, "steps": args.steps}).model_dump()
-    if args.learned and asked["scheme"] == "metropolis":
-        wanted["tune"] = None  # learning turns it on where dt_fs or k_steps is open
+    if args.checkpoint is None and None in (wanted["dt_fs"], wanted["k_steps"]):
+        wanted["tune"] = None  # learning tunes what is left open (learning/stage.py)
     compare_settings(path, metadata["config"], {k: v for k, v in wanted.items() if k not in SETTLED_BY_THE_MACHINE})
+    if broke:
+        return metadata["status"].split(":")[0]
     if args.checkpoint and asked["scheme"] != "plain":
-        checkpoint = args.checkpoint.format(molecule=task)
+        checkpoint = args.checkpoint.replace("{molecule}", task)
         if Path(checkpoint).is_file() and metadata["checkpoint_sha256"] != sha256(checkpoint):
             raise Other(f"{path} was made with another network than {checkpoint}; use another OUT_DIR or delete it")
     words = [f"{metadata['true_calls']} true calls"]
@@ -147,7 +154,7 @@ def judge_network(path: Path, task: str, args) -> str:
         checkpoints.check_config(checkpoint, path, args.model_config)
     except UserError as error:
         raise Other(f"{error}; use another OUT_DIR or delete it") from None
-    dataset = args.dataset.format(molecule=task)
+    dataset = args.dataset.replace("{molecule}", task)
     if checkpoint["data_sha256"] != sha256(dataset):
         raise Other(f"{path} learned another dataset than {dataset} is now; use another OUT_DIR or delete it")
     return f"validation loss {outcome['best']['val_loss']:.3g} after {outcome['epochs']:.0f} epochs"

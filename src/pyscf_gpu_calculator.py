@@ -11,9 +11,11 @@ Or from the shell, energy, forces and dipole of a file that ASE reads:
 
 import argparse
 import sys
+import warnings
 
 import numpy as np
 from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+from ase.data import atomic_numbers, covalent_radii
 from ase.units import Bohr, Debye, Hartree
 
 
@@ -33,6 +35,72 @@ def to_numpy(array):
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
+def check_atoms(atoms):
+    """Refuse what an isolated molecule cannot be: none, not finite, on top of each other, periodic."""
+    if not len(atoms) or not np.isfinite(atoms.positions).all():
+        raise ValueError("there are no atoms" if not len(atoms) else "positions hold NaN or infinity")
+    if atoms.pbc.any():
+        raise ValueError("the atoms are periodic, and this calculator sees no images; set atoms.pbc = False")
+    radii = covalent_radii[atoms.numbers]
+    apart = atoms.get_all_distances() + np.diag(np.full(len(atoms), np.inf))
+    near = np.argwhere(apart < np.maximum(0.5, 0.5 * (radii[:, None] + radii)))
+    if len(near):
+        i, j = near[0]
+        raise ValueError(f"atoms {i} ({atoms[i].symbol}) and {j} ({atoms[j].symbol}) are {apart[i, j]:.3f} A apart")
+
+
+def check_settings(p):
+    """Refuse settings that would give a wrong number, or none."""
+    from pyscf.dft import libxc
+    from pyscf.scf import dispersion
+
+    for key, least in (("charge", None), ("multiplicity", 1), ("max_cycle", 1), ("grid_level", 0)):
+        if isinstance(p[key], bool) or not isinstance(p[key], (int, np.integer)):
+            raise ValueError(f"{key} {p[key]!r} is not a whole number")
+        if least is not None and p[key] < least:
+            raise ValueError(f"{key} {p[key]} is below {least}")
+    if p.unrestricted not in (None, True, False):
+        raise ValueError(f"unrestricted {p.unrestricted!r} is not None, True or False")
+    if p.grid_level > 9:
+        raise ValueError(f"grid_level {p.grid_level} is above 9")
+    if not 1e-12 <= p.conv_tol <= 1e-4:
+        raise ValueError(f"conv_tol {p.conv_tol} Ha is not between 1e-12 and 1e-4")
+    if not isinstance(p.xc, str) or not p.xc.strip(" ,"):
+        raise ValueError(f"xc {p.xc!r} is no functional; HF and PBE are two")
+    try:
+        libxc.parse_xc(dispersion.parse_dft(p.xc)[0])
+    except (KeyError, ValueError, IndexError):
+        raise ValueError(f"PySCF knows no functional {p.xc!r}") from None
+
+
+def core_potentials(symbols, basis):
+    """{symbol: the name of its core potential} for the elements for which the basis has one.
+
+    ValueError where the basis lacks functions for a core and has no potential either: it is made for one of another
+    name (GTH, BFD, ccECP), and its number would be wrong.
+    """
+    from pyscf.gto.basis import load, load_ecp
+
+    found = {}
+    for symbol in sorted(symbols) if isinstance(basis, str) else ():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                shells = load(basis, symbol)
+            except Exception:  # BasisNotFoundError is a RuntimeError here, a KeyError there
+                raise ValueError(f"basis {basis} of PySCF has no functions for {symbol}, or is not there") from None
+            try:
+                potential = load_ecp(basis, symbol)
+            except Exception:  # an all-electron basis has none
+                potential = None
+        steepest = max(row[0] for shell in shells if shell[0] == 0 for row in shell[1:] if not isinstance(row, int))
+        if potential:
+            found[symbol] = basis
+        elif steepest < 1.5 * atomic_numbers[symbol]**2:
+            raise ValueError(f"basis {basis} has no functions for the core of {symbol}, and no core potential")
+    return found
+
+
 class PySCFCalculator(Calculator):
     """Energy (eV), forces (eV/A) and dipole (e A) by Hartree-Fock (xc="HF") or DFT.
 
@@ -41,7 +109,8 @@ class PySCFCalculator(Calculator):
     the energy (grid response included).  The dipole of an ion is about the centre of mass.  An SCF that does not
     converge in max_cycle cycles is tried once more in second order; then CalculationFailed is raised.
     device: auto, cpu or gpu; `running_on` says "GPU" or "CPU".  Each SCF begins at the last density of the same
-    atoms; reset() forgets it.
+    atoms; reset() forgets it.  Wrong settings, periodic atoms and atoms on top of each other are a ValueError.
+    Other processes are to be spawned: a fork after a calculation hangs in the maths libraries.
     """
 
     implemented_properties = ["energy", "forces", "dipole"]
@@ -70,6 +139,8 @@ class PySCFCalculator(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
+        check_atoms(self.atoms)
+        check_settings(self.parameters)
         field = self._converged()
         self.results["energy"] = float(field.e_tot) * Hartree
         centre = self.atoms.get_center_of_mass() / Bohr
@@ -88,11 +159,10 @@ class PySCFCalculator(Calculator):
 
         p = self.parameters
         electrons = int(self.atoms.numbers.sum()) - p.charge
-        if p.multiplicity < 1 or electrons < 1 or (electrons + p.multiplicity) % 2 == 0:
+        if not 1 <= p.multiplicity <= electrons + 1 or electrons < 1 or (electrons + p.multiplicity) % 2 == 0:
             raise ValueError(f"{electrons} electrons (charge {p.charge:+d}) cannot have multiplicity {p.multiplicity}")
-        heavy = self.atoms.numbers.max() > 36  # def2 bases have core potentials beyond Kr
         molecule = gto.M(atom=[(a.symbol, tuple(a.position / Bohr)) for a in self.atoms], unit="Bohr", basis=p.basis,
-                         ecp=p.basis if heavy and p.basis.lower().startswith("def2") else {}, charge=p.charge,
+                         ecp=core_potentials(set(self.atoms.symbols), p.basis), charge=p.charge,
                          spin=p.multiplicity - 1, verbose=0)
         unrestricted = p.multiplicity != 1 if p.unrestricted is None else p.unrestricted
         kind = "U" if unrestricted else "R" if p.multiplicity == 1 else "RO"
@@ -126,6 +196,12 @@ class PySCFCalculator(Calculator):
         return field
 
 
+def fail(sentence, code=2):
+    """Say what is wrong and end the program."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
 def main():
     from ase.io import read
 
@@ -137,13 +213,17 @@ def main():
     parser.add_argument("--multiplicity", type=int, default=1, help="2S+1")
     parser.add_argument("--device", choices=["auto", "cpu", "gpu"], default="auto", help="where it runs")
     args = vars(parser.parse_args())
+    name = args.pop("file")
     try:
-        atoms = read(args.pop("file"))
+        atoms = read(name)
+    except Exception as error:  # each format has its own
+        fail(f"{name} cannot be read by ASE ({type(error).__name__}: {str(error).strip()})")
+    try:
         atoms.calc = PySCFCalculator(**args)
         print(f"{atoms.get_chemical_formula()} at {args['xc']}/{args['basis']} on the {atoms.calc.running_on}")
         forces = atoms.get_forces()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:  # a wrong file, functional, basis, spin; no SCF
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else str(error).strip()}")
+    except (ValueError, RuntimeError, NotImplementedError) as error:  # a wrong setting; no SCF
+        fail(str(error).strip(), 3 if isinstance(error, CalculationFailed) else 2)
     print(f"energy  {atoms.get_potential_energy():.6f} eV")
     print(f"dipole  {np.linalg.norm(atoms.get_dipole_moment()) / Debye:.4f} D")
     print("forces, eV/A")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from kstep.dynamics.run_baseline import finish_baseline
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
-from kstep.forces import qm_spec
+from kstep.forces import check_spec, qm_spec
 from kstep.forces.pool import physical_cores
+from kstep.schemas import load_trajectory
 from kstep.units import PS_PER_FS, SECONDS_PER_DAY
 
 
@@ -52,11 +54,20 @@ def select_molecules(args, config):
     for entry in entries:
         try:
             molecule = ensure_prepared(entry, Path(args.raw), seed=args.seed)
-            qm_spec(molecule, config, warm_start=True).build()  # a wrong charge is found here, not in a worker
+            check_spec(qm_spec(molecule, config, warm_start=True), molecule)  # a wrong charge is found here, not later
             molecules.append(molecule)
         except UserError as error:
             problems.append(f"{entry.name}: {error}")
     return molecules, problems
+
+
+def check_finished(path: Path, config: ChargedConfig) -> None:
+    """UserError where a finished trajectory cannot be read or was made with other settings."""
+    found, wanted = load_trajectory(path).metadata.get("config") or {}, json.loads(json.dumps(config.model_dump()))
+    different = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
+    if different:
+        raise UserError(f"{path} was made with {', '.join(different)}; use another --out, or run without --resume to "
+                        "make it again")
 
 
 def merge(molecule, config, results, args, out):
@@ -82,7 +93,11 @@ def run_baselines(args: argparse.Namespace, config: ChargedConfig) -> int:
     for molecule in molecules:
         final = out / molecule.name / "trajectory.npz"
         if args.resume and final.is_file():
-            log.info("%s: %s is there already", molecule.name, final)
+            try:
+                check_finished(final, config)
+                log.info("%s: %s is there already", molecule.name, final)
+            except UserError as error:
+                problems.append(f"{molecule.name}: {error}")
             continue
         names[molecule.name] = molecule
         for replica in range(args.first_replica, args.first_replica + config.replicas):

@@ -20,7 +20,7 @@ import numpy as np
 from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, pick_device, positive_float,
                    positive_int, provenance, run_script, setup_logging)
 
-from kstep.config import load_qm_config, parse_assignments
+from kstep.config import load_config, load_qm_config, parse_assignments
 from kstep.dynamics.embedded import capped_molecule
 from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
 from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
@@ -31,6 +31,8 @@ from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import qmmm_spec
 from kstep.units import PS_PER_FS
 
+SHORTEST_FS, LONGEST_FS = 0.001, 5.0
+DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800, "hydrogen_mass": 4.0}
 SETTLE_PS = 2.0  # of Langevin dynamics in the force field, before each start
 
 
@@ -39,7 +41,7 @@ def parse():
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
     where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where not QM")
-    parser.add_argument("--waters", type=non_negative_int, default=20, help="of the droplet around --smiles; 0: none")
+    parser.add_argument("--waters", type=non_negative_int, help="of the droplet around --smiles (default: 20); 0: none")
     parser.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
     parser.add_argument("--qm-config", default="configs/qm.yaml",
                         help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
@@ -49,8 +51,8 @@ def parse():
                         "(default: one is learned)")
     parser.add_argument("--model-config", help="the network to learn (default: configs/model_pair_mlp.yaml), or what "
                         "--checkpoint must have been built from")
-    parser.add_argument("--learn-config", default="configs/learn.yaml", help="YAML of learning")
-    parser.add_argument("--learn-calls", type=positive_int, default=800, help="QM calls that learning may take")
+    parser.add_argument("--learn-config", help="YAML of learning (default: configs/learn.yaml)")
+    parser.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
     parser.add_argument("--scheme", choices=["metropolis", "impulse", "checked", "plain"], default="metropolis",
                         help="plain asks the QM at every step: the honest competitor")
     parser.add_argument("--thermostat", choices=["none", "langevin"], default="none",
@@ -58,8 +60,8 @@ def parse():
     parser.add_argument("--k-steps", type=positive_int,
                         help="timesteps per QM call, metropolis: their mean (default 50; impulse: 4, plain: 1)")
     parser.add_argument("--dt-fs", type=positive_float, default=1.0, help="timestep, fs")
-    parser.add_argument("--hydrogen-mass", type=positive_float, default=4.0,
-                        help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
+    parser.add_argument("--hydrogen-mass", type=positive_float,
+                        help="metropolis: mass of the sampler's hydrogens, Da (default: 4); the ensemble stays exact")
     parser.add_argument("--steps", type=positive_int, default=200, help="macro-steps = QM calls per replica")
     parser.add_argument("--burn-in-steps", type=non_negative_int, default=20, help="macro-steps before them")
     parser.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
@@ -69,11 +71,49 @@ def parse():
     return parser.parse_args()
 
 
+def check(args):
+    """Refuse flags that contradict each other or that nobody would read, then fill in what was left open."""
+    given = {name for name in DEFAULTS if getattr(args, name) is not None}
+    if args.scheme == "plain" and args.k_steps not in (None, 1):
+        raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
+    if args.scheme == "plain" and (args.checkpoint or args.model_config or given - {"waters"}):
+        raise UserError("plain carries nothing with a network; leave out --checkpoint, --model-config, --learn-config, "
+                        "--learn-calls and --hydrogen-mass")
+    if args.scheme == "metropolis" and args.thermostat != "none":
+        raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
+    if args.checkpoint and given & {"learn_config", "learn_calls"}:
+        raise UserError("a network from --checkpoint learns nothing; leave out --learn-config and --learn-calls")
+    if args.pdb and "waters" in given:
+        raise UserError("--waters are those around --smiles; the waters of --pdb are in its file")
+    if args.pdb and args.qm_atoms is None:
+        raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
+    if not SHORTEST_FS <= args.dt_fs <= LONGEST_FS:
+        raise UserError(f"a timestep of {args.dt_fs:g} fs carries no molecule; give --dt-fs from {SHORTEST_FS} to "
+                        f"{LONGEST_FS:g}")
+    for name in set(DEFAULTS) - given:
+        setattr(args, name, DEFAULTS[name])
+    check_network(args)
+
+
+def check_network(args):
+    """Read what the network needs now, before the surroundings take their time."""
+    if args.scheme == "plain":
+        return
+    from kstep.learning.config import LearnConfig
+    from kstep.models import checkpoint as checkpoints
+    from kstep.models.config import ModelConfig
+
+    if args.model_config:
+        load_config(ModelConfig, args.model_config)
+    if args.checkpoint:
+        checkpoints.load(args.checkpoint)
+    else:
+        load_config(LearnConfig, args.learn_config)
+
+
 def surroundings_of(args):
     """The system, its QM atoms, and their charge and multiplicity."""
     if args.pdb:
-        if args.qm_atoms is None:
-            raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
         system = read_pdb(args.pdb)
         return system, args.qm_atoms, system.charge_of(args.qm_atoms), 1
     prepared = prepare_molecule("solute", args.smiles, seed=args.seed)
@@ -89,12 +129,7 @@ def surroundings_of(args):
 def main():
     args = parse()
     setup_logging(args.log_level)
-    if args.scheme == "plain" and args.k_steps not in (None, 1):
-        raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
-    if args.scheme == "plain" and (args.checkpoint or args.model_config):
-        raise UserError("plain carries nothing with a network; leave out --checkpoint and --model-config")
-    if args.scheme == "metropolis" and args.thermostat != "none":
-        raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
+    check(args)
     qm = load_qm_config(args.qm_config, parse_assignments(args.assignments))
     check_writable(args.out)
     system, atoms, charge, multiplicity = surroundings_of(args)

@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import batch_results
 from conftest import ROOT
+from kstep.config import HybridConfig
 from kstep.schemas import load_trajectory
 
 SCRIPTS = ("run_qm_trajectories.sh", "make_qm_dataset.sh", "train_qm.sh", "run_hybrid_qm.sh", "eval_qm.sh")
@@ -174,6 +178,36 @@ def test_a_molecule_with_a_network_of_its_own(ran):
     assert all(name in table for name in ("impulse_k4", "metropolis_k20", "plain", "plain_2fs"))
 
 
+def hybrid_judged(monkeypatch, name, *, checkpoint=None, status="finished", **found):
+    """(kind, text) of a run of that name and these settings, at two steps."""
+    asked = batch_results.settings_of(Path(name))
+    config = {**HybridConfig(**{k: v for k, v in asked.items() if v is not None}, steps=2).model_dump(), **found}
+    metadata = {"status": status, "config": config, "scheme": asked["scheme"], "true_calls": 9, "acceptance": 0.9}
+    monkeypatch.setattr(batch_results, "load_trajectory", lambda path: SimpleNamespace(metadata=metadata))
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    args = SimpleNamespace(what="hybrid", hybrid_config=ROOT / "configs/hybrid_fast.yaml", steps=2,
+                           checkpoint=checkpoint, set_aside=False)
+    monkeypatch.setattr(batch_results, "load_config", lambda kind, path, given: kind(**{
+        k: v for k, v in given.items() if v is not None}))
+    return batch_results.answer("water", [name], args)
+
+
+def test_what_learning_tunes_is_no_other_setting(monkeypatch):
+    """LEARN=1 leaves the timestep to 06b, which then writes tune: true and the timestep into its metadata."""
+    tuned = dict(tune=True, dt_fs=1.5)
+    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned) == ("done", "9 true calls, acceptance 0.90")
+    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", checkpoint="none", **tuned)[0] == "other"
+    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, replicas=7)[0] == "other"
+
+
+def test_a_control_that_breaks_is_an_answer(monkeypatch):
+    """Plain MD of water at 2 fs may blow up: that is what it was run for, and no reason to fail the hybrid."""
+    broke = "broke at macro-step 332: the SCF did not converge"
+    assert hybrid_judged(monkeypatch, "plain_2fs.npz", status=broke) == ("done", "broke at macro-step 332")
+    assert hybrid_judged(monkeypatch, "plain.npz", status=broke)[0] == "broken"
+    assert hybrid_judged(monkeypatch, "metropolis_k4.npz", status=broke)[0] == "broken"
+
+
 def test_ctrl_c_stops_the_jobs(tmp_path):
     (tmp_path / "long.yaml").write_text("length_ps: 1000\nreplicas: 1\n")
     given = environment(tmp_path, {"QM_CONFIG": str(tmp_path / "long.yaml"), "MOLECULES": "water"})
@@ -211,6 +245,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[0], {"QM_CONFIG": "configs/train.yaml"}, "unknown key"),
     (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
     (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
+    (SCRIPTS[0], {"MOLECULES": "water -h"}, "no name begins with a dash"),
     (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
     (SCRIPTS[1], {"K_STEPS": "4 x"}, "K_STEPS is '4 x'"),
     (SCRIPTS[1], {"SPLIT_BY": "molecule", "PER_MOLECULE": "1"}, "PER_MOLECULE=0"),

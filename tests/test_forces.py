@@ -120,12 +120,27 @@ def test_tblite_behind_ase_is_tblite(water, charge, multiplicity):
     ("tblite.ase:TBLight", {}, "module tblite.ase has no 'TBLight'"),
     ("orca_of_nobody:ORCA", {}, "cannot be imported"),
     ("os:getcwd", {}, "is no ASE calculator with energy and forces"),
+    ("pkgutil:resolve_name", {"name": "wrong_calculators:Spring"}, "is no ASE calculator"),  # the class itself
 ])
 def test_what_is_no_calculator_is_refused(water, calculator, kwargs, words):
     from kstep.forces.ase import AsePhysics
 
     with pytest.raises(UserError, match=words):
         AsePhysics(water.numbers, water.masses, calculator=calculator, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ("kJ/mol", "is 96.5 times as steep"), ("sign", "is -1 times as steep"), ("one row", r"forces of shape \(3,\)"),
+    ("flat", r"forces of shape \(9,\)"), ("", None)])
+def test_a_calculator_whose_forces_are_not_the_slope_of_its_energy_is_refused(water, wrong, words):
+    from kstep.forces import check_spec
+
+    spec = spec_of("ase", water, calculator="wrong_calculators:Spring", kwargs={"wrong": wrong})
+    if words is None:
+        check_spec(spec, water)
+        return
+    with pytest.raises(UserError, match=words):
+        check_spec(spec, water)
 
 
 def test_an_error_of_a_calculator_is_a_failed_true_call(water):

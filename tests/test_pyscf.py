@@ -71,6 +71,14 @@ def test_a_heavy_element_takes_the_core_potential_of_its_basis():
     assert mol.nelectron == 53 + 1 - 28
 
 
+def test_a_light_element_takes_one_too_where_the_basis_is_made_for_it():
+    """All electrons of Cl in the valence functions of LANL2DZ would be 90 Ha too low."""
+    def electrons(basis):
+        return backend.build_molecule(np.array([17, 1]), np.array([[0, 0, 0], [0, 0, 2.4]]), basis, 0, 1).nelectron
+
+    assert (electrons("LANL2DZ"), electrons("def2-SVP"), electrons("STO-3G")) == (8, 18, 18)
+
+
 def test_a_warm_start_begins_at_the_last_density_of_its_slot_and_changes_no_digit_that_counts(water, monkeypatch):
     guesses = []
     kept = backend.converge
@@ -105,6 +113,8 @@ def test_an_scf_that_fails_twice_is_never_a_number(water):
     ({"functional": "wB97X-D"}, "cannot compute functional wB97X-D"),
     ({"functional": ","}, "is empty"),
     ({"basis": "def2-SPV"}, "knows no basis 'def2-SPV'; did you mean 'def2svp'"),
+    ({"basis": "gth-szv"}, "no functions for the core of O, and brings no core potential"),
+    ({"basis": "ccecp-ccpvdz"}, "no functions for the core of O, and brings no core potential"),
     ({"charge": 1}, "cannot have spin multiplicity 1; use an even one"),
     ({"charge": 10}, "no electrons"),
 ])
@@ -194,6 +204,8 @@ def test_the_method_names_all_that_makes_the_surface():
     ("backend: [1]\n", "unknown backend"),
     ("backend: pyscf\nfunctionl: PBE\n", "did you mean 'functional'"),
     ("backend: pyscf\ngrid_level: 12\n", "grid_level = 12 is not valid"),
+    ("backend: pyscf\nconv_tol: 1.0e-300\n", "conv_tol = 1e-300 is not valid"),
+    ("electronic_temperature_K: 1.0e+9\n", "electronic_temperature_K = 1000000000.0 is not valid"),
     ("backend: pyscf\ndispersion: d5\n", "dispersion = 'd5' is not valid"),
     ("backend: pyscf\nbasis: ''\n", "basis = '' is not valid"),
 ])
@@ -271,8 +283,10 @@ def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
     trajectory = load_trajectory(tmp_path / "qm/water/trajectory.npz")
     assert trajectory.metadata["method"] == "HF/STO-3G" and trajectory.metadata["backend"] == "pyscf"
     assert trajectory.metadata["charge"] == 0 and np.isfinite(trajectory.Epot).all()
-    assert "is there already" in run_python(*base, "--replicas", 1, "--resume").stderr
+    same = ("--replicas", 1, "--set", "length_ps=0.005", "--resume")
+    assert "is there already" in run_python(*base, *same).stderr
     for flags, words, code in (
+            ((*same, "--set", "basis=6-31G"), "was made with basis STO-3G, not 6-31G; use another --out", 2),
             (("--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
             (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
             (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),

@@ -68,6 +68,39 @@ def test_wrong_input_is_a_clear_error(monkeypatch):
         PySCFCalculator(device="gpu")
 
 
+@pytest.mark.parametrize("settings, words", [
+    ({"xc": "PBEE"}, "knows no functional 'PBEE'"), ({"xc": ""}, "is no functional"),
+    ({"basis": "def2-SPV"}, "basis def2-SPV"), ({"charge": 0.5}, "charge 0.5 is not a whole number"),
+    ({"multiplicity": 13}, "cannot have multiplicity 13"),
+    ({"xc": "PBE", "grid_level": -1}, "grid_level -1 is below 0"),
+    ({"conv_tol": 0}, "conv_tol 0 Ha"), ({"max_cycle": 0}, "max_cycle 0"),
+    ({"unrestricted": "no"}, "unrestricted 'no'"),
+    ({"basis": "gth-szv"}, "no functions for the core of O"),
+])
+def test_a_setting_without_a_right_number_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        water(**{"xc": "HF", **settings}).get_potential_energy()
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda a: a.set_pbc(True), "sees no images"), (lambda a: a.positions.fill(np.nan), "NaN"),
+    (lambda a: a.positions.__setitem__(1, [0, 0, 0.13]), "atoms 0 .O. and 1 .H. are 0.013 A apart"),
+    (lambda a: a.__delitem__([0, 1, 2]), "no atoms"),
+])
+def test_atoms_that_are_no_molecule_are_refused(spoil, words):
+    atoms = water(xc="HF")
+    spoil(atoms)
+    with pytest.raises(ValueError, match=words):
+        atoms.get_potential_energy()
+
+
+def test_core_potentials_come_with_their_basis():
+    """All electrons of Cl in the valence functions of LANL2DZ would be 90 Ha too low."""
+    atoms = Atoms("HCl", positions=[[0, 0, 0], [0, 0, 1.28]])
+    atoms.calc = PySCFCalculator(xc="HF", basis="LANL2DZ", device="cpu")
+    assert atoms.get_potential_energy() / 27.2114 == pytest.approx(-15.28, abs=0.05)
+
+
 def test_a_changed_setting_changes_the_energy():
     atoms = water(xc="HF")
     first = atoms.get_potential_energy()
@@ -96,4 +129,7 @@ def test_it_needs_nothing_else_of_this_project(tmp_path):
                       cwd=tmp_path)
     assert done.returncode == 0 and "on the CPU" in done.stdout and "dipole" in done.stdout, done.stderr
     done = run_python(tmp_path / "calculator.py", "w.xyz", "--xc", "PBEE", cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error:")
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error:")
+    (tmp_path / "w.xyz").write_text("")
+    done = run_python(tmp_path / "calculator.py", "w.xyz", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot be read by ASE" in done.stderr and "Traceback" not in done.stderr

@@ -354,6 +354,8 @@ def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind
     assert metadata["tally"] == whole["tally"] and len(cut.frames_of("train")) == 10
     assert whole["true_calls"] == 16 and metadata["true_calls"] == 16 and whole["true_calls_burn_in"] == 6
     assert go("cut.npz")[0]["cpu_s"] == metadata["cpu_s"]  # finished: read, not run
+    with pytest.raises(UserError, match="is finished, with other settings"):
+        go("cut.npz", seed=2)
 
 
 def test_the_example_takes_a_pdb_file_and_a_network_learned_in_vacuo(tmp_path):
@@ -450,6 +452,32 @@ def test_impossible_regions_are_refused(methanol, atoms, words):
         qmmm_spec(methanol[0], atoms, SHARP).build()
 
 
+@pytest.mark.parametrize("smiles, atoms, words", [
+    ("CC#CC", [0, 1, 4, 5, 6], "cuts the bond of atoms 1 and 2, which has order 3"),
+    ("c1ccccc1", [0, 1, 2, 3, 6, 7, 8, 9], "which has order 1.5"),
+    ("C1CCCCC1", [0, 1, 2, 6, 7, 8, 9, 10, 11], None),
+])
+def test_a_cut_crosses_single_bonds_alone(smiles, atoms, words):
+    system = solvate(prepare_molecule("solute", smiles, n_conformers=1), 1)
+    if words is None:
+        qmmm_spec(system, atoms, SHARP).build()
+        return
+    with pytest.raises(UserError, match=words):
+        qmmm_spec(system, atoms, SHARP).build()
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda line: line[:30] + "".join(f"{float(line[c:c + 8]) / 10:8.3f}" for c in (30, 38, 46)) + line[54:], "A apart"),
+    (lambda line: line[:30] + "     nan" + line[38:], "NaN"),
+])
+def test_coordinates_that_are_none_are_refused(tmp_path, change, words):
+    """In nm, say; a minimiser would make something of them."""
+    lines = [change(line) if line.startswith("ATOM") else line for line in DIPEPTIDE.read_text().splitlines()]
+    (tmp_path / "x.pdb").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=words):
+        read_pdb(tmp_path / "x.pdb")
+
+
 def test_impossible_environments_are_refused(methanol):
     system, _ = methanol
     for edit, words in ((lambda s: s.addConstraint(6, 7, 0.09572), "1 rigid bonds; the schemes need a flexible one"),
@@ -522,8 +550,13 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
     (("--pdb", "nowhere.pdb"), "--pdb needs --qm-atoms"),
     (("--learn-calls", "10"), "10 true calls are too few"),
     (("--scheme", "plain", "--checkpoint", "network.pt"), "plain carries nothing with a network"),
+    (("--scheme", "plain", "--hydrogen-mass", "2"), "plain carries nothing with a network"),
+    (("--checkpoint", "network.pt", "--learn-calls", "900"), "learns nothing"),
+    (("--checkpoint", "network.pt"), "network.pt does not exist"),
+    (("--pdb", "nowhere.pdb", "--qm-atoms", "0", "--waters", "2"), "the waters of --pdb are in its file"),
+    (("--dt-fs", "100"), "a timestep of 100 fs carries no molecule"),
 ])
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
-    molecule = () if "--pdb" in flags else ("--smiles", "CO")
-    done = run_python("src/qmmm_example.py", *molecule, "--waters", "2", "--out", tmp_path / "x.npz", *flags)
+    molecule = () if "--pdb" in flags else ("--smiles", "CO", "--waters", "2")
+    done = run_python("src/qmmm_example.py", *molecule, "--out", tmp_path / "x.npz", *flags)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -75,7 +75,7 @@ class QMConfig(ChargedConfig):
     method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB", "GFN-FF"] = "GFN2-xTB"
     accuracy: Annotated[float, Field(gt=0, le=10), Number] = 0.1  # SCF tolerance; 1.0 drifts
     max_iterations: Count = 250
-    electronic_temperature_K: Positive = 300.0
+    electronic_temperature_K: Temperature = 300.0
 
 
 class PyscfConfig(ChargedConfig):
@@ -88,7 +88,7 @@ class PyscfConfig(ChargedConfig):
     dispersion: Literal["d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"] | None = None
     unrestricted: bool | None = None  # null: where the multiplicity is not 1
     grid_level: Annotated[int, Field(ge=0, le=9), Number] = 2
-    conv_tol: Annotated[float, Field(gt=0, le=1e-4), Number] = 1e-9  # Ha
+    conv_tol: Annotated[float, Field(ge=1e-12, le=1e-4), Number] = 1e-9  # Ha; below, rounding decides
     max_iterations: Count = 100
     device: Literal["auto", "cpu", "gpu"] = "auto"
 

@@ -12,8 +12,9 @@ import numpy as np
 from kstep.dynamics.langevin import LangevinThermostat
 from kstep.dynamics.loop import initial_state, macro_steps
 from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
-from kstep.dynamics.recorder import TrajectoryWriter
+from kstep.dynamics.recorder import TrajectoryWriter, kept_file
 from kstep.dynamics.tally import Tally
+from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.units import FS_PER_PS, kT
 
@@ -59,6 +60,9 @@ def run_embedded(run: EmbeddedRun, scheme, facts: dict, background: dict | None 
     if run.resume and (metadata := writer.finished()):
         log.info("%s is finished already", run.out)
         return metadata
+    if run.resume and run.out.is_file() and not kept_file(run.out, "checkpoint.npz").is_file():
+        raise UserError(f"{run.out} is finished, with other settings; choose another output, or run without --resume "
+                        "to make it again")
     try:
         with EvaluationPool(run.spec, 1) as pool:
             course = _Course(run, scheme, writer, pool)

@@ -19,6 +19,7 @@ import numpy as np
 import openmm
 from openmm import app, unit
 from rdkit import Chem
+from scipy.spatial import cKDTree
 
 from kstep.errors import UserError
 from kstep.forcefields.mmff94 import mmff_properties
@@ -36,13 +37,15 @@ LENNARD_JONES = {"C": (1.908, 0.1094), "N": (1.824, 0.17), "O": (1.721, 0.2104),
                  "P": (2.1, 0.2), "S": (2.0, 0.25), "Cl": (1.948, 0.265), "Br": (2.22, 0.32), "I": (2.35, 0.40),
                  "H": (1.487, 0.0157), "polar H": (0.6, 0.0157)}
 MOST_WATERS = 2000
+CLOSEST_NM = 0.05  # of two atoms of a PDB file
 
 
 @dataclass(frozen=True)
 class Surroundings:
     """N atoms under one force field: numbers (N,), masses (N,) Da, bonds (B,2), positions (N,3) nm, System as XML.
 
-    charges (N,) e: formal ones, or the force field's own where a file names none.
+    charges (N,) e: formal ones, or the force field's own where a file names none; bond_orders (B,): None where a file
+    names none.
     """
 
     numbers: np.ndarray
@@ -51,6 +54,17 @@ class Surroundings:
     positions: np.ndarray
     system_xml: str
     charges: np.ndarray
+    bond_orders: np.ndarray | None = None
+
+    def check_cut(self, atoms) -> None:
+        """UserError where the border of some atoms crosses a bond that is not single: no hydrogen can stand for it."""
+        inside = np.isin(self.bonds, list(atoms))
+        orders = np.ones(len(self.bonds)) if self.bond_orders is None else self.bond_orders
+        crosses = inside[:, 0] != inside[:, 1]
+        for (i, j), order in zip(self.bonds[crosses], orders[crosses]):
+            if order > 1:
+                raise UserError(f"the QM region cuts the bond of atoms {i} and {j}, which has order {order:g}; move the "
+                                "boundary to a single bond between heavy atoms")
 
     def charge_of(self, atoms) -> int:
         """The whole charge of some atoms; indices that are not there are for `Region.cut` to refuse."""
@@ -78,6 +92,7 @@ def solvate(prepared: Prepared, n_waters: int) -> Surroundings:
         for j in range(i + 1, n):
             nonbonded.addException(i, j, 0.0, 1.0, 0.0)
     numbers, masses, bonds = molecule.numbers, molecule.masses, molecule.bonds
+    orders = np.concatenate([molecule.bond_orders, np.ones(2 * n_waters)])
     if n_waters:
         numbers = np.concatenate([numbers, np.tile([8, 1, 1], n_waters)])
         oxygens = n + 3 * np.arange(n_waters)
@@ -88,7 +103,8 @@ def solvate(prepared: Prepared, n_waters: int) -> Surroundings:
     system.addForce(nonbonded)
     return Surroundings(numbers, masses, np.asarray(bonds, dtype=np.int64), np.concatenate([centre, waters]),
                         openmm.XmlSerializer.serialize(system),
-                        np.array([a.GetFormalCharge() for a in prepared.rdkit.GetAtoms()] + [0] * (3 * n_waters)))
+                        np.array([a.GetFormalCharge() for a in prepared.rdkit.GetAtoms()] + [0] * (3 * n_waters)),
+                        orders)
 
 
 def _charges(rdkit: Chem.Mol) -> list[float]:
@@ -189,13 +205,27 @@ def read_pdb(path: str | Path) -> Surroundings:
         raise UserError(f"{path} cannot be built with amber14 and TIP3P: {str(error).splitlines()[0].rstrip('. ')}; "
                         "give a file of amino acids, nucleotides, ions and waters with all hydrogens") from None
     atoms = list(pdb.topology.atoms())
+    positions = np.array(pdb.positions.value_in_unit(unit.nanometer))
+    _check_positions(path, positions)
     nonbonded = next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
     return Surroundings(
         np.array([atom.element.atomic_number for atom in atoms]),
         np.array([system.getParticleMass(i)._value for i in range(len(atoms))]),
         np.array([sorted((a.index, b.index)) for a, b in pdb.topology.bonds()], dtype=np.int64).reshape(-1, 2),
-        np.array(pdb.positions.value_in_unit(unit.nanometer)), openmm.XmlSerializer.serialize(system),
+        positions, openmm.XmlSerializer.serialize(system),
         np.array([nonbonded.getParticleParameters(i)[0]._value for i in range(len(atoms))]))
+
+
+def _check_positions(path, positions: np.ndarray) -> None:
+    """Refuse coordinates that no minimiser turns into a molecule: not finite, or atoms on top of each other."""
+    if not np.isfinite(positions).all():
+        raise UserError(f"{path} holds coordinates that are NaN or infinity")
+    near = cKDTree(positions).query_pairs(CLOSEST_NM)
+    if near:
+        i, j = min(near)
+        apart_A = np.linalg.norm(positions[i] - positions[j]) / NM_PER_ANGSTROM
+        raise UserError(f"{path}: atoms {i} and {j} (from 0) are {apart_A:.2f} A apart; give coordinates in A, and each "
+                        "atom once")
 
 
 def settle(surroundings: Surroundings, temperature_K: float, length_ps: float, seed: int,

@@ -76,6 +76,16 @@ class PhysicsSpec:
         return BACKENDS[self.backend](numbers=self.numbers, masses=self.masses, **self.settings)
 
 
+def check_spec(spec: PhysicsSpec, molecule) -> None:
+    """Raise UserError for what a backend refuses, and for a calculator of someone else's that is no potential."""
+    if spec.backend == "ase":
+        from kstep.forces.ase import check_calculator
+
+        check_calculator(spec, molecule)
+    else:
+        spec.build()
+
+
 def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
     """The recipe of a QMConfig, PyscfConfig or AseConfig for a Molecule; charge and multiplicity are always explicit.
 
@@ -136,6 +146,7 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
 
     tblite has no point charges, so xtb computes the same methods in its place.
     """
+    surroundings.check_cut(qm_atoms)
     engine = "xtb" if config.backend == "tblite" else config.backend
     own = SETTINGS[config.backend](None, config, False)
     if engine in ("xtb", "pyscf"):

@@ -17,6 +17,9 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Physics, check_electrons
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV
 
+SHAKEN_NM, PROBE_NM = 0.003, 5e-4
+LEAST_WORK = 1e-3  # kJ/mol, what of an energy is above its noise
+
 
 class AsePhysics(Physics):
     """One molecule as an ase.Atoms with a calculator.
@@ -81,6 +84,27 @@ def make_calculator(path: str, kwargs: dict[str, Any]):
     except Exception as error:  # a wrong keyword, a missing file, a program that is not there: the user's to mend
         raise UserError(f"calculator {path} cannot be built with {kwargs}: {error}") from None
     wanted = {"energy", "forces"} - set(getattr(calculator, "implemented_properties", ()))
-    if wanted or not hasattr(calculator, "reset"):
+    if wanted or isinstance(calculator, type) or not hasattr(calculator, "reset"):
         raise UserError(f"calculator {path} is no ASE calculator with {' and '.join(sorted(wanted)) or 'reset()'}")
     return calculator
+
+
+def check_calculator(spec, molecule) -> None:
+    """Refuse a calculator whose forces are not the slope of its energy: other units, another sign, noise.
+
+    Three true calls beside a conformer of the Molecule, which no run is billed for; UserError says by how much.
+    """
+    physics = spec.build()
+    x = molecule.conformers[0] + np.random.default_rng(0).normal(size=molecule.conformers[0].shape) * SHAKEN_NM
+    try:
+        forces = physics.energy_and_forces(x)[1]
+        size = float(np.linalg.norm(forces))
+        if size * PROBE_NM < LEAST_WORK:  # one atom alone has no force
+            return
+        ahead, behind = (physics.energy(x + step * forces / size) for step in (PROBE_NM, -PROBE_NM))
+    except PhysicsError as error:
+        raise UserError(f"the calculator has no number for the start geometry of {molecule.name}: {error}") from None
+    slope = (behind - ahead) / (2 * PROBE_NM)
+    if abs(slope - size) > 0.1 * size:
+        raise UserError(f"the forces of calculator {spec.settings['calculator']} are not the slope of its energy "
+                        f"(that is {slope / size:.3g} times as steep); ASE wants eV and eV/A")

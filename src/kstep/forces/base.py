@@ -55,6 +55,9 @@ class Physics(ABC):
         does not converge: never a number in its place.
         """
         energy, forces = self._compute(self._admit(positions), slot)
+        if np.shape(forces) != (len(self.numbers), 3):  # NumPy would spread (3,) over all atoms
+            raise PhysicsError(f"the true potential returned forces of shape {np.shape(forces)}, expected "
+                               f"{(len(self.numbers), 3)}")
         if not np.isfinite(energy) or not np.isfinite(forces).all():
             raise PhysicsError(NOT_FINITE)
         return float(energy), forces

@@ -19,9 +19,8 @@ import numpy as np
 
 from kstep.errors import PhysicsError, UserError, did_you_mean
 from kstep.forces.base import SYMBOLS, Physics, check_electrons
+from kstep.forces.basis import check_basis, core_potentials
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
-
-HEAVIEST_WITHOUT_CORE_POTENTIAL = 36  # beyond Kr a basis may come with its own core potential (def2)
 
 log = logging.getLogger("kstep")
 
@@ -47,7 +46,7 @@ def build_molecule(numbers: np.ndarray, positions_bohr: np.ndarray, basis: str, 
 
     check_basis(numbers, basis)
     atoms = [(SYMBOLS[int(z)], tuple(x)) for z, x in zip(numbers, positions_bohr)]
-    return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=_core_potentials(numbers, basis), charge=charge,
+    return gto.M(atom=atoms, unit="Bohr", basis=basis, ecp=core_potentials(numbers, basis), charge=charge,
                  spin=multiplicity - 1, verbose=0)
 
 
@@ -157,40 +156,6 @@ def check_dispersion(mol, settings: ScfSettings) -> None:
     except Exception as error:  # dftd3 and dftd4 each have their own
         raise UserError(f"there is no dispersion correction of this kind for functional {settings.functional}: "
                         f"{str(error).strip()}") from None
-
-
-def check_basis(numbers: np.ndarray, basis: str) -> None:
-    """Refuse a basis PySCF does not know, and elements that it does not cover."""
-    from pyscf.gto.basis import ALIAS, load
-
-    missing = []
-    for symbol in sorted({SYMBOLS.get(int(z), str(z)) for z in numbers}):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that basis-set-exchange might know more
-                load(basis, symbol)
-        except Exception:  # BasisNotFoundError is a RuntimeError here, a KeyError there
-            missing.append(symbol)
-    plain = basis.lower().replace("-", "").replace("_", "")
-    if missing and plain in ALIAS:
-        raise UserError(f"basis {basis} has no functions for {', '.join(missing)}; def2-SVP has, from H to Rn")
-    if missing:
-        raise UserError(f"PySCF knows no basis '{basis}'{did_you_mean(plain, ALIAS) or '; def2-SVP is one'}")
-
-
-def _core_potentials(numbers: np.ndarray, basis: str) -> dict[str, str]:
-    """Symbol -> name of the effective core potential that belongs to the basis of that element."""
-    from pyscf.gto.basis import load_ecp
-
-    heavy = {SYMBOLS[int(z)] for z in numbers if z > HEAVIEST_WITHOUT_CORE_POTENTIAL}
-    potentials = {}
-    for symbol in heavy:
-        try:
-            load_ecp(basis, symbol)
-        except Exception:  # an all-electron basis has none
-            continue
-        potentials[symbol] = basis
-    return potentials
 
 
 class PyscfPhysics(Physics):
