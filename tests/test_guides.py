@@ -17,7 +17,7 @@ from conftest import ROOT, run_python
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "ARCHITECTURE.md",
           "CONTRIBUTING.md"]
 CHAIN = "GETTING_STARTED.md"
-ELSEWHERE = {"git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda"}
+ELSEWHERE = {"git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda", "torchrun"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),

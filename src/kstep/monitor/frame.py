@@ -16,6 +16,7 @@ QUIET_AFTER_S = 120  # a training that writes nothing for so long may be gone
 
 
 def figure(value: float | None) -> str:
+    """Four digits, with an exponent where they would not fit."""
     if value is None:
         return "-"
     if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
@@ -24,6 +25,7 @@ def figure(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds in the two largest units that they fill."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     minutes, s = divmod(int(seconds), 60)
@@ -33,6 +35,7 @@ def duration(seconds: float | None) -> str:
 
 
 def whole(value: float | None) -> str:
+    """A count with its thousands apart."""
     return "-" if value is None else f"{value:,.0f}"
 
 

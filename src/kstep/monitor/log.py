@@ -50,6 +50,7 @@ class Summary:
         self.clear()
 
     def clear(self):
+        """Forget every row."""
         self.curves: dict[str, list[tuple[float, float]]] = {}
         self.latest: dict[str, float] = {}    # last value of each metric
         self.best: dict[str, float] = {}      # those of the validation with the lowest val_loss
@@ -63,6 +64,7 @@ class Summary:
         self.pace: deque[tuple[float, float]] = deque(maxlen=RECENT_ROWS)
 
     def add(self, row: dict) -> None:
+        """Take in one row of metrics.jsonl; one of an unknown kind is only counted."""
         kind = row.get("kind")
         if kind not in (None, "start", "train", "validation", "checkpoint", "end"):
             self.skipped += 1

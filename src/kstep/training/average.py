@@ -15,6 +15,7 @@ class Average:
         self.mean = [w.detach().clone() for w in weights]
 
     def update(self, step: int) -> None:
+        """Take in the live weights after optimiser step `step` (from 0)."""
         # Short memory at first: the average must forget the random start.
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.mean, [w.detach() for w in self.live], 1 - decay)

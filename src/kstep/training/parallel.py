@@ -32,6 +32,7 @@ class Group:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes files and speaks."""
         return self.rank == 0
 
     def wrap(self, objective: torch.nn.Module) -> torch.nn.Module:

@@ -80,6 +80,7 @@ def shares_of(data: Windows, part: torch.Tensor, whole: torch.Tensor) -> dict[st
 
 
 def steps_per_epoch(n_windows: int, config) -> int:
+    """Optimiser steps over n windows; the last may see fewer than batch_size x grad_accum."""
     return -(-n_windows // (config.batch_size * config.grad_accum))
 
 
