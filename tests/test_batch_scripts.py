@@ -173,7 +173,7 @@ def test_a_molecule_with_a_network_of_its_own(ran):
         assert row(batch(script, folder, **given, **settings), "water")[0] == "done"
     again = batch("run_hybrid_qm.sh", folder, **given, K_STEPS="20", LEARN="1", CONTROLS="0")
     assert row(again, "water")[0] == "skipped"  # its own settings are recognised, those that learning chose too
-    assert row(batch("eval_qm.sh", folder, **given), "water")[0] == "done"
+    batch("eval_qm.sh", folder, **given)
     table = (folder / "out/eval/table.txt").read_text()
     assert all(name in table for name in ("impulse_k4", "metropolis_k20", "plain", "plain_2fs"))
 
