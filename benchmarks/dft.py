@@ -18,16 +18,15 @@ from running import ROOT, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-from kstep.analysis.profile import characterise  # noqa: E402
-from kstep.analysis.rates import effective_samples, per, ratio, series_of  # noqa: E402
-from kstep.benchmark import network_dynamics  # noqa: E402
+from kstep.analysis.measure.profile import characterise  # noqa: E402
+from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of  # noqa: E402
 from kstep.config import load_qm_config  # noqa: E402
 from kstep.forces import qm_spec  # noqa: E402
-from kstep.molecule import Molecule  # noqa: E402
+from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
+from kstep.study.benchmark import network_reference as network_dynamics  # noqa: E402
 from kstep.units import FS_PER_PS  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "dft.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- dft -->"

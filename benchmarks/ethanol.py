@@ -17,14 +17,13 @@ from running import ROOT, here, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
-from utils import write_json_atomic  # noqa: E402
-
 from kstep.models import checkpoint as checkpoints  # noqa: E402
 from kstep.schemas import load_dataset  # noqa: E402
 from kstep.training.batches import Windows  # noqa: E402
-from kstep.training.config import TrainConfig  # noqa: E402
 from kstep.training.losses import Scales  # noqa: E402
-from kstep.training.validation import validate  # noqa: E402
+from kstep.training.train_config import TrainConfig  # noqa: E402
+from kstep.training.validation_error import validate  # noqa: E402
+from utils import write_json_atomic  # noqa: E402
 
 WORK = ROOT / "outputs" / "ethanol"
 DT_FS, KS, STRIDE, WINDOWS = 0.25, (8, 16, 80), 8, 4000

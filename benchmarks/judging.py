@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.analysis.compare import compare
+from kstep.analysis.judge.compare import compare
 from kstep.schemas import load_trajectory
 from kstep.units import PS_PER_FS
 

@@ -17,12 +17,10 @@ from pathlib import Path
 
 import ethanol
 from guides import put
-from running import ROOT, sh
-
-from utils import machine, provenance, write_json_atomic
-
 from kstep.schemas import load_trajectory
 from kstep.units import NM_PER_ANGSTROM
+from running import ROOT, sh
+from utils import machine, provenance, write_json_atomic
 
 RESULT, GUIDE, MARK = ROOT / "benchmarks" / "models.json", ROOT / "MODELS.md", "<!-- models -->"
 WORK = ROOT / "outputs" / "models"

@@ -21,16 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
 from guides import put
 from running import ROOT, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
 from judging import judged  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-from kstep.analysis.profile import characterise  # noqa: E402
+from kstep.analysis.measure.profile import characterise  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "molecules.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- molecules -->"

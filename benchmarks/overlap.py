@@ -28,7 +28,7 @@ KEPT = ("wall_production_s", "cpu_production_s", "wall_network_s", "wall_waiting
 
 def one(parts: int, words: list[str]) -> None:
     """06b with that many parts of its batch in flight, in this process."""
-    from kstep.dynamics import production, run_network
+    from kstep.runs import production, run_network
 
     run_network.n_halves = production.n_halves = lambda run: parts
     sys.argv = ["06b", *words]

@@ -20,21 +20,20 @@ import sys
 import time
 from pathlib import Path
 
-import ethanol
 import numpy as np
 import torch
+
+import ethanol
 from guides import put
-from peer_networks import Predictor
-from running import ROOT
-
-from utils import machine, provenance, read_json, write_json_atomic
-
 from kstep.schemas import load_dataset, load_trajectory, save_dataset
 from kstep.topology import find_angles
-from kstep.training.average import Average
 from kstep.training.optimiser import learning_rate
 from kstep.training.splits import select
+from kstep.training.weight_average import Average
 from kstep.units import NM_PER_ANGSTROM, PS_PER_FS
+from peer_networks import Predictor
+from running import ROOT
+from utils import machine, provenance, read_json, write_json_atomic
 
 RESULT, GUIDE, MARK = ROOT / "benchmarks" / "peers.json", ROOT / "MODELS.md", "<!-- peers -->"
 WORK = ROOT / "outputs" / "peers"

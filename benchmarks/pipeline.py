@@ -20,15 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from running import sh  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
 import numpy as np  # noqa: E402
 
 from judging import judged  # noqa: E402
-from kstep.analysis.profile import characterise  # noqa: E402
+from kstep.analysis.measure.profile import characterise  # noqa: E402
 from kstep.schemas import load_dataset, load_trajectory  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
+from running import sh  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "pipeline.json"
 WORK = ROOT / "outputs" / "benchmark"
@@ -245,7 +244,7 @@ def native_us_per_step(raw: Path) -> dict:
     import openmm
 
     from kstep.forces.openmm import fastest_platform
-    from kstep.molecule import Molecule
+    from kstep.molecules.molecule import Molecule
 
     system = openmm.XmlSerializer.deserialize((raw / "system.xml").read_text())
     return fastest_platform(system, Molecule.load(raw).conformers[0], n_steps=20_000)[1]

@@ -13,16 +13,15 @@ import argparse
 import json
 from pathlib import Path
 
-from guides import put
-from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
-
 import numpy as np  # noqa: E402
 
-from kstep.analysis.energy import energy_drift  # noqa: E402
-from kstep.analysis.statistics import estimate_means  # noqa: E402
-from kstep.analysis.structure import FEWEST_FOR_A_RATE  # noqa: E402
+from guides import put
+from kstep.analysis.judge.structure import FEWEST_FOR_A_RATE  # noqa: E402
+from kstep.analysis.measure.energy import energy_drift  # noqa: E402
+from kstep.analysis.measure.statistics import estimate_means  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
+from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
 
 GUIDE, MARK = ROOT / "QMMM_INTEGRATION.md", "<!-- measured -->"
 RESULT = ROOT / "benchmarks" / "qmmm.json"

@@ -16,15 +16,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
-
 import numpy as np  # noqa: E402
 
-from kstep.analysis.torsions import count_transitions  # noqa: E402
+from kstep.analysis.measure.torsions import count_transitions  # noqa: E402
 from kstep.dihedrals import dihedrals_deg  # noqa: E402
-from kstep.molecule import Molecule  # noqa: E402
+from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
 from kstep.units import kT  # noqa: E402
+from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
 
 RESULT = ROOT / "benchmarks" / "tempering.json"
 SMILES, NAME = "COC(=O)F", "methyl_fluoroformate"

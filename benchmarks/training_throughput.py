@@ -37,13 +37,13 @@ from collections import defaultdict
 import torch
 from kstep.config import load_config
 from kstep.models import build_model
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import average, losses, loop, normalise
+from kstep.training import weight_average as average, losses, loop, normalisation as normalise
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
+from kstep.training.train_config import TrainConfig
 from kstep.training.splits import select
-from kstep.training.start import facts_of
+from kstep.training.initial_weights import facts_of
 work, configs, model_file, changes, train_file, steps = sys.argv[1:7]
 steps, spent, clock = int(steps), defaultdict(float), time.process_time
 

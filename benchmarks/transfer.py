@@ -27,15 +27,14 @@ from running import ROOT, here, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
 from kstep.config import load_qm_config  # noqa: E402
 from kstep.forces import qm_spec  # noqa: E402
 from kstep.forces.pool import EvaluationPool  # noqa: E402
-from kstep.molecule import Molecule  # noqa: E402
+from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemas import load_dataset, load_trajectory, save_dataset  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import NM_PER_ANGSTROM  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 GUIDE, MARK = ROOT / "MODELS.md", "<!-- transfer -->"
 RESULT, FIGURE = ROOT / "benchmarks" / "transfer.json", ROOT / "benchmarks" / "transfer.png"

@@ -24,30 +24,28 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
 import numpy as np  # noqa: E402
 
-from kstep.analysis.validation import (Sample, check_pair, convergence, sigmas,  # noqa: E402
-                                       suggested_interval_K)
+from kstep.analysis.measure.physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
 from kstep.config import MDConfig, QMConfig  # noqa: E402
-from kstep.dynamics.carry import Carrier  # noqa: E402
-from kstep.dynamics.langevin import LangevinThermostat  # noqa: E402
-from kstep.dynamics.loop import initial_state, run  # noqa: E402
-from kstep.dynamics.maxwell import draw_velocities  # noqa: E402
-from kstep.dynamics.schemes import Impulse, Metropolis, Plain  # noqa: E402
-from kstep.dynamics.state import State, kinetic_energy  # noqa: E402
-from kstep.forcefields.prepare import prepare_molecule  # noqa: E402
 from kstep.forces import openmm_spec, qm_spec  # noqa: E402
 from kstep.forces.openmm import make_context, read_system  # noqa: E402
 from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
-from kstep.learning.config import LearnConfig  # noqa: E402
+from kstep.learning.learn_config import LearnConfig  # noqa: E402
 from kstep.models import checkpoint as checkpoints  # noqa: E402
-from kstep.models.config import ModelConfig  # noqa: E402
+from kstep.models.model_config import ModelConfig  # noqa: E402
 from kstep.models.network import Network  # noqa: E402
+from kstep.molecules.prepare import prepare_molecule  # noqa: E402
+from kstep.runs.loop import initial_state, run  # noqa: E402
+from kstep.runs.network_dynamics import Carrier  # noqa: E402
+from kstep.schemes import Impulse, Metropolis, Plain  # noqa: E402
+from kstep.schemes.langevin import LangevinThermostat  # noqa: E402
+from kstep.schemes.maxwell import draw_velocities  # noqa: E402
+from kstep.schemes.state import State, kinetic_energy  # noqa: E402
 from kstep.training.fit import fit  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
+from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "validation.json"
 REPLICAS, FRAMES = 250, 12

@@ -21,15 +21,15 @@ RESULT = ROOT / "API_REFERENCE.md"
 GROUND = "kstep"
 PACKAGES = {  # in the order in which imports run
     GROUND: "units, files, configs and the records that all others pass on",
-    "kstep.forcefields": "SMILES to conformers and an OpenMM System",
+    "kstep.molecules": "SMILES to conformers and an OpenMM System",
     "kstep.forces": "the true physics",
     "kstep.models": "networks",
-    "kstep.dynamics": "schemes and the time loop",
+    "kstep.runs": "schemes and the time loop",
     "kstep.training": "windows, losses, the training loop",
     "kstep.learning": "from a cold start to a frozen network",
     "kstep.analysis": "trajectories measured, compared and reported",
-    "kstep.benchmark": "which runs a benchmark is made of, and their result",
-    "kstep.advice": "what a run will cost, with and without a network",
+    "kstep.study.benchmark": "which runs a benchmark is made of, and their result",
+    "kstep.study.advice": "what a run will cost, with and without a network",
 }
 HEAD = """# API reference
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 
+from kstep.cli.monitor.frame import compose, duration, figure, state, whole
+from kstep.cli.monitor.log import Follower
 from kstep.errors import UserError, did_you_mean
-from kstep.monitor.frame import compose, duration, figure, state, whole
-from kstep.monitor.log import Follower
 
 LOOK_S = 0.2  # how soon a key or another window size is seen, however slow --refresh
 

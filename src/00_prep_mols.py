@@ -14,13 +14,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import add_common_arguments, log, make_parser, positive_int, provenance, run_script, setup_logging
-
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forcefields import DEFAULT, check_force_field
-from kstep.forcefields.prepare import (FORCE_FIELDS, NONE, Entry, check_name, prepare_entry, read_metadata,
-                                       read_smiles_file, update_metadata, write_prepared)
+from kstep.molecules import DEFAULT, check_force_field
+from kstep.molecules.prepare import (
+    FORCE_FIELDS,
+    NONE,
+    Entry,
+    check_name,
+    prepare_entry,
+    read_metadata,
+    read_smiles_file,
+    update_metadata,
+    write_prepared,
+)
+from utils import add_common_arguments, log, make_parser, positive_int, provenance, run_script, setup_logging
 
 
 def parse():

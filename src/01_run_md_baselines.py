@@ -13,21 +13,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import (add_common_arguments, log, make_parser, non_negative_int, positive_int, provenance, run_script,
-                   setup_logging)
-
 from kstep.config import MDConfig, load_config, parse_assignments
-from kstep.dynamics.baseline import plan_baseline
-from kstep.dynamics.engines import OpenMMEngine
-from kstep.dynamics.recorder import TrajectoryWriter
-from kstep.dynamics.run_baseline import finish_baseline, run_baseline
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces import mm_spec
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
+from kstep.runs.baseline import finish_baseline, run_baseline
+from kstep.runs.baseline_engines import OpenMMEngine
+from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.recorder import TrajectoryWriter
 from kstep.units import NS_PER_FS, SECONDS_PER_DAY
+from utils import (
+    add_common_arguments,
+    log,
+    make_parser,
+    non_negative_int,
+    positive_int,
+    provenance,
+    run_script,
+    setup_logging,
+)
 
 
 def parse():

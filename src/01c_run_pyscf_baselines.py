@@ -4,11 +4,10 @@
         --config configs/qm_pyscf.yaml --out data/qm_dft
 """
 
-from qm_baselines import add_baseline_arguments, baseline_overrides, run_baselines
-from utils import make_parser, run_script, setup_logging
-
 from kstep.config import load_qm_config
 from kstep.errors import UserError
+from qm_baselines import add_baseline_arguments, baseline_overrides, run_baselines
+from utils import make_parser, run_script, setup_logging
 
 
 def main():

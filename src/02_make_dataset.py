@@ -12,15 +12,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils import add_common_arguments, log, make_parser, positive_int, provenance, run_script, setup_logging
-from utils import non_negative_int, write_json_atomic
-
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.schemas import save_dataset
 from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.splits import make_splits, select
 from kstep.training.windows import N_BLOCKS
+from utils import (
+    add_common_arguments,
+    log,
+    make_parser,
+    non_negative_int,
+    positive_int,
+    provenance,
+    run_script,
+    setup_logging,
+    write_json_atomic,
+)
 
 
 def parse():

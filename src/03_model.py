@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import time
 
-from utils import add_common_arguments, log, make_parser, pick_device, run_script, setup_logging
-
 import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
-from kstep.models import build_model, inner
+from kstep.models import build_model, execution as inner
 from kstep.models.batch import replicate
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.symmetry import shake, symmetry_errors
 from kstep.units import NM_PER_ANGSTROM, kT
+from utils import add_common_arguments, log, make_parser, pick_device, run_script, setup_logging
 
 TOLERANCE = 1e-8
 MOLECULES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}

@@ -14,28 +14,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils import add_common_arguments, log, make_parser, pick_device, positive_int, read_json, run_script
-from utils import setup_logging, write_json_atomic
-
 import numpy as np
 import torch
 
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.learning.teach import labels_of_teacher
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.learning.teacher_labels import labels_of_teacher
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import distill, losses, normalise, parallel
+from kstep.training import distillation as distill, distributed as parallel, losses, normalisation as normalise
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
+from kstep.training.initial_weights import (
+    check_dynamics,
+    check_same_data,
+    facts_of,
+    facts_of_transfer,
+    freeze,
+    transfer,
+)
 from kstep.training.loop import train
 from kstep.training.splits import select
-from kstep.training.start import (check_dynamics, check_same_data, facts_of, facts_of_transfer,
-                                  freeze, transfer)
-from kstep.training.validation import validate
+from kstep.training.train_config import TrainConfig
+from kstep.training.validation_error import validate
+from utils import (
+    add_common_arguments,
+    log,
+    make_parser,
+    pick_device,
+    positive_int,
+    read_json,
+    run_script,
+    setup_logging,
+    write_json_atomic,
+)
 
 
 def parse():

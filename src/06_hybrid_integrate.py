@@ -5,15 +5,14 @@
 """
 
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
-
 from kstep.config import HybridConfig, MDConfig, load_config
-from kstep.dynamics.hybrid_settings import prepare_run
-from kstep.dynamics.run_hybrid import run_hybrid
-from kstep.dynamics.tally import describe
-from kstep.forcefields.prepare import find_molecule
 from kstep.forces import mm_spec, openmm_spec
-from kstep.learning.stage import learn_first
+from kstep.learning.learn_first import learn_first
+from kstep.molecules.prepare import find_molecule
+from kstep.runs.counters import describe
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.settings import prepare_run
+from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
 
 def main():

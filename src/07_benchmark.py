@@ -11,22 +11,31 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, positive_float, positive_int,
-                   provenance, run_script, setup_logging)
-
 import yaml
 
-from kstep.analysis.benchmark_text import sentences, text
-from kstep.analysis.report import write_metrics
-from kstep.benchmark.judge import judge
-from kstep.benchmark.plan import FAST, Lengths, Plan
-from kstep.benchmark.runner import Runner, training_seconds
-from kstep.benchmark.sections import SECTIONS, run_sections
+from kstep.analysis.show.report import write_metrics
 from kstep.config import MDConfig, load_config, load_qm_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable, write_text_atomic
 from kstep.forces.pool import physical_cores
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
+from kstep.study.benchmark.judgement import judge
+from kstep.study.benchmark.plan import FAST, Lengths, Plan
+from kstep.study.benchmark.runner import Runner, training_seconds
+from kstep.study.benchmark.sections import SECTIONS, run_sections
+from kstep.study.benchmark.text import sentences, text
+from utils import (
+    add_common_arguments,
+    log,
+    machine,
+    make_parser,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    provenance,
+    run_script,
+    setup_logging,
+)
 
 
 def parse():

@@ -13,18 +13,28 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import (add_common_arguments, log, machine, make_parser, pick_device, positive_float, positive_int,
-                   provenance, run_script, setup_logging, write_json_atomic)
-
-from kstep.advice import check, model, survey
 from kstep.config import HybridConfig, MDConfig, load_config, load_qm_config, parse_assignments
-from kstep.dynamics.hybrid_settings import TUNED_HYDROGEN_DA, HybridRun, settle_settings
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces import mm_spec, qm_spec
 from kstep.forces.pool import physical_cores
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
+from kstep.runs.settings import TUNED_HYDROGEN_DA, HybridRun, settle_settings
 from kstep.schemas import load_trajectory
+from kstep.study.advice import check, model, survey
+from utils import (
+    add_common_arguments,
+    log,
+    machine,
+    make_parser,
+    pick_device,
+    positive_float,
+    positive_int,
+    provenance,
+    run_script,
+    setup_logging,
+    write_json_atomic,
+)
 
 
 def parse():
@@ -84,7 +94,7 @@ def look(args, task: survey.Task) -> survey.Survey:
     if not args.checkpoint:
         if args.pilot:
             raise UserError("--pilot needs --checkpoint, the network that the pilot run used")
-        from kstep.models.config import ModelConfig
+        from kstep.models.model_config import ModelConfig
 
         system = Path(args.molecule) / "system.xml"
         if not system.is_file():

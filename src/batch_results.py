@@ -18,15 +18,14 @@ import json
 import re
 from pathlib import Path
 
-from utils import make_parser, positive_int, read_json, run_script, setup_logging
-
-from kstep.analysis.batch_table import batch_table
+from kstep.analysis.show.batch_table import batch_table
 from kstep.config import HybridConfig, load_config, load_qm_config
-from kstep.dynamics.hybrid_settings import NOT_FOR_PLAIN
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
-from kstep.forcefields.smiles import read_smiles_file
+from kstep.molecules.smiles import read_smiles_file
+from kstep.runs.settings import NOT_FOR_PLAIN
 from kstep.schemas import load_dataset, load_trajectory
+from utils import make_parser, positive_int, read_json, run_script, setup_logging
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
 PLAIN = {key: HybridConfig.model_fields[key].default for key in NOT_FOR_PLAIN}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from utils import add_common_arguments, non_negative_float, non_negative_int, positive_float, positive_int
-
 from kstep.config import Scheme, load_config, parse_assignments
 from kstep.errors import UserError
+from utils import add_common_arguments, non_negative_float, non_negative_int, positive_float, positive_int
 
 
 def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str, physics_default: str) -> None:
@@ -59,8 +58,8 @@ def relearner(args, run):
         if args.labels:
             raise UserError("--labels are what a network learns from; set past_tolerance: learn")
         return None
-    from kstep.learning.config import LearnConfig
-    from kstep.training.relearn import Relearner
+    from kstep.learning.learn_config import LearnConfig
+    from kstep.training.relearning import Relearner
 
     return Relearner(run.checkpoint, run.molecule, load_config(LearnConfig, args.learn_config), method=run.method,
                      dt_fs=run.hybrid.dt_fs, temperature_K=run.hybrid.temperature_K, seed=run.seed,

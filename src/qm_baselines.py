@@ -9,19 +9,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import add_common_arguments, log, non_negative_int, positive_int, provenance
-
 from kstep.config import ChargedConfig, parse_assignments
-from kstep.dynamics.baseline import plan_baseline
-from kstep.dynamics.qm_jobs import ReplicaJob, run_jobs
-from kstep.dynamics.run_baseline import finish_baseline
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forcefields.prepare import ensure_prepared, read_smiles_file
 from kstep.forces import check_spec, qm_spec
 from kstep.forces.pool import physical_cores
+from kstep.molecules.prepare import ensure_prepared, read_smiles_file
+from kstep.runs.baseline import finish_baseline
+from kstep.runs.baseline_jobs import ReplicaJob, run_jobs
+from kstep.runs.baseline_plan import plan_baseline
 from kstep.schemas import load_trajectory
 from kstep.units import PS_PER_FS, SECONDS_PER_DAY
+from utils import add_common_arguments, log, non_negative_int, positive_int, provenance
 
 
 def add_baseline_arguments(parser: argparse.ArgumentParser, *, config: str, out: str) -> None:

@@ -17,19 +17,30 @@ All atoms of a PDB file, a few of them QM; a run that was cut goes on with --res
 from pathlib import Path
 
 import numpy as np
-from utils import (add_common_arguments, log, machine, make_parser, non_negative_int, pick_device, positive_float,
-                   positive_int, provenance, run_script, setup_logging)
 
 from kstep.config import load_config, load_qm_config, parse_assignments
-from kstep.dynamics.embedded import capped_molecule
-from kstep.dynamics.run_embedded import EmbeddedRun, run_embedded
-from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forcefields.droplet import read_pdb, settle, solvate
-from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import qmmm_spec
+from kstep.molecules.droplet import read_pdb, settle, solvate
+from kstep.molecules.prepare import prepare_molecule
+from kstep.runs.qmmm_network import capped_molecule
+from kstep.runs.qmmm_run import EmbeddedRun, run_embedded
+from kstep.schemes import Checked, Impulse, Metropolis, Plain
 from kstep.units import PS_PER_FS
+from utils import (
+    add_common_arguments,
+    log,
+    machine,
+    make_parser,
+    non_negative_int,
+    pick_device,
+    positive_float,
+    positive_int,
+    provenance,
+    run_script,
+    setup_logging,
+)
 
 SHORTEST_FS, LONGEST_FS = 0.001, 5.0
 DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800, "hydrogen_mass": 4.0}
@@ -99,9 +110,9 @@ def check_network(args):
     """Read what the network needs now, before the surroundings take their time."""
     if args.scheme == "plain":
         return
-    from kstep.learning.config import LearnConfig
+    from kstep.learning.learn_config import LearnConfig
     from kstep.models import checkpoint as checkpoints
-    from kstep.models.config import ModelConfig
+    from kstep.models.model_config import ModelConfig
 
     if args.model_config:
         load_config(ModelConfig, args.model_config)
@@ -148,7 +159,7 @@ def main():
         metadata = run_embedded(run, Plain(system.masses, args.dt_fs * PS_PER_FS), facts, background)
         log.info("%d QM calls, %.1f s -> %s", metadata["true_calls"], metadata["wall_s"], args.out)
         return
-    from kstep.learning.embedded import cheap_potential
+    from kstep.learning.qmmm import cheap_potential
 
     is_exact, dt_ps = args.scheme == "metropolis", args.dt_fs * PS_PER_FS
     masses = np.where(system.numbers == 1, args.hydrogen_mass, system.masses)

@@ -12,10 +12,10 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from kstep.dynamics.state import State  # noqa: E402
 from kstep.forces.base import Physics  # noqa: E402
 from kstep.forces.pool import Truth  # noqa: E402
-from kstep.molecule import Molecule  # noqa: E402
+from kstep.molecules.molecule import Molecule  # noqa: E402
+from kstep.schemes.state import State  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,17 +9,17 @@ import pytest
 
 import synthetic
 from conftest import molecule_from_smiles, run_python
-from kstep.advice import check, model, rates, survey
-from kstep.advice.stand_ins import ForceField, untrained_network
-from kstep.analysis.statistics import statistical_inefficiency
+from kstep.analysis.measure.statistics import statistical_inefficiency
 from kstep.config import MDConfig
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.tune import measure_costs
 from kstep.errors import UserError
-from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import openmm_spec
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.prepare import prepare_molecule
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.tuning import measure_costs
 from kstep.schemas import load_trajectory
+from kstep.study.advice import check, forecast as rates, model, survey
+from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
 SAMPLER = model.Sampler(cpu_s_per_call=4e-3, samples_per_call={"torsion": 0.1, "energy": 0.2}, acceptance=0.9,

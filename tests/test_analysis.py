@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import synthetic
 
-from kstep.analysis import energy, geometry, spectra, statistics, torsions
-from kstep.analysis.compare import compare
-from kstep.analysis.cost import cost_of
+import synthetic
 from kstep.analysis.evaluate import evaluate
-from kstep.analysis.profile import characterise
-from kstep.analysis.verdict import BASELINE, judge
+from kstep.analysis.judge.compare import compare
+from kstep.analysis.judge.cost import cost_of
+from kstep.analysis.judge.verdict import BASELINE, judge
+from kstep.analysis.measure import energy, geometry, spectra, statistics, torsions
+from kstep.analysis.measure.profile import characterise
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory

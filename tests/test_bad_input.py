@@ -10,16 +10,16 @@ import torch
 import synthetic
 from conftest import run_python
 from kstep.config import MDConfig, load_config
-from kstep.dynamics.recorder import TrajectoryWriter
-from kstep.dynamics.state import State
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces.base import Physics, check_start
 from kstep.forces.openmm import read_system
 from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
-from kstep.molecule import Molecule, check_name
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.molecule import Molecule, check_name
+from kstep.runs.recorder import TrajectoryWriter
 from kstep.schemas import load_trajectory, read_npz
+from kstep.schemes.state import State
 from kstep.training.splits import select
 
 

@@ -9,9 +9,10 @@ import pytest
 
 import synthetic
 from conftest import ROOT, molecule_from_smiles, run_python
-from kstep.analysis import bars, rates, speedup
-from kstep.benchmark.plan import FAST, Lengths, Plan
+from kstep.analysis.measure import samples as rates
 from kstep.dihedrals import wrap_deg
+from kstep.study.benchmark import speedup, targets as bars
+from kstep.study.benchmark.plan import FAST, Lengths, Plan
 
 HOP = 0.05  # per frame: the torsion forgets with (1 - HOP)^t, so g = (2 - HOP) / HOP
 
@@ -271,11 +272,11 @@ def mm(tmp_path_factory):
     from kstep.config import MDConfig, load_config
     from kstep.forces import mm_spec
     from kstep.models import checkpoint as checkpoints
-    from kstep.models.config import ModelConfig
-    from kstep.molecule import Molecule
-    from kstep.training.config import FitConfig
+    from kstep.models.model_config import ModelConfig
+    from kstep.molecules.molecule import Molecule
     from kstep.training.fit import fit
     from kstep.training.labels import Labels
+    from kstep.training.train_config import FitConfig
 
     molecule = Molecule.load(out / "raw/ethanol")
     physics = mm_spec(molecule, load_config(MDConfig, ROOT / "configs/md_fast.yaml"), out / "raw/ethanol").build()

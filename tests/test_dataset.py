@@ -9,8 +9,8 @@ import pytest
 
 from kstep.errors import UserError
 from kstep.schemas import load_dataset, load_trajectory, read_npz, save_trajectory, write_npz
-from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.batches import Windows
+from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.splits import make_splits, select
 from kstep.training.windows import cut, time_blocks
 from springs import METHANOL, WATER, write_trajectory

@@ -10,21 +10,20 @@ import pytest
 import torch
 
 from conftest import BondPotential, ForceNetwork
-from kstep.dynamics import explore
 from kstep.errors import UserError
 from kstep.files import sha256
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
+from kstep.runs import network_geometries as explore
 from kstep.schemas import load_dataset, save_dataset
-from kstep.training import distill, normalise
+from kstep.training import distillation as distill, normalisation as normalise
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
 from kstep.training.dataset import build_dataset
+from kstep.training.initial_weights import facts_of
 from kstep.training.loop import train
 from kstep.training.splits import make_splits, select
-from kstep.training.start import facts_of
+from kstep.training.train_config import TrainConfig
 from springs import METHANOL, write_trajectory
 from trainings import JUMP
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
-from kstep.dynamics.carry import Carrier, ShardedCarrier
-from kstep.dynamics.langevin import LangevinThermostat
-from kstep.dynamics.loop import macro_step, run
-from kstep.dynamics.maxwell import degrees_of_freedom, draw_velocities
-from kstep.dynamics.schemes import Jump, Metropolis, Plain
-from kstep.dynamics.schemes.jump import JumpLimits
-from kstep.dynamics.state import kinetic_energy
-from kstep.dynamics.velocity_verlet import velocity_verlet
 from kstep.errors import PhysicsError
+from kstep.runs.loop import macro_step, run
+from kstep.runs.network_dynamics import Carrier, ShardedCarrier
+from kstep.schemes import Jump, Metropolis, Plain
+from kstep.schemes.jump import JumpLimits
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
+from kstep.schemes.state import kinetic_energy
+from kstep.schemes.velocity_verlet import velocity_verlet
 from kstep.units import BOLTZMANN, kT
 
 K_BOND, R_BOND = 2.0e4, 0.15  # kJ/mol/nm^2, nm
@@ -204,7 +204,7 @@ def test_metropolis_refuses_a_jump_network():
 
 
 def test_replicas_start_from_every_conformer_and_mostly_from_the_likely_ones():
-    from kstep.dynamics.hybrid_settings import share_replicas
+    from kstep.runs.settings import share_replicas
 
     share = share_replicas(np.array([0.0, 0.0, 8.0, 8.0]), 64, 300.0)
     assert np.bincount(share).tolist() == [31, 31, 1, 1]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import synthetic
 from scipy import stats
 
-from kstep.analysis.energy import energy_drift
-from kstep.analysis.statistics import exponential_identity
+import synthetic
+from kstep.analysis.measure.energy import energy_drift
+from kstep.analysis.measure.statistics import exponential_identity
 from kstep.units import kT
 
 KT = kT(300.0)

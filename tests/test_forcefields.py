@@ -7,8 +7,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from kstep.errors import UserError
-from kstep.forcefields import build_system
-from kstep.forcefields.mmff94 import build_mmff_system
+from kstep.molecules import build_system
+from kstep.molecules.mmff94 import build_mmff_system
 from kstep.units import ANGSTROM_PER_NM, KJ_PER_KCAL, NM_PER_ANGSTROM
 
 ENERGY_TOLERANCE = 1e-4  # kJ/mol

@@ -9,7 +9,6 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, mm_spec, qm_spec
 from kstep.forces.pool import EvaluationPool
 
-
 TBLITE_BY_ASE = dict(calculator="tblite.ase:TBLite", kwargs={"method": "GFN2-xTB", "accuracy": 0.01, "verbosity": 0})
 # backend, molecule, settings, and how much a rotation may change the energy (kJ/mol): a DFT grid has axes of its own
 CONFORMANT = {
@@ -29,10 +28,9 @@ CONFORMANT = {
 def spec_of(backend, molecule, tmp_path=None, **settings):
     if backend == "openmm":
         import openmm
-
         from rdkit import Chem
 
-        from kstep.forcefields import build_system
+        from kstep.molecules import build_system
 
         system = build_system(Chem.AddHs(Chem.MolFromSmiles(molecule.smiles)), "mmff94")
         (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))

@@ -10,25 +10,24 @@ import pytest
 import springs
 import synthetic
 from conftest import BatchPool, start_state
-from kstep.analysis import report
-from kstep.analysis.compare import compare
-from kstep.analysis.ensemble import caveats, certificate, drift
+from kstep.analysis.judge.compare import compare
+from kstep.analysis.judge.ensemble import caveats, certificate, drift
+from kstep.analysis.show import report
 from kstep.config import HybridConfig, QMConfig
-from kstep.dynamics import run_hybrid as run_module
-from kstep.dynamics import run_network
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.certificate import FEWEST_PAIRS, Certificate
-from kstep.dynamics.hybrid_settings import NOT_FOR_PLAIN, settle_settings
-from kstep.dynamics.langevin import LangevinThermostat
-from kstep.dynamics.loop import macro_step, run
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.projection import StretchAndBendProjection
-from kstep.dynamics.schemes import Checked, Impulse, Plain
-from kstep.dynamics.state import State, kinetic_energy
-from kstep.dynamics.tally import Tally, describe
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
+from kstep.runs import run_hybrid as run_module, run_network
+from kstep.runs.certificate import FEWEST_PAIRS, Certificate
+from kstep.runs.counters import Tally, describe
+from kstep.runs.loop import macro_step, run
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.settings import NOT_FOR_PLAIN, settle_settings
 from kstep.schemas import load_trajectory
+from kstep.schemes import Checked, Impulse, Plain
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.projection import StretchAndBendProjection
+from kstep.schemes.state import State, kinetic_energy
 from kstep.units import BOLTZMANN, kT
 
 MASSES = np.array(springs.METHANOL["masses"])
@@ -379,7 +378,7 @@ def water_spec(water):
     import openmm
     from rdkit import Chem
 
-    from kstep.forcefields import build_system
+    from kstep.molecules import build_system
 
     system = build_system(Chem.AddHs(Chem.MolFromSmiles("O")), "mmff94")
     return PhysicsSpec("openmm", water.numbers, water.masses,
@@ -570,11 +569,11 @@ def test_learn_without_anything_that_trains_is_refused(water, water_spec, tmp_pa
 
 def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, tmp_path):
     from kstep.models import checkpoint as checkpoints
-    from kstep.models.config import ModelConfig
-    from kstep.training.config import FitConfig
+    from kstep.models.model_config import ModelConfig
     from kstep.training.fit import fit
     from kstep.training.labels import Labels
-    from kstep.training.relearn import Relearner
+    from kstep.training.relearning import Relearner
+    from kstep.training.train_config import FitConfig
 
     rng, true = np.random.default_rng(7), water_spec.build()
     x = water.conformers[0] + 0.004 * rng.standard_normal((60, 3, 3))

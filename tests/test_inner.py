@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from kstep.config import HybridConfig, QMConfig
-from kstep.dynamics import production
-from kstep.dynamics.hybrid_settings import HybridRun
-from kstep.dynamics.run_hybrid import run_hybrid
 from kstep.errors import UserError
 from kstep.forces import qm_spec
-from kstep.models import build_model, inner
-from kstep.models.config import ModelConfig
+from kstep.models import build_model, execution as inner
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.pair_mlp_fast import FastPairMLP
 from kstep.models.symmetry import shake
+from kstep.runs import production
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.settings import HybridRun
 from kstep.schemas import load_trajectory
 from test_pair_mlp import BONDS, MASSES, NUMBERS, make_checkpoint, make_model, positions
 

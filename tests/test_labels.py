@@ -11,20 +11,19 @@ import pytest
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.pair_mlp_core import EnergyAndSlope
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.batches import Windows
-from kstep.training.config import FitConfig
 from kstep.training.dataset import build_dataset
-from kstep.training.exchange import exchange_hydrogens
+from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.training.fit import expected_acceptance, fit
 from kstep.training.labels import Labels
 from kstep.training.splits import make_splits
+from kstep.training.train_config import FitConfig
 from kstep.training.whitening import mixing, whitened
 from kstep.units import kT
 from springs import METHANOL, WATER, write_trajectory

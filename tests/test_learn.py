@@ -8,19 +8,19 @@ import pytest
 from conftest import ROOT, run_python
 from kstep.config import MDConfig
 from kstep.dihedrals import dihedrals_deg, wrap_deg
-from kstep.dynamics.coverage import TorsionWatch
-from kstep.dynamics.state import State
 from kstep.errors import UserError
-from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import openmm_spec
 from kstep.forces.pool import EvaluationPool, Truth
 from kstep.learning import learn as module
-from kstep.learning.config import LearnConfig
 from kstep.learning.learn import Task, learn
-from kstep.learning.turns import turn
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.turned_torsions import turn
 from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.prepare import prepare_molecule
+from kstep.runs.coverage import TorsionWatch
 from kstep.schemas import load_trajectory
+from kstep.schemes.state import State
 from kstep.topology import find_angles, find_rotatable_torsions
 from kstep.training.labels import Labels
 

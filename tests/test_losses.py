@@ -7,7 +7,7 @@ import torch
 
 from kstep.training import losses
 from kstep.training.batches import Targets
-from kstep.training.config import TrainConfig
+from kstep.training.train_config import TrainConfig
 
 
 class Answers:

@@ -11,7 +11,7 @@ import torch
 from kstep.errors import UserError
 from kstep.models import build_model
 from kstep.models.batch import MoleculeBatch
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 from kstep.models.symmetry import predictions, shake, symmetry_errors
 
 DT_PS = 0.0005

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
+from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.batch import replicate
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.pair_mlp_fast import FastPairMLP
 

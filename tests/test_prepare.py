@@ -13,9 +13,15 @@ import pytest
 from rdkit import Chem
 
 from kstep.errors import UserError
-from kstep.forcefields.prepare import (Entry, ensure_prepared, prepare_molecule, read_smiles_file, update_metadata,
-                                       write_prepared)
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
+from kstep.molecules.prepare import (
+    Entry,
+    ensure_prepared,
+    prepare_molecule,
+    read_smiles_file,
+    update_metadata,
+    write_prepared,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 

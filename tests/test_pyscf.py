@@ -9,16 +9,15 @@ import pytest
 
 from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
 from kstep.config import HybridConfig, PyscfConfig, load_qm_config
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.hybrid_settings import HybridRun
-from kstep.dynamics.loop import macro_steps
-from kstep.dynamics.schemes.metropolis import Metropolis
-from kstep.dynamics.schemes.plain import Plain
 from kstep.errors import PhysicsError, UserError
-from kstep.forces import PhysicsSpec, qm_spec
-from kstep.forces import pyscf as backend
+from kstep.forces import PhysicsSpec, pyscf as backend, qm_spec
 from kstep.forces.pool import EvaluationPool
+from kstep.runs.loop import macro_steps
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.settings import HybridRun
 from kstep.schemas import load_trajectory
+from kstep.schemes.metropolis import Metropolis
+from kstep.schemes.plain import Plain
 from kstep.units import KJ_PER_HARTREE
 
 TINY = dict(functional="HF", basis="STO-3G", device="cpu")

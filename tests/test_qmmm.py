@@ -9,29 +9,29 @@ from openmm import app
 
 from conftest import ROOT, ForceNetwork, run_python
 from kstep.config import AseConfig, PyscfConfig, QMConfig, load_config
-from kstep.dynamics import run_embedded
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.embedded import EmbeddedNetwork, capped_molecule
-from kstep.dynamics.loop import initial_state, macro_steps
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.run_embedded import EmbeddedRun
-from kstep.dynamics.schemes import Checked, Impulse, Metropolis, Plain
-from kstep.dynamics.state import kinetic_energy
-from kstep.dynamics.tally import Tally
 from kstep.errors import PhysicsError, UserError
-from kstep.forcefields.droplet import read_pdb, settle, solvate
-from kstep.forcefields.prepare import prepare_molecule
 from kstep.forces import qmmm_spec
 from kstep.forces.pool import EvaluationPool
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import Field
 from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
-from kstep.learning.config import LearnConfig
-from kstep.learning.respond import fit_coupling
+from kstep.learning.coupling_fit import fit_coupling
+from kstep.learning.learn_config import LearnConfig
 from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.droplet import read_pdb, settle, solvate
+from kstep.molecules.prepare import prepare_molecule
+from kstep.runs import qmmm_run as run_embedded
+from kstep.runs.counters import Tally
+from kstep.runs.loop import initial_state, macro_steps
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.qmmm_network import EmbeddedNetwork, capped_molecule
+from kstep.runs.qmmm_run import EmbeddedRun
 from kstep.schemas import load_trajectory
+from kstep.schemes import Checked, Impulse, Metropolis, Plain
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.state import kinetic_energy
 from kstep.training.fit import fit
 from kstep.training.labels import Labels
 

@@ -8,21 +8,20 @@ import pytest
 
 from conftest import ForceNetwork
 from kstep.config import HybridConfig, MDConfig
-from kstep.dynamics import run_hybrid as hybrid_module
-from kstep.dynamics import run_network
-from kstep.dynamics.baseline import Stretch
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.engines import LoopEngine, OpenMMEngine
-from kstep.dynamics.langevin import LangevinThermostat
-from kstep.dynamics.loop import initial_state, run
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.recorder import TrajectoryWriter
-from kstep.dynamics.run_baseline import run_baseline
-from kstep.dynamics.schemes import Plain
-from kstep.dynamics.state import State, kinetic_energy
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool
+from kstep.runs import run_hybrid as hybrid_module, run_network
+from kstep.runs.baseline import run_baseline
+from kstep.runs.baseline_engines import LoopEngine, OpenMMEngine
+from kstep.runs.baseline_plan import Stretch
+from kstep.runs.loop import initial_state, run
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.recorder import TrajectoryWriter
 from kstep.schemas import load_trajectory
+from kstep.schemes import Plain
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.state import State, kinetic_energy
 from kstep.units import BOLTZMANN, kT
 
 KT = kT(300.0)
@@ -32,7 +31,7 @@ def mmff94_xml(molecule):
     import openmm
     from rdkit import Chem
 
-    from kstep.forcefields import build_system
+    from kstep.molecules import build_system
 
     system = build_system(Chem.AddHs(Chem.MolFromSmiles(molecule.smiles)), "mmff94")
     return openmm.XmlSerializer.serialize(system)
@@ -330,7 +329,7 @@ def test_the_single_precision_network_retraces_its_path(ethanol):
     import torch
 
     from kstep.models import build_model
-    from kstep.models.config import ModelConfig
+    from kstep.models.model_config import ModelConfig
     from kstep.models.pair_mlp_fast import FastPairMLP
 
     torch.manual_seed(0)

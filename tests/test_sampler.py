@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
-from kstep.dynamics import tune as tuning
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.loop import Clock, macro_steps, run
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.schemes import Metropolis, Plain
-from kstep.dynamics.state import State
-from kstep.dynamics.tempering import TemperatureLadder
+from kstep.runs import tuning as tuning
+from kstep.runs.loop import Clock, macro_steps, run
+from kstep.runs.network_dynamics import Carrier
+from kstep.schemes import Metropolis, Plain
+from kstep.schemes.ladder import TemperatureLadder
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.state import State
 from kstep.units import BOLTZMANN, kT
 
 K_BOND, R_BOND = 2.0e4, 0.15

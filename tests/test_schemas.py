@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from kstep.errors import UserError
-from kstep.molecule import Molecule
-from kstep.schemas import _DATASET_FIELDS, _TRAJECTORY_FIELDS, load_dataset, load_trajectory, save_dataset, save_trajectory
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import (
+    _DATASET_FIELDS,
+    _TRAJECTORY_FIELDS,
+    load_dataset,
+    load_trajectory,
+    save_dataset,
+    save_trajectory,
+)
 
 SIZES = {"T": 5, "N": 4, "B": 3, "A": 11, "P": 3, "P+1": 4, "M": 2, "M+1": 3, "L": 7}
 

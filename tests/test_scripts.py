@@ -148,7 +148,7 @@ def test_resumed_hybrid_is_bit_equal(work, n_workers):
     flags = ("--k-steps", 10, "--burn-in-steps", 2, "--seed", 3, "--set", "checkpoint_interval=4")
     hybrid(work, "qm", "metropolis", whole, "--steps", 10, "--num-workers", n_workers, *flags)
     code = ("import sys, runpy; sys.path.insert(0, 'src'); sys.argv[0] = 'src/06b_hybrid_integrate_qm.py'\n"
-            "import kstep.dynamics.production as r\n"
+            "import kstep.runs.production as r\n"
             "steps = r.macro_steps\n"
             "def cut(*a, **k):\n"
             "    for n, state in enumerate(steps(*a, **k)):\n"
@@ -173,9 +173,9 @@ def test_resumed_hybrid_is_bit_equal(work, n_workers):
 
 def test_resumed_qm_baseline_is_bit_equal(ethanol, tmp_path):
     from kstep.config import QMConfig
-    from kstep.dynamics import run_baseline as module
-    from kstep.dynamics.qm_jobs import ReplicaJob, run_replica
     from kstep.forces import qm_spec
+    from kstep.runs import baseline as module
+    from kstep.runs.baseline_jobs import ReplicaJob, run_replica
 
     config = QMConfig(equilibration_ps=0.02, length_ps=0.1, redraw_interval_ps=0.025, replicas=1)
     spec = qm_spec(ethanol, config, warm_start=True)
@@ -186,7 +186,7 @@ def test_resumed_qm_baseline_is_bit_equal(ethanol, tmp_path):
     def every_stretch(*args, **kwargs):
         return original(*args, **{**kwargs, "checkpoint_interval_steps": 1})
 
-    import kstep.dynamics.qm_jobs as jobs_module
+    import kstep.runs.baseline_jobs as jobs_module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs_module, "run_baseline", every_stretch)

@@ -37,7 +37,7 @@ def test_an_unknown_key_is_answered(name, arguments, monkeypatch, capsys, tmp_pa
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    from kstep.forcefields.prepare import prepare_molecule, write_prepared
+    from kstep.molecules.prepare import prepare_molecule, write_prepared
 
     folder = tmp_path_factory.mktemp("raw")
     write_prepared(prepare_molecule("water", "O", seed=0), folder)

@@ -10,16 +10,15 @@ import torch
 
 from kstep.errors import UserError
 from kstep.files import sha256
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
+from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.network import Network
 from kstep.schemas import load_dataset
-from kstep.training import losses, normalise
+from kstep.training import losses, normalisation as normalise
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
 from kstep.training.dataset import build_dataset
 from kstep.training.loop import train
 from kstep.training.optimiser import learning_rate
+from kstep.training.train_config import TrainConfig
 from springs import METHANOL, WATER, write_trajectory
 from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, command, make_dataset, prepare, rows_of
 

@@ -11,18 +11,17 @@ import torch
 
 from kstep.config import MDConfig, QMConfig, load_config
 from kstep.errors import UserError
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import losses, start
+from kstep.training import initial_weights as start, losses
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
+from kstep.training.distributed import Group
 from kstep.training.loop import train
 from kstep.training.objective import Objective
 from kstep.training.rotations import random_rotations, turns_of_epoch
-from kstep.training.steps import Piece, drawn, shares_of
-from kstep.training.parallel import Group
+from kstep.training.step_plan import Piece, drawn, shares_of
+from kstep.training.train_config import TrainConfig
 from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, make_dataset, prepare, rows_of
 
 

@@ -11,16 +11,15 @@ import yaml
 
 from kstep.config import load_config
 from kstep.errors import UserError
-from kstep.models import attention
-from kstep.models import checkpoint as checkpoints
+from kstep.models import attention, checkpoint as checkpoints
 from kstep.models.batch import replicate
 from kstep.models.bond_graph import LARGEST_RING, bond_graph
-from kstep.models.config import ModelConfig
 from kstep.models.dense import Grid, envelope
+from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.symmetry import predictions, symmetry_errors
 from kstep.topology import ring_bonds
-from kstep.training.start import packed
+from kstep.training.initial_weights import packed
 from test_models import model_of, ragged_batch
 
 ROOT = Path(__file__).parents[1]

@@ -33,6 +33,7 @@ def test_newtons_law_needs_no_factor():
 def test_energy_of_a_hydrogen_molecule_is_tblites_own_in_kilojoules():
     """The absolute energy and the force, converted by hand from atomic units."""
     from tblite import interface
+
     from kstep.forces.tblite import TblitePhysics
 
     bohr = constants.physical_constants["Bohr radius"][0]
@@ -50,6 +51,7 @@ def test_energy_of_a_hydrogen_molecule_is_tblites_own_in_kilojoules():
 def test_electronic_temperature_is_in_kelvin():
     """Two hydrogens far apart have a small gap, so that the smearing shows."""
     from tblite import interface
+
     from kstep.forces.tblite import TblitePhysics
 
     bohr, hartree = constants.physical_constants["Bohr radius"][0], constants.physical_constants["Hartree energy"][0]

@@ -5,13 +5,21 @@ import pytest
 
 import springs
 from conftest import BatchPool, start_state
-from kstep.analysis.validation import (Sample, check_pair, convergence, element_kinetic_energy, kinetic_distribution,
-                                       sigma_of, sigmas, two_temperatures)
-from kstep.dynamics.carry import Carrier
-from kstep.dynamics.langevin import LangevinThermostat
-from kstep.dynamics.loop import run
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.schemes import Impulse, Metropolis, Plain
+from kstep.analysis.measure.physical_checks import (
+    Sample,
+    check_pair,
+    convergence,
+    element_kinetic_energy,
+    kinetic_distribution,
+    sigma_of,
+    sigmas,
+    two_temperatures,
+)
+from kstep.runs.loop import run
+from kstep.runs.network_dynamics import Carrier
+from kstep.schemes import Impulse, Metropolis, Plain
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import draw_velocities
 from kstep.units import kT
 from test_impulse_checked import SHAPE, Springs
 

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import torch
 
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset, save_dataset
-from kstep.training import normalise
+from kstep.training import normalisation as normalise
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
 from kstep.training.dataset import build_dataset
 from kstep.training.splits import make_splits, select
+from kstep.training.train_config import TrainConfig
 from springs import METHANOL, WATER, write_trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.analysis import plots, report
-from kstep.analysis.compare import check_comparable, compare
-from kstep.analysis.profile import characterise, merge, production_temperature_K
-from kstep.analysis.verdict import BASELINE, judge
+from kstep.analysis.judge.compare import check_comparable, compare
+from kstep.analysis.judge.verdict import BASELINE, judge
+from kstep.analysis.measure.profile import characterise, merge, production_temperature_K
+from kstep.analysis.show import plots, report
 from kstep.errors import UserError, did_you_mean
 from kstep.files import check_writable
 from kstep.schemas import Trajectory, load_trajectory

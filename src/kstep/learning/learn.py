@@ -21,21 +21,21 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.dynamics.carry import make_carrier
-from kstep.dynamics.loop import initial_state, macro_steps, run
-from kstep.dynamics.maxwell import draw_velocities
-from kstep.dynamics.run_network import load_network, network_arguments
-from kstep.dynamics.sampler import sampler_masses
-from kstep.dynamics.schemes import Metropolis, Plain
-from kstep.dynamics.state import State, put
-from kstep.dynamics.tempering import TemperatureLadder
 from kstep.forces.pool import EvaluationPool
-from kstep.learning.config import LearnConfig
-from kstep.learning.record import Progress, Record, Seen
-from kstep.learning.turns import turned_starts
-from kstep.models.config import ModelConfig
-from kstep.molecule import Molecule
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.progress import Progress, Record, Seen
+from kstep.learning.turned_torsions import turned_starts
 from kstep.models import checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.molecule import Molecule
+from kstep.runs.loop import initial_state, macro_steps, run
+from kstep.runs.network_dynamics import make_carrier
+from kstep.runs.run_network import load_network, network_arguments
+from kstep.runs.sampler import sampler_masses
+from kstep.schemes import Metropolis, Plain
+from kstep.schemes.ladder import TemperatureLadder
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.state import State, put
 from kstep.training.fit import fit
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT

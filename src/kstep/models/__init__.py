@@ -43,7 +43,7 @@ from __future__ import annotations
 from torch import nn
 
 from kstep.errors import UserError, did_you_mean
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 
 
 def _egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:

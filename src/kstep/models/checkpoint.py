@@ -26,7 +26,7 @@ from kstep.config import load_config, validate
 from kstep.errors import UserError
 from kstep.files import replacing
 from kstep.models import build_model
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 
 UNITS = "nm ps Da kJ/mol"
 REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans", "units", "elements",

@@ -7,11 +7,11 @@ from torch import nn
 
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
-from kstep.models.config import ModelConfig
 from kstep.models.dense import Grid
 from kstep.models.energy_head import EnergyHead
 from kstep.models.jump_head import JumpHead
 from kstep.models.layers import EquivariantLayer
+from kstep.models.model_config import ModelConfig
 from kstep.units import NM_PER_ANGSTROM
 
 ENERGY_LENGTH = 0.02  # nm: force_rms times this is the energy scale per atom

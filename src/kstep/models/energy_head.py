@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from kstep.models.config import ModelConfig
 from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
 from kstep.models.layers import ACTIVATIONS
+from kstep.models.model_config import ModelConfig
 
 
 class EnergyHead(nn.Module):

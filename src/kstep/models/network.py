@@ -14,7 +14,7 @@ import torch
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
 from kstep.models.batch import MoleculeBatch, replicate
-from kstep.models.inner import BUILDERS
+from kstep.models.execution import BUILDERS
 from kstep.models.pair_mlp import PairMLP
 from kstep.units import PS_PER_FS
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
-from kstep.models.config import ModelConfig
+from kstep.models.model_config import ModelConfig
 from kstep.models.pair_mlp_core import EnergyAndSlope
 
 

@@ -12,8 +12,8 @@ from kstep.errors import UserError
 from kstep.models.attention import AttentionLayer
 from kstep.models.batch import MoleculeBatch
 from kstep.models.bond_graph import BondGraphEncoding, bond_graph
-from kstep.models.config import ModelConfig
 from kstep.models.egnn import EGNN, covalent_radii_nm
+from kstep.models.model_config import ModelConfig
 
 
 class TransformerEGNN(EGNN):

@@ -9,7 +9,7 @@ import torch
 
 from kstep import topology
 from kstep.models.batch import MoleculeBatch
-from kstep.training.exchange import exchange_hydrogens
+from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.units import PS_PER_FS
 
 

@@ -20,17 +20,16 @@ import numpy as np
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model
-from kstep.models import checkpoint as checkpoints
-from kstep.models.config import ModelConfig
-from kstep.molecule import Molecule
-from kstep.training.average import Average
-from kstep.training.config import FitConfig
-from kstep.training.exchange import exchange_hydrogens
+from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
+from kstep.molecules.molecule import Molecule
+from kstep.training.equivalent_hydrogens import exchange_hydrogens
+from kstep.training.initial_weights import packed
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
 from kstep.training.optimiser import adamw, learning_rate
-from kstep.training.start import packed
+from kstep.training.train_config import FitConfig
+from kstep.training.weight_average import Average
 from kstep.training.whitening import whitened
 from kstep.units import PS_PER_FS, kT
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.molecule import Molecule
+from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.windows import N_BLOCKS
 from kstep.units import kT

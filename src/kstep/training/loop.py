@@ -19,18 +19,17 @@ import torch
 
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
-from kstep.training import losses
-from kstep.training import resume as resuming
-from kstep.training.average import Average
+from kstep.training import losses, training_state as resuming
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
+from kstep.training.distributed import Group
+from kstep.training.initial_weights import packed
 from kstep.training.objective import Objective
 from kstep.training.optimiser import adamw, learning_rate
-from kstep.training.parallel import Group
-from kstep.training.reporting import MetricsLog, StopRequest, peak_memory_MB, progress_bar
-from kstep.training.start import packed
-from kstep.training.steps import drawn, steps_per_epoch
-from kstep.training.validation import evenly, headline, validate
+from kstep.training.step_plan import drawn, steps_per_epoch
+from kstep.training.train_config import TrainConfig
+from kstep.training.training_log import MetricsLog, StopRequest, peak_memory_MB, progress_bar
+from kstep.training.validation_error import evenly, headline, validate
+from kstep.training.weight_average import Average
 
 SAVE_INTERVAL_S = 20.0  # between writes of last.pt
 THROUGH = "the schedule is through"

@@ -16,10 +16,10 @@ from torch import nn
 from kstep.errors import UserError
 from kstep.training import losses
 from kstep.training.batches import Windows
-from kstep.training.config import TrainConfig
 from kstep.training.losses import Scales
-from kstep.training.steps import Piece
-from kstep.training.validation import loss_terms
+from kstep.training.step_plan import Piece
+from kstep.training.train_config import TrainConfig
+from kstep.training.validation_error import loss_terms
 
 
 class Objective(nn.Module):

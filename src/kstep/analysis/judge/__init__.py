@@ -1,0 +1,1 @@
+"""A run set against its reference: structure, ensemble, cost, verdict."""

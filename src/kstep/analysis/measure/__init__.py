@@ -1,0 +1,1 @@
+"""What a trajectory holds: profile, geometry, statistics, samples, spectra."""

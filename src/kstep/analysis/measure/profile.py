@@ -1,0 +1,227 @@
+"""Everything a comparison needs to know of one trajectory: averages, histograms, effective sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kstep.analysis.measure import geometry
+from kstep.analysis.measure.energy import element_temperatures, kinetic_energy_check
+from kstep.analysis.measure.statistics import MeanEstimate, block_length, estimate_means, split_r_hat
+from kstep.dihedrals import dihedrals_deg, wrap_deg
+from kstep.errors import UserError
+from kstep.schemas import PER_FRAME, Trajectory
+
+MOST_FRAMES = 200_000  # above, every n-th frame is read: geometry converges long before
+CHUNK = 20_000
+
+# lower, upper, bins and how many bins are merged for the Jensen-Shannon divergence
+GRIDS = {
+    "bonds": (0.5, 3.5, 1200, 4),  # Angstrom
+    "angles": (0.0, 180.0, 720, 8),  # degrees
+    "torsions": (-180.0, 180.0, 360, 5),  # degrees, circular
+}
+
+
+@dataclass
+class Profile:
+    """What was measured on the production frames of one trajectory; see `characterise`.
+
+    means["bonds"|"angles"]: MeanEstimate of the pooled quantities, Angstrom and degrees;
+    histograms[kind] (R,G,bins): counts per replica on the grid GRIDS[kind];
+    shape_n_eff, bin_n_eff [kind] (G,): independent frames behind the large-scale form of a histogram
+    (for Wasserstein-1) and behind its single bins, which decorrelate sooner (for Jensen-Shannon);
+    potential, temperatures, rdf: MeanEstimates; torsion_series: one (T_r,D) array in degrees per replica.
+    """
+
+    trajectory: Trajectory
+    coordinates: geometry.Coordinates
+    temperature_K: float
+    n_dof: int
+    spacing_ps: float
+    replicas: list[np.ndarray]
+    means: dict[str, MeanEstimate]
+    histograms: dict[str, np.ndarray]
+    shape_n_eff: dict[str, np.ndarray]
+    bin_n_eff: dict[str, np.ndarray]
+    rdf: MeanEstimate
+    rdf_maximum_nm: float
+    potential: MeanEstimate
+    temperatures: MeanEstimate
+    elements: list[str]
+    kinetic: dict | None
+    torsion_series: list[np.ndarray]
+    torsion_n_eff: np.ndarray
+    torsion_r_hat: np.ndarray
+
+    @property
+    def n_replicas(self) -> int:
+        """How many replicas the judged frames come from."""
+        return len(self.replicas)
+
+    @property
+    def n_frames(self) -> int:
+        """Judged frames of all replicas."""
+        return sum(len(r) for r in self.replicas)
+
+
+def production_frames(trajectory: Trajectory, temperature_K: float | None = None) -> list[np.ndarray]:
+    """Frames of roles train and reference at one temperature, in time order, one array per replica."""
+    wanted = [
+        i for i, s in enumerate(trajectory.segments)
+        if s["role"] in ("train", "reference")
+        and (temperature_K is None or abs(s["temperature_K"] - temperature_K) < 0.5)
+    ]
+    frames = np.flatnonzero(np.isin(trajectory.segment, wanted))
+    out = []
+    for replica in np.unique(trajectory.replica[frames]):
+        mine = frames[trajectory.replica[frames] == replica]
+        out.append(mine[np.argsort(trajectory.step[mine], kind="stable")])
+    return [f for f in out if len(f) >= 4]
+
+
+def production_temperature_K(trajectory: Trajectory) -> float | None:
+    """Temperature of the production segments; None if the file holds no production."""
+    used = np.unique(trajectory.segment)
+    found = {trajectory.segments[i]["temperature_K"] for i in used
+             if trajectory.segments[i]["role"] in ("train", "reference")}
+    if len(found) > 1:
+        raise UserError(f"production frames at several temperatures ({sorted(found)} K) in one file "
+                        "cannot be averaged; give warmer stretches the role 'hot'")
+    return float(found.pop()) if found else None
+
+
+def merge(trajectories: list[Trajectory]) -> Trajectory:
+    """Several files of the same molecule and method as one, replicas and segments renumbered."""
+    if len(trajectories) == 1:
+        return trajectories[0]
+    first = trajectories[0]
+    segments, pieces = [], {key: [] for key in PER_FRAME}
+    n_replicas = 0
+    for t in trajectories:
+        for key in PER_FRAME:
+            value = getattr(t, key)
+            if key == "segment":
+                value = value + len(segments)
+            elif key == "replica":
+                value = value - (value.min() if len(value) else 0) + n_replicas
+            pieces[key].append(value)
+        n_replicas = int(pieces["replica"][-1].max()) + 1 if len(t.replica) else n_replicas
+        segments += t.segments
+    joined = {}
+    for key, parts in pieces.items():
+        whole = all(len(p) == len(t.pos) for p, t in zip(parts, trajectories))
+        joined[key] = np.concatenate(parts) if whole else parts[0][:0]  # an array only some files hold
+    total = {key: sum(t.metadata.get(key) or 0 for t in trajectories)
+             for key in ("true_calls", "true_calls_training", "wall_s", "cpu_s")}
+    metadata = {**first.metadata, **total, "segments": segments}
+    return Trajectory(**joined, masses=first.masses, masses_sampler=first.masses_sampler,
+                      atom_types=first.atom_types, bonds=first.bonds, metadata=metadata)
+
+
+def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, rdf_maximum_nm: float = 1.0,
+                 rdf_bins: int = 200, pool_hydrogens: bool = True) -> Profile | None:
+    """Measure the production frames of a trajectory; None if it has none.
+
+    Distances come in Angstrom, angles in degrees, energies in kJ/mol.  Frames beyond 200 000 are
+    thinned evenly.
+    """
+    if temperature_K is None:
+        temperature_K = production_temperature_K(trajectory)
+    if temperature_K is None:
+        return None
+    replicas = production_frames(trajectory, temperature_K)
+    if not replicas:
+        return None
+    stride = -(-sum(len(r) for r in replicas) // MOST_FRAMES)
+    replicas = [r[::stride] for r in replicas]
+    replicas = [r for r in replicas if len(r) >= 4]
+    gaps = np.concatenate([np.diff(trajectory.time_ps[r]) for r in replicas])
+    spacing = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
+    n_dof = trajectory.segments[trajectory.segment[replicas[0][0]]]["n_dof"]
+    found = geometry.find_coordinates(trajectory.atom_types, trajectory.bonds, pool_hydrogens)
+
+    series = {"bonds": [], "angles": [], "torsions": []}
+    histograms = {"bonds": [], "angles": [], "torsions": []}
+    rdf_blocks = []
+    per_block = min(block_length(spacing), min(len(r) for r in replicas) // 4)
+    torsion_group = np.arange(len(found.torsions))
+    groups = {"bonds": (found.bond_group, len(found.bond_labels)),
+              "angles": (found.angle_group, len(found.angle_labels)),
+              "torsions": (torsion_group, len(torsion_group))}
+    chunk = CHUNK // per_block * per_block or per_block
+    for frames in replicas:
+        parts = {kind: [] for kind in series}
+        counts = {kind: 0.0 for kind in series}
+        rdf_parts = []
+        for start in range(0, len(frames), chunk):
+            pos = trajectory.pos[frames[start: start + chunk]]
+            values = {
+                "bonds": 10.0 * geometry.bond_lengths_nm(pos, found.bonds),
+                "angles": geometry.angles_deg(pos, found.angles),
+                "torsions": dihedrals_deg(pos, found.torsions),
+            }
+            for kind, value in values.items():
+                lower, upper, bins, _ = GRIDS[kind]
+                group, size = groups[kind]
+                counts[kind] = counts[kind] + geometry.grouped_histograms(value, group, size, lower, upper, bins)
+                parts[kind].append(value if kind == "torsions" else geometry.pool(value, group, size))
+            if len(pos) >= per_block:
+                rdf_parts.append(geometry.pair_distance_histogram(pos, rdf_maximum_nm, rdf_bins, per_block))
+        for kind in series:
+            series[kind].append(np.concatenate(parts[kind]))
+            histograms[kind].append(counts[kind])
+        rdf_blocks.append(np.concatenate(rdf_parts))
+
+    means = {kind: estimate_means(series[kind], spacing) for kind in ("bonds", "angles")}
+    shape_n_eff = {}
+    for kind in ("bonds", "angles"):
+        squares = estimate_means([(x - means[kind].mean) ** 2 for x in series[kind]], spacing)
+        # an average over oscillations converges sooner than the distribution it oscillates in
+        shape_n_eff[kind] = np.minimum(means[kind].n_eff, squares.n_eff)
+    torsions = series["torsions"]
+    circle = [np.concatenate([np.cos(np.radians(x)), np.sin(np.radians(x))], axis=1) for x in torsions]
+    torsion_n_eff = estimate_means(circle, spacing).n_eff.reshape(2, -1).min(axis=0)
+    shape_n_eff["torsions"] = torsion_n_eff
+    bin_n_eff = {kind: _bin_n_eff(series[kind], spacing) for kind in series}
+    rdf_blocks = [b / np.maximum(b.sum(axis=1, keepdims=True), 1.0) for b in rdf_blocks]
+    elements, temperatures = element_temperatures(trajectory, replicas, n_dof, spacing)
+    kinetic = [trajectory.Ekin[r] for r in replicas]
+    kinetic_interval = float(estimate_means([k[:, None] for k in kinetic], spacing).interval[0])
+    return Profile(
+        trajectory=trajectory, coordinates=found, temperature_K=temperature_K, n_dof=n_dof,
+        spacing_ps=spacing, replicas=replicas, means=means,
+        histograms={kind: np.array(h) for kind, h in histograms.items()}, shape_n_eff=shape_n_eff, bin_n_eff=bin_n_eff,
+        rdf=estimate_means(rdf_blocks, spacing * per_block), rdf_maximum_nm=rdf_maximum_nm,
+        potential=estimate_means([trajectory.Epot[r][:, None] for r in replicas], spacing),
+        temperatures=temperatures, elements=elements,
+        kinetic=kinetic_energy_check(kinetic, kinetic_interval, n_dof, temperature_K,
+                                     len(trajectory.atom_types)),
+        torsion_series=[wrap_deg(x) for x in torsions], torsion_n_eff=torsion_n_eff,
+        torsion_r_hat=split_r_hat(circle).reshape(2, -1).max(axis=0) if circle[0].shape[1] else np.zeros(0),
+    )
+
+
+def _bin_n_eff(series: list[np.ndarray], spacing_ps: float, bins: int = 16) -> np.ndarray:
+    """Independent frames (G,) behind the bins of each column's histogram, from equally filled bins.
+
+    n_eff = sum_b p_b (1 - p_b) / sum_b s_b^2, with s_b the standard error of the population of bin b.
+    """
+    length = min(block_length(spacing_ps), min(len(x) for x in series) // 4)
+    out = np.ones(series[0].shape[1])
+    for column in range(len(out)):
+        values = [x[:, column] for x in series]
+        edges = np.quantile(np.concatenate([v[:: max(1, len(v) // 2000)] for v in values]),
+                            np.arange(1, bins) / bins)
+        tables = []
+        for v in values:
+            count = len(v) // length
+            block = np.repeat(np.arange(count), length)
+            index = np.searchsorted(edges, v[: count * length]) + bins * block
+            tables.append(np.bincount(index, minlength=bins * count).reshape(count, bins) / length)
+        found = estimate_means(tables, spacing_ps * length)
+        spread = (found.mean * (1.0 - found.mean)).sum()
+        error = found.mean_variance.sum()
+        out[column] = spread / error if error > 0 else sum(len(v) for v in values)
+    return out

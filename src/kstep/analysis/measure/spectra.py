@@ -1,0 +1,123 @@
+"""The vibrational spectrum from velocities, and where its X-H stretches lie.
+
+Defined only where velocities follow one another by the dynamics: within NVE segments.  A
+Metropolis chain has no spectrum, and a thermostat broadens one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from kstep.analysis.measure.geometry import symbol
+from kstep.schemas import Trajectory
+from kstep.units import WAVENUMBER_PER_THZ
+
+SHORTEST_SEGMENT_PS = 0.4  # below, the resolution is worse than 80 cm-1
+STRETCH_RANGE_CM = (2400.0, 4400.0)
+MOST_WINDOWS = 400  # spread over all replicas; enough for a smooth curve
+GRID_CM = np.arange(0.0, 4500.0, 2.0)
+
+
+def nve_segments(trajectory: Trajectory, temperature_K: float | None = None) -> list[np.ndarray]:
+    """Frame indices of each NVE segment of the measured roles, evenly spaced in time."""
+    out = []
+    for index, segment in enumerate(trajectory.segments):
+        if segment["ensemble"] != "NVE" or segment["role"] not in ("train", "reference", "drift"):
+            continue
+        if temperature_K is not None and abs(segment["temperature_K"] - temperature_K) > 0.5:
+            continue
+        frames = np.flatnonzero(trajectory.segment == index)
+        if len(frames) < 8:
+            continue
+        gaps = np.diff(trajectory.time_ps[frames])
+        if gaps.min() > 0 and gaps.max() < 1.01 * gaps.min():
+            out.append(frames)
+    return out
+
+
+def power_spectrum(signal: np.ndarray, spacing_ps: float) -> np.ndarray:
+    """Power (len(GRID_CM), C) of series (T, C) on the fixed wavenumber grid, Hann window.
+
+    By the Wiener-Khinchin theorem this is the Fourier transform of the autocorrelation.
+    """
+    n = len(signal)
+    padded = fft.next_fast_len(max(2 * n, int(WAVENUMBER_PER_THZ / spacing_ps)), real=True)  # 1 cm-1 or finer
+    window = np.hanning(n)[:, None]
+    power = np.abs(fft.rfft(signal * window, n=padded, axis=0)) ** 2 / n
+    wavenumber = fft.rfftfreq(padded, d=spacing_ps) * WAVENUMBER_PER_THZ
+    return np.stack([np.interp(GRID_CM, wavenumber, column, right=0.0) for column in power.T], axis=1)
+
+
+def stretch_position_cm(power: np.ndarray) -> float:
+    """Power-weighted centre of the X-H stretch band: within 300 cm-1 of its highest point."""
+    inside = (GRID_CM >= STRETCH_RANGE_CM[0]) & (GRID_CM <= STRETCH_RANGE_CM[1])
+    grid, band = GRID_CM[inside], power[inside]
+    if band.sum() <= 0:
+        return float("nan")
+    for _ in range(2):
+        centre = grid[band.argmax()]
+        band = np.where(np.abs(grid - centre) <= 300.0, band, 0.0)
+    return float((grid * band).sum() / band.sum())
+
+
+def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | None = None) -> dict | None:
+    """Vibrational spectrum and X-H stretch positions, from NVE windows of one length.
+
+    Velocities are weighted with sqrt(m); each X-H stretch is seen through the relative velocity
+    along its bond, so that C-H, N-H and O-H bands separate.  Returns {"density": (G,),
+    "stretches": {"C-H": {"position_cm", "error_cm"}}, "bands", "windows", "window_ps"}; None if no NVE
+    segment is as long as `window_ps` or frames are too far apart to resolve a stretch.
+    """
+    bonds = trajectory.bonds
+    numbers = trajectory.atom_types
+    stretches: dict[str, list[int]] = {}
+    for b, (i, j) in enumerate(bonds):
+        heavy = [a for a in (i, j) if numbers[a] != 1]
+        if len(heavy) == 1:
+            stretches.setdefault(f"{symbol(numbers[heavy[0]])}-H", []).append(b)
+    windows = []
+    for frames in nve_segments(trajectory, temperature_K):
+        spacing = float(np.median(np.diff(trajectory.time_ps[frames])))
+        if WAVENUMBER_PER_THZ / (2.0 * spacing) < GRID_CM[-1]:
+            continue
+        length = int(round(window_ps / spacing)) + 1
+        windows += [(frames[start: start + length], spacing)
+                    for start in range(0, len(frames) - length + 1, length)]
+    if not windows:
+        return None
+    windows = [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(int))]
+    densities, bands = [], {name: [] for name in stretches}
+    for part, spacing in windows:
+        velocity = trajectory.vel[part]
+        weighted = velocity * np.sqrt(trajectory.masses_sampler)[:, None]
+        densities.append(power_spectrum(weighted.reshape(len(part), -1), spacing).sum(axis=1))
+        for name, rows in stretches.items():
+            i, j = bonds[rows].T
+            d = trajectory.pos[part][:, i] - trajectory.pos[part][:, j]
+            d /= np.linalg.norm(d, axis=-1, keepdims=True)
+            along = ((velocity[:, i] - velocity[:, j]) * d).sum(axis=-1)
+            bands[name].append(power_spectrum(along, spacing).sum(axis=1))
+    # windows of one replica share its conformer, so errors come from whole groups of them
+    group = trajectory.replica[[part[0] for part, _ in windows]]
+    if len(np.unique(group)) < 3:
+        group = np.arange(len(windows)) * 5 // len(windows)
+    rng = np.random.default_rng(0)
+    out = {"density": np.mean(densities, axis=0), "windows": len(densities), "window_ps": window_ps,
+           "bands": {}, "stretches": {}}
+    out["density"] = out["density"] / (out["density"].sum() * (GRID_CM[1] - GRID_CM[0]))
+    for name, band in bands.items():
+        band = np.array(band)
+        sums = np.array([band[group == g].sum(axis=0) for g in np.unique(group)])
+        draws = [stretch_position_cm(sums[rng.integers(len(sums), size=len(sums))].sum(axis=0))
+                 for _ in range(60)] if len(sums) > 1 else []
+        out["bands"][name] = band.mean(axis=0)
+        out["stretches"][name] = {"position_cm": stretch_position_cm(band.mean(axis=0)),
+                                  "error_cm": float(np.std(draws)) if draws else None}
+    return out
+
+
+def longest_window_ps(trajectory: Trajectory, temperature_K: float | None = None) -> float:
+    """Length of the longest usable NVE segment; 0 if there is none."""
+    times = [np.ptp(trajectory.time_ps[f]) for f in nve_segments(trajectory, temperature_K)]
+    return float(max(times, default=0.0))

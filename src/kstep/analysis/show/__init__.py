@@ -1,0 +1,1 @@
+"""What a person sees of it: tables, plots, the report."""

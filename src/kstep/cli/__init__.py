@@ -1,0 +1,1 @@
+"""The command line: flags to typed settings, exit codes, logs, progress."""

@@ -1,0 +1,108 @@
+"""A molecule as the stages hand it on: atoms, bonds, conformers; read and written as molecule.npz."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.schemas import check_molecule, read_npz, write_npz
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST_NAME = 100  # file systems end at 255, and files add to it
+RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
+
+
+def check_name(name: str) -> None:
+    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
+        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
+                        "and start with a letter, a digit or '_'")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """Atoms in RDKit order with explicit hydrogens.
+
+    numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
+    (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
+    `force_field`; total charge in e; spin multiplicity 2S+1.
+    """
+
+    name: str
+    smiles: str
+    numbers: np.ndarray
+    masses: np.ndarray
+    bonds: np.ndarray
+    bond_orders: np.ndarray
+    conformers: np.ndarray
+    conformer_energies: np.ndarray
+    charge: int = 0
+    multiplicity: int = 1
+    force_field: str = "mmff94"
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def save(self, path: str | Path) -> None:
+        """Write molecule.npz (schema `molecule`)."""
+        text = {
+            "schema": "molecule",
+            "schema_version": 1,
+            "name": self.name,
+            "smiles": self.smiles,
+            "charge": self.charge,
+            "multiplicity": self.multiplicity,
+            "force_field": self.force_field,
+        }
+        write_npz(path, {
+            "numbers": np.asarray(self.numbers, dtype=np.int64),
+            "masses": np.asarray(self.masses, dtype=np.float64),
+            "bonds": np.asarray(self.bonds, dtype=np.int64).reshape(-1, 2),
+            "bond_orders": np.asarray(self.bond_orders, dtype=np.float64),
+            "conformers": np.asarray(self.conformers, dtype=np.float64),
+            "conformer_energies": np.asarray(self.conformer_energies, dtype=np.float64),
+            "metadata": np.array(json.dumps(text)),
+        })
+
+    @classmethod
+    def load(cls, path: str | Path) -> Molecule:
+        """Read molecule.npz, or the molecule.npz of a folder such as data/raw/ethanol."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "molecule.npz"
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; prepare it with 'python src/00_prep_mols.py'")
+        arrays = read_npz(path)
+        try:
+            text = json.loads(str(arrays["metadata"]))
+            molecule = cls(
+                name=text["name"],
+                smiles=text["smiles"],
+                charge=int(text["charge"]),
+                multiplicity=int(text["multiplicity"]),
+                force_field=text["force_field"],
+                **{k: arrays[k] for k in ("numbers", "masses", "bonds", "bond_orders",
+                                          "conformers", "conformer_energies")},
+            )
+            check_name(molecule.name)
+            shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
+            for key, shape in shapes.items():
+                array = getattr(molecule, key)
+                if array.shape != shape or array.dtype.kind not in ("f" if key == "masses" else "i"):
+                    raise UserError(f"{path}: '{key}' has shape {array.shape} and dtype {array.dtype}; prepare it again")
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} is not a molecule file ({error}); prepare it again") from None
+        check_molecule(path, molecule.numbers, molecule.masses, molecule.bonds)
+        shape = molecule.conformers.shape
+        if shape[0] == 0 or shape[1:] != (len(molecule), 3) or not np.isfinite(molecule.conformers).all():
+            raise UserError(f"{path}: conformers are not finite coordinates of {len(molecule)} atoms")
+        return molecule

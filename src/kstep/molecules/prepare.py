@@ -1,0 +1,209 @@
+"""From a SMILES to what every later stage starts from: conformers, topology, openmm.System."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openmm
+from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
+
+from kstep.errors import UserError
+from kstep.files import write_json_atomic, write_text_atomic
+from kstep.molecules import DEFAULT, EXAMPLES, build_system, check_force_field
+from kstep.molecules.conformers import (
+    embed_conformers,
+    minimise_with_openmm,
+    minimise_with_rdkit,
+    mmff_variant,
+    select_distinct,
+    settle_stereochemistry,
+)
+from kstep.molecules.molecule import Molecule
+from kstep.molecules.smiles import Entry, check_name, parse_smiles, read_smiles_file
+from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
+
+__all__ = ["FORCE_FIELDS", "NONE", "Entry", "Prepared", "check_name", "ensure_prepared", "parse_smiles",
+           "prepare_entry", "prepare_molecule", "read_metadata", "read_smiles_file", "update_metadata",
+           "write_prepared"]
+
+NONE = "none"  # conformers only, no System: enough for QM
+FORCE_FIELDS = (*EXAMPLES, NONE)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the force-field stage hands on."""
+
+    molecule: Molecule
+    rdkit: Chem.Mol  # explicit hydrogens, conformers in the order of molecule.conformers
+    system: openmm.System | None  # None for force field 'none'
+
+
+def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: int = 0, max_attempts: int = 100,
+                     force_field: str = DEFAULT, charge: int | None = None,
+                     multiplicity: int | None = None) -> Prepared:
+    """Embed, minimise, sort and thin out conformers; build the System.
+
+    `n_conformers` are embedded (ETKDGv3), minimised in `force_field` (mmff94, mmff94s, *.offxml,
+    gaff-*; 'none' minimises with whatever RDKit has and builds no System), and duplicates dropped.
+    Raises UserError, one sentence without the name, for everything a user can get wrong.
+    """
+    check_name(name)
+    if force_field != NONE:
+        check_force_field(force_field)
+    if n_conformers < 1 or max_attempts < 1:
+        raise UserError("n_conformers and max_attempts must be at least 1")
+    molecule, total_charge, spin = parse_smiles(smiles, charge, multiplicity)
+    settle_stereochemistry(molecule, name, max_attempts)
+    system = None
+    if force_field != NONE:
+        try:
+            system = build_system(molecule, force_field)
+        except UserError as error:
+            hint = f"; --force-field {NONE} prepares it for QM" if force_field.startswith("mmff") else ""
+            raise UserError(f"{error}{hint}") from None
+    embed_conformers(molecule, n_conformers, seed, max_attempts)
+    variant = mmff_variant(molecule, force_field)
+    energies = minimise_with_rdkit(molecule, variant)
+    if force_field != NONE and not force_field.startswith("mmff"):
+        energies = minimise_with_openmm(molecule, system)
+
+    kept = select_distinct(molecule, energies)
+    masses = np.array([atom.GetMass() for atom in molecule.GetAtoms()])
+    conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
+    conformers -= np.einsum("n,cnd->cd", masses / masses.sum(), conformers)[:, None]
+    if not np.isfinite(conformers).all():
+        raise UserError(f"the minimised structure of '{smiles}' is not finite")
+    molecule.RemoveAllConformers()
+    for positions in conformers:
+        conformer = Chem.Conformer(len(masses))
+        conformer.SetPositions(positions * ANGSTROM_PER_NM)
+        molecule.AddConformer(conformer, assignId=True)
+
+    bonds = [(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())), b.GetBondTypeAsDouble()) for b in molecule.GetBonds()]
+    bonds.sort()
+    return Prepared(
+        Molecule(
+            name=name, smiles=smiles,
+            numbers=np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64),
+            masses=masses,
+            bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
+            bond_orders=np.array([order for _, order in bonds], dtype=np.float64),
+            conformers=conformers,
+            conformer_energies=np.array([energy for _, energy in kept]),
+            charge=total_charge, multiplicity=spin, force_field=force_field),
+        molecule, system)
+
+
+def prepare_entry(entry: Entry, **options) -> Prepared:
+    """prepare_molecule for a line of a SMILES file, whose mistakes name that line."""
+    try:
+        return prepare_molecule(entry.name, entry.smiles, charge=entry.charge, multiplicity=entry.multiplicity,
+                                **options)
+    except UserError as error:
+        raise UserError(f"{entry.where}: {error}") from None
+
+
+def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
+    """Write <raw>/<name>/{molecule.npz, structure.pdb, system.xml}; return its metadata record."""
+    molecule = prepared.molecule
+    folder = Path(raw) / molecule.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "structure.pdb", Chem.MolToPDBBlock(prepared.rdkit, confId=0))
+    if prepared.system is None:
+        (folder / "system.xml").unlink(missing_ok=True)  # another force field's must not linger
+    else:
+        write_text_atomic(folder / "system.xml", openmm.XmlSerializer.serialize(prepared.system))
+    molecule.save(folder / "molecule.npz")
+    return {
+        "smiles": molecule.smiles,
+        "isomeric_smiles": Chem.MolToSmiles(Chem.RemoveHs(prepared.rdkit)),
+        "formula": CalcMolFormula(prepared.rdkit),
+        "n_atoms": len(molecule),
+        "charge": molecule.charge,
+        "multiplicity": molecule.multiplicity,
+        "force_field": molecule.force_field,
+        "n_conformers": len(molecule.conformers),
+        "conformer_energies_kJ_per_mol": [round(float(e), 6) for e in molecule.conformer_energies],
+    }
+
+
+def update_metadata(raw: str | Path, records: dict[str, dict]) -> None:
+    """Merge records, by molecule name, into <raw>/metadata.json."""
+    path = Path(raw) / "metadata.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nothing guards there
+            fcntl.flock(folder, fcntl.LOCK_EX)  # programs that prepare side by side must not lose each other's records
+        known = read_metadata(raw)
+        known.update(records)
+        write_json_atomic(path, known)
+    finally:
+        os.close(folder)
+
+
+def read_metadata(raw: str | Path) -> dict[str, dict]:
+    """What <raw>/metadata.json holds, {} if there is none."""
+    path = Path(raw) / "metadata.json"
+    if not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        known = None
+    if not isinstance(known, dict):
+        raise UserError(f"{path} is not a JSON object; delete it and prepare the molecules again")
+    return known
+
+
+def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule:
+    """The prepared molecule of a QM run: read from <raw>/<name>, or prepared there now.
+
+    MMFF94 minimises it where MMFF94 has parameters; QM needs no System, so that a molecule
+    without them is prepared all the same.  Raises UserError when the folder holds another
+    molecule under this name.
+    """
+    try:
+        molecule, charge, multiplicity = parse_smiles(entry.smiles, entry.charge, entry.multiplicity)
+    except UserError as error:
+        raise UserError(f"{entry.where}: {error}") from None
+    folder = Path(raw) / entry.name
+    if (folder / "molecule.npz").is_file():
+        found = Molecule.load(folder)
+        if ((Chem.CanonSmiles(found.smiles), found.charge, found.multiplicity)
+                != (Chem.CanonSmiles(entry.smiles), charge, multiplicity)):
+            raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
+                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or delete the folder")
+        return found
+    force_field = DEFAULT if mmff_variant(molecule, DEFAULT) else NONE
+    prepared = prepare_entry(entry, seed=seed, force_field=force_field)
+    update_metadata(raw, {entry.name: write_prepared(prepared, raw)})
+    return prepared.molecule
+
+
+def find_molecule(args) -> tuple[Molecule, str | None]:
+    """The molecule of --molecule, or one prepared now from --smiles, with its OpenMM System as XML.
+
+    A literal SMILES is named by --name, or after the output file, and minimised with MMFF94 where that
+    has parameters; its System is None where it has not, and for a prepared folder, which holds it.
+    """
+    if (args.molecule is None) == (args.smiles is None):
+        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string")
+    if args.molecule is not None:
+        if args.name is not None:
+            raise UserError("--name names the molecule of --smiles; one of --molecule has its name already")
+        return Molecule.load(args.molecule), None
+    name = args.name or Path(args.out).stem
+    parsed, _, _ = parse_smiles(args.smiles, None, None)
+    force_field = DEFAULT if mmff_variant(parsed, DEFAULT) else NONE
+    prepared = prepare_entry(Entry(name, args.smiles), seed=args.seed, force_field=force_field)
+    system_xml = openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+    return prepared.molecule, system_xml

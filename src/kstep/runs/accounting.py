@@ -1,0 +1,54 @@
+"""The bill of a run: what all its parts have spent so far, burn-in apart from production."""
+
+from __future__ import annotations
+
+import time
+
+from kstep.runs.loop import Clock
+
+
+class Bill:
+    """Wall and CPU seconds and true calls, from the moment it is opened; `clock` is the time loop's.
+
+    cpu_s counts this process, the workers of the true physics, and those that carry the network.
+    """
+
+    def __init__(self):
+        self._wall, self._cpu, self._calls = time.perf_counter(), time.process_time(), 0
+        self._earlier = {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0, "cpu_burn_in_s": 0.0,
+                         "true_calls_burn_in": 0, "wall_network_s": 0.0, "wall_waiting_s": 0.0}
+        self._pool, self._carry = None, None
+        self.clock = Clock()
+
+    def charge(self, pool, carry) -> None:
+        """Count the work of these workers too; carry is None for a run without a network."""
+        self._pool, self._carry = pool, carry
+
+    def go_on(self, spent: dict) -> None:
+        """Add to what an earlier part of the same run had spent (its `so_far`)."""
+        self._earlier, self._calls = spent, self._pool.true_calls
+        self.clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
+
+    def so_far(self) -> dict:
+        """Everything spent up to now, for the restart file."""
+        earlier = self._earlier
+        cpu = time.process_time() + self._pool.cpu_s + (self._carry.cpu_s if self._carry is not None else 0.0)
+        return {**earlier,
+                "true_calls": earlier["true_calls"] + self._pool.true_calls - self._calls,
+                "wall_s": earlier["wall_s"] + time.perf_counter() - self._wall,
+                "cpu_s": earlier["cpu_s"] + cpu - self._cpu,
+                "wall_network_s": self.clock.network_s, "wall_waiting_s": self.clock.waiting_s}
+
+    def begin_production(self) -> None:
+        """What was spent up to now is burn-in."""
+        now = self.so_far()
+        self._earlier.update(true_calls_burn_in=now["true_calls"], wall_burn_in_s=now["wall_s"],
+                             cpu_burn_in_s=now["cpu_s"])
+
+    def closed(self, n_workers: int) -> dict:
+        """The whole bill, for the metadata; busy_share 1: every core given to production worked all the time."""
+        spent = self.so_far()
+        spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
+        spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
+        spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * n_workers, 1e-9)
+        return spent

@@ -1,0 +1,86 @@
+"""Run the plan of a baseline for one replica, with restart files; join the replicas into one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kstep.config import BaselineConfig
+from kstep.molecules.molecule import Molecule
+from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.recorder import TrajectoryWriter, join_replicas
+from kstep.schemas import load_trajectory
+from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
+from kstep.units import BOLTZMANN, PS_PER_FS
+
+
+def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
+                 replica: int, seed: int, resume: bool, checkpoint_interval_steps: int = 2000,
+                 progress: Callable[[int], None] = lambda n: None) -> int:
+    """Carry one replica from `positions` (N,3) nm through the whole plan; returns true calls spent.
+
+    `progress(n)` is told of every n finished timesteps.  A checkpoint is written between
+    stretches, at the first border after each checkpoint_interval_steps.
+    """
+    masses = np.asarray(writer.constants["masses"])
+    plan = plan_baseline(config)
+    saved = writer.resume() if resume else None
+    if saved is None:
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replica,)))
+        state = engine.start(positions, np.zeros_like(positions))
+        writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        first, calls_before = 0, 0
+    else:
+        state, rng, done = saved
+        first, calls_before = done["stretch"], done["true_calls"]
+        progress(sum(s.n_steps for s in plan[:first]))
+    started_at = engine.true_calls if saved is not None else 0
+    n_dof = degrees_of_freedom(len(masses))
+    since_checkpoint = 0
+    for number, stretch in enumerate(plan[first:], start=first):
+        engine.forget()
+        if stretch.redraw:
+            state = replace(state, velocities=draw_velocities(1, masses, stretch.temperature_K, rng))
+        segment = writer.open_segment(replica, stretch.role, stretch.ensemble, stretch.temperature_K, n_dof)
+
+        def record(frame, segment=segment):
+            writer.add(frame, config.dt_fs, replica, segment)
+
+        if stretch.role == "equil":
+            every, record_frame = stretch.n_steps, record  # its last frame is enough
+        else:
+            every, record_frame = config.save_interval_steps, record
+            record(state)
+        state = engine.run(state, stretch, rng, every, record_frame)
+        progress(stretch.n_steps)
+        since_checkpoint += stretch.n_steps
+        if since_checkpoint >= checkpoint_interval_steps and number + 1 < len(plan):
+            calls = calls_before + engine.true_calls - started_at
+            writer.checkpoint(state, rng, {"stretch": number + 1, "true_calls": calls})
+            since_checkpoint = 0
+    return calls_before + engine.true_calls - started_at
+
+
+def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: BaselineConfig, *, seed: int,
+                    first_replica: int, true_calls: int, wall_s: float, cpu_s: float, facts: dict) -> str:
+    """Join the replicas of `pieces` into `out`, remove them, and say in one clause what came out.
+
+    facts: the metadata that is the backend's own (method, backend, charge, versions ...).
+    """
+    join_replicas(out, pieces, {
+        "molecule": molecule.name, "smiles": molecule.smiles, "units": "nm ps Da kJ/mol K", "scheme": "plain",
+        "k_steps": 1, "dt_fs": config.dt_fs, "jump_fs": config.dt_fs, "temperature_K": config.temperature_K,
+        "seed": seed, "first_replica": first_replica, "charge": molecule.charge,
+        "multiplicity": molecule.multiplicity, "config": config.model_dump(), "true_calls": true_calls,
+        "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished", **facts})
+    for piece in pieces:
+        piece.unlink()
+    trajectory = load_trajectory(out)
+    production = trajectory.Ekin[trajectory.frames_of("train")]
+    n_dof = degrees_of_freedom(len(molecule))
+    temperature_K = 2 * production.mean() / (n_dof * BOLTZMANN) if len(production) else float("nan")
+    ps = true_calls * config.dt_fs * PS_PER_FS
+    return f"{len(pieces)} replicas, {ps:.1f} ps, mean temperature {temperature_K:.0f} K"

@@ -1,0 +1,131 @@
+"""Who carries a replica through one stretch of a baseline: the project's loop, or OpenMM itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kstep.errors import PhysicsError
+from kstep.runs.loop import initial_state, macro_step
+from kstep.schemes import Plain
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.state import State
+from kstep.units import PS_PER_FS
+
+
+class LoopEngine:
+    """Plain dynamics with any true potential through the one time loop."""
+
+    def __init__(self, pool, masses, dt_fs: float, friction_per_ps: float):
+        self.pool = pool
+        self.scheme = Plain(masses, dt_fs * PS_PER_FS)
+        self.friction_per_ps = friction_per_ps
+
+    def start(self, positions, velocities) -> State:
+        """The State of one replica at positions and velocities (N,3); one true call."""
+        return initial_state(self.pool, positions[None], velocities[None])
+
+    @property
+    def true_calls(self) -> int:
+        """True calls so far, failures included."""
+        return self.pool.true_calls
+
+    def forget(self) -> None:
+        """Stretches begin without history, so that a resumed run equals an uninterrupted one."""
+        self.pool.forget()
+
+    def run(self, state: State, stretch, rng, every: int, record) -> State:
+        """Carry the state through a stretch; `record(state)` sees every `every`-th frame."""
+        thermostat = None
+        if stretch.ensemble == "NVT":
+            thermostat = LangevinThermostat(stretch.temperature_K, self.friction_per_ps, self.scheme.masses)
+        for step in range(1, stretch.n_steps + 1):
+            state = macro_step(self.scheme, self.pool, state, rng, thermostat)
+            if step % every == 0:
+                record(state)
+        return state
+
+
+class OpenMMEngine:
+    """Plain MM dynamics at OpenMM's native speed.
+
+    NVE runs OpenMM's velocity-Verlet CustomIntegrator, so that positions and velocities belong
+    to the same instant.  For NVT the Ornstein-Uhlenbeck half-steps go into the same integrator,
+    seeded from the run's generator.
+    """
+
+    def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
+        import openmm
+
+        from kstep.forces.openmm import velocity_verlet_integrator
+
+        self.masses = np.asarray(masses)
+        system = openmm.XmlSerializer.deserialize(system_xml)
+        dt_ps = dt_fs * PS_PER_FS
+        self._compound = openmm.CompoundIntegrator()
+        self._compound.addIntegrator(velocity_verlet_integrator(dt_ps))
+        langevin = openmm.CustomIntegrator(dt_ps)
+        langevin.addGlobalVariable("kT", 0.0)
+        langevin.addGlobalVariable("c", float(np.exp(-0.5 * friction_per_ps * dt_ps)))
+        for _ in range(2):
+            langevin.addComputePerDof("v", "c*v + sqrt((1-c*c)*kT/m)*gaussian")
+            if _ == 0:
+                langevin.addComputePerDof("v", "v + 0.5*dt*f/m")
+                langevin.addComputePerDof("x", "x + dt*v")
+                langevin.addComputePerDof("v", "v + 0.5*dt*f/m")
+        self._compound.addIntegrator(langevin)
+        self._context = openmm.Context(system, self._compound,
+                                       openmm.Platform.getPlatformByName(platform),
+                                       {"CPU": {"Threads": "1"}, "CUDA": {"Precision": "mixed"}}.get(platform, {}))
+        self._langevin = langevin
+        self._error = openmm.OpenMMException
+        self.true_calls = 0
+
+    def _state(self, step: int) -> State:
+        raw = self._context.getState(positions=True, velocities=True, forces=True, energy=True)
+        return State(raw.getPositions(asNumpy=True)._value[None], raw.getVelocities(asNumpy=True)._value[None],
+                     np.array([raw.getPotentialEnergy()._value]), raw.getForces(asNumpy=True)._value[None], step)
+
+    def start(self, positions, velocities) -> State:
+        """The State of one replica at positions (N,3) nm and velocities (N,3) nm/ps; one true call."""
+        self._context.setPositions(positions)
+        self._context.setVelocities(velocities)
+        self.true_calls += 1
+        return self._state(0)
+
+    def forget(self) -> None:
+        """OpenMM keeps nothing between stretches."""
+
+    def run(self, state: State, stretch, rng, every: int, record) -> State:
+        """Carry the state through a stretch; `record(state)` sees every `every`-th frame."""
+        from kstep.schemes.maxwell import remove_centre_of_mass_velocity
+        from kstep.units import kT
+
+        thermostatted = stretch.ensemble == "NVT"
+        self._compound.setCurrentIntegrator(1 if thermostatted else 0)
+        if thermostatted:
+            self._langevin.setGlobalVariableByName("kT", kT(stretch.temperature_K))
+            self._langevin.setRandomNumberSeed(int(rng.integers(1, 2**31 - 1)))
+            self._context.reinitialize()
+            self._compound.setCurrentIntegrator(1)
+        self._context.setPositions(state.positions[0])
+        self._context.setVelocities(state.velocities[0])
+        step = state.step
+        done = 0
+        try:
+            while done < stretch.n_steps:
+                n = min(every, stretch.n_steps - done)
+                self._compound.step(n)
+                done += n
+                self.true_calls += n
+                if done % every == 0:
+                    state = self._state(step + done)
+                    if not np.isfinite(state.positions).all():
+                        raise PhysicsError("MM dynamics left the finite numbers; use a smaller dt_fs")
+                    record(state)
+        except self._error as error:
+            raise PhysicsError(f"OpenMM dynamics broke at step {step + done}: {error}; use a smaller dt_fs") from None
+        state = self._state(step + done)
+        if thermostatted:  # OpenMM's noise moves the centre of mass; the segments that follow must not
+            state = State(state.positions, remove_centre_of_mass_velocity(state.velocities, self.masses),
+                          state.energy, state.forces, state.step)
+        return state

@@ -1,0 +1,135 @@
+"""The one time loop.
+
+Replicas may travel in two half-batches: while the true physics works on one half, the network
+carries the other, so that neither waits for the other.  Which half draws its random numbers when
+is fixed, so a run repeats exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.schemes.state import Proposal, State
+
+
+def initial_state(pool, positions: np.ndarray, velocities: np.ndarray) -> State:
+    """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica."""
+    truth = pool.evaluate(positions)
+    if truth.failed.any():
+        raise UserError(f"the true physics refuses the start geometry of replica "
+                        f"{int(np.argmax(truth.failed))}: {truth.messages[int(np.argmax(truth.failed))]}")
+    return State(np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64),
+                 truth.energy, truth.forces)
+
+
+@dataclass
+class Clock:
+    """Where the wall time of the loop went: seconds in the network, and waiting for the true physics."""
+
+    network_s: float = 0.0
+    waiting_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """Some replicas between their proposal and its true energies; `first`: number of the first of them."""
+
+    first: int
+    state: State
+    proposal: Proposal
+    ticket: object
+
+
+class _Loop:
+    """What every step of a run has in common."""
+
+    def __init__(self, scheme, pool, rng, thermostat, observe, clock):
+        self.scheme, self.pool, self.rng, self.thermostat = scheme, pool, rng, thermostat
+        self.observe, self.clock = observe, clock or Clock()
+        # an observer learns from forces; without one the scheme says, and most pools need not know that it can
+        wanted = observe is not None or getattr(scheme, "needs_forces", True)
+        self.question = {} if wanted else {"want_forces": False}
+
+    def launch(self, state: State, first: int) -> _Flight:
+        """Begin a macro-step of some replicas: propose, and put the question to the physics."""
+        if self.thermostat is not None:
+            state = self.thermostat.half_step(state, self._duration_ps, self.rng)
+        return self._ask(state.begin_macro_step(self.scheme.k_steps, self.scheme.masses), first)
+
+    def land(self, flight: _Flight) -> State:
+        """Wait for the answer and settle; a refused jump is proposed again, shorter."""
+        state = self._settle(flight)
+        while state.pending.any():
+            state = self._settle(self._ask(state, flight.first))
+        if self.thermostat is not None:
+            state = self.thermostat.half_step(state, self._duration_ps, self.rng)
+        return replace(state, step=state.step + self.scheme.k_steps)
+
+    @property
+    def _duration_ps(self) -> float:
+        return self.scheme.k_steps * self.scheme.dt_ps
+
+    def _ask(self, state, first):
+        start = time.perf_counter()
+        proposal = self.scheme.propose(state, self.rng)
+        self.clock.network_s += time.perf_counter() - start
+        return _Flight(first, state, proposal, self.pool.submit(proposal.positions, proposal.rows + first, **self.question))
+
+    def _settle(self, flight):
+        start = time.perf_counter()
+        truth = self.pool.collect(flight.ticket)
+        self.clock.waiting_s += time.perf_counter() - start
+        if self.observe is not None:
+            self.observe(flight.proposal, truth)
+        return self.scheme.settle(flight.state, flight.proposal, truth, self.rng)
+
+
+def macro_steps(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *, thermostat=None,
+                n_parts: int = 1, pause: Callable[[int], bool] = lambda done: False, observe=None,
+                clock: Clock | None = None) -> Iterator[State]:
+    """Yield the state after each of n_macro_steps of `scheme.k_steps` timesteps.
+
+    n_parts: 1, or 2 half-batches in flight, cut where `scheme.group` replicas stay together;
+    pause(done): True where the generator must be at rest after macro-step `done` (a restart
+    file, a change of network), so that nothing is in flight while the caller has the state;
+    observe(proposal, truth) sees every true call, of rejected proposals too.
+    """
+    loop = _Loop(scheme, pool, rng, thermostat, observe, clock)
+    group = getattr(scheme, "group", 1)
+    n_groups = state.n_replicas // group
+    borders = [group * b for b in np.linspace(0, n_groups, min(n_parts, n_groups) + 1).astype(int)]
+    rows = [slice(a, b) for a, b in zip(borders, borders[1:])]
+    parts = [state.part(r) for r in rows]
+    flights = None
+    for done in range(1, n_macro_steps + 1):
+        if flights is None:
+            flights = [loop.launch(part, r.start) for part, r in zip(parts, rows)]
+        rest = done == n_macro_steps or pause(done)
+        for i, r in enumerate(rows):
+            parts[i] = loop.land(flights[i])
+            if not rest:  # this half goes on while the physics of the other is still at work
+                flights[i] = loop.launch(parts[i], r.start)
+        if rest:
+            flights = None
+        yield State.join(parts)
+
+
+def macro_step(scheme, pool, state: State, rng: np.random.Generator, thermostat=None) -> State:
+    """Carry every replica `scheme.k_steps` timesteps forward."""
+    return next(macro_steps(scheme, pool, state, rng, 1, thermostat=thermostat))
+
+
+def run(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *, n_parts: int = 1,
+        thermostat=None, observe=None, reporters: Iterable[Callable[[State], None]] = ()) -> State:
+    """Run n_macro_steps and hand each state to every reporter."""
+    reporters = list(reporters)
+    for state in macro_steps(scheme, pool, state, rng, n_macro_steps, thermostat=thermostat, n_parts=n_parts,
+                             observe=observe):
+        for report in reporters:
+            report(state)
+    return state

@@ -1,0 +1,106 @@
+"""k timesteps of the network's own dynamics for R replicas: in this process, or sharded over several.
+
+On CPU the inner loop of a small network is bound by one core, so replicas are dealt out to spawned
+processes with one thread each; on a GPU one process carries the whole batch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+
+from kstep.errors import PhysicsError
+from kstep.processes import exit_with_parent
+from kstep.schemes.velocity_verlet import velocity_verlet
+
+
+class Carrier:
+    """Velocity Verlet on a network's conservative force, in this process."""
+
+    def __init__(self, network):
+        if not hasattr(network, "forces"):
+            raise ValueError(
+                "metropolis needs a conservative force: the jump map is neither reversible nor "
+                "volume-preserving, so the Metropolis test would not be exact"
+            )
+        self.network = network
+
+    cpu_s = 0.0  # its work is this process's
+
+    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
+        """Positions and velocities (R,N,3) after n_steps of dt_ps with masses (N,) Da."""
+        network = self.network
+        inverse = np.broadcast_to(1.0 / np.asarray(masses)[None, :, None], (1, len(masses), 3))
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged proposal is rejected by its energy
+            x, v = velocity_verlet(network.forces, network.native(positions), network.native(velocities),
+                                   network.native(np.ascontiguousarray(inverse)), dt_ps, n_steps)
+            return network.numpy(x), network.numpy(v)
+
+    def change_network(self, network, arguments: dict) -> None:
+        """From the next call on, carry with this network."""
+        self.network = network
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+_carrier, _version = None, -1  # of a worker process
+
+
+def _carry(job):
+    global _carrier, _version
+    load_network, arguments, version, task = job
+    if version != _version:
+        _carrier, _version = Carrier(load_network(**arguments)), version
+    return _carrier(*task), os.getpid(), time.process_time()
+
+
+class ShardedCarrier:
+    """The same, replicas dealt out to `n_workers` spawned processes.
+
+    `load_network(**arguments)` builds the network in each of them; both must be picklable.
+    """
+
+    def __init__(self, load_network, arguments: dict, n_workers: int):
+        self.n_workers = n_workers
+        self._cpu_s: dict[int, float] = {}
+        self._source, self._version = (load_network, arguments), 0
+        self._executor = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"),
+                                             initializer=exit_with_parent)
+
+    def change_network(self, network, arguments: dict) -> None:
+        """From the next call on, carry with this network, which `load_network(**arguments)` builds."""
+        self._source, self._version = (self._source[0], arguments), self._version + 1
+
+    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
+        """As `Carrier`; shards are contiguous and their sizes fixed, so results repeat exactly."""
+        shards = [s for s in np.array_split(np.arange(len(positions)), self.n_workers) if len(s)]
+        tasks = [(*self._source, self._version, (positions[s], velocities[s], masses, dt_ps, n_steps)) for s in shards]
+        try:
+            parts = list(self._executor.map(_carry, tasks))
+        except BrokenProcessPool:
+            raise PhysicsError("a process carrying the network's dynamics died; see the lines above, or use "
+                               "--num-workers 1") from None
+        self._cpu_s.update({pid: seconds for _, pid, seconds in parts})
+        return tuple(np.concatenate(arrays) for arrays in zip(*(pair for pair, _, _ in parts)))
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the processes."""
+        return sum(self._cpu_s.values())
+
+    def close(self) -> None:
+        """Stop the processes."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Carrier | ShardedCarrier:
+    """What carries with `network`, which `load_network(**arguments)` builds: n_processes of them on the CPU."""
+    if n_processes > 1 and network.device == "cpu":
+        return ShardedCarrier(load_network, arguments, n_processes)
+    return Carrier(network)

@@ -1,0 +1,161 @@
+"""The macro-steps of a run: begun or resumed, burnt in, counted, recorded, and cut where a restart file is due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kstep.errors import PhysicsError, UserError
+from kstep.files import write_json_atomic
+from kstep.runs.accounting import Bill
+from kstep.runs.counters import Tally
+from kstep.runs.coverage import TorsionWatch
+from kstep.runs.loop import initial_state, macro_steps
+from kstep.runs.recorder import TrajectoryWriter, kept_file
+from kstep.runs.run_network import RunNetwork, n_halves
+from kstep.runs.sampler import ladder_of
+from kstep.runs.settings import HybridRun, start_positions
+from kstep.runs.tolerance import Watch
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
+from kstep.units import kT
+
+
+class Production:
+    """A run on its way: `done` of `total` macro-steps, production beginning after `burn_in_end`.
+
+    broken: the PhysicsError that ended it early, or None; stopped: the tolerance that did, in words, or None;
+    run: as given, with the checkpoint of the network that learned last.
+    """
+
+    def __init__(self, run: HybridRun, scheme, pool, writer: TrajectoryWriter, network: RunNetwork, watch: Watch,
+                 bill: Bill):
+        hybrid = run.hybrid
+        self.run, self.scheme, self.pool, self.writer = run, scheme, pool, writer
+        self.network, self.watch, self.bill = network, watch, bill
+        self.ladder = ladder_of(hybrid)
+        self.beta = 1.0 / kT(self.ladder.of(hybrid.replicas))
+        self.thermostat = None
+        if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
+            self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
+        self.ensemble = "NVT" if self.thermostat is not None or scheme.is_thermostatted else "NVE"
+        self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
+        self.segments, self.broken, self.stopped = None, None, None
+
+    def begin(self, positions: np.ndarray | None, settled: dict) -> None:
+        """Go on from the restart file of a resumed run, or begin at positions (R,N,3), None: the run's own.
+
+        settled: what was measured for this run, {name: report or nothing}, kept where a resumed run reads it.
+        """
+        saved = self.writer.resume() if self.run.resume else None
+        if saved is None:
+            self._start(start_positions(self.run) if positions is None else positions, settled)
+        else:
+            self._resume(*saved)
+        if self.done > self.total:
+            raise UserError(f"{self.run.out} is already at macro-step {self.done}; ask for more --steps to continue it")
+        if self.done == self.burn_in_end and self.segments is None:
+            self._begin_production()
+
+    def _start(self, positions: np.ndarray, settled: dict) -> None:
+        hybrid, molecule = self.run.hybrid, self.run.molecule
+        self.rng = np.random.default_rng(self.run.seed)
+        velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
+        self.state = initial_state(self.pool, positions, velocities)
+        self.writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        for name, report in settled.items():
+            if report:
+                write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
+        self.tally = Tally()
+        self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers)
+        if hybrid.burn_in_steps:
+            self.segments = self._open_segments("equil")
+
+    def _resume(self, state, rng, progress: dict) -> None:
+        molecule = self.run.molecule
+        self.state, self.rng = state, rng
+        self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
+        self.tally = Tally(progress["tally"])
+        self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, progress["rotamers_seen"])
+        self.bill.go_on(progress["spent"])
+        self.watch.restore(self.writer.parts)
+        if progress["learned"]:
+            self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
+
+    def go(self) -> None:
+        """All macro-steps that are left, or fewer where the physics fails or a tolerance is left."""
+        first, total = self.done, self.total
+        steps = macro_steps(
+            self.scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
+            n_parts=n_halves(self.run), clock=self.bill.clock, observe=self.watch.observe if self.watch.learns else None,
+            pause=lambda n: self.watch.is_on or first + n == self.burn_in_end or self._restart_file_is_due(first + n))
+        with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
+            while self.done < total and not self.stopped:
+                try:
+                    self.state = next(steps)
+                except PhysicsError as error:
+                    if self.done < max(self.burn_in_end + 1, self.run.hybrid.save_interval_steps):
+                        raise  # nothing to keep
+                    self.broken = error
+                    break
+                self.done += 1
+                self._take_in()
+                bar.update()
+                if self.done % max(1, total // 50) == 0 and not self.stopped:
+                    bar.set_postfix_str(self._progress())
+
+    def _take_in(self) -> None:
+        """One macro-step more: count it, record it, learn from it, write the restart file."""
+        hybrid, violation = self.run.hybrid, None
+        if self.done > self.burn_in_end:
+            self.tally.add(self.state, self.scheme, self.beta)
+            self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
+            violation = self.watch.violation(self.tally)
+        self.stopped = None if self.watch.learns else violation
+        if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
+            self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, hybrid=True)
+        if violation and not self.stopped:
+            self._learn(violation)
+        if self.done == self.burn_in_end and self.done < self.total:
+            self._begin_production()
+        if self._restart_file_is_due(self.done):
+            self._write_restart_file()
+
+    def _learn(self, violation: str) -> None:
+        """What went before a change of network belongs to another one: burn-in, and a new one after it."""
+        learned = self.watch.learn(violation, self.done, self.run.checkpoint, self.tally)
+        if learned is None:
+            return
+        self.run = self.network.go_on_with(learned, self.run, self.scheme)
+        self.writer.call_burn_in(self.segments)
+        self.burn_in_end = self.done + self.run.hybrid.burn_in_steps
+        self.segments = self._open_segments("equil")
+
+    def _begin_production(self) -> None:
+        self.bill.begin_production()
+        self.segments = self._open_segments("train" if self.ensemble == "NVT" else "drift")
+
+    def _open_segments(self, role: str) -> list[int]:
+        """One segment per replica; what a rung above the target samples is not the target's ensemble."""
+        target_K, n_dof = self.ladder.temperatures_K[0], degrees_of_freedom(len(self.run.molecule))
+        return [self.writer.open_segment(r, role if temperature_K == target_K or role == "equil" else "hot",
+                                         self.ensemble, temperature_K, n_dof)
+                for r, temperature_K in enumerate(self.ladder.of(self.run.hybrid.replicas))]
+
+    def _restart_file_is_due(self, done: int) -> bool:
+        return done % self.run.hybrid.checkpoint_interval == 0 and done < self.total
+
+    def _write_restart_file(self) -> None:
+        self.pool.forget()  # a resumed run has no SCF history either
+        self.watch.save(self.writer.parts)
+        self.writer.checkpoint(self.state, self.rng, {
+            "done": self.done, "tally": self.tally.counts, "spent": self.bill.so_far(),
+            "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
+            "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
+            "rotamers_seen": self.coverage.seen})
+
+    def _progress(self) -> str:
+        produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas
+        return self.tally.progress(produced_ps, self.bill.so_far()["wall_s"], self.scheme.name)

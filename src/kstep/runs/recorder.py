@@ -1,0 +1,208 @@
+"""A trajectory on disk while it grows: chunks, restart files, and the final npz.
+
+Frames go to <out>.parts/chunk_00000.npz, ... ; beside them checkpoint.npz holds the whole state
+and the random generator.  `finish` streams the chunks into <out> without ever holding the
+trajectory in memory, and removes the folder.  A run cut anywhere continues from its last
+checkpoint, bit-equal on CPU.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.files import replacing
+from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_npz, save_trajectory, write_npz
+from kstep.schemes.state import State, kinetic_energy
+from kstep.units import PS_PER_FS
+
+
+def kept_file(path: str | Path, name: str) -> Path:
+    """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
+    path = Path(path)
+    return path.with_name(path.name + ".parts") / name
+
+
+class TrajectoryWriter:
+    """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
+
+    def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
+                 fingerprint: dict, store_forces: bool = True):
+        self.path = Path(path)
+        self.parts = kept_file(path, "checkpoint.npz").parent
+        self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
+                              bonds=np.asarray(bonds).reshape(-1, 2))
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.store_forces = store_forces
+        self.segments: list[dict] = []
+        self._frames: dict[str, list[np.ndarray]] = {}
+        self._n_chunks = 0
+        self._lock: int | None = None
+
+    def open_segment(self, replica: int, role: str, ensemble: str, temperature_K: float, n_dof: int) -> int:
+        """Start a new stretch of one replica; frames added with its id belong to it."""
+        self.segments.append({"replica": int(replica), "role": role, "ensemble": ensemble,
+                              "temperature_K": float(temperature_K), "n_dof": int(n_dof)})
+        return len(self.segments) - 1
+
+    def call_burn_in(self, segments) -> None:
+        """Stretches that turned out not to be production are called equilibration."""
+        for segment in segments:
+            self.segments[segment]["role"] = "equil"
+
+    def add(self, state: State, dt_fs: float, replica, segment, *, hybrid: bool = False) -> None:
+        """Append one frame of every replica; replica and segment are (R,) ids."""
+        n = state.n_replicas
+        kinetic = kinetic_energy(state.velocities, np.asarray(self.constants["masses_sampler"]))
+        frame = dict(
+            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=state.energy,
+            Etot=kinetic + state.energy, time_ps=np.full(n, state.step * dt_fs * PS_PER_FS),
+            step=np.full(n, state.step), replica=np.broadcast_to(replica, n).copy(),
+            segment=np.broadcast_to(segment, n).copy())
+        if self.store_forces:
+            frame["forces"] = state.forces
+        if hybrid:
+            frame.update(accepted=state.accepted, attempts=state.attempts,
+                         inner_steps=state.inner_steps, delta_H=state.delta_H)
+        for key, value in frame.items():
+            self._frames.setdefault(key, []).append(value)
+
+    def _write_chunk(self) -> None:
+        if self._frames:
+            chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
+            write_npz(self.parts / f"chunk_{self._n_chunks:05d}.npz", chunk)
+            self._n_chunks += 1
+            self._frames = {}
+
+    def checkpoint(self, state: State, rng: np.random.Generator, progress: dict) -> None:
+        """Write the frames so far and everything needed to go on from `state`."""
+        self._write_chunk()
+        text = {"fingerprint": self.fingerprint, "segments": self.segments, "n_chunks": self._n_chunks,
+                "rng": rng.bit_generator.state, "progress": progress, "step": state.step}
+        arrays = {k: v for k, v in vars(state).items() if k != "step"}
+        write_npz(self.parts / "checkpoint.npz", {**arrays, "text": np.array(json.dumps(text))})
+
+    def _claim(self) -> None:
+        """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
+        if self._lock is not None:
+            return
+        self.parts.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.parts, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise UserError(f"another run is writing {self.path}; wait for it, or choose another output") from None
+        except OSError:
+            pass  # a file system without locks: nothing guards there
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let go of the folder of parts, which is removed when nothing is in it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        with suppress(OSError):
+            self.parts.rmdir()
+
+    def resume(self) -> tuple[State, np.random.Generator, dict] | None:
+        """State, generator and progress of the last checkpoint; None when there is none."""
+        if not (self.parts / "checkpoint.npz").is_file():
+            return None
+        self._claim()
+        arrays = read_npz(self.parts / "checkpoint.npz")
+        text = json.loads(str(arrays.pop("text")))
+        if text["fingerprint"] != self.fingerprint:
+            changed = [k for k in self.fingerprint if text["fingerprint"].get(k) != self.fingerprint[k]]
+            raise UserError(
+                f"{self.parts} was started with other settings ({', '.join(changed) or 'unknown'}); "
+                "use the same ones, or run without --resume to start over"
+            )
+        self.segments, self._n_chunks = text["segments"], text["n_chunks"]
+        rng = np.random.default_rng()
+        rng.bit_generator.state = text["rng"]
+        return State(step=text["step"], **arrays), rng, text["progress"]
+
+    def finished(self) -> dict | None:
+        """Metadata of the final file if an earlier run with the same settings wrote it."""
+        if not self.path.is_file():
+            return None
+        metadata = load_trajectory(self.path).metadata
+        return metadata if metadata.get("fingerprint") == self.fingerprint else None
+
+    def start_over(self) -> None:
+        """Remove what an earlier, unfinished run left behind."""
+        self._claim()
+        for part in self.parts.iterdir():
+            part.unlink()
+
+    def finish(self, metadata: dict) -> None:
+        """Stream the chunks into the final file, check it, remove the parts."""
+        self._write_chunk()
+        chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
+        metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
+        merge_trajectories(self.path, chunks, self.constants, metadata)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.release()
+
+
+def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata: dict) -> None:
+    """Concatenate per-frame arrays of chunk files into one trajectory, one array at a time."""
+    if not chunks:
+        raise UserError(f"nothing was recorded for {path}; every length in the config is zero")
+    with np.load(chunks[0], allow_pickle=False) as first:
+        keys = [key for key in PER_FRAME if key in first.files]
+        template = complete_trajectory({**constants, **{k: first[k][:0] for k in keys}})
+    # A frameless file with the right schema gives every small array; frames are streamed in beside it.
+    head = path.with_name(f".{path.name}.head")
+    save_trajectory(head, template, metadata)
+    try:
+        with replacing(path) as temporary, zipfile.ZipFile(head) as source, \
+                zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as target:
+            for name in source.namelist():
+                if name.removesuffix(".npy") not in keys:
+                    target.writestr(name, source.read(name))
+            for key in keys:
+                _stream(target, key, chunks, template[key].dtype)
+    finally:
+        head.unlink(missing_ok=True)
+
+
+def _stream(target: zipfile.ZipFile, key: str, chunks: list[Path], dtype) -> None:
+    shapes = []
+    for chunk in chunks:
+        with np.load(chunk, allow_pickle=False) as archive:
+            shapes.append(archive[key].shape)
+    shape = (sum(s[0] for s in shapes), *shapes[0][1:])
+    with target.open(f"{key}.npy", "w", force_zip64=True) as handle:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(handle, header)
+        for chunk in chunks:
+            with np.load(chunk, allow_pickle=False) as archive:
+                handle.write(np.ascontiguousarray(archive[key], dtype=dtype).tobytes())
+
+
+def join_replicas(path: Path, pieces: list[Path], metadata: dict) -> None:
+    """Join one-replica trajectories of one molecule into a single file, replicas renumbered."""
+    parts = [load_trajectory(piece) for piece in pieces]
+    segments, frames = [], {key: [] for key in PER_FRAME}
+    for replica, part in enumerate(parts):
+        for key in PER_FRAME:
+            value = getattr(part, key)
+            if key == "segment":
+                value = value + len(segments)
+            elif key == "replica":
+                value = np.full_like(value, replica)
+            frames[key].append(value)
+        segments += [{**s, "replica": replica} for s in part.segments]
+    constants = {k: getattr(parts[0], k) for k in ("masses", "masses_sampler", "atom_types", "bonds")}
+    arrays = {key: np.concatenate(values) for key, values in frames.items()}
+    save_trajectory(path, {**constants, **arrays}, {**metadata, "segments": segments})

@@ -1,0 +1,101 @@
+"""One hybrid (or plain) run of R replicas of a molecule, from a checkpoint to a trajectory file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kstep.errors import PhysicsError
+from kstep.files import sha256
+from kstep.forces.pool import EvaluationPool
+from kstep.runs.accounting import Bill
+from kstep.runs.build_scheme import build_scheme
+from kstep.runs.production import Production
+from kstep.runs.recorder import TrajectoryWriter
+from kstep.runs.run_network import RunNetwork
+from kstep.runs.sampler import settle_sampler
+from kstep.runs.settings import HybridRun
+from kstep.runs.tolerance import OnViolation, Watch
+from kstep.units import FS_PER_PS
+
+MOST_LISTED_FAILURES = 100
+
+log = logging.getLogger("kstep")
+
+
+def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
+    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
+    watch = Watch(run.hybrid, run.out, on_violation)
+    bill = Bill()  # tuning and the start are on it too
+    run, network = RunNetwork.of(run)
+    writer = None
+    try:
+        with EvaluationPool(run.spec, run.n_workers) as pool:
+            bill.charge(pool, network.carry)
+            run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
+            scheme = build_scheme(run, network.network, network.carry, masses)
+            settled = {"tuning": tuning, "inner": network.inner}
+            writer = _writer(run, scheme)
+            production = Production(run, scheme, pool, writer, network, watch, bill)
+            production.begin(start, settled)
+            production.go()
+            return _finish(production, settled, provenance, machine)
+    finally:
+        if writer is not None:
+            writer.release()
+        network.close()
+
+
+def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
+    """The run's trajectory file; a resumed run must agree with its fingerprint."""
+    hybrid, molecule = run.hybrid, run.molecule
+    return TrajectoryWriter(
+        run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
+        bonds=molecule.bonds, store_forces=run.keeps_forces,
+        fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
+                     "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
+                     "checkpoint": _sha256(run.checkpoint)})
+
+
+def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
+    """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
+    run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
+    spent = production.bill.closed(run.n_workers)
+    coverage, tally, scheme = production.coverage, production.tally, production.scheme
+    unseen = coverage.warning()
+    if unseen and broken is None:
+        log.warning("%s", unseen)
+    metadata = {**_facts(run, scheme), **_of_training(production.network.network), **settled,
+                "rotamers_never_visited": coverage.unvisited(),
+                "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
+                "status": f"broke at macro-step {done}: {broken}" if broken else
+                f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
+                **spent, **tally.summary(scheme.name), **provenance}
+    production.writer.finish(metadata)
+    if broken is not None:
+        raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
+    return metadata
+
+
+def _of_training(network) -> dict:
+    """What the network (None: there is none) cost before this run."""
+    known = network.metadata if network else {}
+    return {"true_calls_training": int(known.get("true_calls_training") or 0),
+            "cpu_s_training": known.get("cpu_s_training")}
+
+
+def _facts(run: HybridRun, scheme) -> dict:
+    """The metadata of a run that is known before it starts."""
+    hybrid, molecule = run.hybrid, run.molecule
+    return {
+        "molecule": molecule.name, "smiles": molecule.smiles, "method": run.method, "backend": run.spec.backend,
+        "units": "nm ps Da kJ/mol K", "scheme": scheme.name, "k_steps": scheme.k_steps, "dt_fs": hybrid.dt_fs,
+        "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS, "temperature_K": hybrid.temperature_K,
+        "seed": run.seed, "config": hybrid.model_dump(), "delta_scale": hybrid.delta_scale,
+        "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas, "num_workers": run.n_workers,
+        "device": run.device, "checkpoint": str(run.checkpoint) if run.checkpoint else None,
+        "checkpoint_sha256": _sha256(run.checkpoint)}
+
+
+def _sha256(path: Path | None) -> str | None:
+    return sha256(path) if path and Path(path).is_file() else None

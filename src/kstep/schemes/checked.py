@@ -1,0 +1,72 @@
+"""The network's own dynamics; the truth at the end of each macro-step is recorded, not applied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from kstep.schemes.arrival import arrive
+from kstep.schemes.state import Proposal, State, put
+
+
+class Checked:
+    """k velocity-Verlet steps on the network's conservative force; energy and force of the true
+    potential at the end stand beside the network's and change nothing.
+
+    The ensemble is the network's.  How far that is from the true one is what the certificate says
+    (kstep.runs.certificate): mean and spread of E_true - E_ML, and the force error.
+    """
+
+    name = "checked"
+    is_thermostatted = False
+
+    def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
+        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
+        self.network = network
+        self.carry = carry
+        self.masses = np.asarray(masses, dtype=np.float64)
+        self.dt_ps = dt_ps
+        self.k_steps = k_steps
+
+    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+        """k timesteps of the network's dynamics for every pending replica."""
+        rows = np.flatnonzero(state.pending)
+        positions, velocities = self.carry(state.positions[rows], state.velocities[rows], self.masses, self.dt_ps,
+                                           self.k_steps)
+        return land(self.network, rows, positions, velocities, state.pending[rows])
+
+    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+        """Record the truth beside the network's energy and force."""
+        return arrive_beside(self.name, state, proposal, truth, proposal.velocities)
+
+
+def land(network, rows, positions, velocities, span) -> Proposal:
+    """A proposal that carries the network's own energy and force at its end."""
+    energy, forces = network.energy_and_forces(positions)
+    return Proposal(rows, positions, velocities, span, {"network_energy": energy, "network_forces": forces})
+
+
+def arrive_beside(name: str, state: State, proposal: Proposal, truth, velocities: np.ndarray) -> State:
+    """The end of a macro-step, with the network's energy and force there beside the true ones."""
+    rows = proposal.rows
+    return replace(
+        arrive(name, state, proposal, truth, velocities,
+               way_out="use fewer --k-steps, or a network trained on more of what the molecule does"),
+        inner_steps=put(state.inner_steps, rows, state.inner_steps[rows] + proposal.span),
+        network_energy=put(_or_unknown(state.network_energy, state.energy), rows, proposal.extra["network_energy"]),
+        network_forces=put(_or_unknown(state.network_forces, state.forces), rows, proposal.extra["network_forces"]),
+    )
+
+
+def known_network_forces(network, state: State, rows: np.ndarray) -> np.ndarray:
+    """The network's forces at the positions of `rows`, asked for only where the state lacks them."""
+    forces = _or_unknown(state.network_forces, state.forces)[rows]
+    unknown = np.isnan(forces).any(axis=(1, 2))
+    if unknown.any():
+        forces[unknown] = network.energy_and_forces(state.positions[rows[unknown]])[1]
+    return forces
+
+
+def _or_unknown(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return array if array.shape == like.shape else np.full(like.shape, np.nan)

@@ -1,0 +1,58 @@
+"""Many cheap steps on the network's force between two kicks with what it lacks (r-RESPA)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kstep.schemes.checked import arrive_beside, known_network_forces, land
+from kstep.schemes.state import Proposal, State
+
+
+class Impulse:
+    """Half a kick with the residual force, k velocity-Verlet steps with the network's, half a kick.
+
+        v <- v + (k dt/2) [F_true(x_0) - F_ML(x_0)] / m
+        (x, v) <- k velocity-Verlet steps of dt on F_ML
+        v <- v + (k dt/2) [F_true(x_k) - F_ML(x_k)] / m
+
+    A symmetric product of maps that each preserve volume: time-reversible and symplectic for any
+    conservative network.  With k = 1, or without residual, it is velocity Verlet on the true force.
+    Tuckerman, Berne, Martyna, J. Chem. Phys. 97, 1990 (1992), eq. 2.21.
+
+    `project`, if given, takes (residual (R,N,3), positions (R,N,3)) and returns what of it is
+    applied; a kick that is no gradient keeps the map reversible, but not symplectic.
+    """
+
+    name = "impulse"
+    is_thermostatted = False
+
+    def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int, project=None):
+        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
+        self.network = network
+        self.carry = carry
+        self.masses = np.asarray(masses, dtype=np.float64)
+        self.dt_ps = dt_ps
+        self.k_steps = k_steps
+        self.project = project
+
+    def _half_kick(self, true_forces, network_forces, positions) -> np.ndarray:
+        residual = true_forces - network_forces
+        if self.project is not None:
+            residual = self.project(residual, positions)
+        return 0.5 * self.k_steps * self.dt_ps * residual / self.masses[:, None]
+
+    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+        """The opening kick and k timesteps of the network's dynamics for every pending replica."""
+        rows = np.flatnonzero(state.pending)
+        positions = state.positions[rows]
+        network_forces = known_network_forces(self.network, state, rows)
+        velocities = state.velocities[rows] + self._half_kick(state.forces[rows], network_forces, positions)
+        positions, velocities = self.carry(positions, velocities, self.masses, self.dt_ps, self.k_steps)
+        return land(self.network, rows, positions, velocities, state.pending[rows])
+
+    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+        """The closing kick."""
+        kick = 0.0
+        if not truth.failed.any():
+            kick = self._half_kick(truth.forces, proposal.extra["network_forces"], proposal.positions)
+        return arrive_beside(self.name, state, proposal, truth, proposal.velocities + kick)

@@ -1,0 +1,127 @@
+"""One network call carries the molecule k timesteps; the true force closes the last half-kick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kstep.schemes.plain import Plain
+from kstep.schemes.state import Proposal, State, kinetic_energy, put
+
+
+@dataclass(frozen=True)
+class JumpLimits:
+    """When a jump is refused; see configs/hybrid.yaml.
+
+    max_disp_nm: farthest an atom may move; max_bond_nm (B,): longest each bond may get;
+    max_energy_jump: largest change of the true total energy, kJ/mol; max_attempts: jumps tried
+    before the stretch is done by plain dynamics.
+    """
+
+    max_disp_nm: float
+    max_bond_nm: np.ndarray
+    max_energy_jump: float
+    max_attempts: int
+
+
+class Jump:
+    """From (x_0, v_0, F_true(x_0)) the network gives x_k and v_{k-1/2}; then one true call and
+
+        v_k = v_{k-1/2} + dt/2 F_true(x_k)/m
+
+    with dt the baseline timestep; k = 1 without a learned correction is `plain`.  A refused jump
+    is tried again over half the time, then half again; after `max_attempts` the rest of the
+    macro-step is done by plain steps.  Every attempt is a true call.  The map is neither
+    reversible nor conservative: no ensemble is promised.
+    """
+
+    name = "jump"
+    is_thermostatted = False
+
+    def __init__(self, network, masses: np.ndarray, bonds: np.ndarray, dt_ps: float, k_steps: int,
+                 limits: JumpLimits, energy_rescale: bool = False):
+        if k_steps not in network.spans:
+            raise ValueError(f"the network jumps {network.spans} timesteps, not {k_steps}")
+        self.network = network
+        self.masses = np.asarray(masses, dtype=np.float64)
+        self.bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
+        self.dt_ps = dt_ps
+        self.k_steps = k_steps
+        self.limits = limits
+        self.energy_rescale = energy_rescale
+        self.spans = sorted((s for s in network.spans if s <= k_steps), reverse=True)
+        self._plain = Plain(masses, dt_ps)
+
+    def _spans_to_try(self, state: State, rows: np.ndarray) -> np.ndarray:
+        """Timesteps of the next jump of each replica; 0 where plain dynamics must do it."""
+        wanted = self.k_steps >> state.failures[rows]
+        span = np.zeros(len(rows), dtype=np.int64)
+        for length in self.spans:  # longest first: take the longest trained span that fits
+            fits = (span == 0) & (length <= wanted) & (length <= state.pending[rows])
+            span[fits] = length
+        span[state.failures[rows] >= self.limits.max_attempts] = 0
+        return span
+
+    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+        """A jump, or a plain step where jumping was given up, for every pending replica."""
+        plain = self._plain.propose(state, rng)
+        rows = plain.rows
+        span = self._spans_to_try(state, rows)
+        positions, velocities = plain.positions, plain.velocities
+        jumping = span > 0
+        if jumping.any():
+            chosen = rows[jumping]
+            positions[jumping], velocities[jumping] = self.network.jump(
+                state.positions[chosen], state.velocities[chosen], state.forces[chosen], span[jumping])
+        return Proposal(rows, positions, velocities, np.where(jumping, span, 1), {"jumping": jumping})
+
+    def _refused(self, state: State, proposal: Proposal, truth, velocities) -> np.ndarray:
+        rows, limits = proposal.rows, self.limits
+        with np.errstate(invalid="ignore", over="ignore"):
+            moved = np.linalg.norm(proposal.positions - state.positions[rows], axis=-1).max(axis=-1)
+            length = np.linalg.norm(
+                proposal.positions[:, self.bonds[:, 0]] - proposal.positions[:, self.bonds[:, 1]], axis=-1)
+            before = state.energy[rows] + kinetic_energy(state.velocities[rows], self.masses)
+            after = truth.energy + kinetic_energy(velocities, self.masses)
+            fine = ((moved <= limits.max_disp_nm) & (length <= limits.max_bond_nm).all(axis=-1)
+                    & (np.abs(after - before) <= limits.max_energy_jump))
+        return ~fine | truth.failed  # NaN compares false, so it is refused
+
+    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+        """Close the last half-kick where the landing is sound; leave the rest to a shorter retry."""
+        jumping = proposal.extra["jumping"]
+        velocities = proposal.velocities + 0.5 * self.dt_ps * truth.forces / self.masses[:, None]
+        refused = jumping & self._refused(state, proposal, truth, velocities)
+        if self.energy_rescale:
+            velocities = self._rescale(state, proposal, truth, velocities, jumping & ~refused)
+        done = ~refused
+        settled = self._plain.settle(
+            replace(state, attempts=put(state.attempts, proposal.rows[refused],
+                                        state.attempts[proposal.rows[refused]] + 1)),
+            Proposal(proposal.rows[done], proposal.positions[done], proposal.velocities[done], proposal.span[done]),
+            _rows_of(truth, done), rng)
+        rows = proposal.rows
+        return replace(
+            settled,
+            velocities=put(settled.velocities, rows[done], velocities[done]),
+            failures=put(settled.failures, rows[refused], settled.failures[rows[refused]] + 1),
+            inner_steps=put(settled.inner_steps, rows[done & jumping],
+                            settled.inner_steps[rows[done & jumping]] + proposal.span[done & jumping]),
+            accepted=put(settled.accepted, rows[refused], False),
+        )
+
+    def _rescale(self, state, proposal, truth, velocities, chosen):
+        """Scale velocities back to the true total energy at the start of the macro-step."""
+        kinetic = kinetic_energy(velocities, self.masses)
+        wanted = state.energy_start[proposal.rows] - truth.energy
+        factor = np.ones(len(kinetic))
+        possible = chosen & (wanted > 0) & (kinetic > 0)
+        factor[possible] = np.sqrt(wanted[possible] / kinetic[possible])
+        return velocities * factor[:, None, None]
+
+
+def _rows_of(truth, chosen):
+    """The answers of some rows of a Truth."""
+    messages = tuple(np.array(truth.messages, dtype=object)[chosen]) if truth.messages else ()
+    return type(truth)(truth.energy[chosen], truth.forces[chosen], truth.failed[chosen], messages)

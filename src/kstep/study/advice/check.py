@@ -1,0 +1,68 @@
+"""A forecast held against what then really happened: the same totals, from a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.schemas import Trajectory
+from kstep.study.advice import forecast as rates, model
+from kstep.study.advice.survey import Survey, sampler_of
+from kstep.units import FS_PER_PS
+
+
+def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
+    """Predicted and measured CPU seconds of n_samples, per observable, with their ratio.
+
+    The measured figure is the run's CPU per effective sample times n_samples, plus its burn-in; and, where
+    nothing was trained yet when the forecast was made, the learning of the run's network where
+    the file knows it.  A plain run is held against the forecast for plain MD.
+    """
+    scheme = run.metadata.get("scheme")
+    if scheme not in ("plain", "metropolis"):
+        raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against metropolis or plain")
+    if not np.array_equal(run.atom_types, survey.numbers):
+        raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
+    sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.effective_samples(run))
+    out = {"run": str(path), "scheme": scheme, "effective_samples": found}
+    learned = None
+    if sampler is None:
+        dt_fs, step_s = run.metadata["dt_fs"], run.metadata["cpu_s"] / run.metadata["true_calls"]
+        plain = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
+        out["cpu_s_per_step"] = {"predicted": plain.cpu_s_per_step, "measured": step_s}
+        out["ps_per_sample"] = {o: {"predicted": plain.ps_per_sample[o],
+                                    "measured": found[o] and found["ps"] / found[o]} for o in model.OBSERVABLES}
+    else:
+        out |= {"acceptance": {"predicted": survey.sampler.acceptance, "measured": sampler.acceptance},
+                "cpu_s_per_call": {"predicted": survey.sampler.cpu_s_per_call, "measured": sampler.cpu_s_per_call}}
+        learned = run.metadata.get("cpu_s_training")
+    for o in model.OBSERVABLES:
+        if not found[o]:
+            continue
+        if sampler is None:
+            measured = n_samples * step_s * found["ps"] / found[o] * FS_PER_PS / dt_fs
+            one = plain.cpu_s_per_sample(o)
+            predicted = one and n_samples * one
+        else:
+            measured = sampler.burn_in_cpu_s + n_samples * sampler.cpu_s_per_sample(o)
+            one = survey.sampler.cpu_s_per_sample(o)
+            predicted = one and survey.sampler.burn_in_cpu_s + n_samples * one
+            if predicted and not survey.learning.paid and learned:
+                measured, predicted = measured + learned, predicted + survey.learning.cpu_s
+        out[o] = {"predicted_cpu_s": predicted, "measured_cpu_s": measured,
+                  "predicted_over_measured": predicted and predicted / measured}
+    if learned:
+        out["learning"] = {"true_calls": {"predicted": survey.learning.true_calls,
+                                          "measured": int(run.metadata["true_calls_training"])},
+                           "cpu_s": {"predicted": survey.learning.cpu_s, "measured": learned}}
+    return out
+
+
+def say(check: dict) -> str:
+    """One line about a check."""
+    parts = [f"{o}: predicted {model.seconds(check[o]['predicted_cpu_s'])}, measured "
+             f"{model.seconds(check[o]['measured_cpu_s'])} ({check[o]['predicted_over_measured']:.2f})"
+             for o in model.OBSERVABLES if check.get(o) and check[o]["predicted_over_measured"]]
+    return f"{check['run']} ({check['scheme']}): " + ("; ".join(parts) or "nothing to compare")

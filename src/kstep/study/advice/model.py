@@ -1,0 +1,176 @@
+"""The arithmetic of the advice: costs and rates in, hours and a verdict out.  No physics, no clock.
+
+Plain MD      CPU(N) = N t_eff / dt * c_step
+Metropolis    CPU(N) = labels + training + burn-in + N / r * c_call,      c_call = c_true + k c_inner
+
+t_eff: ps of one replica's dynamics per effective sample; r: effective samples per true call.  They
+meet at N* = (what is paid once) / (difference of the two prices per sample); below it, or where
+plain's sample is the cheaper one, there is nothing to gain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from kstep.runs.settings import DEFAULT_JUMP_FS
+from kstep.units import FS_PER_PS
+
+OBSERVABLES = ("torsion", "energy")
+# Cold starts (--learn) seen so far: ethanol (9 atoms) 400 true calls and 14 s of CPU, aspirin (21 atoms)
+# 1200-2100 true calls and 85-165 s.
+LABELS = 15.0, 1.5  # true calls: factor and power of the number of atoms
+TRAINING_S = 0.06, 2.4  # CPU seconds besides the true calls: the same
+ACCEPTANCE_AFTER_LEARNING = 0.85
+BUSY_SHARE = 0.85  # of the cores that a sampler with two half-batches in flight keeps at work
+# Factor within which a prediction is meant to hold.  Before training a torsion's rests on the barriers of a force
+# field: right to a third for ethanol, 8 times too slow for the slowest of aspirin.
+WITH_PILOT = {"torsion": 1.3, "energy": 1.3}
+WITHOUT = {"torsion": 10.0, "energy": 2.0}
+
+
+@dataclass(frozen=True)
+class PlainMD:
+    """c_step in CPU seconds, dt in fs, and t_eff in ps for each observable (None: not known)."""
+
+    cpu_s_per_step: float
+    dt_fs: float
+    ps_per_sample: dict[str, float | None]
+
+    def cpu_s_per_sample(self, observable: str) -> float | None:
+        """CPU seconds of one effective sample of an observable; None where its rate is unknown."""
+        ps = self.ps_per_sample.get(observable)
+        return None if ps is None else ps * FS_PER_PS / self.dt_fs * self.cpu_s_per_step
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A frozen Metropolis sampler: c_call in CPU seconds, r for each observable, and its settings."""
+
+    cpu_s_per_call: float
+    samples_per_call: dict[str, float | None]
+    acceptance: float
+    dt_fs: float
+    k_steps: int
+    burn_in_cpu_s: float = 0.0
+
+    def cpu_s_per_sample(self, observable: str) -> float | None:
+        """CPU seconds of one effective sample of an observable; None where it has no rate."""
+        rate = self.samples_per_call.get(observable)
+        return None if not rate else self.cpu_s_per_call / rate
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What the network costs once: true calls, and CPU seconds of everything; `paid`: a checkpoint is there."""
+
+    true_calls: int
+    cpu_s: float
+    paid: bool
+
+
+def expected_learning(n_atoms: int, cpu_s_per_call: float) -> Learning:
+    """A cold start to acceptance 0.85: 15 N^1.5 labels, and 0.06 N^2.4 s of one core besides."""
+    labels = round(LABELS[0] * n_atoms ** LABELS[1])
+    return Learning(labels, labels * cpu_s_per_call + TRAINING_S[0] * n_atoms ** TRAINING_S[1], False)
+
+
+def with_rejections(rate: float, acceptance: float) -> float:
+    """Effective samples per proposal when a share 1 - a of the proposals is rejected at random.
+
+    A chain with lag-one correlation c gives (1 - c)/(1 + c) = r samples per proposal; with
+    rejections c' = 1 - a + a c, so r' = a r / (1 + (1 - a) r).
+    """
+    return acceptance * rate / (1.0 + (1.0 - acceptance) * rate)
+
+
+def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler, learning: Learning,
+            n_workers: int, factor: float) -> dict | None:
+    """CPU and wall seconds of n_samples effective samples with and without md-kstep; None if unknown.
+
+    `factor`: how far off the prediction may be.  Plain replicas fill every core, the sampler
+    most of them, learning is mostly one core's; wall times are for cores that do nothing else.
+    """
+    each_plain, each = plain.cpu_s_per_sample(observable), sampler.cpu_s_per_sample(observable)
+    if each is None:
+        return None
+    sampling = sampler.burn_in_cpu_s + n_samples * each
+    to_pay = 0.0 if learning.paid else learning.cpu_s
+    wall = to_pay + sampling / (n_workers * BUSY_SHARE if n_workers > 1 else 1)
+    out = {"n_samples": n_samples, "sampler_cpu_s": sampling, "total_cpu_s": to_pay + sampling, "total_wall_s": wall,
+           "cold_start_cpu_s": learning.cpu_s + sampling, "sampler_cpu_s_per_sample": each,
+           "plain_cpu_s": None, "plain_wall_s": None, "plain_cpu_s_per_sample": each_plain, "gain": None,
+           "break_even_samples": None, "break_even_from_cold_start": None}
+    if each_plain is not None:
+        out["plain_cpu_s"] = n_samples * each_plain
+        out["plain_wall_s"] = out["plain_cpu_s"] / n_workers
+        out["gain"] = out["plain_cpu_s"] / out["total_cpu_s"]
+        if each_plain > each:
+            out["break_even_samples"] = (to_pay + sampler.burn_in_cpu_s) / (each_plain - each)
+            out["break_even_from_cold_start"] = (learning.cpu_s + sampler.burn_in_cpu_s) / (each_plain - each)
+    out["verdict"] = verdict(out, factor)
+    return out
+
+
+def verdict(row: dict, factor: float) -> str:
+    """'pays', 'too close to call', 'do not bother', or 'not known'."""
+    if row["gain"] is None:
+        return "not known"
+    if row["gain"] < 1.0:
+        return "do not bother"
+    return "pays" if row["gain"] >= factor else "too close to call"
+
+
+def explain(name: str, row: dict, factor: float) -> str:
+    """The verdict on one observable as a sentence."""
+    if row["verdict"] == "not known":
+        return f"{name}: plain MD never crossed it here, so its cost is beyond measure; md-kstep samples it."
+    n = f"{row['n_samples']:.3g} effective samples"
+    if row["verdict"] == "pays":
+        first, whole = row["break_even_samples"], row["break_even_from_cold_start"]
+        return (f"{name}: md-kstep pays. {n} take {row['gain']:.2g} times less CPU than plain MD; it is ahead from "
+                f"{first:.2g} samples on" + (f" (learning counted: {whole:.2g})." if whole > first else "."))
+    if row["break_even_samples"] is None:
+        return (f"{name}: do not bother. An effective sample costs {seconds(row['plain_cpu_s_per_sample'])} with plain "
+                f"MD and {seconds(row['sampler_cpu_s_per_sample'])} with md-kstep, so it never pays back.")
+    if row["verdict"] == "do not bother":
+        return (f"{name}: do not bother. {n} are too few to pay back what is paid once; that takes "
+                f"{row['break_even_samples']:.2g}.")
+    return (f"{name}: too close to call. The predicted gain of {row['gain']:.2g} is within the factor {factor:g} the "
+            f"prediction may be off; from {row['break_even_samples'] * factor:.2g} samples on md-kstep is safe.")
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit one would say it in."""
+    if value is None:
+        return "-"
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")):
+        if value >= (2 * size if size > 1 else size):
+            return f"{value / size:.3g} {unit}"
+    return f"{value * 1e6:.3g} us"
+
+
+def table(rows: dict[str, dict], plain: PlainMD, learning: Learning) -> str:
+    """One line per observable: plain MD beside md-kstep."""
+    once = "network (paid)" if learning.paid else "network"
+    head = ("effective samples of", f"plain {plain.dt_fs:g} fs: CPU", "wall", once, "sampling: CPU", "total wall",
+            "gain in CPU", "ahead from N =")
+    lines = [head]
+    for name, row in rows.items():
+        ahead = row["break_even_samples"]
+        lines.append((name, seconds(row["plain_cpu_s"]), seconds(row["plain_wall_s"]), seconds(learning.cpu_s),
+                      seconds(row["sampler_cpu_s"]), seconds(row["total_wall_s"]),
+                      f"{row['gain']:.3g}x" if row["gain"] else "-", f"{ahead:.2g}" if ahead is not None else "never"))
+    widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+
+
+def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dict[str, float]:
+    """CPU seconds per ps of dynamics of one replica: impulse asks the truth every 2 fs, checked every 16 fs."""
+    inner = FS_PER_PS / plain.dt_fs * inner_step_s
+    asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in DEFAULT_JUMP_FS.items()}
+    return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
+
+
+def as_dict(plain: PlainMD, sampler: Sampler, learning: Learning) -> dict:
+    """The three as plain numbers."""
+    return {"plain": asdict(plain), "sampler": asdict(sampler), "learning": asdict(learning)}

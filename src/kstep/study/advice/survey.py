@@ -1,0 +1,210 @@
+"""Everything about one molecule on this machine that the advice is computed from, measured.
+
+With a checkpoint   the run's own machinery: a short pilot of `metropolis` gives acceptance, samples and
+                    CPU per true call; the network's dynamics gives plain MD's correlation times.
+Without one         the true call and an untrained network of the configured size are timed; a classical
+                    force field gives the motion; labels, training and acceptance are what cold starts took.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.forces.pool import EvaluationPool
+from kstep.runs.network_dynamics import Carrier
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.run_network import load_network, network_arguments
+from kstep.runs.sampler import sampler_masses
+from kstep.runs.settings import HybridRun, start_positions
+from kstep.runs.tuning import steps_per_call, thermalise, tune
+from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemes.ladder import TemperatureLadder
+from kstep.study.advice import forecast as rates, model
+from kstep.study.advice.stand_ins import ForceField, untrained_network
+from kstep.study.advice.timing import plain_step_s, step_and_call_s
+
+LENGTHS_FS = (100.0, 200.0, 400.0, 800.0)  # mean lengths of a proposal that are compared
+MOST_REPLICAS = 32  # of dynamics without true calls
+PROPOSALS = 60  # per replica, for each of them
+SAMPLES_WITH_NETWORK, SAMPLES_WITHOUT = 300, 100  # of the slowest torsion, from the stand-in's plain dynamics
+
+
+@dataclass(frozen=True)
+class Task:
+    """One molecule, its true physics, and how it would be sampled.
+
+    run: the HybridRun of a metropolis run (checkpoint None: not trained yet); plain_dt_fs, redraw_ps: timestep
+    and velocity redraws of plain MD; most_cpu_s: for the stand-in's plain dynamics, and for its chains.
+    """
+
+    run: HybridRun
+    plain_dt_fs: float
+    redraw_ps: float
+    most_cpu_s: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `advice.model`; lengths: one row per
+    length of a proposal; facts: what was seen."""
+
+    numbers: np.ndarray
+    plain: model.PlainMD
+    sampler: model.Sampler
+    learning: model.Learning
+    factor: dict[str, float]
+    lengths: list[dict]
+    facts: dict
+
+
+def run_pilot(task: Task, provenance: dict, machine: dict) -> Trajectory:
+    """A short tuned metropolis run, in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder:
+        pilot = replace(task.run, out=Path(folder) / "pilot.npz")
+        run_hybrid(pilot, provenance, machine)
+        return load_trajectory(pilot.out)
+
+
+def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
+    """Refuse a file that is no metropolis run of this molecule, method and temperature."""
+    known = pilot.metadata
+    if known.get("scheme") != "metropolis" or not known.get("cpu_production_s"):
+        raise UserError(f"{path} is not a metropolis run of 06 or 06b, and a pilot must be one")
+    if not np.array_equal(pilot.atom_types, run.molecule.numbers) or known.get("method") != run.method:
+        raise UserError(f"{path} is a run of {known.get('molecule')} with {known.get('method')}, not of "
+                        f"{run.molecule.name} with {run.method}")
+    if abs(known["temperature_K"] - run.hybrid.temperature_K) > 0.5 or known["config"].get("tempering_K"):
+        raise UserError(f"{path} was run at other temperatures than {run.hybrid.temperature_K:g} K")
+
+
+def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
+    """The Sampler that a metropolis run was, and its effective samples."""
+    metadata, found = run.metadata, rates.effective_samples(run)
+    calls = metadata["tally"]["macro_steps"]
+    return model.Sampler(
+        cpu_s_per_call=metadata["cpu_production_s"] / calls,
+        samples_per_call={o: found[o] and found[o] / calls for o in model.OBSERVABLES},
+        acceptance=metadata["acceptance"], dt_fs=metadata["dt_fs"], k_steps=metadata["k_steps"],
+        burn_in_cpu_s=metadata["cpu_burn_in_s"]), found
+
+
+def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
+    """The survey from a checkpoint and a pilot run of it."""
+    settings, molecule = task.run, task.run.molecule
+    network = load_network(**network_arguments(settings.checkpoint, molecule, settings.method, settings.device))
+    carry, masses = Carrier(network), pilot.masses_sampler
+    # samples of the true potential: the network's own chain might find a hole of the network
+    positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]
+    sampler, found = sampler_of(pilot)
+    costs = step_and_call_s(settings, carry, carry, positions, masses, rng)
+    lengths = _lengths(task, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
+    here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
+    measured = {"acceptance": sampler.acceptance, **sampler.samples_per_call}
+    rows = [_price(row, here, measured, costs, sampler.cpu_s_per_call) for row in lengths]
+    own = rates.plain_rates(molecule, network, carry, positions, settings.hybrid.temperature_K, task.plain_dt_fs,
+                            task.redraw_ps, rng, enough=SAMPLES_WITH_NETWORK, most_cpu_s=task.most_cpu_s)
+    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs,
+                          settings.hybrid.temperature_K, rng)
+    labels = int(pilot.metadata.get("true_calls_training") or 0)
+    # a network of 04_train.py does not say what its training took; its labels were steps of plain MD
+    spent = pilot.metadata.get("cpu_s_training") or labels * step_s
+    learning = model.Learning(labels, spent, paid=True)
+    facts = {"pilot": {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
+                       "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+             "cpu_s_per_inner_step": costs.inner_step_s}
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning,
+                  model.WITH_PILOT, rows, facts)
+
+
+def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
+    """The survey before anything is trained: priors, a force field for the motion, measured costs."""
+    settings, molecule = task.run, task.run.molecule
+    hybrid = settings.hybrid
+    temperature_K = hybrid.temperature_K
+    field = ForceField(system_xml, len(molecule))
+    masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
+    few = hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})
+    positions = start_positions(replace(settings, hybrid=few))
+    shaken = molecule.conformers[0] + 0.005 * rng.standard_normal((64, *molecule.conformers.shape[1:]))
+    network = untrained_network(model_config, molecule, shaken, temperature_K)
+    ladder = TemperatureLadder((temperature_K,))
+    positions = thermalise(field, field, positions, masses, ladder, rng)
+    costs = step_and_call_s(settings, Carrier(network), field, positions, masses, rng)
+    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs, temperature_K, rng)
+    with EvaluationPool(settings.spec, 1) as pool:  # its costs are the force field's; only dt is taken from it
+        chosen = tune(field, field, pool, positions[:16], masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=1,
+                      use_hessian=False, wanted_acceptance=hybrid.integrator_acceptance,
+                      shortest_mean_fs=hybrid.shortest_mean_fs)
+    k_steps = hybrid.k_steps or steps_per_call(costs, chosen["dt_fs"], hybrid.shortest_mean_fs)
+    lengths, positions = _lengths(task, field, field, positions, masses, chosen["dt_fs"], rng, k_steps)
+    here = next(row for row in lengths if row["k_steps"] == k_steps)
+    # a stand-in rejects for integration errors alone; a network that has learned rejects this much
+    share = min(1.0, model.ACCEPTANCE_AFTER_LEARNING / max(here["acceptance"], 1e-3))
+    expected = {"acceptance": share * here["acceptance"],
+                **{o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}}
+    c_call = costs.true_call_s + k_steps * costs.inner_step_s
+    rows = [_price(row, here, expected, costs, c_call) for row in lengths]
+    own = rates.plain_rates(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
+                            rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
+    sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
+                            chosen["dt_fs"], k_steps,
+                            hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
+    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+             "cpu_s_per_inner_step": costs.inner_step_s}
+    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
+                  model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT, rows, facts)
+
+
+def _times(own: dict) -> dict:
+    return {o: own[o] for o in model.OBSERVABLES}
+
+
+def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps):
+    """The stand-in's own chain at k_steps, then at other lengths while the time lasts; rows, last positions (R,N,3)."""
+    hybrid, rows, clock = task.run.hybrid, [], time.process_time()
+    others = [max(1, round(fs / dt_fs)) for fs in LENGTHS_FS]
+    last = positions
+    for k in [k_steps, *(k for k in others if not 0.8 < k / k_steps < 1.25)]:
+        if rows and time.process_time() - clock > task.most_cpu_s:
+            break
+        found, reached = rates.metropolis_rates(
+            task.run.molecule, network, carry, positions, masses, hybrid.temperature_K, dt_fs, k, rng,
+            length_law=hybrid.length_law, n_proposals=PROPOSALS)
+        last = last if rows else reached
+        rows.append({"k_steps": k, "dt_fs": dt_fs, "mean_length_fs": k * dt_fs, **found})
+    return sorted(rows, key=lambda row: row["k_steps"]), last
+
+
+def _price(row: dict, here: dict, known: dict, costs, c_call: float) -> dict:
+    """CPU seconds per effective sample at another length, from what is known at `here`.
+
+    Rates are the stand-in's, with rejections at random, times known / the same formula at `here`; the
+    cost of a call changes by its timesteps.
+    """
+    share = min(1.0, known["acceptance"] / max(here["acceptance"], 1e-3))
+    cost = c_call + (row["k_steps"] - here["k_steps"]) * costs.inner_step_s
+    out = {"k_steps": row["k_steps"], "mean_length_fs": row["mean_length_fs"], "cpu_s_per_call": cost}
+    for o in model.OBSERVABLES:
+        rate = None
+        if row[o] and here[o] and known[o]:
+            rate = model.with_rejections(row[o], share) * known[o] / model.with_rejections(here[o], share)
+        out[f"{o}_samples_per_call"], out[f"cpu_s_per_{o}_sample"] = rate, rate and cost / rate
+    return out
+
+
+def about_lengths(survey: Survey) -> str:
+    """Which lengths of a proposal pay, in one sentence."""
+    o = "torsion" if any(row["torsion_samples_per_call"] for row in survey.lengths) else "energy"
+    rows = [row for row in survey.lengths if row[f"cpu_s_per_{o}_sample"]]
+    if not rows:
+        return "No length of a proposal gave samples to compare."
+    best = min(rows, key=lambda row: row[f"cpu_s_per_{o}_sample"])
+    each = ", ".join(f"k = {row['k_steps']} ({row['mean_length_fs']:.0f} fs) "
+                     f"{model.seconds(row[f'cpu_s_per_{o}_sample'])}" for row in rows)
+    return f"CPU per effective {o} sample by length: {each}; k = {best['k_steps']} is the cheapest."

@@ -1,0 +1,172 @@
+"""All files of a benchmark made into one result: rows, speed-ups, bars, and how the numbers were made."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from kstep.analysis.judge.compare import check_comparable
+from kstep.analysis.measure.profile import Profile, characterise
+from kstep.analysis.measure.samples import common_rotamers, effective_samples, series_of
+from kstep.errors import UserError
+from kstep.schemas import Trajectory, load_trajectory
+from kstep.study.benchmark import network_reference as network_dynamics
+from kstep.study.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
+from kstep.study.benchmark.rows import hybrid_row, plain_row
+from kstep.study.benchmark.runner import label_of, read_costs
+from kstep.study.benchmark.speedup import plain_rates, speed_up
+from kstep.study.benchmark.targets import bars, cold_start
+from kstep.study.benchmark.text import cells
+from kstep.units import kT
+
+HOW = (
+    "errors of bonds and angles are against plain MD at 0.5 fs, the floor is what two samples of these sizes differ by",
+    "stretch shifts are against the shortest plain timestep that was run; checked shows its own spectrum in a run with a "
+    "shorter macro-step, which leaves its dynamics as it is",
+    "CPU seconds per true call of plain MD come from short runs made side by side with the schemes (warm SCF restarts); the "
+    "long references may have run on a busy machine, so their seconds are not used",
+    "drift is that of the true total energy in NVE without thermostat or rescale; metropolis has none",
+    "rates per true call and per CPU second are of production; 'training included' spreads labels, training and burn-in "
+    "over the samples of this one run",
+)
+
+log = logging.getLogger("kstep")
+
+
+def load(path: Path, reference: Trajectory | None = None) -> Trajectory | None:
+    """A trajectory of the benchmark, None if it is not there; another molecule or method is a UserError."""
+    if not path.is_file():
+        return None
+    trajectory = load_trajectory(path)
+    if reference is not None:
+        try:
+            check_comparable(reference, trajectory)
+        except UserError as error:
+            raise UserError(f"{path}: {error}; delete it, or choose another --out-dir") from None
+    trajectory.forces = trajectory.forces[:0].copy()  # not judged, and a third of the memory
+    return trajectory
+
+
+def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
+    """Everything of benchmark.json that comes from files; what is missing is left out and said."""
+    reference = _reference(plan, REFERENCE_FS)
+    competitor = characterise(_need(plan, COMPETITOR_FS, reference.trajectory))
+    spectrum = _spectrum_reference(plan, reference)
+    exact = {seed: load(metropolis_path(plan, seed), reference.trajectory) for seed in seeds}
+    exact = {seed: run for seed, run in exact.items() if run is not None}
+    profiles = [p for p in map(characterise, exact.values()) if p is not None]
+    plain = series_of(competitor)
+    rotamers, notes = common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles])
+    label = _most_crossed(plain, rotamers)
+    rows = {}
+    for dt in TIMESTEPS_FS:
+        timed = load(plan.timed_path(dt), reference.trajectory)
+        if timed is None:
+            notes.append(f"plain at {dt:g} fs is left out: {plan.timed_path(dt)} was not made")
+            continue
+        run = {REFERENCE_FS: reference.trajectory, COMPETITOR_FS: competitor.trajectory}.get(dt, timed)
+        rows[f"plain {dt:g} fs"] = plain_row(run, timed, reference, spectrum, rotamers, label, plan.n_workers)
+    if f"plain {COMPETITOR_FS:g} fs" not in rows:
+        raise UserError(f"{plan.timed_path(COMPETITOR_FS)} does not exist, so a true call has no price; run the section plain")
+    price = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["cpu_s_per_call"]
+
+    costs = read_costs(plan.out)
+
+    def row(run, path, **others):
+        command_cpu_s = costs.get(label_of(path, plan.out))
+        if command_cpu_s is not None and path.parent.name == "learn":
+            command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
+        return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
+
+    of_seeds = [row(run, metropolis_path(plan, seed)) for seed, run in exact.items()]
+    if of_seeds:
+        rows["metropolis"] = _median_row(of_seeds)
+    for scheme in ("impulse", "checked", "jump"):
+        nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
+        if nvt is not None:
+            rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
+    notes += [f"{name}: the {which} run {status}" for name, found in rows.items()
+              for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
+              if (status or "").startswith(("broke", "stopped"))]
+    network = network_dynamics.load(plan.network_path) if plan.network_path.is_file() else None
+    if network is not None and not (spread := network[1]["certificate"]["spread_kJ_per_mol"]) <= kT(reference.temperature_K):
+        notes.append(f"the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of {spread:.3g} "
+                     "kJ/mol, is above kT; some of it has left the molecule's true valleys")
+        network = None
+    calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
+    rates = plain_rates(plain, calls_per_ps, rotamers, network)
+    learned = {seed: load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds}
+    learned = {seed: run for seed, run in learned.items() if run is not None}
+    cold_starts = {seed: row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items()}
+    # a cold start is judged by the longest production of its network
+    produced = [of_seed if of_same_network(exact[seed], learned[seed]) else cold_starts[seed]
+                for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
+    result = {
+        "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
+        "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
+        "rows": rows, "metropolis_seeds": of_seeds, "plain_rates": rates,
+        "cold_start": [cold_start(r) for r in cold_starts.values()],
+        "from_cold_start": [speed_up(r, rates, price) for r in produced],
+        "speed_up": [speed_up(r, rates, price) for r in of_seeds],
+        "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
+    result["inner_step"] = _read_inner_step(plan)
+    result["bars"] = bars(plan.name, result)
+    result["table"] = cells(rows, result["elements"])
+    return result
+
+
+def metropolis_path(plan: Plan, seed: int) -> Path:
+    """A run of its own, or else the production of a cold start."""
+    given = plan.path("metropolis", f"seed_{seed}")
+    return given if given.is_file() else plan.path("learn", f"seed_{seed}")
+
+
+def of_same_network(a: Trajectory, b: Trajectory) -> bool:
+    """True when one network made both."""
+    return a.metadata["checkpoint_sha256"] == b.metadata["checkpoint_sha256"]
+
+
+def _need(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Trajectory:
+    found = load(plan.plain_path(dt_fs), reference)
+    if found is None:
+        raise UserError(f"{plan.plain_path(dt_fs)} does not exist, so there is nothing to compare with; run the section plain")
+    if found.metadata.get("molecule") != plan.name:
+        raise UserError(f"{plan.plain_path(dt_fs)} is of '{found.metadata.get('molecule')}', not of '{plan.name}'")
+    if abs(found.metadata["dt_fs"] - dt_fs) > 1e-9:
+        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; delete it")
+    return found
+
+
+def _reference(plan: Plan, dt_fs: float) -> Profile:
+    found = characterise(_need(plan, dt_fs))
+    if found is None:
+        raise UserError(f"{plan.plain_path(dt_fs)} holds no production frames; delete it, and the benchmark makes it again")
+    return found
+
+
+def _spectrum_reference(plan: Plan, reference: Profile) -> Profile | None:
+    """The shortest timestep of the timed runs, whose NVE windows are long enough for a spectrum."""
+    for dt in TIMESTEPS_FS:
+        found = load(plan.timed_path(dt), reference.trajectory)
+        profile = characterise(found) if found is not None else None
+        if profile is not None:
+            return profile
+    return None
+
+
+def _most_crossed(plain, rotamers) -> str | None:
+    """The torsion whose transition rate plain MD knows best."""
+    found = effective_samples(plain, rotamers)["torsions"]
+    return max(found, key=lambda name: found[name]["crossings"], default=None)
+
+
+def _median_row(rows: list[dict]) -> dict:
+    """The row of the seed with the median acceptance, the lower of two."""
+    ordered = sorted(rows, key=lambda r: r["acceptance"])
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def _read_inner_step(plan: Plan) -> dict | None:
+    path = plan.out / "inner_step.json"
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -1,0 +1,120 @@
+"""The network's own dynamics, long: how fast plain dynamics forgets, where plain runs are too short to say.
+
+Network force, physical masses, 1 fs, and the velocity redraws of the plain reference; the true
+physics is asked now and then and certifies, it changes nothing.  Kept are the observables, not the
+positions:
+
+    energy    (R,T)    kJ/mol  of the network
+    torsions  (R,T,D)  degrees, rotatable torsions in the order of analysis.geometry
+    metadata: spacing_ps, length_ps, labels, certificate {"pairs", "spread_kJ_per_mol",
+    "force_rmse_kJ_per_mol_A"}, true_calls, cpu_s, wall_s, us_per_replica_step, checkpoint_sha256
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kstep.analysis.measure.geometry import find_coordinates
+from kstep.analysis.measure.samples import Series
+from kstep.dihedrals import dihedrals_deg
+from kstep.errors import PhysicsError
+from kstep.files import sha256
+from kstep.forces.pool import EvaluationPool
+from kstep.runs.network_dynamics import Carrier, make_carrier
+from kstep.runs.run_network import load_network, network_arguments
+from kstep.schemas import load_trajectory, read_npz, write_npz
+from kstep.schemes.maxwell import draw_velocities
+from kstep.units import NM_PER_ANGSTROM, PS_PER_FS
+
+DT_FS = 1.0
+SPACING_PS = 0.05
+CHECK_PS = 10.0  # of one replica's dynamics per true call
+INNER_STEPS, INNER_REPLICAS = 200, 64
+
+
+def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, method: str, temperature_K: float,
+        length_ps: float, redraw_ps: float, seed: int, n_workers: int) -> None:
+    """Carry replicas from starts (R,N,3) nm for length_ps each and write `out`."""
+    arguments = network_arguments(checkpoint, molecule, method)
+    network = load_network(**arguments)
+    carry = make_carrier(network, load_network, arguments, min(n_workers, len(starts)))
+    torsions = find_coordinates(molecule.numbers, molecule.bonds)
+    rng, x = np.random.default_rng([seed, 2]), starts
+    per_frame = round(SPACING_PS / PS_PER_FS / DT_FS)
+    frames_per_redraw = max(1, round(redraw_ps / SPACING_PS))
+    n_frames = max(1, round(length_ps / SPACING_PS))
+    frames_per_check = max(1, min(round(CHECK_PS / SPACING_PS), n_frames))
+    energies, angles, errors, squares = [], [], [], []
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        with EvaluationPool(spec, n_workers) as pool:
+            for frame in tqdm(range(1, n_frames + 1), unit="frame", desc="the network's dynamics"):
+                if frame % frames_per_redraw == 1 or frame == 1:
+                    v = draw_velocities(len(x), molecule.masses, temperature_K, rng)
+                x, v = carry(x, v, molecule.masses, DT_FS * PS_PER_FS, per_frame)
+                energy, forces = network.energy_and_forces(x)
+                if not np.isfinite(energy).all():
+                    raise PhysicsError(f"the network's own dynamics broke after {frame * SPACING_PS:g} ps; train it on "
+                                       "more of what the molecule does")
+                energies.append(energy)
+                angles.append(dihedrals_deg(x, torsions.torsions))
+                if frame % frames_per_check == 0:
+                    truth = pool.evaluate(x)
+                    if truth.failed.any():
+                        first = int(np.argmax(truth.failed))
+                        raise PhysicsError(f"the network's own dynamics went where the true physics fails, after "
+                                           f"{frame * SPACING_PS:g} ps: {truth.messages[first]}")
+                    errors.append(truth.energy - energy)
+                    squares.append(((truth.forces - forces) ** 2).mean())
+            cpu_s = time.process_time() - cpu + carry.cpu_s
+            calls = pool.true_calls
+    finally:
+        carry.close()
+    errors = np.concatenate(errors)
+    metadata = {
+        "molecule": molecule.name, "method": method, "spacing_ps": SPACING_PS, "length_ps": n_frames * SPACING_PS,
+        "redraw_ps": redraw_ps, "dt_fs": DT_FS, "temperature_K": temperature_K, "labels": torsions.torsion_labels,
+        "certificate": {"pairs": len(errors), "spread_kJ_per_mol": float(errors.std()),
+                        "force_rmse_kJ_per_mol_A": float(np.sqrt(np.mean(squares)) * NM_PER_ANGSTROM)},
+        "true_calls": calls, "cpu_s": cpu_s, "wall_s": time.perf_counter() - wall,
+        "us_per_replica_step": 1e6 * cpu_s / (n_frames * per_frame * len(starts)),
+        "checkpoint_sha256": sha256(checkpoint)}
+    write_npz(out, {"energy": np.array(energies).T, "torsions": np.array(angles).transpose(1, 0, 2),
+                    "metadata": np.array(json.dumps(metadata))})
+
+
+def last_frames(path: Path) -> np.ndarray:
+    """Positions (R,N,3) nm where each replica of a finished run stands; of metropolis, samples of the truth."""
+    trajectory = load_trajectory(path)
+    frames = trajectory.frames_of("train", "reference")
+    ends = [frames[trajectory.replica[frames] == r] for r in np.unique(trajectory.replica[frames])]
+    return trajectory.pos[[rows[np.argmax(trajectory.step[rows])] for rows in ends]].copy()
+
+
+def load(path: Path) -> tuple[Series, dict]:
+    """The series that `run` wrote, and its metadata."""
+    arrays = read_npz(path)
+    metadata = json.loads(str(arrays["metadata"]))
+    series = Series(list(arrays["energy"]), list(arrays["torsions"]), metadata["labels"], metadata["spacing_ps"])
+    return series, metadata
+
+
+def inner_step_us(molecule, checkpoint: Path, method: str) -> dict:
+    """Microseconds of one core for one timestep of one of 64 replicas: energy, force and Verlet; the best of five."""
+    network = load_network(**network_arguments(checkpoint, molecule, method))
+    carry = Carrier(network)
+    x = np.repeat(molecule.conformers[:1], INNER_REPLICAS, axis=0)
+    v = np.zeros_like(x)
+
+    def seconds():
+        start = time.process_time()
+        carry(x, v, molecule.masses, 0.5 * PS_PER_FS, INNER_STEPS)
+        return time.process_time() - start
+
+    return {"us_per_replica_step": 1e6 * min(seconds() for _ in range(5)) / (INNER_STEPS * INNER_REPLICAS),
+            "replicas": INNER_REPLICAS, "architecture": network.metadata["arch"]}

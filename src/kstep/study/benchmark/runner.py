@@ -1,0 +1,119 @@
+"""Runs the commands of a plan one after another; what is there already is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.files import sha256, write_json_atomic
+from kstep.study.benchmark.plan import Command
+
+COSTS = "costs.json"
+
+log = logging.getLogger("kstep")
+
+
+class Runner:
+    """`scripts`: folder of the numbered scripts; `logs`: folder for what they print.
+
+    costs: CPU seconds of each command with all its processes, imports and tuning included, kept in
+    <out>/costs.json; failures: {result: sentence} of commands that left no file; texts: {run: its command}, for the record.
+    """
+
+    def __init__(self, scripts: Path, logs: Path):
+        self.scripts, self.logs = scripts, logs
+        self.failures: dict[Path, str] = {}
+        self.texts: dict[str, str] = {}
+        self.costs = read_costs(logs.parent)
+
+    def run(self, command: Command, checkpoint: Path | None = None) -> bool:
+        """Run unless the result is there; True if it is there now.
+
+        A run that broke leaves what came before it, and that counts as a result.  Raises UserError
+        when the file that is there was made with another network than `checkpoint`.
+        """
+        result, label = command.result, label_of(command.result, self.logs.parent)
+        self.texts[label] = command.text
+        if result.exists():
+            check_same_network(result, checkpoint)
+            log.info("kept: %s", result)
+            return True
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{label.replace('/', '_')}.log"
+        log.info("$ %s", command.text)
+        start, spent = time.perf_counter(), _cpu_s_of_children()
+        with open(path, "w") as output:
+            code = subprocess.run([sys.executable, str(self.scripts / command.script), *command.words],
+                                  stdout=output, stderr=subprocess.STDOUT).returncode
+        # an interrupted run goes on where it stopped, and its first part was paid for too
+        self.costs[label] = self.costs.get(label, 0.0) + _cpu_s_of_children() - spent
+        write_json_atomic(self.logs.parent / COSTS, self.costs)
+        if code == 130:
+            raise KeyboardInterrupt
+        if not result.exists():
+            self.failures[result] = f"{label}: {_last_line(path)}"
+            log.error("%s (all of it in %s)", self.failures[result], path)
+            return False
+        log.info("%s in %.0f s%s", result, time.perf_counter() - start, f", {_last_line(path)}" if code else "")
+        return True
+
+
+def label_of(result: Path, out: Path) -> str:
+    """'metropolis/seed_0' or 'plain_1fs' for a file below the benchmark's folder."""
+    relative = result.relative_to(out)
+    return relative.parts[0] if result.name == "trajectory.npz" else str(relative.with_suffix(""))
+
+
+def read_costs(out: Path) -> dict[str, float]:
+    """CPU seconds of the commands that were run into `out`, by label."""
+    path = out / COSTS
+    if not path.is_file():
+        return {}
+    try:
+        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{path} is not what a benchmark wrote; delete it") from None
+
+
+def _cpu_s_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def check_same_network(result: Path, checkpoint: Path | None) -> None:
+    """Refuse a kept file that another network made."""
+    if checkpoint is None:
+        return
+    try:
+        with np.load(result, allow_pickle=False) as archive:
+            made_with = json.loads(str(archive["metadata"])).get("checkpoint_sha256")
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{result} cannot be read; delete it, and the benchmark makes it again") from None
+    if made_with != sha256(checkpoint):
+        raise UserError(f"{result} was made with another network than {checkpoint}; delete it, or choose another --out-dir")
+
+
+def training_seconds(checkpoint: Path | None) -> float | None:
+    """Wall seconds that 04_train.py wrote beside a checkpoint, None where it did not."""
+    record = checkpoint.with_name("training.json") if checkpoint else None
+    if record is None or not record.is_file():
+        return None
+    try:
+        return float(json.loads(record.read_text())["wall_s"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{record} is not the record of a training; delete it") from None
+
+
+def _last_line(path: Path) -> str:
+    lines = [line.split("\r")[-1].strip() for line in path.read_text(errors="replace").splitlines()]
+    lines = [line for line in lines if line]
+    return lines[-1].removeprefix("error: ") if lines else "it ended without a word"
