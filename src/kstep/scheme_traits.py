@@ -1,0 +1,64 @@
+"""What a scheme needs and promises, so that others ask for that and never for its name.
+
+A scheme's class carries its traits (kstep.schemes); a run writes them into its metadata under
+"scheme_traits", where analysis and reports read them without importing a scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SchemeTraits:
+    """The facts about a scheme that settings, cost, tables, report, benchmark and advice ask.
+
+    head: what it needs of a network: "energy" (a conservative force), "jump", or None for no network.
+    keeps_velocities: velocities follow the dynamics, so that drift, spectra and rates are defined.
+    sets_temperature: it draws its own momenta, so that no thermostat goes around it.
+    can_refuse: a proposal may go back, so that time covered counts by the acceptance.
+    has_identity: delta_H of every proposal is recorded, and <exp(-beta dH)> over them is 1.
+    ensemble: what its positions follow: "true", "network" or "none" (nothing is promised).
+    counters: {key of the tally: what it counts}, for tables and reports.
+    """
+
+    head: str | None
+    keeps_velocities: bool = True
+    sets_temperature: bool = False
+    can_refuse: bool = False
+    has_identity: bool = False
+    ensemble: str = "true"
+    counters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether it goes nowhere without a network; one that needs none is a control."""
+        return self.head is not None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a run's metadata."""
+        return {**asdict(self), "counters": dict(self.counters)}
+
+
+_JUMP_COUNTERS = {"refused_jumps": "jumps refused", "plain_steps": "timesteps done by plain dynamics"}
+
+# Runs written before traits were stored know the name of their scheme alone.
+_BEFORE_TRAITS = {
+    "plain": SchemeTraits(None),
+    "metropolis": SchemeTraits("energy", keeps_velocities=False, sets_temperature=True, can_refuse=True,
+                               has_identity=True),
+    "impulse": SchemeTraits("energy"),
+    "checked": SchemeTraits("energy", ensemble="network"),
+    "jump": SchemeTraits("jump", ensemble="none", counters=_JUMP_COUNTERS),
+}
+
+
+def traits_of(metadata: Mapping[str, Any]) -> SchemeTraits:
+    """The traits of the scheme that wrote a file with this metadata; of an unknown one nothing is promised."""
+    stored = metadata.get("scheme_traits")
+    if stored is None:
+        return _BEFORE_TRAITS.get(str(metadata.get("scheme", "plain")), SchemeTraits("energy", ensemble="none"))
+    known = {f.name for f in fields(SchemeTraits)}
+    return SchemeTraits(**{key: value for key, value in stored.items() if key in known})
