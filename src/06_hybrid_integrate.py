@@ -5,13 +5,14 @@
 """
 
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from kstep.config import HybridConfig, MDConfig, load_config
+from kstep.config import MDConfig, load_config
 from kstep.forces import mm_spec, openmm_spec
 from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import prepare_run
+from kstep.schemes.hybrid_config import HybridConfig
 from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
 
@@ -29,7 +30,9 @@ def main():
     device = pick_device(args.device)
     if args.learn:
         hybrid = learn_first(args, molecule, spec, molecule.force_field, hybrid, baseline, device)
-    run = prepare_run(args, molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, device)
+    run = prepare_run(molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, out=args.out, checkpoint=args.checkpoint,
+                      model_config=args.model_config, seed=args.seed, n_workers=args.num_workers, device=device,
+                      resume=args.resume, initial_md=args.initial_md, frame=args.frame)
     metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 

@@ -11,13 +11,14 @@ With a network of 04_train.py:
 """
 
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from kstep.config import HybridConfig, load_config, load_qm_config
+from kstep.config import load_config, load_qm_config
 from kstep.forces import check_spec, qm_spec
 from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import prepare_run
+from kstep.schemes.hybrid_config import HybridConfig
 from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
 
@@ -39,7 +40,9 @@ def main():
     if args.learn:
         hybrid = learn_first(args, molecule, qm_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
                              baseline, device)
-    run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, device)
+    run = prepare_run(molecule, make_spec, baseline.method, hybrid, baseline, out=args.out, checkpoint=args.checkpoint,
+                      model_config=args.model_config, seed=args.seed, n_workers=args.num_workers, device=device,
+                      resume=args.resume, initial_md=args.initial_md, frame=args.frame)
     metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))
     log.info("%s -> %s", describe(metadata), run.out)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.config import HybridConfig, MDConfig, load_config, load_qm_config, parse_assignments
+from kstep.config import MDConfig, load_config, load_qm_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces import mm_spec, qm_spec
@@ -21,6 +21,7 @@ from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.runs.settings import TUNED_HYDROGEN_DA, HybridRun, settle_settings
 from kstep.schemas import load_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.study.advice import check, model, survey
 from utils import (
     add_common_arguments,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from kstep.config import Scheme, load_config, parse_assignments
+from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
+from kstep.schemes.hybrid_config import Scheme
 from utils import add_common_arguments, non_negative_float, non_negative_int, positive_float, positive_int
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kstep.config import AseConfig, BaselineConfig, HybridConfig, MDConfig, PyscfConfig, QMConfig
+from kstep.config import AseConfig, BaselineConfig, MDConfig, PyscfConfig, QMConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.models.model_config import Heads, ModelConfig
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.training.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ import pytest
 
 import batch_results
 from conftest import ROOT
-from kstep.config import HybridConfig
 from kstep.schemas import load_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
 
 SCRIPTS = ("run_qm_trajectories.sh", "make_qm_dataset.sh", "train_qm.sh", "run_hybrid_qm.sh", "eval_qm.sh")
 SHARED_FLAGS = ("src/utils.py", "src/hybrid_flags.py", "src/qm_baselines.py")

@@ -64,7 +64,7 @@ def test_energy_error_falls_as_the_timestep_to_the_order(scheme, order, dt_fs):
     for refined in (1, 2):
         pool, totals = BatchPool(potential), []
         run(scheme(potential.masses, dt_fs * 1e-3 / refined), pool, start_state(pool, x, v), rng, 400 * refined,
-            reporters=[lambda s: totals.append(s.energy + kinetic_energy(s.velocities, potential.masses))])
+            reporters=[lambda s, info: totals.append(s.energy + kinetic_energy(s.velocities, potential.masses))])
         fluctuation.append(np.std(totals, axis=0).mean())
     assert fluctuation[0] / fluctuation[1] == pytest.approx(2.0**order, rel=0.1)
 
@@ -96,10 +96,10 @@ def sample_metropolis(potential, wrong_forces, masses, x, n_steps, k=15, dt_ps=5
     scheme = Metropolis(Carrier(ForceNetwork(wrong_forces)), masses, dt_ps, k, 300.0)
     frames, accepted, delta = [], [], []
 
-    def record(s):
+    def record(s, info):
         frames.append(s.positions)
-        accepted.append(s.accepted)
-        delta.append(s.delta_H)
+        accepted.append(info.accepted)
+        delta.append(info.delta_H)
 
     run(scheme, pool, start_state(pool, x), rng, n_steps, reporters=[record])
     return np.array(frames), np.array(accepted), np.array(delta)
@@ -257,12 +257,14 @@ def test_jump_with_the_exact_map_is_plain_at_a_kth_of_the_true_calls():
     plain_pool, pool = BatchPool(potential), BatchPool(potential)
     plain = run(Plain(potential.masses, 2.5e-4), plain_pool, start_state(plain_pool, x, v), rng, 40)
     scheme = jump_scheme(potential, ForceNetwork(None, exact_jump(potential, 2.5e-4)), 2.5e-4, 4)
-    hybrid = run(scheme, pool, start_state(pool, x, v), rng, 10)
+    infos = []
+    hybrid = run(scheme, pool, start_state(pool, x, v), rng, 10, reporters=[lambda s, info: infos.append(info)])
     assert np.abs(plain.positions - hybrid.positions).max() < 1e-12
     assert np.abs(plain.velocities - hybrid.velocities).max() < 1e-10
     assert hybrid.step == plain.step == 40
     assert pool.true_calls == 5 * 11 and plain_pool.true_calls == 5 * 41
-    assert (hybrid.inner_steps == 4).all() and (hybrid.attempts == 1).all() and hybrid.accepted.all()
+    for info in infos:
+        assert (info.inner_steps == 4).all() and (info.attempts == 1).all() and info.accepted.all()
 
 
 def test_a_refused_jump_is_retried_shorter_and_then_done_by_plain_steps():
@@ -276,12 +278,12 @@ def test_a_refused_jump_is_retried_shorter_and_then_done_by_plain_steps():
 
     pool = BatchPool(potential)
     scheme = jump_scheme(potential, ForceNetwork(None, broken, spans=(8, 4, 2)), 2.5e-4, 8)
-    hybrid = macro_step(scheme, pool, start_state(pool, x, v), rng)
+    hybrid, info = macro_step(scheme, pool, start_state(pool, x, v), rng)
     plain = run(Plain(potential.masses, 2.5e-4), BatchPool(potential), start_state(pool, x, v), rng, 8)
     assert [list(s) for s in asked] == [[8, 8], [4, 4], [2, 2]]
     assert np.array_equal(hybrid.positions, plain.positions) and np.array_equal(hybrid.velocities, plain.velocities)
-    assert (hybrid.attempts == 3 + 8).all() and (hybrid.failures == 3).all() and (hybrid.inner_steps == 0).all()
-    assert not hybrid.accepted.any()
+    assert (info.attempts == 3 + 8).all() and (info.failures == 3).all() and (info.inner_steps == 0).all()
+    assert not info.accepted.any()
 
 
 def test_a_jump_that_fails_once_finishes_the_stretch_with_halved_jumps():
@@ -296,10 +298,10 @@ def test_a_jump_that_fails_once_finishes_the_stretch_with_halved_jumps():
 
     pool = BatchPool(potential)
     scheme = jump_scheme(potential, ForceNetwork(None, long_jumps_fail, spans=(8, 4, 2)), 2.5e-4, 8)
-    hybrid = macro_step(scheme, pool, start_state(pool, x, v), rng)
+    hybrid, info = macro_step(scheme, pool, start_state(pool, x, v), rng)
     plain = run(Plain(potential.masses, 2.5e-4), BatchPool(potential), start_state(pool, x, v), rng, 8)
     assert np.abs(hybrid.positions - plain.positions).max() < 1e-12
-    assert (hybrid.attempts == 3).all() and (hybrid.inner_steps == 8).all()
+    assert (info.attempts == 3).all() and (info.inner_steps == 8).all()
 
 
 def test_jump_is_refused_when_the_true_energy_jumps_or_a_bond_stretches():
@@ -308,9 +310,9 @@ def test_jump_is_refused_when_the_true_energy_jumps_or_a_bond_stretches():
     exact = exact_jump(potential, 2.5e-4)
     pool = BatchPool(potential)
     for limits in ({"max_energy_jump": 1e-9}, {"max_bond_nm": np.full(2, 0.1)}, {"max_disp_nm": 1e-6}):
-        state = macro_step(jump_scheme(potential, ForceNetwork(None, exact), 2.5e-4, 4, **limits), pool,
-                           start_state(pool, x, v), rng)
-        assert (state.failures > 0).all(), limits
+        _, info = macro_step(jump_scheme(potential, ForceNetwork(None, exact), 2.5e-4, 4, **limits), pool,
+                             start_state(pool, x, v), rng)
+        assert (info.failures > 0).all(), limits
 
 
 def test_plain_stops_with_a_sentence_when_the_true_physics_fails():
@@ -336,7 +338,7 @@ def test_langevin_around_plain_samples_the_canonical_ensemble():
     thermostat = LangevinThermostat(300.0, 20.0, potential.masses)
     kinetic, stretch = [], []
 
-    def record(s):
+    def record(s, info):
         if s.step % 400 == 0 and s.step >= 1200:
             kinetic.append(kinetic_energy(s.velocities, potential.masses))
             stretch.append(s.energy)

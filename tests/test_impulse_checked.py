@@ -13,7 +13,7 @@ from conftest import BatchPool, start_state
 from kstep.analysis.judge.compare import compare
 from kstep.analysis.judge.ensemble import caveats, certificate, drift
 from kstep.analysis.show import report
-from kstep.config import HybridConfig, QMConfig
+from kstep.config import QMConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.runs import run_hybrid as run_module, run_network
@@ -24,6 +24,7 @@ from kstep.runs.network_dynamics import Carrier
 from kstep.runs.settings import NOT_FOR_PLAIN, settle_settings
 from kstep.schemas import load_trajectory
 from kstep.schemes import Checked, Impulse, Plain
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.projection import StretchAndBendProjection
@@ -104,10 +105,12 @@ def apart(a, b):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_the_true_force_as_network_k_steps_are_k_steps_of_plain(kind):
-    plain, hybrid = go(Plain(MASSES, DT_PS), 80), go(scheme(kind, Springs()), 20)
+    infos = []
+    plain, hybrid = go(Plain(MASSES, DT_PS), 80), go(scheme(kind, Springs()), 20, reporters=[lambda s, i: infos.append(i)])
     assert apart(plain, hybrid) < 1e-10 and hybrid.step == plain.step == 80
     assert np.array_equal(hybrid.energy, TRUTH.batch(hybrid.positions)[0])
-    assert (hybrid.inner_steps == 4).all() and (hybrid.attempts == 1).all() and hybrid.accepted.all()
+    for info in infos:
+        assert (info.inner_steps == 4).all() and (info.attempts == 1).all() and info.accepted.all()
 
 
 def test_impulse_of_one_step_is_plain_whatever_the_network():
@@ -144,7 +147,7 @@ def symplectic_defect(scheme_):
     rows = np.concatenate([z + np.diag(h), z - np.diag(h)])
     shape = (len(rows), *SHAPE.shape)
     states = start_state(pool, rows[:, :n].reshape(shape), (rows[:, n:] / m).reshape(shape))
-    after = macro_step(scheme_, pool, states, np.random.default_rng(0))
+    after, _ = macro_step(scheme_, pool, states, np.random.default_rng(0))
     out = np.concatenate([after.positions.reshape(len(rows), n), m * after.velocities.reshape(len(rows), n)], axis=1)
     jacobian = ((out[: 2 * n] - out[2 * n:]) / (2 * h[:, None])).T
     omega = np.block([[np.zeros((n, n)), np.eye(n)], [-np.eye(n), np.zeros((n, n))]])
@@ -215,7 +218,7 @@ def test_the_true_energy_error_is_second_order_in_the_timestep(kind):
         energy = []
         scheme_ = Plain(MASSES, dt_ps) if kind == "plain" else scheme("impulse", Springs(0.15), k, dt_ps)
         state = start(BatchPool(TRUTH), 1)
-        go(scheme_, round(0.8 / (k * dt_ps)), state, reporters=[lambda s: energy.append(float(total(s)[0]))])
+        go(scheme_, round(0.8 / (k * dt_ps)), state, reporters=[lambda s, info: energy.append(float(total(s)[0]))])
         simulations.append(integrator_data(physical_validation, dt_ps, np.array(energy)))
     assert physical_validation.integrator.convergence(simulations, verbose=False) < 0.1
 
@@ -223,7 +226,7 @@ def test_the_true_energy_error_is_second_order_in_the_timestep(kind):
 def test_checked_conserves_the_energy_of_its_network_and_reports_the_true_one():
     network, own, true = Springs(0.1), [], []
 
-    def record(s):
+    def record(s, info):
         own.append(s.network_energy + kinetic_energy(s.velocities, MASSES))
         true.append(total(s))
 
@@ -236,7 +239,7 @@ def test_impulse_in_a_thermostat_keeps_the_temperature():
     state = start(BatchPool(TRUTH), n, seed=5)
     velocities = []
     go(scheme("impulse", Springs(0.1), 4), 950, state, thermostat=LangevinThermostat(300.0, 40.0, MASSES),
-       reporters=[lambda s: velocities.append(s.velocities) if s.step % 200 == 0 else None])
+       reporters=[lambda s, info: velocities.append(s.velocities) if s.step % 200 == 0 else None])
     import physical_validation
 
     data = physical_validation.data
@@ -293,10 +296,11 @@ def test_a_failed_true_call_ends_the_run_with_a_sentence(kind):
 
 def test_the_certificate_equals_a_calculation_by_hand():
     states, network = [], Springs(0.05)
-    go(scheme("checked", network), 30, reporters=[states.append])
+    go(scheme("checked", network), 30, reporters=[lambda *both: states.append(both)])
     tally = Tally()
-    for state in states:
-        tally.add(state, scheme("checked", network), 0.4)
+    for state, info in states:
+        tally.add(state, info, scheme("checked", network), 0.4)
+    states = [state for state, _ in states]
     difference = np.concatenate([TRUTH.batch(s.positions)[0] - network.batch(s.positions)[0] for s in states])
     force = np.concatenate([TRUTH.batch(s.positions)[1] - network.batch(s.positions)[1] for s in states])
     figures = tally.summary("checked")["certificate"]

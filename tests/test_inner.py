@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kstep.config import HybridConfig, QMConfig
+from kstep.config import QMConfig
 from kstep.errors import UserError
 from kstep.forces import qm_spec
 from kstep.models import build_model, execution as inner
@@ -21,6 +21,7 @@ from kstep.runs import production
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun
 from kstep.schemas import load_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
 from test_pair_mlp import BONDS, MASSES, NUMBERS, make_checkpoint, make_model, positions
 
 

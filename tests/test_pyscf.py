@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
-from kstep.config import HybridConfig, PyscfConfig, load_qm_config
+from kstep.config import PyscfConfig, load_qm_config
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, pyscf as backend, qm_spec
 from kstep.forces.pool import EvaluationPool
@@ -16,6 +16,7 @@ from kstep.runs.loop import macro_steps
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.settings import HybridRun
 from kstep.schemas import load_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.metropolis import Metropolis
 from kstep.schemes.plain import Plain
 from kstep.units import KJ_PER_HARTREE
@@ -233,8 +234,8 @@ def test_metropolis_rejects_a_proposal_whose_scf_fails(water):
     pool, state = water_at_hand(water, 1)
     shake = ForceNetwork(lambda x: np.zeros_like(x))
     scheme = Metropolis(Carrier(shake), water.masses, 5e-4, 4, 300.0)
-    *_, last = macro_steps(scheme, pool, state, np.random.default_rng(0), 1)
-    assert not last.accepted.any() and last.failures.tolist() == [1, 1]
+    *_, (last, info) = macro_steps(scheme, pool, state, np.random.default_rng(0), 1)
+    assert not info.accepted.any() and info.failures.tolist() == [1, 1]
     assert np.array_equal(last.positions, state.positions) and np.array_equal(last.energy, state.energy)
     assert len(pool.failures) == 2 and "did not converge" in pool.failures[0]
 
@@ -247,10 +248,10 @@ def test_metropolis_does_without_forces_where_nobody_keeps_them(water, monkeypat
             monkeypatch.setattr(backend, "gradient", lambda *_: pytest.fail("a gradient was computed"))
         still = ForceNetwork(lambda x: np.zeros_like(x))
         scheme = Metropolis(Carrier(still), water.masses, 1e-4, 4, 300.0, needs_forces=needs_forces)
-        *_, last = macro_steps(scheme, pool, state, np.random.default_rng(0), 3)
+        *_, (last, info) = macro_steps(scheme, pool, state, np.random.default_rng(0), 3)
         ends.append(last)
-    assert ends[0].accepted.any() and np.array_equal(ends[0].positions, ends[1].positions)
-    assert np.isfinite(ends[0].forces).all() and np.isnan(ends[1].forces[ends[1].accepted]).all()
+    assert info.accepted.any() and np.array_equal(ends[0].positions, ends[1].positions)
+    assert np.isfinite(ends[0].forces).all() and np.isnan(ends[1].forces[info.accepted]).all()
     with pytest.raises(pytest.fail.Exception, match="a gradient was computed"):  # who observes wants to learn from it
         list(macro_steps(scheme, pool, state, np.random.default_rng(0), 1, observe=lambda *_: None))
 
@@ -269,7 +270,7 @@ def test_plain_dynamics_stops_with_a_sentence_where_the_scf_fails_twice_and_goes
     with pytest.raises(PhysicsError, match="plain dynamics of replica 0 broke at step .* did not converge"):
         list(macro_steps(Plain(water.masses, 5e-4), pool, state, np.random.default_rng(0), 1))
     pool, state = water_at_hand(water, 4)
-    *_, last = macro_steps(Plain(water.masses, 5e-4), pool, state, np.random.default_rng(0), 2)
+    *_, (last, _) = macro_steps(Plain(water.masses, 5e-4), pool, state, np.random.default_rng(0), 2)
     assert last.step == 2 and not pool.failures
 
 

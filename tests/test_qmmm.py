@@ -176,7 +176,7 @@ def test_nve_keeps_the_energy(chloroethanol):
     with EvaluationPool(spec, 1) as pool:
         state = initial_state(pool, x[None], draw_velocities(1, system.masses, 300.0, rng))
         total = [float((s.energy + kinetic_energy(s.velocities, system.masses))[0])
-                 for s in macro_steps(Plain(system.masses, 0.00025), pool, state, rng, 120)]
+                 for s, _ in macro_steps(Plain(system.masses, 0.00025), pool, state, rng, 120)]
         assert pool.true_calls == 121
     assert np.ptp(total) < 1.0  # kJ/mol; velocity Verlet's own ripple at 0.25 fs
     assert abs(np.mean(total[60:]) - np.mean(total[:60])) < 0.2
@@ -192,7 +192,7 @@ def test_the_energy_error_of_nve_falls_with_the_square_of_the_timestep(chloroeth
             velocities = draw_velocities(1, system.masses, 300.0, np.random.default_rng(0))
             state, scheme = initial_state(pool, x[None], velocities), Plain(system.masses, 1e-3 * dt_fs)
             ripple.append(np.std([float((s.energy + kinetic_energy(s.velocities, system.masses))[0])
-                                  for s in macro_steps(scheme, pool, state, None, round(30 / dt_fs))]))
+                                  for s, _ in macro_steps(scheme, pool, state, None, round(30 / dt_fs))]))
     assert ripple[0] / ripple[1] == pytest.approx(4.0, rel=0.1) and ripple[1] / ripple[2] == pytest.approx(4.0, rel=0.1)
 
 
@@ -288,8 +288,8 @@ def test_a_perfect_network_is_always_accepted(chloroethanol):
         state = initial_state(pool, x[None], np.zeros((1, *x.shape)))
         found = list(macro_steps(scheme, pool, state, rng, 6))
         assert pool.true_calls == 7
-    assert all(s.accepted[0] for s in found)
-    assert max(abs(s.delta_H[0]) for s in found) < 0.3
+    assert all(info.accepted[0] for _, info in found)
+    assert max(abs(info.delta_H[0]) for _, info in found) < 0.3
 
 
 def carried(system, x, atoms):
@@ -308,9 +308,9 @@ def test_impulse_with_one_step_is_plain_and_checked_says_how_far_the_network_is_
         start = initial_state(pool, x[None], velocities)
         for scheme in (Plain(system.masses, 0.0005), Impulse(carry.network, carry, system.masses, 0.0005, 1),
                        Checked(carry.network, carry, system.masses, 0.0005, 1)):
-            for state in macro_steps(scheme, pool, start, None, 12):
+            for state, info in macro_steps(scheme, pool, start, None, 12):
                 if scheme.name == "checked":
-                    tally.add(state, scheme, 1.0)
+                    tally.add(state, info, scheme, 1.0)
             ends[scheme.name] = state.positions
     assert np.abs(ends["impulse"] - ends["plain"]).max() < 1e-12
     assert np.abs(ends["checked"] - ends["plain"]).max() > 1e-6

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import ForceNetwork
-from kstep.config import HybridConfig, MDConfig
+from kstep.config import MDConfig
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool
 from kstep.runs import run_hybrid as hybrid_module, run_network
@@ -19,6 +19,7 @@ from kstep.runs.network_dynamics import Carrier
 from kstep.runs.recorder import TrajectoryWriter
 from kstep.schemas import load_trajectory
 from kstep.schemes import Plain
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import State, kinetic_energy
@@ -159,7 +160,7 @@ def test_langevin_dynamics_of_ethanol_passes_physical_validation(ethanol, ethano
     masses, rng, n = ethanol.masses, np.random.default_rng(4), 16
     kinetic, potential, per_atom = [], [], []
 
-    def record(state):
+    def record(state, info):
         if state.step % 100 == 0 and state.step >= 400:
             kinetic.append(kinetic_energy(state.velocities, masses))
             potential.append(state.energy)

@@ -46,7 +46,7 @@ def sample(name, temperature_K, seed):
     state = start_state(pool, x, draw_velocities(REPLICAS, MASSES, 2 * temperature_K, rng))
     thermostat = None if scheme.is_thermostatted else LangevinThermostat(temperature_K, 40.0, MASSES)
     run(scheme, pool, state, rng, every * (BURN_IN + FRAMES), thermostat=thermostat,
-        reporters=[lambda s: frames.append(s) if s.step % (every * scheme.k_steps) == 0 else None])
+        reporters=[lambda s, info: frames.append(s) if s.step % (every * scheme.k_steps) == 0 else None])
     frames = frames[BURN_IN:]
     return Sample(*(np.array([getattr(f, key) for f in frames]) for key in ("positions", "velocities", "energy")),
                   MASSES, NUMBERS, temperature_K)

@@ -219,9 +219,9 @@ class _Learner:
                 error = truth.energy - self.network.energy_and_forces(proposal.positions)[0]
             errors.append(error / kT(temperature_K))
 
-        for state in macro_steps(scheme, self.pool, state, self.rng, n_macro_steps, observe=judge,
+        for state, info in macro_steps(scheme, self.pool, state, self.rng, n_macro_steps, observe=judge,
                                  n_parts=2 if self.pool.n_workers > 1 else 1):
-            accepted.append(state.accepted)
+            accepted.append(info.accepted)
         accepted, errors = np.array(accepted), np.concatenate(errors)
         errors = errors[np.isfinite(errors)]
         # a few proposals beyond every label would hide the error of all others: half the 16-84 % range

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.config import BaselineConfig, HybridConfig, load_config
+from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces.pool import physical_cores
 from kstep.learning.learn_config import LearnConfig
 from kstep.runs.settings import check_sampler, check_start
+from kstep.schemes.hybrid_config import HybridConfig
 
 DEFAULT_MODEL = "configs/model_pair_mlp.yaml"
 
@@ -25,7 +26,7 @@ def learn_first(args, molecule, spec, method: str, hybrid: HybridConfig, baselin
         raise UserError(f"--learn makes a network for scheme metropolis, not for {hybrid.scheme}")
     if args.checkpoint:
         raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
-    check_start(args)
+    check_start(args.initial_md, args.frame)
     check_sampler(hybrid)
     tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
     hybrid = hybrid.model_copy(update={"scheme": "metropolis", "tune": tune})

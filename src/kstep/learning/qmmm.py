@@ -170,8 +170,8 @@ class _Learner:
             with np.errstate(all="ignore"):
                 errors.append((truth.energy - self.inner.energy_and_forces(proposal.positions)[0]) / kT(temperature_K))
 
-        for state in macro_steps(scheme, self.pool, state, self.rng, n_steps, observe=judge):
-            accepted.append(state.accepted)
+        for state, info in macro_steps(scheme, self.pool, state, self.rng, n_steps, observe=judge):
+            accepted.append(info.accepted)
         errors = np.concatenate(errors)
         errors = errors[np.isfinite(errors)]
         spread = 0.5 * np.subtract(*np.percentile(errors, [84.13, 15.87])) if len(errors) else np.inf

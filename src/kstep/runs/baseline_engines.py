@@ -39,7 +39,7 @@ class LoopEngine:
         if stretch.ensemble == "NVT":
             thermostat = LangevinThermostat(stretch.temperature_K, self.friction_per_ps, self.scheme.masses)
         for step in range(1, stretch.n_steps + 1):
-            state = macro_step(self.scheme, self.pool, state, rng, thermostat)
+            state, _ = macro_step(self.scheme, self.pool, state, rng, thermostat)
             if step % every == 0:
                 record(state)
         return state

@@ -23,27 +23,27 @@ class Tally:
                        "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}, "swaps": {}, **kept}
         self.certificate = Certificate()
 
-    def add(self, state, scheme, beta) -> None:
+    def add(self, state, info, scheme, beta) -> None:
         """Count one macro-step of every replica; beta (R,) or one number, mol/kJ."""
         c = self.counts
         c["macro_steps"] += state.n_replicas
-        c["accepted"] += int(state.accepted.sum())
+        c["accepted"] += int(info.accepted.sum())
         if scheme.name == "metropolis":
-            weight = np.exp(np.minimum(-beta * state.delta_H, 700.0))
+            weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))
             c["sum_exp"] += float(weight.sum())
             c["sum_exp_squared"] += float((weight**2).sum())
-            c["failed_true_calls"] += int(state.failures.sum())
+            c["failed_true_calls"] += int(info.failures.sum())
             for rung in range(scheme.ladder.n_rungs - 1):
-                asked = state.swapped[rung::scheme.ladder.n_rungs]
+                asked = info.swapped[rung::scheme.ladder.n_rungs]
                 offered, agreed = c["swaps"].get(str(rung), (0, 0))
                 c["swaps"][str(rung)] = [offered + int((asked >= 0).sum()), agreed + int((asked == 1).sum())]
         elif scheme.name == "jump":
-            c["refused_jumps"] += int(state.failures.sum())
-            c["plain_steps"] += int((scheme.k_steps - state.inner_steps).sum())
+            c["refused_jumps"] += int(info.failures.sum())
+            c["plain_steps"] += int((scheme.k_steps - info.inner_steps).sum())
         if len(state.network_energy):
             self.certificate.add(state)
             c["certificate"] = self.certificate.counts
-        for attempts in state.attempts:
+        for attempts in info.attempts:
             c["attempts"][str(int(attempts))] = c["attempts"].get(str(int(attempts)), 0) + 1
 
     def summary(self, scheme_name: str) -> dict:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.schemes.state import Proposal, State
+from kstep.schemes.state import Info, Proposal, State, join
 
 
 def initial_state(pool, positions: np.ndarray, velocities: np.ndarray) -> State:
@@ -41,6 +41,7 @@ class _Flight:
 
     first: int
     state: State
+    info: Info
     proposal: Proposal
     ticket: object
 
@@ -59,26 +60,27 @@ class _Loop:
         """Begin a macro-step of some replicas: propose, and put the question to the physics."""
         if self.thermostat is not None:
             state = self.thermostat.half_step(state, self._duration_ps, self.rng)
-        return self._ask(state.begin_macro_step(self.scheme.k_steps, self.scheme.masses), first)
+        return self._ask(state, Info.begin(state, self.scheme.k_steps, self.scheme.masses), first)
 
-    def land(self, flight: _Flight) -> State:
-        """Wait for the answer and settle; a refused jump is proposed again, shorter."""
-        state = self._settle(flight)
-        while state.pending.any():
-            state = self._settle(self._ask(state, flight.first))
+    def land(self, flight: _Flight) -> tuple[State, Info]:
+        """Wait for the answer and settle; what is still pending is proposed again."""
+        state, info = self._settle(flight)
+        while info.pending.any():
+            state, info = self._settle(self._ask(state, info, flight.first))
         if self.thermostat is not None:
             state = self.thermostat.half_step(state, self._duration_ps, self.rng)
-        return replace(state, step=state.step + self.scheme.k_steps)
+        return replace(state, step=state.step + self.scheme.k_steps), info
 
     @property
     def _duration_ps(self) -> float:
         return self.scheme.k_steps * self.scheme.dt_ps
 
-    def _ask(self, state, first):
+    def _ask(self, state, info, first):
         start = time.perf_counter()
-        proposal = self.scheme.propose(state, self.rng)
+        proposal = self.scheme.propose(state, info, self.rng)
         self.clock.network_s += time.perf_counter() - start
-        return _Flight(first, state, proposal, self.pool.submit(proposal.positions, proposal.rows + first, **self.question))
+        ticket = self.pool.submit(proposal.positions, proposal.rows + first, **self.question)
+        return _Flight(first, state, info, proposal, ticket)
 
     def _settle(self, flight):
         start = time.perf_counter()
@@ -86,13 +88,13 @@ class _Loop:
         self.clock.waiting_s += time.perf_counter() - start
         if self.observe is not None:
             self.observe(flight.proposal, truth)
-        return self.scheme.settle(flight.state, flight.proposal, truth, self.rng)
+        return self.scheme.settle(flight.state, flight.info, flight.proposal, truth, self.rng)
 
 
 def macro_steps(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *, thermostat=None,
                 n_parts: int = 1, pause: Callable[[int], bool] = lambda done: False, observe=None,
-                clock: Clock | None = None) -> Iterator[State]:
-    """Yield the state after each of n_macro_steps of `scheme.k_steps` timesteps.
+                clock: Clock | None = None) -> Iterator[tuple[State, Info]]:
+    """Yield the state after each of n_macro_steps of `scheme.k_steps` timesteps, and what happened in it.
 
     n_parts: 1, or 2 half-batches in flight, cut where `scheme.group` replicas stay together;
     pause(done): True where the generator must be at rest after macro-step `done` (a restart
@@ -104,32 +106,32 @@ def macro_steps(scheme, pool, state: State, rng: np.random.Generator, n_macro_st
     n_groups = state.n_replicas // group
     borders = [group * b for b in np.linspace(0, n_groups, min(n_parts, n_groups) + 1).astype(int)]
     rows = [slice(a, b) for a, b in zip(borders, borders[1:])]
-    parts = [state.part(r) for r in rows]
+    parts, infos = [state.part(r) for r in rows], [None] * len(rows)
     flights = None
     for done in range(1, n_macro_steps + 1):
         if flights is None:
             flights = [loop.launch(part, r.start) for part, r in zip(parts, rows)]
         rest = done == n_macro_steps or pause(done)
         for i, r in enumerate(rows):
-            parts[i] = loop.land(flights[i])
+            parts[i], infos[i] = loop.land(flights[i])
             if not rest:  # this half goes on while the physics of the other is still at work
                 flights[i] = loop.launch(parts[i], r.start)
         if rest:
             flights = None
-        yield State.join(parts)
+        yield join(parts), join(infos)
 
 
-def macro_step(scheme, pool, state: State, rng: np.random.Generator, thermostat=None) -> State:
+def macro_step(scheme, pool, state: State, rng: np.random.Generator, thermostat=None) -> tuple[State, Info]:
     """Carry every replica `scheme.k_steps` timesteps forward."""
     return next(macro_steps(scheme, pool, state, rng, 1, thermostat=thermostat))
 
 
 def run(scheme, pool, state: State, rng: np.random.Generator, n_macro_steps: int, *, n_parts: int = 1,
-        thermostat=None, observe=None, reporters: Iterable[Callable[[State], None]] = ()) -> State:
-    """Run n_macro_steps and hand each state to every reporter."""
+        thermostat=None, observe=None, reporters: Iterable[Callable[[State, Info], None]] = ()) -> State:
+    """Run n_macro_steps and hand each state, with what happened before it, to every reporter; the last state."""
     reporters = list(reporters)
-    for state in macro_steps(scheme, pool, state, rng, n_macro_steps, thermostat=thermostat, n_parts=n_parts,
-                             observe=observe):
+    for state, info in macro_steps(scheme, pool, state, rng, n_macro_steps, thermostat=thermostat, n_parts=n_parts,
+                                   observe=observe):
         for report in reporters:
-            report(state)
+            report(state, info)
     return state

@@ -94,7 +94,7 @@ class Production:
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
             while self.done < total and not self.stopped:
                 try:
-                    self.state = next(steps)
+                    self.state, self.info = next(steps)
                 except PhysicsError as error:
                     if self.done < max(self.burn_in_end + 1, self.run.hybrid.save_interval_steps):
                         raise  # nothing to keep
@@ -110,12 +110,12 @@ class Production:
         """One macro-step more: count it, record it, learn from it, write the restart file."""
         hybrid, violation = self.run.hybrid, None
         if self.done > self.burn_in_end:
-            self.tally.add(self.state, self.scheme, self.beta)
+            self.tally.add(self.state, self.info, self.scheme, self.beta)
             self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
             violation = self.watch.violation(self.tally)
         self.stopped = None if self.watch.learns else violation
         if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
-            self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, hybrid=True)
+            self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done < self.total:

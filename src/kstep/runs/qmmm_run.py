@@ -115,14 +115,13 @@ class _Course:
         self.restart, self.is_due = time.perf_counter(), False
         steps = macro_steps(scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
                             pause=lambda n: first + n == run.burn_in_steps or self._is_due())
-        for self.state in steps:
+        for self.state, info in steps:
             if self.done in (0, run.burn_in_steps):
                 self._open(produces=self.done == run.burn_in_steps)
             self.done += 1
-            self.writer.add(self.state, scheme.dt_ps * FS_PER_PS, np.arange(len(run.starts)), self.segments,
-                            hybrid=True)
+            self.writer.add(self.state, scheme.dt_ps * FS_PER_PS, np.arange(len(run.starts)), self.segments, info)
             if self.done > run.burn_in_steps:
-                self.tally.add(self.state, scheme, 1.0 / kT(run.temperature_K))
+                self.tally.add(self.state, info, scheme, 1.0 / kT(run.temperature_K))
             if self.done == run.burn_in_steps:
                 self.burn_in = self._spent_so_far()
             if self.is_due and self.done < total:

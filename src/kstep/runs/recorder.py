@@ -14,6 +14,7 @@ import os
 import shutil
 import zipfile
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import replacing
 from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_npz, save_trajectory, write_npz
-from kstep.schemes.state import State, kinetic_energy
+from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
 
 
@@ -58,8 +59,8 @@ class TrajectoryWriter:
         for segment in segments:
             self.segments[segment]["role"] = "equil"
 
-    def add(self, state: State, dt_fs: float, replica, segment, *, hybrid: bool = False) -> None:
-        """Append one frame of every replica; replica and segment are (R,) ids."""
+    def add(self, state: State, dt_fs: float, replica, segment, info: Info | None = None) -> None:
+        """Append one frame of every replica; replica and segment are (R,) ids; info: of a macro-step that ends here."""
         n = state.n_replicas
         kinetic = kinetic_energy(state.velocities, np.asarray(self.constants["masses_sampler"]))
         frame = dict(
@@ -69,9 +70,9 @@ class TrajectoryWriter:
             segment=np.broadcast_to(segment, n).copy())
         if self.store_forces:
             frame["forces"] = state.forces
-        if hybrid:
-            frame.update(accepted=state.accepted, attempts=state.attempts,
-                         inner_steps=state.inner_steps, delta_H=state.delta_H)
+        if info is not None:
+            frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
+                         delta_H=info.delta_H)
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
 
@@ -87,8 +88,7 @@ class TrajectoryWriter:
         self._write_chunk()
         text = {"fingerprint": self.fingerprint, "segments": self.segments, "n_chunks": self._n_chunks,
                 "rng": rng.bit_generator.state, "progress": progress, "step": state.step}
-        arrays = {k: v for k, v in vars(state).items() if k != "step"}
-        write_npz(self.parts / "checkpoint.npz", {**arrays, "text": np.array(json.dumps(text))})
+        write_npz(self.parts / "checkpoint.npz", {**per_replica(state), "text": np.array(json.dumps(text))})
 
     def _claim(self) -> None:
         """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
@@ -129,7 +129,9 @@ class TrajectoryWriter:
         self.segments, self._n_chunks = text["segments"], text["n_chunks"]
         rng = np.random.default_rng()
         rng.bit_generator.state = text["rng"]
-        return State(step=text["step"], **arrays), rng, text["progress"]
+        known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
+        state = State(step=text["step"], **{name: array for name, array in arrays.items() if name in known})
+        return state, rng, text["progress"]
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""

@@ -54,7 +54,7 @@ def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
         bonds=molecule.bonds, store_forces=run.keeps_forces,
         fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
                      "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
-                     "checkpoint": _sha256(run.checkpoint)})
+                     "checkpoint": _sha256(run.checkpoint), **run.facts})
 
 
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
@@ -94,7 +94,7 @@ def _facts(run: HybridRun, scheme) -> dict:
         "seed": run.seed, "config": hybrid.model_dump(), "delta_scale": hybrid.delta_scale,
         "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas, "num_workers": run.n_workers,
         "device": run.device, "checkpoint": str(run.checkpoint) if run.checkpoint else None,
-        "checkpoint_sha256": _sha256(run.checkpoint)}
+        "checkpoint_sha256": _sha256(run.checkpoint), **run.facts}
 
 
 def _sha256(path: Path | None) -> str | None:

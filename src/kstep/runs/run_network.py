@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kstep.config import WITHOUT_NETWORK
 from kstep.molecules.molecule import Molecule
 from kstep.runs.execution_choice import n_shards_of, settle_inner
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
-from kstep.runs.settings import HybridRun
+from kstep.runs.settings import HybridRun, NetworkRecipe
+from kstep.schemes.hybrid_config import WITHOUT_NETWORK
 
 
 def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method, inner=None, rows=None):
@@ -35,8 +35,15 @@ def n_halves(run: HybridRun) -> int:
 
 def _arguments_of(run: HybridRun) -> dict:
     rows = -(-run.hybrid.replicas // (n_halves(run) * n_shards_of(run)))
-    return network_arguments(run.checkpoint, run.molecule, run.method, run.device, delta_scale=run.hybrid.delta_scale,
-                             rows=rows)
+    return {**_recipe_of(run).arguments, "checkpoint": run.checkpoint, "device": run.device,
+            "delta_scale": run.hybrid.delta_scale, "rows": rows}
+
+
+def _recipe_of(run: HybridRun) -> NetworkRecipe:
+    """The run's own, or that of a network of its molecule."""
+    molecule = run.molecule
+    return run.recipe or NetworkRecipe(load_network, dict(numbers=molecule.numbers, masses=molecule.masses,
+                                                          bonds=molecule.bonds, method=run.method))
 
 
 @dataclass
@@ -55,16 +62,17 @@ class RunNetwork:
         """The run, its `inner` settled, and its network."""
         if run.hybrid.scheme in WITHOUT_NETWORK:
             return run, RunNetwork()
-        run, network, arguments, inner = settle_inner(run, load_network, _arguments_of(run), n_halves(run))
+        load = _recipe_of(run).load
+        run, network, arguments, inner = settle_inner(run, load, _arguments_of(run), n_halves(run))
         if run.hybrid.scheme == "jump":
             return run, RunNetwork(network, None, inner)
-        return run, RunNetwork(network, make_carrier(network, load_network, arguments, n_shards_of(run)), inner)
+        return run, RunNetwork(network, make_carrier(network, load, arguments, n_shards_of(run)), inner)
 
     def go_on_with(self, checkpoint: Path, run: HybridRun, scheme) -> HybridRun:
         """Put the network of `checkpoint` in the place of a checked run's, while nothing is in flight."""
         run = replace(run, checkpoint=checkpoint)
         arguments = {**_arguments_of(run), "inner": run.hybrid.inner}
-        self.network = scheme.network = load_network(**arguments)
+        self.network = scheme.network = _recipe_of(run).load(**arguments)
         self.carry.change_network(self.network, arguments)
         return run
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from kstep.config import HybridConfig
 from kstep.molecules.molecule import Molecule
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import describe, thermalise, tune
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.ladder import TemperatureLadder
 
 log = logging.getLogger("kstep")

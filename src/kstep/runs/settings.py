@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kstep.config import WITHOUT_NETWORK, BaselineConfig, HybridConfig
+from kstep.config import BaselineConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_trajectory
+from kstep.schemes.hybrid_config import WITHOUT_NETWORK, HybridConfig
 from kstep.units import kT
 
 DEFAULT_METROPOLIS_STEPS = 1000
@@ -26,8 +28,26 @@ NOT_FOR_PLAIN = ("k_steps", "dt_fs", "hydrogen_mass_Da", "hessian_masses", "temp
 
 
 @dataclass(frozen=True)
+class NetworkRecipe:
+    """How any process builds the network of a run: load(**arguments, checkpoint=, device=, delta_scale=, rows=, inner=).
+
+    load: a function of a module, so that spawned processes find it; it returns something with the face of
+    kstep.models.network.Network.  arguments: picklable, and the same for the whole run.
+    """
+
+    load: Callable
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class HybridRun:
-    """Everything a run needs; `hybrid` has no nulls left (see `settle_settings`)."""
+    """Everything a run needs; `hybrid` has no nulls left (see `settle_settings`).
+
+    molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds; starts (S,N,3) nm:
+    start geometries that replicas take in turn, None for the conformers or initial_md; recipe: how its network
+    is built, None for a network of the molecule itself; facts: what else its metadata says of it, which a resumed
+    run must share.
+    """
 
     molecule: Molecule
     spec: PhysicsSpec
@@ -41,6 +61,9 @@ class HybridRun:
     resume: bool = False
     initial_md: Path | None = None
     frame: int | None = None
+    starts: np.ndarray | None = None
+    recipe: NetworkRecipe | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def keeps_forces(self) -> bool:
@@ -98,9 +121,9 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
                                      "hydrogen_mass_Da": hydrogen_mass_Da, "temperature_K": temperature_K})
 
 
-def check_start(args) -> None:
-    """Refuse flags about the start that do not go together."""
-    if args.frame is not None and not args.initial_md:
+def check_start(initial_md: str | Path | None, frame: int | None) -> None:
+    """Refuse a frame without the trajectory it is in."""
+    if frame is not None and not initial_md:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
 
 
@@ -138,24 +161,34 @@ def _refuse_what_would_do_nothing(hybrid: HybridConfig, scheme: str) -> None:
                         "a run without a network")
 
 
-def prepare_run(args, molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str,
-                hybrid: HybridConfig, baseline: BaselineConfig, device: str) -> HybridRun:
-    """Check the command line of 06/06b against the checkpoint and fill in what it leaves open."""
-    checkpoint = None
-    if hybrid.scheme not in WITHOUT_NETWORK and args.checkpoint:
+def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
+                baseline: BaselineConfig, *, out: str | Path, checkpoint: str | Path | None = None,
+                model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None, device: str = "cpu",
+                resume: bool = False, initial_md: str | Path | None = None, frame: int | None = None,
+                starts: np.ndarray | None = None, recipe: NetworkRecipe | None = None,
+                facts: dict[str, Any] | None = None) -> HybridRun:
+    """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
+
+    make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
+    and all; model_config: a YAML that the checkpoint must have been built from; n_workers None: all cores; the rest
+    as in HybridRun.  Raises UserError for what contradicts itself or would do nothing.
+    """
+    loaded = None
+    if hybrid.scheme not in WITHOUT_NETWORK and checkpoint:
         from kstep.models import checkpoint as checkpoints
 
-        checkpoint = checkpoints.load(args.checkpoint)
-        if args.model_config:
-            checkpoints.check_config(checkpoint, args.checkpoint, args.model_config)
-    check_start(args)
-    hybrid = settle_settings(hybrid, checkpoint, baseline)
-    check_writable(args.out)
+        loaded = checkpoints.load(checkpoint)
+        if model_config:
+            checkpoints.check_config(loaded, checkpoint, model_config)
+    check_start(initial_md, frame)
+    hybrid = settle_settings(hybrid, loaded, baseline)
+    check_writable(out)
     return HybridRun(
         molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
-        checkpoint=Path(args.checkpoint) if checkpoint is not None else None, out=Path(args.out), seed=args.seed,
-        n_workers=args.num_workers or physical_cores(), device=device, resume=args.resume,
-        initial_md=Path(args.initial_md) if args.initial_md else None, frame=args.frame)
+        checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
+        n_workers=n_workers or physical_cores(), device=device, resume=resume,
+        initial_md=Path(initial_md) if initial_md else None, frame=frame, starts=starts, recipe=recipe,
+        facts=facts or {})
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:
@@ -175,11 +208,13 @@ def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) 
 
 
 def start_positions(run: HybridRun) -> np.ndarray:
-    """Positions (R,N,3) nm: conformers by their Boltzmann weight, or frames of an MD trajectory.
+    """Positions (R,N,3) nm: run.starts, conformers by their Boltzmann weight, or frames of an MD trajectory.
 
     Without --frame the replicas are spread evenly over the production frames.
     """
     n = run.hybrid.replicas
+    if run.starts is not None:
+        return run.starts[np.arange(n) % len(run.starts)]
     if run.initial_md is None:
         share = share_replicas(run.molecule.conformer_energies, n, run.hybrid.temperature_K)
         return run.molecule.conformers[share].copy()

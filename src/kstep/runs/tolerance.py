@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.config import HybridConfig
 from kstep.errors import UserError
 from kstep.schemas import read_npz, write_npz
+from kstep.schemes.hybrid_config import HybridConfig
 
 GROWTH = 0.2  # a network learns again when there is so much more than last time; sooner it would learn the same
 

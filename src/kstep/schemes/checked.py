@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from kstep.schemes.arrival import arrive
-from kstep.schemes.state import Proposal, State, put
+from kstep.schemes.state import Info, Proposal, State, put
 
 
 class Checked:
@@ -29,16 +29,17 @@ class Checked:
         self.dt_ps = dt_ps
         self.k_steps = k_steps
 
-    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """k timesteps of the network's dynamics for every pending replica."""
-        rows = np.flatnonzero(state.pending)
+        rows = np.flatnonzero(info.pending)
         positions, velocities = self.carry(state.positions[rows], state.velocities[rows], self.masses, self.dt_ps,
                                            self.k_steps)
-        return land(self.network, rows, positions, velocities, state.pending[rows])
+        return land(self.network, rows, positions, velocities, info.pending[rows])
 
-    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
         """Record the truth beside the network's energy and force."""
-        return arrive_beside(self.name, state, proposal, truth, proposal.velocities)
+        return arrive_beside(self.name, state, info, proposal, truth, proposal.velocities)
 
 
 def land(network, rows, positions, velocities, span) -> Proposal:
@@ -47,16 +48,18 @@ def land(network, rows, positions, velocities, span) -> Proposal:
     return Proposal(rows, positions, velocities, span, {"network_energy": energy, "network_forces": forces})
 
 
-def arrive_beside(name: str, state: State, proposal: Proposal, truth, velocities: np.ndarray) -> State:
+def arrive_beside(name: str, state: State, info: Info, proposal: Proposal, truth,
+                  velocities: np.ndarray) -> tuple[State, Info]:
     """The end of a macro-step, with the network's energy and force there beside the true ones."""
     rows = proposal.rows
-    return replace(
-        arrive(name, state, proposal, truth, velocities,
-               way_out="use fewer --k-steps, or a network trained on more of what the molecule does"),
-        inner_steps=put(state.inner_steps, rows, state.inner_steps[rows] + proposal.span),
+    arrived, info = arrive(name, state, info, proposal, truth, velocities,
+                           way_out="use fewer --k-steps, or a network trained on more of what the molecule does")
+    arrived = replace(
+        arrived,
         network_energy=put(_or_unknown(state.network_energy, state.energy), rows, proposal.extra["network_energy"]),
         network_forces=put(_or_unknown(state.network_forces, state.forces), rows, proposal.extra["network_forces"]),
     )
+    return arrived, replace(info, inner_steps=put(info.inner_steps, rows, info.inner_steps[rows] + proposal.span))
 
 
 def known_network_forces(network, state: State, rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.schemes.checked import arrive_beside, known_network_forces, land
-from kstep.schemes.state import Proposal, State
+from kstep.schemes.state import Info, Proposal, State
 
 
 class Impulse:
@@ -41,18 +41,19 @@ class Impulse:
             residual = self.project(residual, positions)
         return 0.5 * self.k_steps * self.dt_ps * residual / self.masses[:, None]
 
-    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """The opening kick and k timesteps of the network's dynamics for every pending replica."""
-        rows = np.flatnonzero(state.pending)
+        rows = np.flatnonzero(info.pending)
         positions = state.positions[rows]
         network_forces = known_network_forces(self.network, state, rows)
         velocities = state.velocities[rows] + self._half_kick(state.forces[rows], network_forces, positions)
         positions, velocities = self.carry(positions, velocities, self.masses, self.dt_ps, self.k_steps)
-        return land(self.network, rows, positions, velocities, state.pending[rows])
+        return land(self.network, rows, positions, velocities, info.pending[rows])
 
-    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
         """The closing kick."""
         kick = 0.0
         if not truth.failed.any():
             kick = self._half_kick(truth.forces, proposal.extra["network_forces"], proposal.positions)
-        return arrive_beside(self.name, state, proposal, truth, proposal.velocities + kick)
+        return arrive_beside(self.name, state, info, proposal, truth, proposal.velocities + kick)

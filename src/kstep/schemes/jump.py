@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kstep.schemes.plain import Plain
-from kstep.schemes.state import Proposal, State, kinetic_energy, put
+from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ class Jump:
         self.spans = sorted((s for s in network.spans if s <= k_steps), reverse=True)
         self._plain = Plain(masses, dt_ps)
 
-    def _spans_to_try(self, state: State, rows: np.ndarray) -> np.ndarray:
+    def _spans_to_try(self, info: Info, rows: np.ndarray) -> np.ndarray:
         """Timesteps of the next jump of each replica; 0 where plain dynamics must do it."""
-        wanted = self.k_steps >> state.failures[rows]
+        wanted = self.k_steps >> info.failures[rows]
         span = np.zeros(len(rows), dtype=np.int64)
         for length in self.spans:  # longest first: take the longest trained span that fits
-            fits = (span == 0) & (length <= wanted) & (length <= state.pending[rows])
+            fits = (span == 0) & (length <= wanted) & (length <= info.pending[rows])
             span[fits] = length
-        span[state.failures[rows] >= self.limits.max_attempts] = 0
+        span[info.failures[rows] >= self.limits.max_attempts] = 0
         return span
 
-    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """A jump, or a plain step where jumping was given up, for every pending replica."""
-        plain = self._plain.propose(state, rng)
+        plain = self._plain.propose(state, info, rng)
         rows = plain.rows
-        span = self._spans_to_try(state, rows)
+        span = self._spans_to_try(info, rows)
         positions, velocities = plain.positions, plain.velocities
         jumping = span > 0
         if jumping.any():
@@ -88,33 +88,32 @@ class Jump:
                     & (np.abs(after - before) <= limits.max_energy_jump))
         return ~fine | truth.failed  # NaN compares false, so it is refused
 
-    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
         """Close the last half-kick where the landing is sound; leave the rest to a shorter retry."""
         jumping = proposal.extra["jumping"]
         velocities = proposal.velocities + 0.5 * self.dt_ps * truth.forces / self.masses[:, None]
         refused = jumping & self._refused(state, proposal, truth, velocities)
         if self.energy_rescale:
-            velocities = self._rescale(state, proposal, truth, velocities, jumping & ~refused)
-        done = ~refused
-        settled = self._plain.settle(
-            replace(state, attempts=put(state.attempts, proposal.rows[refused],
-                                        state.attempts[proposal.rows[refused]] + 1)),
-            Proposal(proposal.rows[done], proposal.positions[done], proposal.velocities[done], proposal.span[done]),
+            velocities = self._rescale(info, proposal, truth, velocities, jumping & ~refused)
+        done, rows = ~refused, proposal.rows
+        state, info = self._plain.settle(
+            state, info, Proposal(rows[done], proposal.positions[done], proposal.velocities[done], proposal.span[done]),
             _rows_of(truth, done), rng)
-        rows = proposal.rows
-        return replace(
-            settled,
-            velocities=put(settled.velocities, rows[done], velocities[done]),
-            failures=put(settled.failures, rows[refused], settled.failures[rows[refused]] + 1),
-            inner_steps=put(settled.inner_steps, rows[done & jumping],
-                            settled.inner_steps[rows[done & jumping]] + proposal.span[done & jumping]),
-            accepted=put(settled.accepted, rows[refused], False),
+        back, jumped = rows[refused], rows[done & jumping]
+        info = replace(
+            info,
+            attempts=put(info.attempts, back, info.attempts[back] + 1),
+            failures=put(info.failures, back, info.failures[back] + 1),
+            inner_steps=put(info.inner_steps, jumped, info.inner_steps[jumped] + proposal.span[done & jumping]),
+            accepted=put(info.accepted, back, False),
         )
+        return replace(state, velocities=put(state.velocities, rows[done], velocities[done])), info
 
-    def _rescale(self, state, proposal, truth, velocities, chosen):
+    def _rescale(self, info, proposal, truth, velocities, chosen):
         """Scale velocities back to the true total energy at the start of the macro-step."""
         kinetic = kinetic_energy(velocities, self.masses)
-        wanted = state.energy_start[proposal.rows] - truth.energy
+        wanted = info.energy_start[proposal.rows] - truth.energy
         factor = np.ones(len(kinetic))
         possible = chosen & (wanted > 0) & (kinetic > 0)
         factor[possible] = np.sqrt(wanted[possible] / kinetic[possible])

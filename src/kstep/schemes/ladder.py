@@ -34,19 +34,23 @@ class TemperatureLadder:
         """Temperature (R,) in K of each replica."""
         return np.resize(np.asarray(self.temperatures_K, dtype=np.float64), n_replicas)
 
-    def swap(self, state: State, turn: int, rng: np.random.Generator) -> State:
-        """Offer every second pair of neighbours an exchange; `turn` even or odd says which pairs."""
+    def swap(self, state: State, turn: int, rng: np.random.Generator) -> tuple[State, np.ndarray]:
+        """Offer every second pair of neighbours an exchange; `turn` even or odd says which pairs.
+
+        Beside the state: (R,) 1 where the lower rung of a pair took the upper's configuration, 0 where it
+        kept its own, -1 where it was not asked.
+        """
+        swapped = np.full(state.n_replicas, -1, dtype=np.int8)
         rung = np.arange(state.n_replicas) % self.n_rungs
         lower = np.flatnonzero((rung % 2 == turn % 2) & (rung < self.n_rungs - 1))
         if not len(lower):
-            return state
+            return state, swapped
         beta = 1.0 / kT(self.of(state.n_replicas))
         upper = lower + 1
         log_ratio = (beta[lower] - beta[upper]) * (state.energy[lower] - state.energy[upper])
         agreed = np.log(rng.random(len(lower))) < log_ratio
         order = np.arange(state.n_replicas)
         order[lower[agreed]], order[upper[agreed]] = upper[agreed], lower[agreed]
-        swapped = state.swapped.copy()
         swapped[lower] = agreed
         return replace(state, positions=state.positions[order], energy=state.energy[order],
-                       forces=state.forces[order], swapped=swapped)
+                       forces=state.forces[order]), swapped

@@ -8,7 +8,7 @@ import numpy as np
 
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.maxwell import draw_velocities
-from kstep.schemes.state import Proposal, State, kinetic_energy, put
+from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put
 from kstep.units import kT
 
 
@@ -50,7 +50,7 @@ class Metropolis:
         """Timesteps of the next proposal."""
         return int(rng.integers(1, 2 * self.k_steps)) if self.length_law == "uniform" else self.k_steps
 
-    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """New momenta and the network's dynamics for every replica."""
         rows = np.arange(state.n_replicas)
         start = draw_velocities(len(rows), self.masses, self.ladder.of(len(rows)), rng)
@@ -60,7 +60,8 @@ class Metropolis:
         positions, velocities = self.carry(state.positions, start, self.masses, self.dt_ps, n_steps)
         return Proposal(rows, positions, velocities, np.full(len(rows), n_steps), {"start": start, "log_u": log_u})
 
-    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
         """Accept or reject each replica on the true energy."""
         rows, start = proposal.rows, proposal.extra["start"]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -72,17 +73,16 @@ class Metropolis:
         def choose(new, old):
             return np.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        settled = replace(
+        state = replace(
             state,
             positions=put(state.positions, rows, choose(proposal.positions, state.positions[rows])),
             velocities=put(state.velocities, rows, choose(proposal.velocities, start)),
             energy=put(state.energy, rows, choose(truth.energy, state.energy[rows])),
             forces=put(state.forces, rows, choose(truth.forces, state.forces[rows])),
-            pending=put(state.pending, rows, 0),
-            attempts=put(state.attempts, rows, state.attempts[rows] + 1),
-            failures=put(state.failures, rows, state.failures[rows] + truth.failed),
-            inner_steps=put(state.inner_steps, rows, proposal.span),
-            accepted=put(state.accepted, rows, accepted),
-            delta_H=put(state.delta_H, rows, delta_H),
         )
-        return self.ladder.swap(settled, state.step // self.k_steps, rng)
+        state, swapped = self.ladder.swap(state, state.step // self.k_steps, rng)
+        return state, replace(
+            info, pending=put(info.pending, rows, 0), attempts=put(info.attempts, rows, info.attempts[rows] + 1),
+            failures=put(info.failures, rows, info.failures[rows] + truth.failed),
+            inner_steps=put(info.inner_steps, rows, proposal.span), accepted=put(info.accepted, rows, accepted),
+            delta_H=put(info.delta_H, rows, delta_H), swapped=swapped)

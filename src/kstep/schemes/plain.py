@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.schemes.arrival import arrive
-from kstep.schemes.state import Proposal, State
+from kstep.schemes.state import Info, Proposal, State
 
 
 class Plain:
@@ -22,15 +22,16 @@ class Plain:
         self.masses = np.asarray(masses, dtype=np.float64)
         self.dt_ps = dt_ps
 
-    def propose(self, state: State, rng: np.random.Generator) -> Proposal:
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """One timestep for every pending replica."""
-        rows = np.flatnonzero(state.pending)
+        rows = np.flatnonzero(info.pending)
         velocities = state.velocities[rows] + 0.5 * self.dt_ps * state.forces[rows] / self.masses[:, None]
         positions = state.positions[rows] + self.dt_ps * velocities
         return Proposal(rows, positions, velocities, np.ones(len(rows), dtype=np.int64))
 
-    def settle(self, state: State, proposal: Proposal, truth, rng: np.random.Generator) -> State:
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
         """Close the step with the true force; a step without one cannot go on."""
         kick = 0.5 * self.dt_ps * truth.forces / self.masses[:, None]
-        return arrive(self.name, state, proposal, truth, proposal.velocities + kick,
+        return arrive(self.name, state, info, proposal, truth, proposal.velocities + kick,
                       way_out="use a smaller dt_fs or check the start geometry")

@@ -1,27 +1,22 @@
-"""What a run is made of between two true calls."""
+"""What a run is made of between two true calls: its physics, and what happens to it in a macro-step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class State:
-    """R replicas of one molecule at the same macro-step; every array owns its memory.
+    """The physics: R replicas of one molecule at the same macro-step; every array owns its memory.
 
     positions (R,N,3) nm; velocities (R,N,3) nm/ps; energy (R,) kJ/mol and forces (R,N,3)
     kJ/mol/nm of the true potential at `positions`; step: baseline timesteps since the start.
 
-    The rest describes the current macro-step of each replica: `pending` (R,) timesteps still
-    to cover, `attempts` (R,) true calls spent, `failures` (R,) of them refused, `inner_steps`
-    (R,) network timesteps, `accepted` (R,), `delta_H` (R,) kJ/mol of a Metropolis proposal,
-    `energy_start` (R,) true total energy at its start, `swapped` (R,) whether the replica took the
-    configuration of its neighbour in temperature (1), refused it (0) or was not asked (-1).
-
-    `network_energy` (R,) and `network_forces` (R,N,3) are the network's at `positions`, for schemes
-    that set them against the true ones; empty, or NaN in a row, where it was not asked.
+    network_energy (R,) kJ/mol and network_forces (R,N,3) kJ/mol/nm: the network's at `positions`, for
+    schemes that set them against the true ones; empty, or NaN in a row, where it was not asked.
     """
 
     positions: np.ndarray
@@ -29,14 +24,6 @@ class State:
     energy: np.ndarray
     forces: np.ndarray
     step: int = 0
-    pending: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    attempts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    failures: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    inner_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    accepted: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    delta_H: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    energy_start: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    swapped: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
     network_energy: np.ndarray = field(default_factory=lambda: np.zeros(0))
     network_forces: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
 
@@ -45,34 +32,61 @@ class State:
         """R replicas."""
         return len(self.positions)
 
-    def begin_macro_step(self, k_steps: int, masses: np.ndarray) -> State:
-        """The same state with its macro-step bookkeeping reset to `k_steps` pending timesteps."""
-        n = self.n_replicas
-        return replace(
-            self,
+    def part(self, rows: slice) -> State:
+        """The same state with some of its replicas alone."""
+        return replace(self, **{name: value[rows].copy() for name, value in per_replica(self).items()})
+
+
+@dataclass(frozen=True)
+class Info:
+    """What happens to each of R replicas in one macro-step; made anew for each.
+
+    pending (R,): timesteps still to cover; attempts (R,): true calls spent; failures (R,): those of
+    them that were refused; inner_steps (R,): network timesteps; accepted (R,) bool; delta_H (R,)
+    kJ/mol: H(proposal) - H(start) of a scheme that tests it, NaN elsewhere; energy_start (R,) kJ/mol:
+    true total energy at its start; swapped (R,): the replica took the configuration of its neighbour
+    in temperature (1), kept its own (0) or was not asked (-1).
+    """
+
+    pending: np.ndarray
+    attempts: np.ndarray
+    failures: np.ndarray
+    inner_steps: np.ndarray
+    accepted: np.ndarray
+    delta_H: np.ndarray
+    energy_start: np.ndarray
+    swapped: np.ndarray
+
+    @classmethod
+    def begin(cls, state: State, k_steps: int, masses: np.ndarray) -> Info:
+        """A macro-step of k_steps timesteps that begins at `state`; masses (N,) Da of its velocities."""
+        n = state.n_replicas
+        return cls(
             pending=np.full(n, k_steps, dtype=np.int64),
             attempts=np.zeros(n, dtype=np.int64),
             failures=np.zeros(n, dtype=np.int64),
             inner_steps=np.zeros(n, dtype=np.int64),
             accepted=np.ones(n, dtype=bool),
             delta_H=np.full(n, np.nan),
-            energy_start=self.energy + kinetic_energy(self.velocities, masses),
+            energy_start=state.energy + kinetic_energy(state.velocities, masses),
             swapped=np.full(n, -1, dtype=np.int8),
         )
 
-    def part(self, rows: slice) -> State:
-        """The same state with some of its replicas alone."""
-        return replace(self, **{name: getattr(self, name)[rows].copy() for name in PER_REPLICA})
 
-    @staticmethod
-    def join(parts: list[State]) -> State:
-        """The parts of one state, which are at the same step, put together again."""
-        if len(parts) == 1:
-            return parts[0]
-        return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts]) for name in PER_REPLICA})
+def per_replica(whole: State | Info) -> dict[str, np.ndarray]:
+    """The arrays (R,...) of a State or an Info, by name."""
+    return {f.name: getattr(whole, f.name) for f in fields(whole) if f.name != "step"}
 
 
-PER_REPLICA = tuple(f.name for f in fields(State) if f.name != "step")
+T = TypeVar("T", State, Info)
+
+
+def join(parts: list[T]) -> T:
+    """The parts of one State or Info, which are at the same step, put together again."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts])
+                                for name in per_replica(parts[0])})
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,9 @@ def metropolis_rates(molecule, network, carry, positions, masses, temperature_K,
     state = run(scheme, pool, initial_state(pool, positions, np.zeros_like(positions)), rng, max(2, n_proposals // 5))
     frames, accepted = [], []
 
-    def keep(state):
+    def keep(state, info):
         frames.append((state.positions, state.velocities, state.energy))
-        accepted.append(state.accepted.mean())
+        accepted.append(info.accepted.mean())
 
     state = run(scheme, pool, state, rng, n_proposals, reporters=[keep])
     found = effective_samples(_trajectory(molecule, "metropolis", frames, k_steps * dt_fs * PS_PER_FS, temperature_K,
