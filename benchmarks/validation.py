@@ -126,7 +126,7 @@ class Bench:
         truth = self.copies.evaluate(positions)
         run(scheme, self.copies, State(positions.copy(), start, truth.energy, truth.forces), rng, n_macro,
             thermostat=LangevinThermostat(temperature_K, FRICTION_PER_PS, self.masses),
-            reporters=[lambda s: frames.append(s) if s.step % (every * scheme.k_steps) == 0 else None])
+            reporters=[lambda s, info: frames.append(s) if s.step % (every * scheme.k_steps) == 0 else None])
         return frames
 
     def network(self, pool, method: str) -> tuple[Network, dict]:
@@ -160,8 +160,8 @@ class Bench:
                             length_law="uniform")
         frames, accepted = [], []
 
-        def record(state):
-            accepted.append(state.accepted.mean())
+        def record(state, info):
+            accepted.append(info.accepted.mean())
             done = state.step // scheme.k_steps - PROPOSALS_BURN_IN
             if done > 0 and done % PROPOSALS_PER_FRAME == 0:
                 frames.append(state)
@@ -185,7 +185,7 @@ class Bench:
             scheme = self.scheme(name, network, dt_fs)
             series = []
             run(scheme, self.mm, initial_state(self.mm, x, v), rng, round(NVE_PS / (scheme.k_steps * scheme.dt_ps)),
-                reporters=[lambda s: series.append(s.energy + kinetic_energy(s.velocities, self.masses))])
+                reporters=[lambda s, info: series.append(s.energy + kinetic_energy(s.velocities, self.masses))])
             totals[scheme.dt_ps] = np.array(series)
         each = [convergence({dt: t[:, r] for dt, t in totals.items()}) for r in range(NVE_REPLICAS)]
         return {"dt_fs": list(NVE_DT_FS[name]), "k_steps": 1 if name == "plain" else IMPULSE_K,

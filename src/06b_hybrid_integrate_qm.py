@@ -18,6 +18,7 @@ from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import prepare_run
+from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from utils import log, machine, make_parser, pick_device, provenance, run_script, setup_logging
 
@@ -33,8 +34,7 @@ def main():
     check_spec(qm_spec(molecule, baseline, warm_start=False), molecule)
 
     def make_spec(settled):
-        # the force of impulse must be the same on the way back, so its SCF never starts from history
-        return qm_spec(molecule, baseline, warm_start=settled.scheme != "impulse")
+        return qm_spec(molecule, baseline, warm_start=SCHEMES[settled.scheme].traits.warm_start)
 
     device = pick_device(args.device)
     if args.learn:

@@ -19,9 +19,10 @@ from kstep.files import check_writable
 from kstep.forces import mm_spec, qm_spec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
-from kstep.runs.settings import TUNED_HYDROGEN_DA, HybridRun, settle_settings
+from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.metropolis import TUNED_HYDROGEN_DA
 from kstep.study.advice import check, model, survey
 from utils import (
     add_common_arguments,

@@ -23,13 +23,12 @@ from kstep.config import load_config, load_qm_config
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
 from kstep.molecules.smiles import read_smiles_file
-from kstep.runs.settings import NOT_FOR_PLAIN
 from kstep.schemas import load_dataset, load_trajectory
-from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 from utils import make_parser, positive_int, read_json, run_script, setup_logging
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
-PLAIN = {key: HybridConfig.model_fields[key].default for key in NOT_FOR_PLAIN}
+PLAIN = {"k_steps": None, "dt_fs": None, **keys_of_others("plain")}  # of any config, to make the control of it
 
 
 class Missing(Exception):

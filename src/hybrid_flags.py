@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import get_args
-
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
-from kstep.schemes.hybrid_config import Scheme
+from kstep.schemes import SCHEMES
 from utils import add_common_arguments, non_negative_float, non_negative_int, positive_float, positive_int
 
 
@@ -25,7 +23,7 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     parser.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
     parser.add_argument("--model-config", help="check that the checkpoint was built from this model YAML; with "
                         "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
-    parser.add_argument("--scheme", choices=get_args(Scheme),
+    parser.add_argument("--scheme", choices=tuple(SCHEMES),
                         help="how k steps are made and judged")
     parser.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
     parser.add_argument("--dt-fs", type=positive_float, help="timestep, fs")

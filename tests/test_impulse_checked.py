@@ -21,10 +21,10 @@ from kstep.runs.certificate import FEWEST_PAIRS, Certificate
 from kstep.runs.counters import Tally, describe
 from kstep.runs.loop import macro_step, run
 from kstep.runs.network_dynamics import Carrier
-from kstep.runs.settings import NOT_FOR_PLAIN, settle_settings
+from kstep.runs.settings import settle_settings
 from kstep.schemas import load_trajectory
 from kstep.schemes import Checked, Impulse, Plain
-from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.projection import StretchAndBendProjection
@@ -297,19 +297,19 @@ def test_a_failed_true_call_ends_the_run_with_a_sentence(kind):
 def test_the_certificate_equals_a_calculation_by_hand():
     states, network = [], Springs(0.05)
     go(scheme("checked", network), 30, reporters=[lambda *both: states.append(both)])
-    tally = Tally()
+    tally = Tally(scheme("checked", network))
     for state, info in states:
-        tally.add(state, info, scheme("checked", network), 0.4)
+        tally.add(state, info)
     states = [state for state, _ in states]
     difference = np.concatenate([TRUTH.batch(s.positions)[0] - network.batch(s.positions)[0] for s in states])
     force = np.concatenate([TRUTH.batch(s.positions)[1] - network.batch(s.positions)[1] for s in states])
-    figures = tally.summary("checked")["certificate"]
+    figures = tally.summary()["certificate"]
     assert figures["pairs"] == 90
     assert figures["mean_kJ_per_mol"] == pytest.approx(difference.mean(), rel=1e-10)
     assert figures["spread_kJ_per_mol"] == pytest.approx(difference.std(), rel=1e-10)
     assert figures["force_rmse_kJ_per_mol_A"] == pytest.approx(0.1 * np.sqrt((force**2).mean()), rel=1e-10)
     text = describe({"molecule": "m", "scheme": "checked", "k_steps": 4, "replicas": 3, "true_calls": 90, "jump_fs": 1.0,
-                     "wall_production_s": 1.0, "status": "stopped at macro-step 9: why", **tally.summary("checked")})
+                     "wall_production_s": 1.0, "status": "stopped at macro-step 9: why", **tally.summary()})
     assert f"spread {difference.std():.3g} kJ/mol" in text and "stopped at macro-step 9: why" in text
 
 
@@ -354,12 +354,13 @@ def test_defaults_are_two_and_sixteen_femtoseconds(asked, k_steps, dt_fs):
 
 
 @pytest.mark.parametrize("asked, words", [
-    ({"scheme": "checked", "project_residual": True}, "checked has none"),
-    ({"scheme": "impulse", "max_energy_spread_kJ_per_mol": 1.0}, "belong to checked"),
-    ({"scheme": "metropolis", "past_tolerance": "learn"}, "belong to checked"),
+    ({"scheme": "checked", "project_residual": True}, "belongs to impulse; checked has no"),
+    ({"scheme": "impulse", "max_energy_spread_kJ_per_mol": 1.0}, "belongs to checked"),
+    ({"scheme": "metropolis", "past_tolerance": "learn"}, "belongs to checked"),
     ({"scheme": "checked", "past_tolerance": "learn"}, "needs a tolerance"),
     ({"scheme": "impulse", "energy_rescale": True}, "belongs to jump"),
-    ({"scheme": "impulse", "hydrogen_mass_Da": 4.0}, "only metropolis"),
+    ({"scheme": "impulse", "hydrogen_mass_Da": 4.0}, "belongs to metropolis; impulse has no"),
+    ({"scheme": "metropolis", "max_attempts": 5}, "belongs to jump"),
     ({"scheme": "checked", "delta_scale": 0.0}, "leaves it none")])
 def test_what_would_do_nothing_is_refused(asked, words):
     with pytest.raises(UserError, match=words):
@@ -604,13 +605,15 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
 
 OF_ONE_SCHEME = {"k_steps": 8, "dt_fs": 2.0, "hydrogen_mass_Da": 4.0, "hessian_masses": True, "tempering_K": [300, 400],
                  "tune": True, "project_residual": True, "max_energy_spread_kJ_per_mol": 1.0,
-                 "max_force_rmse_kJ_per_mol_A": 1.0, "past_tolerance": "learn"}
+                 "max_force_rmse_kJ_per_mol_A": 1.0, "past_tolerance": "learn", "length_law": "fixed",
+                 "integrator_acceptance": 0.9, "shortest_mean_fs": 100.0, "max_attempts": 2, "max_disp_nm": 0.2,
+                 "max_bond_stretch_nm": 0.1, "max_energy_jump_kJ_per_mol": 30.0, "energy_rescale": True}
 
 
 @pytest.mark.parametrize("key", sorted(OF_ONE_SCHEME))
 def test_any_config_makes_plain_md_once_it_loses_what_belongs_to_other_schemes(key):
-    assert set(NOT_FOR_PLAIN) == set(OF_ONE_SCHEME)
-    bare = {name: HybridConfig.model_fields[name].default for name in NOT_FOR_PLAIN}
+    bare = {"k_steps": None, "dt_fs": None, **keys_of_others("plain")}
+    assert set(bare) == set(OF_ONE_SCHEME)
     expected = settle_settings(HybridConfig(scheme="plain"), None, QMConfig())
     assert settle_settings(HybridConfig(**OF_ONE_SCHEME | bare | {"scheme": "plain"}), None, QMConfig()) == expected
     kept = HybridConfig(**bare | {"scheme": "plain", key: OF_ONE_SCHEME[key]})

@@ -303,14 +303,15 @@ def test_impulse_with_one_step_is_plain_and_checked_says_how_far_the_network_is_
     system, x, atoms = chloroethanol
     spec, carry = carried(system, x, atoms)
     velocities = draw_velocities(1, system.masses, 300.0, np.random.default_rng(0))
-    ends, tally = {}, Tally()
+    ends = {}
     with EvaluationPool(spec, 1) as pool:
         start = initial_state(pool, x[None], velocities)
         for scheme in (Plain(system.masses, 0.0005), Impulse(carry.network, carry, system.masses, 0.0005, 1),
                        Checked(carry.network, carry, system.masses, 0.0005, 1)):
+            tally = Tally(scheme)  # checked is the last
             for state, info in macro_steps(scheme, pool, start, None, 12):
                 if scheme.name == "checked":
-                    tally.add(state, info, scheme, 1.0)
+                    tally.add(state, info)
             ends[scheme.name] = state.positions
     assert np.abs(ends["impulse"] - ends["plain"]).max() < 1e-12
     assert np.abs(ends["checked"] - ends["plain"]).max() > 1e-6

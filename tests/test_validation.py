@@ -44,7 +44,7 @@ def sample(name, temperature_K, seed):
     rng, pool, frames = np.random.default_rng(seed), BatchPool(TRUTH), []
     x = np.repeat(SHAPE[None], REPLICAS, axis=0)
     state = start_state(pool, x, draw_velocities(REPLICAS, MASSES, 2 * temperature_K, rng))
-    thermostat = None if scheme.is_thermostatted else LangevinThermostat(temperature_K, 40.0, MASSES)
+    thermostat = None if scheme.traits.sets_temperature else LangevinThermostat(temperature_K, 40.0, MASSES)
     run(scheme, pool, state, rng, every * (BURN_IN + FRAMES), thermostat=thermostat,
         reporters=[lambda s, info: frames.append(s) if s.step % (every * scheme.k_steps) == 0 else None])
     frames = frames[BURN_IN:]

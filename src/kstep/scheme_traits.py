@@ -21,6 +21,8 @@ class SchemeTraits:
     can_refuse: a proposal may go back, so that time covered counts by the acceptance.
     has_identity: delta_H of every proposal is recorded, and <exp(-beta dH)> over them is 1.
     ensemble: what its positions follow: "true", "network" or "none" (nothing is promised).
+    needs_forces: it settles on true forces; one that does not asks for them only to keep them.
+    warm_start: a true SCF may begin where the replica's last one ended; not where the force must be the same both ways.
     counters: {key of the tally: what it counts}, for tables and reports.
     """
 
@@ -30,6 +32,8 @@ class SchemeTraits:
     can_refuse: bool = False
     has_identity: bool = False
     ensemble: str = "true"
+    needs_forces: bool = True
+    warm_start: bool = True
     counters: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -48,8 +52,8 @@ _JUMP_COUNTERS = {"refused_jumps": "jumps refused", "plain_steps": "timesteps do
 _BEFORE_TRAITS = {
     "plain": SchemeTraits(None),
     "metropolis": SchemeTraits("energy", keeps_velocities=False, sets_temperature=True, can_refuse=True,
-                               has_identity=True),
-    "impulse": SchemeTraits("energy"),
+                               has_identity=True, needs_forces=False),
+    "impulse": SchemeTraits("energy", warm_start=False),
     "checked": SchemeTraits("energy", ensemble="network"),
     "jump": SchemeTraits("jump", ensemble="none", counters=_JUMP_COUNTERS),
 }

@@ -9,8 +9,9 @@ from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces.pool import physical_cores
 from kstep.learning.learn_config import LearnConfig
-from kstep.runs.settings import check_sampler, check_start
+from kstep.runs.settings import check_start
 from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.metropolis import check_sampler
 
 DEFAULT_MODEL = "configs/model_pair_mlp.yaml"
 

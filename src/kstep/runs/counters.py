@@ -1,17 +1,21 @@
-"""What happened in a hybrid run: counts over its macro-steps, and the line that sums them up."""
+"""What happened in a run: sums over its macro-steps, and the line that says how it went."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
 from kstep.runs.certificate import Certificate
+from kstep.schemes import SCHEMES
+from kstep.schemes.base import Scheme
+from kstep.schemes.state import Info, State
 from kstep.units import FS_PER_PS, SECONDS_PER_DAY
 
 
 class Tally:
-    """Counts over all production macro-steps; goes into the metadata and the restart file."""
+    """Sums over all production macro-steps; `counts` is plain JSON, for the metadata and the restart file."""
 
-    def __init__(self, saved: dict | None = None):
+    def __init__(self, scheme: Scheme, saved: dict | None = None):
+        self.scheme = scheme
         if saved is None:
             self.start_over()
         else:
@@ -19,81 +23,55 @@ class Tally:
 
     def start_over(self, **kept) -> None:
         """Forget all counts, as after a change of network; `kept` stays in the metadata."""
-        self.counts = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "refused_jumps": 0,
-                       "plain_steps": 0, "sum_exp": 0.0, "sum_exp_squared": 0.0, "attempts": {}, "swaps": {}, **kept}
+        self.counts: dict[str, Any] = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "attempts": {},
+                                       **dict.fromkeys(self.scheme.traits.counters, 0), **kept}
         self.certificate = Certificate()
 
-    def add(self, state, info, scheme, beta) -> None:
-        """Count one macro-step of every replica; beta (R,) or one number, mol/kJ."""
-        c = self.counts
-        c["macro_steps"] += state.n_replicas
-        c["accepted"] += int(info.accepted.sum())
-        if scheme.name == "metropolis":
-            weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))
-            c["sum_exp"] += float(weight.sum())
-            c["sum_exp_squared"] += float((weight**2).sum())
-            c["failed_true_calls"] += int(info.failures.sum())
-            for rung in range(scheme.ladder.n_rungs - 1):
-                asked = info.swapped[rung::scheme.ladder.n_rungs]
-                offered, agreed = c["swaps"].get(str(rung), (0, 0))
-                c["swaps"][str(rung)] = [offered + int((asked >= 0).sum()), agreed + int((asked == 1).sum())]
-        elif scheme.name == "jump":
-            c["refused_jumps"] += int(info.failures.sum())
-            c["plain_steps"] += int((scheme.k_steps - info.inner_steps).sum())
+    def add(self, state: State, info: Info) -> None:
+        """Count one macro-step of every replica: what any scheme does, and what this one counts."""
+        attempts: dict[str, int] = {}
+        for spent in info.attempts:
+            attempts[str(int(spent))] = attempts.get(str(int(spent)), 0) + 1
+        self.counts = _plus(self.counts, {"macro_steps": state.n_replicas, "accepted": int(info.accepted.sum()),
+                                          "attempts": attempts, **self.scheme.count(info)})
         if len(state.network_energy):
             self.certificate.add(state)
-            c["certificate"] = self.certificate.counts
-        for attempts in info.attempts:
-            c["attempts"][str(int(attempts))] = c["attempts"].get(str(int(attempts)), 0) + 1
+            self.counts["certificate"] = self.certificate.counts
 
-    def summary(self, scheme_name: str) -> dict:
+    def summary(self) -> dict:
         """Fractions and means for the metadata."""
-        c = self.counts
-        out = {"tally": c}
-        if "certificate" in c:
-            out["certificate"] = self.certificate.figures()
-        if scheme_name == "metropolis" and c["macro_steps"]:
-            n = c["macro_steps"]
-            mean = c["sum_exp"] / n
-            out["acceptance"] = c["accepted"] / n
-            out["mean_exp_minus_beta_dH"] = mean
-            out["mean_exp_minus_beta_dH_error"] = float(
-                np.sqrt(max(c["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
-            if c["swaps"]:
-                out["swap_acceptance"] = [agreed / offered if offered else None for offered, agreed in
-                                          (c["swaps"][rung] for rung in sorted(c["swaps"], key=int))]
-        return out
+        known = {"certificate": self.certificate.figures()} if "certificate" in self.counts else {}
+        return {"tally": self.counts, **known, **self.scheme.summarise(self.counts)}
 
-    def progress(self, ps: float, seconds: float, scheme_name: str) -> str:
+    def progress(self, ps: float, seconds: float) -> str:
         """Speed so far and how the proposals fare, for the progress bar."""
-        c = self.counts
-        text = f"{ps / max(seconds, 1e-9) * SECONDS_PER_DAY:.3g} ps/day"
-        if scheme_name == "metropolis" and c["macro_steps"]:
-            text += f", acceptance {c['accepted'] / c['macro_steps']:.2f}"
-        if "certificate" in c:
-            f = self.certificate.figures("recent")
-            text += (f", E_true - E_ML spread {f['spread_kJ_per_mol']:.2g} kJ/mol, "
-                     f"force error {f['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A")
-        if scheme_name == "jump" and c["macro_steps"]:
-            text += f", refused {c['refused_jumps']}"
-        return text
+        parts = [f"{ps / max(seconds, 1e-9) * SECONDS_PER_DAY:.3g} ps/day"]
+        if self.counts["macro_steps"]:
+            parts.append(self.scheme.progress(self.counts))
+        if "certificate" in self.counts:
+            parts += [f"E_true - E_ML spread {(f := self.certificate.figures('recent'))['spread_kJ_per_mol']:.2g} kJ/mol",
+                      f"force error {f['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A"]
+        return ", ".join(filter(None, parts))
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """The sum of two counts: numbers, or dicts and lists of numbers; what only one side has stays."""
+    if isinstance(b, dict):
+        return {**a, **{key: _plus(a[key], value) if key in a else value for key, value in b.items()}}
+    return [_plus(x, y) for x, y in zip(a, b)] if isinstance(b, list) else a + b
 
 
 def describe(metadata: dict) -> str:
     """One line about a finished run."""
     ps = metadata["tally"]["macro_steps"] * metadata["jump_fs"] / FS_PER_PS
-    text = (f"{metadata['molecule']} {metadata['scheme']} k={metadata['k_steps']}: {ps:.1f} ps over "
-            f"{metadata['replicas']} replicas, {metadata['true_calls']} true calls, "
-            f"{ps / max(metadata['wall_production_s'], 1e-9) * SECONDS_PER_DAY:.3g} ps/day")
-    if "acceptance" in metadata:
-        text += (f", acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
-                 f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}")
+    parts = [f"{metadata['molecule']} {metadata['scheme']} k={metadata['k_steps']}: {ps:.1f} ps over "
+             f"{metadata['replicas']} replicas", f"{metadata['true_calls']} true calls",
+             f"{ps / max(metadata['wall_production_s'], 1e-9) * SECONDS_PER_DAY:.3g} ps/day",
+             SCHEMES[metadata["scheme"]].last_words(metadata) if metadata["tally"]["macro_steps"] else ""]
     if "certificate" in metadata:
         f = metadata["certificate"]
-        text += (f", E_true - E_ML {f['mean_kJ_per_mol']:.3g} with spread {f['spread_kJ_per_mol']:.3g} kJ/mol, "
-                 f"force error {f['force_rmse_kJ_per_mol_A']:.3g} kJ/mol/A")
+        parts += [f"E_true - E_ML {f['mean_kJ_per_mol']:.3g} with spread {f['spread_kJ_per_mol']:.3g} kJ/mol",
+                  f"force error {f['force_rmse_kJ_per_mol_A']:.3g} kJ/mol/A"]
     if metadata["status"] != "finished":
-        text += f", {metadata['status']}"
-    if metadata["scheme"] == "jump":
-        text += f", {metadata['tally']['refused_jumps']} jumps refused, {metadata['tally']['plain_steps']} plain steps"
-    return text
+        parts.append(metadata["status"])
+    return ", ".join(filter(None, parts))

@@ -28,8 +28,8 @@ def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halv
     A resumed run goes on as the first one did, since the ways differ in the last bits.
     """
     hybrid = run.hybrid
-    if hybrid.scheme == "jump":
-        return run, load_network(**arguments), arguments, {}  # its map has no inner steps
+    if run.traits.head != "energy":
+        return run, load_network(**arguments), arguments, {}  # a jump has no inner steps
     kept = kept_file(run.out, "inner.json")
     report, network = {}, None
     if hybrid.inner != "auto":

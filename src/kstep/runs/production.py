@@ -15,12 +15,11 @@ from kstep.runs.coverage import TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
-from kstep.runs.sampler import ladder_of
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import Watch
+from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
-from kstep.units import kT
 
 
 class Production:
@@ -36,11 +35,10 @@ class Production:
         self.run, self.scheme, self.pool, self.writer = run, scheme, pool, writer
         self.network, self.watch, self.bill = network, watch, bill
         self.ladder = ladder_of(hybrid)
-        self.beta = 1.0 / kT(self.ladder.of(hybrid.replicas))
         self.thermostat = None
-        if hybrid.thermostat == "langevin" and not scheme.is_thermostatted:
+        if hybrid.thermostat == "langevin" and not scheme.traits.sets_temperature:
             self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
-        self.ensemble = "NVT" if self.thermostat is not None or scheme.is_thermostatted else "NVE"
+        self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
         self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
         self.segments, self.broken, self.stopped = None, None, None
 
@@ -68,7 +66,7 @@ class Production:
         for name, report in settled.items():
             if report:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
-        self.tally = Tally()
+        self.tally = Tally(self.scheme)
         self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers)
         if hybrid.burn_in_steps:
             self.segments = self._open_segments("equil")
@@ -77,7 +75,7 @@ class Production:
         molecule = self.run.molecule
         self.state, self.rng = state, rng
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
-        self.tally = Tally(progress["tally"])
+        self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, progress["rotamers_seen"])
         self.bill.go_on(progress["spent"])
         self.watch.restore(self.writer.parts)
@@ -110,7 +108,7 @@ class Production:
         """One macro-step more: count it, record it, learn from it, write the restart file."""
         hybrid, violation = self.run.hybrid, None
         if self.done > self.burn_in_end:
-            self.tally.add(self.state, self.info, self.scheme, self.beta)
+            self.tally.add(self.state, self.info)
             self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
             violation = self.watch.violation(self.tally)
         self.stopped = None if self.watch.learns else violation
@@ -158,4 +156,4 @@ class Production:
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas
-        return self.tally.progress(produced_ps, self.bill.so_far()["wall_s"], self.scheme.name)
+        return self.tally.progress(produced_ps, self.bill.so_far()["wall_s"])

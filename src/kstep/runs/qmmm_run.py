@@ -16,7 +16,7 @@ from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
-from kstep.units import FS_PER_PS, kT
+from kstep.units import FS_PER_PS
 
 FRICTION_PER_PS = 5.0
 RESTART_S = 30.0  # between two restart files
@@ -69,7 +69,7 @@ def run_embedded(run: EmbeddedRun, scheme, facts: dict, background: dict | None 
             course.go()
         metadata = {**facts, **(background or {}), **course.spent(), **course.burn_in,
                     "failed_true_calls": pool.failures[:100], "status": "finished",
-                    **course.tally.summary(scheme.name)}
+                    **course.tally.summary()}
         writer.finish(metadata)
     finally:
         writer.release()
@@ -92,11 +92,11 @@ class _Course:
             self.state = initial_state(pool, run.starts, draw_velocities(len(run.starts), scheme.masses,
                                                                          run.temperature_K, self.rng))
             writer.start_over()
-            self.done, self.segments, self.tally, self.burn_in = 0, None, Tally(), self._spent_so_far()
+            self.done, self.segments, self.tally, self.burn_in = 0, None, Tally(scheme), self._spent_so_far()
         else:
             self.state, self.rng, progress = saved
             self.done, self.segments, self.burn_in = progress["done"], progress["segments"], progress["burn_in"]
-            self.tally, self.before = Tally(progress["tally"]), progress["spent"]
+            self.tally, self.before = Tally(scheme, progress["tally"]), progress["spent"]
             log.info("going on after %d macro-steps", self.done)
 
     def spent(self) -> dict:
@@ -121,7 +121,7 @@ class _Course:
             self.done += 1
             self.writer.add(self.state, scheme.dt_ps * FS_PER_PS, np.arange(len(run.starts)), self.segments, info)
             if self.done > run.burn_in_steps:
-                self.tally.add(self.state, info, scheme, 1.0 / kT(run.temperature_K))
+                self.tally.add(self.state, info)
             if self.done == run.burn_in_steps:
                 self.burn_in = self._spent_so_far()
             if self.is_due and self.done < total:
@@ -129,7 +129,7 @@ class _Course:
 
     def _open(self, produces: bool) -> None:
         run = self.run
-        is_nve = not (run.thermostat or self.scheme.is_thermostatted)
+        is_nve = not (run.thermostat or self.scheme.traits.sets_temperature)
         role = ("drift" if is_nve else "train") if produces else "equil"
         self.segments = [self.writer.open_segment(r, role, "NVE" if is_nve else "NVT", run.temperature_K,
                                                   degrees_of_freedom(len(run.masses))) for r in range(len(run.starts))]

@@ -9,13 +9,13 @@ from kstep.errors import PhysicsError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
 from kstep.runs.accounting import Bill
-from kstep.runs.build_scheme import build_scheme
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun
 from kstep.runs.tolerance import OnViolation, Watch
+from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
 
 MOST_LISTED_FAILURES = 100
@@ -33,7 +33,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
         with EvaluationPool(run.spec, run.n_workers) as pool:
             bill.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
-            scheme = build_scheme(run, network.network, network.carry, masses)
+            scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
+                                                      carry=network.carry, masses=masses, needs_forces=run.keeps_forces)
             settled = {"tuning": tuning, "inner": network.inner}
             writer = _writer(run, scheme)
             production = Production(run, scheme, pool, writer, network, watch, bill)
@@ -70,7 +71,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
                 "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
                 "status": f"broke at macro-step {done}: {broken}" if broken else
                 f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-                **spent, **tally.summary(scheme.name), **provenance}
+                **spent, **tally.summary(), **provenance}
     production.writer.finish(metadata)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
@@ -89,7 +90,8 @@ def _facts(run: HybridRun, scheme) -> dict:
     hybrid, molecule = run.hybrid, run.molecule
     return {
         "molecule": molecule.name, "smiles": molecule.smiles, "method": run.method, "backend": run.spec.backend,
-        "units": "nm ps Da kJ/mol K", "scheme": scheme.name, "k_steps": scheme.k_steps, "dt_fs": hybrid.dt_fs,
+        "units": "nm ps Da kJ/mol K", "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
+        "caveats": scheme.caveats(hybrid), "k_steps": scheme.k_steps, "dt_fs": hybrid.dt_fs,
         "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS, "temperature_K": hybrid.temperature_K,
         "seed": run.seed, "config": hybrid.model_dump(), "delta_scale": hybrid.delta_scale,
         "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas, "num_workers": run.n_workers,

@@ -9,7 +9,6 @@ from kstep.molecules.molecule import Molecule
 from kstep.runs.execution_choice import n_shards_of, settle_inner
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
 from kstep.runs.settings import HybridRun, NetworkRecipe
-from kstep.schemes.hybrid_config import WITHOUT_NETWORK
 
 
 def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method, inner=None, rows=None):
@@ -29,8 +28,7 @@ def network_arguments(checkpoint, molecule: Molecule, method: str, device: str =
 
 def n_halves(run: HybridRun) -> int:
     """Half-batches in flight: the network carries one while the physics has the other."""
-    has_network = run.hybrid.scheme not in WITHOUT_NETWORK
-    return 2 if has_network and (run.n_workers > 1 or run.device != "cpu") else 1
+    return 2 if run.traits.needs_network and (run.n_workers > 1 or run.device != "cpu") else 1
 
 
 def _arguments_of(run: HybridRun) -> dict:
@@ -50,7 +48,7 @@ def _recipe_of(run: HybridRun) -> NetworkRecipe:
 class RunNetwork:
     """A network and what carries replicas with it; inner: how it computes, see `settle_inner`.
 
-    Without a network (`plain`) both are None; `jump` needs nothing that carries.
+    Without a network both are None; a network with a jump head needs nothing that carries.
     """
 
     network: object = None
@@ -60,11 +58,11 @@ class RunNetwork:
     @staticmethod
     def of(run: HybridRun) -> tuple[HybridRun, RunNetwork]:
         """The run, its `inner` settled, and its network."""
-        if run.hybrid.scheme in WITHOUT_NETWORK:
+        if not run.traits.needs_network:
             return run, RunNetwork()
         load = _recipe_of(run).load
         run, network, arguments, inner = settle_inner(run, load, _arguments_of(run), n_halves(run))
-        if run.hybrid.scheme == "jump":
+        if run.traits.head != "energy":
             return run, RunNetwork(network, None, inner)
         return run, RunNetwork(network, make_carrier(network, load, arguments, n_shards_of(run)), inner)
 

@@ -12,8 +12,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import describe, thermalise, tune
-from kstep.schemes.hybrid_config import HybridConfig
-from kstep.schemes.ladder import TemperatureLadder
+from kstep.schemes.ladder import ladder_of
 
 log = logging.getLogger("kstep")
 
@@ -24,11 +23,6 @@ def sampler_masses(molecule: Molecule, hydrogen_mass_Da: float | None) -> np.nda
     if hydrogen_mass_Da is not None:
         masses[molecule.numbers == 1] = hydrogen_mass_Da
     return masses
-
-
-def ladder_of(hybrid: HybridConfig) -> TemperatureLadder:
-    """The rungs of a run: one at its temperature, or those of tempering_K."""
-    return TemperatureLadder(tuple(hybrid.tempering_K or (hybrid.temperature_K,)))
 
 
 def settle_sampler(run: HybridRun, network, carry, pool):

@@ -16,16 +16,10 @@ from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_trajectory
-from kstep.schemes.hybrid_config import WITHOUT_NETWORK, HybridConfig
+from kstep.scheme_traits import SchemeTraits
+from kstep.schemes import CONTROL, PREFERRED, SCHEMES
+from kstep.schemes.hybrid_config import HybridConfig, refuse_keys_of_others
 from kstep.units import kT
-
-DEFAULT_METROPOLIS_STEPS = 1000
-TUNED_HYDROGEN_DA = 4.0
-DEFAULT_JUMP_FS = {"impulse": 2.0, "checked": 16.0}
-# Keys that plain MD refuses or reads otherwise than the hybrid it is a control of; at their defaults it takes any config.
-NOT_FOR_PLAIN = ("k_steps", "dt_fs", "hydrogen_mass_Da", "hessian_masses", "tempering_K", "tune", "project_residual",
-                 "max_energy_spread_kJ_per_mol", "max_force_rmse_kJ_per_mol_A", "past_tolerance")
-
 
 @dataclass(frozen=True)
 class NetworkRecipe:
@@ -66,99 +60,41 @@ class HybridRun:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def traits(self) -> SchemeTraits:
+        """What its scheme needs and promises."""
+        return SCHEMES[self.hybrid.scheme].traits
+
+    @property
     def keeps_forces(self) -> bool:
-        """Whether true forces go into the trajectory; metropolis asks for them only to keep them."""
+        """Whether true forces go into the trajectory; a scheme that needs none asks for them only to keep them."""
         if self.hybrid.store_forces is not None:
             return self.hybrid.store_forces
-        return not (self.hybrid.scheme == "metropolis" and self.spec.energy_is_cheaper)
+        return self.traits.needs_forces or not self.spec.energy_is_cheaper
+
+
+# what a checkpoint lacks, and what it then has, by the head that a scheme needs
+MISSING = {"energy": "a conservative force, and this checkpoint has only a jump head",
+           "jump": "a jump head, and this checkpoint has only a conservative force"}
 
 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
-    if hybrid.scheme not in WITHOUT_NETWORK and checkpoint is None:
-        raise UserError(f"scheme {hybrid.scheme or 'metropolis'} needs a network; give --checkpoint, or use "
-                        "--scheme plain")
-    scheme = hybrid.scheme or ("metropolis" if checkpoint["config"]["heads"]["energy"] else "jump")
-    k_steps, dt_fs = hybrid.k_steps, hybrid.dt_fs
-    if scheme == "plain":
-        if k_steps not in (None, 1):
-            raise UserError("plain asks the true force at every step, so k is 1; for longer steps set dt_fs")
-        k_steps, dt_fs = 1, dt_fs or baseline.dt_fs
-    elif scheme == "metropolis":
-        if not checkpoint["config"]["heads"]["energy"]:
-            raise UserError("metropolis needs a conservative force, and this checkpoint has only a jump head; train "
-                            "one with heads: {energy: true}")
-        if not hybrid.tune:
-            k_steps, dt_fs = k_steps or DEFAULT_METROPOLIS_STEPS, dt_fs or baseline.dt_fs
-    elif scheme in DEFAULT_JUMP_FS:
-        if not checkpoint["config"]["heads"]["energy"]:
-            raise UserError(f"{scheme} needs a conservative force, and this checkpoint has only a jump head; train one "
-                            "with heads: {energy: true}")
-        dt_fs = dt_fs or baseline.dt_fs
-        k_steps = k_steps or max(1, round(DEFAULT_JUMP_FS[scheme] / dt_fs))
-    else:
-        if not checkpoint["config"]["heads"]["jump"]:
-            raise UserError("this checkpoint has no jump head; train one with heads: {jump: true}, or use "
-                            "--scheme metropolis")
-        k_steps, dt_fs = k_steps or checkpoint["k_steps"], dt_fs or checkpoint["dt_fs"]
-        if abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:
-            raise UserError(f"the checkpoint jumps timesteps of {checkpoint['dt_fs']} fs, not {dt_fs} fs")
-        if k_steps not in checkpoint["spans"]:
-            raise UserError(f"the checkpoint jumps k = {checkpoint['k_steps']} timesteps, not {k_steps}; "
-                            f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
-    hydrogen_mass_Da = hybrid.hydrogen_mass_Da
-    if scheme == "metropolis":
-        check_sampler(hybrid)
-        if hybrid.tune and not hybrid.hessian_masses:
-            hydrogen_mass_Da = hydrogen_mass_Da or TUNED_HYDROGEN_DA
-    else:
-        for key in ("hydrogen_mass_Da", "hessian_masses", "tempering_K", "tune"):
-            if getattr(hybrid, key):
-                raise UserError(f"{key} changes the dynamics, or needs its exact test; only metropolis may use it")
-    temperature_K = hybrid.temperature_K or (hybrid.tempering_K or [baseline.temperature_K])[0]
-    _refuse_what_would_do_nothing(hybrid, scheme)
-    return hybrid.model_copy(update={"scheme": scheme, "k_steps": k_steps, "dt_fs": dt_fs,
-                                     "hydrogen_mass_Da": hydrogen_mass_Da, "temperature_K": temperature_K})
+    heads = checkpoint["config"]["heads"] if checkpoint is not None else {}
+    kind = SCHEMES[hybrid.scheme] if hybrid.scheme else next((s for s in PREFERRED if heads.get(s.traits.head)), PREFERRED[0])
+    if kind.traits.needs_network and checkpoint is None:
+        raise UserError(f"scheme {kind.name} needs a network; give --checkpoint, or use --scheme {CONTROL.name}")
+    if kind.traits.head and not heads.get(kind.traits.head):
+        raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
+                        f"{{{kind.traits.head}: true}}, or use another --scheme")
+    refuse_keys_of_others(hybrid, kind.name)
+    return hybrid.model_copy(update={"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K,
+                                     **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:
     """Refuse a frame without the trajectory it is in."""
     if frame is not None and not initial_md:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
-
-
-def check_sampler(hybrid: HybridConfig) -> None:
-    """Refuse masses that contradict each other and ladders that cannot be climbed."""
-    if hybrid.hydrogen_mass_Da is not None and hybrid.hessian_masses:
-        raise UserError("hydrogen_mass_Da and hessian_masses both set the sampler's masses; use one of them")
-    ladder = hybrid.tempering_K
-    if ladder is None:
-        return
-    if any(b <= a for a, b in zip(ladder, ladder[1:])):
-        raise UserError(f"tempering_K must rise from the target temperature upwards, not {ladder}")
-    if hybrid.temperature_K not in (None, ladder[0]):
-        raise UserError(f"temperature_K {hybrid.temperature_K:g} is not the first rung of tempering_K {ladder}")
-    if hybrid.replicas % len(ladder):
-        raise UserError(f"{hybrid.replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
-                        f"tempering_K; use a multiple of {len(ladder)}")
-
-
-def _refuse_what_would_do_nothing(hybrid: HybridConfig, scheme: str) -> None:
-    """Settings of one scheme must not be given to another in silence."""
-    if hybrid.project_residual and scheme != "impulse":
-        raise UserError(f"project_residual shapes the kicks of impulse, and {scheme} has none; leave it false")
-    limits = (hybrid.max_energy_spread_kJ_per_mol, hybrid.max_force_rmse_kJ_per_mol_A)
-    if scheme != "checked" and (any(limits) or hybrid.past_tolerance != "stop"):
-        raise UserError("max_energy_spread_kJ_per_mol, max_force_rmse_kJ_per_mol_A and past_tolerance belong to "
-                        f"checked; {scheme} does not watch them")
-    if hybrid.past_tolerance == "learn" and not any(limits):
-        raise UserError("past_tolerance: learn needs a tolerance; set max_energy_spread_kJ_per_mol or "
-                        "max_force_rmse_kJ_per_mol_A")
-    if scheme in DEFAULT_JUMP_FS and hybrid.energy_rescale:
-        raise UserError(f"energy_rescale belongs to jump; {scheme} keeps its own energy")
-    if scheme == "checked" and hybrid.delta_scale == 0:
-        raise UserError("checked moves by the network's force alone, so delta_scale 0 leaves it none; use impulse for "
-                        "a run without a network")
 
 
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
@@ -174,7 +110,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
     as in HybridRun.  Raises UserError for what contradicts itself or would do nothing.
     """
     loaded = None
-    if hybrid.scheme not in WITHOUT_NETWORK and checkpoint:
+    if checkpoint and (hybrid.scheme is None or SCHEMES[hybrid.scheme].traits.needs_network):
         from kstep.models import checkpoint as checkpoints
 
         loaded = checkpoints.load(checkpoint)

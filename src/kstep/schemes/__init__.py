@@ -1,13 +1,18 @@
-"""A scheme is two functions around the one true call: `propose` and `settle`.
+"""A scheme is two pure functions around the one true call: `propose` and `settle` (schemes.base).
 
-Every scheme has `name`, `k_steps` (baseline timesteps of a macro-step), `dt_ps`, `masses` (N,)
-of the velocities it keeps, and `is_thermostatted`: True when it sets the temperature itself.
+The registry: a scheme that is imported here is one that a run may ask for, with its keys in HybridConfig.
 """
 
+from kstep.schemes.base import Scheme
 from kstep.schemes.checked import Checked
 from kstep.schemes.impulse import Impulse
 from kstep.schemes.jump import Jump
 from kstep.schemes.metropolis import Metropolis
 from kstep.schemes.plain import Plain
 
-__all__ = ["Checked", "Impulse", "Jump", "Metropolis", "Plain"]
+SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in list(vars().values())
+                                    if isinstance(kind, type) and issubclass(kind, Scheme) and kind is not Scheme}
+PREFERRED = (Metropolis, Jump)  # where a run names none: the first whose head its network has
+CONTROL = Plain  # the honest competitor: what a run without a network is
+
+__all__ = ["CONTROL", "PREFERRED", "SCHEMES", "Checked", "Impulse", "Jump", "Metropolis", "Plain", "Scheme"]

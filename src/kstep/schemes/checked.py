@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
+from kstep.config import Positive
+from kstep.errors import UserError
+from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.arrival import arrive
+from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.state import Info, Proposal, State, put
 
 
-class Checked:
+class CheckedConfig(RunConfig):
+    """The keys of checked."""
+
+    max_energy_spread_kJ_per_mol: Positive | None = Field(None, description="tolerance of the spread of E_true - E_ML")
+    max_force_rmse_kJ_per_mol_A: Positive | None = Field(None, description="tolerance of the network's force error")
+    past_tolerance: Literal["stop", "learn"] = Field("stop", description="what happens past a tolerance")
+
+
+class Checked(Scheme):
     """k velocity-Verlet steps on the network's conservative force; energy and force of the true
     potential at the end stand beside the network's and change nothing.
 
@@ -19,7 +33,9 @@ class Checked:
     """
 
     name = "checked"
-    is_thermostatted = False
+    traits = SchemeTraits(head="energy", ensemble="network")
+    Config = CheckedConfig
+    default_fs = 16.0
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
         """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
@@ -28,6 +44,24 @@ class Checked:
         self.masses = np.asarray(masses, dtype=np.float64)
         self.dt_ps = dt_ps
         self.k_steps = k_steps
+
+    @classmethod
+    def settle_defaults(cls, config, checkpoint, baseline) -> dict:
+        """16 fs; something that moves it, and something to learn past."""
+        if config.past_tolerance == "learn" and not (config.max_energy_spread_kJ_per_mol
+                                                     or config.max_force_rmse_kJ_per_mol_A):
+            raise UserError("past_tolerance: learn needs a tolerance; set max_energy_spread_kJ_per_mol or "
+                            "max_force_rmse_kJ_per_mol_A")
+        if config.delta_scale == 0:
+            raise UserError("checked moves by the network's force alone, so delta_scale 0 leaves it none; use impulse "
+                            "for a run without a network")
+        return super().settle_defaults(config, checkpoint, baseline)
+
+    @classmethod
+    def caveats(cls, config) -> list[str]:
+        """Its ensemble."""
+        return ["checked follows the network's force, so its ensemble is the network's; E_true - E_ML and the "
+                "force error say how near that is to the true one"]
 
     def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """k timesteps of the network's dynamics for every pending replica."""

@@ -1,47 +1,37 @@
-"""configs/hybrid.yaml: every key of a hybrid run."""
+"""configs/hybrid.yaml: the keys of every run and those of every registered scheme, in one flat file."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Any, Literal
 
-from pydantic import Field
-
-from kstep.config import Config, Count, NonNegative, Number, Positive, Replicas, Temperature, Timestep, Whole
-
-Scheme = Literal["metropolis", "impulse", "checked", "jump", "plain"]
-WITHOUT_NETWORK = {"plain"}  # schemes that ask the true force alone
+from kstep.errors import UserError
+from kstep.schemes import SCHEMES
+from kstep.schemes.base import RunConfig
 
 
-class HybridConfig(Config):
+def _configs() -> list[type[RunConfig]]:
+    """The Config of every scheme; one that another is derived from is in it already."""
+    every = list(dict.fromkeys(kind.Config for kind in SCHEMES.values()))
+    return [one for one in every if not any(issubclass(other, one) for other in every if other is not one)]
+
+
+class HybridConfig(*_configs()):  # type: ignore[misc]
     """configs/hybrid.yaml: what 06 and 06b do with a network."""
 
-    scheme: Scheme | None = None  # null: metropolis if it can
-    k_steps: Count | None = None  # null: 1000 for metropolis, 2 fs for impulse, 16 fs for checked, jump's own
-    dt_fs: Timestep | None = None  # null: the baseline's
-    steps: Count = 200  # macro-steps = true calls per replica
-    burn_in_steps: Whole = 20  # macro-steps marked as equilibration
-    replicas: Replicas = 16
-    temperature_K: Temperature | None = None  # null: the baseline's
-    thermostat: Literal["none", "langevin"] = "langevin"  # around all but metropolis
-    friction_per_ps: NonNegative = 5.0
-    delta_scale: NonNegative = 1.0  # scales the learned correction
-    max_attempts: Count = 3
-    max_disp_nm: Positive = 0.1  # per macro-step and atom (jump)
-    max_bond_stretch_nm: Positive = 0.05  # beyond the longest bond length seen at the start
-    max_energy_jump_kJ_per_mol: Positive = 20.0  # of the true total energy (jump)
-    energy_rescale: bool = False  # hides drift; reported when on
-    length_law: Literal["uniform", "fixed"] = "uniform"  # metropolis: k_steps is the mean, or the length
-    hydrogen_mass_Da: Positive | None = None  # metropolis: free masses of the sampler
-    hessian_masses: bool = False  # metropolis: masses from the diagonal of the network's Hessian
-    tempering_K: Annotated[list[Temperature], Field(min_length=2, max_length=1000)] | None = None  # a ladder
-    tune: bool = False  # metropolis: choose dt_fs and k_steps by measurement where they are null
-    integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = 0.95  # of the timestep tuning chooses
-    shortest_mean_fs: Positive = 200.0  # of the mean length tuning chooses
-    project_residual: bool = False  # impulse: kicks that change no bond length or angle distance
-    max_energy_spread_kJ_per_mol: Positive | None = None  # checked: of E_true - E_ML; null: no limit
-    max_force_rmse_kJ_per_mol_A: Positive | None = None  # checked: of the network's force; null: no limit
-    past_tolerance: Literal["stop", "learn"] = "stop"  # checked: what happens then
-    inner: Literal["auto", "numpy", "eager", "compiled", "graphs"] = "auto"  # how the network's force is computed
-    store_forces: bool | None = None  # true forces in the trajectory; null: unless they would cost extra
-    save_interval_steps: Count = 1  # macro-steps between stored frames
-    checkpoint_interval: Count = 100  # macro-steps between restart files
+    scheme: Literal[tuple(SCHEMES)] | None = None  # type: ignore[valid-type]
+
+
+def keys_of_others(scheme: str) -> dict[str, Any]:
+    """{key: its default} of what `scheme` does not read: keys that belong to other schemes alone."""
+    own = SCHEMES[scheme].Config.model_fields
+    return {key: field.default for key, field in HybridConfig.model_fields.items() if key not in own}
+
+
+def refuse_keys_of_others(config: HybridConfig, scheme: str) -> None:
+    """UserError where a key that belongs to other schemes alone is not at its default."""
+    for key, default in keys_of_others(scheme).items():
+        if getattr(config, key) != default:
+            owners = " and ".join(name for name, kind in SCHEMES.items() if key in kind.Config.model_fields)
+            raise UserError(f"{key} ({HybridConfig.model_fields[key].description}) belongs to {owners}; {scheme} has no "
+                            f"use for it, so leave it {json.dumps(default)}")

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from pydantic import Field
+
+from kstep.scheme_traits import SchemeTraits
+from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.checked import arrive_beside, known_network_forces, land
+from kstep.schemes.projection import StretchAndBendProjection
 from kstep.schemes.state import Info, Proposal, State
+from kstep.units import PS_PER_FS
 
 
-class Impulse:
+class ImpulseConfig(RunConfig):
+    """The keys of impulse."""
+
+    project_residual: bool = Field(False, description="kicks that change no bond length or angle distance")
+
+
+class Impulse(Scheme):
     """Half a kick with the residual force, k velocity-Verlet steps with the network's, half a kick.
 
         v <- v + (k dt/2) [F_true(x_0) - F_ML(x_0)] / m
@@ -24,7 +36,9 @@ class Impulse:
     """
 
     name = "impulse"
-    is_thermostatted = False
+    traits = SchemeTraits(head="energy", warm_start=False)
+    Config = ImpulseConfig
+    default_fs = 2.0
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int, project=None):
         """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
@@ -34,6 +48,19 @@ class Impulse:
         self.dt_ps = dt_ps
         self.k_steps = k_steps
         self.project = project
+
+    @classmethod
+    def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Impulse:
+        """With or without the projection."""
+        project = StretchAndBendProjection(molecule.bonds, molecule.masses) if config.project_residual else None
+        return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps, project)
+
+    @classmethod
+    def caveats(cls, config) -> list[str]:
+        """A projected kick is no gradient."""
+        return ["the kicks were projected off bond lengths and angle distances: the map is reversible but not "
+                "symplectic, and the run samples neither the true potential nor the network's exactly"
+                ] if config.project_residual else []
 
     def _half_kick(self, true_forces, network_forces, positions) -> np.ndarray:
         residual = true_forces - network_forces

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import Field
 
+from kstep.config import Count, Positive
+from kstep.errors import UserError
+from kstep.scheme_traits import SchemeTraits
+from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.plain import Plain
 from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put
+from kstep.units import PS_PER_FS
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,17 @@ class JumpLimits:
     max_attempts: int
 
 
-class Jump:
+class JumpConfig(RunConfig):
+    """The keys of jump."""
+
+    max_attempts: Count = Field(3, description="jumps tried before plain steps take over")
+    max_disp_nm: Positive = Field(0.1, description="farthest an atom may move in a jump")
+    max_bond_stretch_nm: Positive = Field(0.05, description="how far a bond may exceed its length at the start")
+    max_energy_jump_kJ_per_mol: Positive = Field(20.0, description="largest change of the true total energy in a jump")
+    energy_rescale: bool = Field(False, description="velocities rescaled to the old total energy, which hides drift")
+
+
+class Jump(Scheme):
     """From (x_0, v_0, F_true(x_0)) the network gives x_k and v_{k-1/2}; then one true call and
 
         v_k = v_{k-1/2} + dt/2 F_true(x_k)/m
@@ -37,7 +53,9 @@ class Jump:
     """
 
     name = "jump"
-    is_thermostatted = False
+    traits = SchemeTraits(head="jump", ensemble="none",
+                          counters={"refused_jumps": "jumps refused", "plain_steps": "timesteps done by plain dynamics"})
+    Config = JumpConfig
 
     def __init__(self, network, masses: np.ndarray, bonds: np.ndarray, dt_ps: float, k_steps: int,
                  limits: JumpLimits, energy_rescale: bool = False):
@@ -52,6 +70,36 @@ class Jump:
         self.energy_rescale = energy_rescale
         self.spans = sorted((s for s in network.spans if s <= k_steps), reverse=True)
         self._plain = Plain(masses, dt_ps)
+
+    @classmethod
+    def settle_defaults(cls, config, checkpoint, baseline) -> dict:
+        """The timestep and length that the network was trained for."""
+        k_steps, dt_fs = config.k_steps or checkpoint["k_steps"], config.dt_fs or checkpoint["dt_fs"]
+        if abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:
+            raise UserError(f"the checkpoint jumps timesteps of {checkpoint['dt_fs']} fs, not {dt_fs} fs")
+        if k_steps not in checkpoint["spans"]:
+            raise UserError(f"the checkpoint jumps k = {checkpoint['k_steps']} timesteps, not {k_steps}; "
+                            f"use --k-steps {checkpoint['k_steps']} or train on dataset_k{k_steps}.npz")
+        return {"k_steps": k_steps, "dt_fs": dt_fs}
+
+    @classmethod
+    def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Jump:
+        """Its limits, from the first conformer."""
+        first = molecule.conformers[0]
+        lengths = np.linalg.norm(first[molecule.bonds[:, 0]] - first[molecule.bonds[:, 1]], axis=-1)
+        limits = JumpLimits(config.max_disp_nm, lengths + config.max_bond_stretch_nm,
+                            config.max_energy_jump_kJ_per_mol, config.max_attempts)
+        return cls(network, molecule.masses, molecule.bonds, config.dt_fs * PS_PER_FS, config.k_steps, limits,
+                   config.energy_rescale)
+
+    def count(self, info: Info) -> dict:
+        """Jumps refused, and timesteps that plain dynamics did."""
+        return {"refused_jumps": int(info.failures.sum()), "plain_steps": int((self.k_steps - info.inner_steps).sum())}
+
+    @classmethod
+    def progress(cls, sums: dict) -> str:
+        """Refused so far."""
+        return f"refused {sums['refused_jumps']}"
 
     def _spans_to_try(self, info: Info, rows: np.ndarray) -> np.ndarray:
         """Timesteps of the next jump of each replica; 0 where plain dynamics must do it."""

@@ -54,3 +54,8 @@ class TemperatureLadder:
         swapped[lower] = agreed
         return replace(state, positions=state.positions[order], energy=state.energy[order],
                        forces=state.forces[order]), swapped
+
+
+def ladder_of(config) -> TemperatureLadder:
+    """The rungs of a run with this HybridConfig: one at its temperature, or those of tempering_K."""
+    return TemperatureLadder(tuple(config.tempering_K or (config.temperature_K,)))

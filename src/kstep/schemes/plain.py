@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 
+from kstep.errors import UserError
+from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.arrival import arrive
+from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, Proposal, State
+from kstep.units import PS_PER_FS
 
 
-class Plain:
+class Plain(Scheme):
     """Half a kick and a drift before the true call, half a kick after it.
 
         v_1/2 = v_0 + dt/2 F(x_0)/m;   x_1 = x_0 + dt v_1/2;   v_1 = v_1/2 + dt/2 F(x_1)/m
     """
 
     name = "plain"
+    traits = SchemeTraits(head=None)
     k_steps = 1
-    is_thermostatted = False
 
     def __init__(self, masses: np.ndarray, dt_ps: float):
         self.masses = np.asarray(masses, dtype=np.float64)
         self.dt_ps = dt_ps
+
+    @classmethod
+    def settle_defaults(cls, config, checkpoint, baseline) -> dict:
+        """One timestep of the baseline."""
+        if config.k_steps not in (None, 1):
+            raise UserError("plain asks the true force at every step, so k is 1; for longer steps set dt_fs")
+        return super().settle_defaults(config, checkpoint, baseline)
+
+    @classmethod
+    def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Plain:
+        """It needs no network."""
+        return cls(molecule.masses, config.dt_fs * PS_PER_FS)
 
     def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """One timestep for every pending replica."""

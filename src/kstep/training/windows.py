@@ -20,6 +20,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.units import PS_PER_FS
 
 ROLES = ("train", "hot")
@@ -31,7 +32,7 @@ def check_usable(trajectory: Trajectory, path) -> None:
     """Raise UserError when a trajectory cannot feed a dataset."""
     if len(trajectory.forces) == 0:
         raise UserError(f"{path} stores no forces; run its baseline again with --store-forces")
-    if trajectory.metadata.get("scheme", "plain") != "plain":
+    if traits_of(trajectory.metadata).needs_network:
         raise UserError(f"{path} was made by scheme '{trajectory.metadata['scheme']}'; windows need plain MD")
     if not np.array_equal(trajectory.masses, trajectory.masses_sampler):
         raise UserError(f"{path} holds velocities of other masses than the physical ones; windows need plain MD")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from kstep.runs.settings import DEFAULT_JUMP_FS
+from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
@@ -167,7 +167,8 @@ def table(rows: dict[str, dict], plain: PlainMD, learning: Learning) -> str:
 def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dict[str, float]:
     """CPU seconds per ps of dynamics of one replica: impulse asks the truth every 2 fs, checked every 16 fs."""
     inner = FS_PER_PS / plain.dt_fs * inner_step_s
-    asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in DEFAULT_JUMP_FS.items()}
+    followed = {name: kind.default_fs for name, kind in reversed(SCHEMES.items()) if kind.default_fs}
+    asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in followed.items()}
     return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
 
 
