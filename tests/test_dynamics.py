@@ -91,9 +91,14 @@ def test_velocity_verlet_equals_the_plain_scheme():
     assert np.abs(plain.positions - x2).max() < 1e-12 and np.abs(plain.velocities - v2).max() < 1e-10
 
 
-def sample_metropolis(potential, wrong_forces, masses, x, n_steps, k=15, dt_ps=5e-4, seed=0):
+EXACT = [
+    Metropolis,
+]  # schemes of which nothing but the true potential decides what they sample
+
+
+def sample_exactly(potential, wrong_forces, masses, x, n_steps, k=15, dt_ps=5e-4, seed=0, kind=Metropolis):
     rng, pool = np.random.default_rng(seed), BatchPool(potential)
-    scheme = Metropolis(Carrier(ForceNetwork(wrong_forces)), masses, dt_ps, k, 300.0)
+    scheme = kind(Carrier(ForceNetwork(wrong_forces)), masses, dt_ps, k, 300.0)
     frames, accepted, delta = [], [], []
 
     def record(s, info):
@@ -111,11 +116,12 @@ def standard_error(series):
     return means.mean(), means.std(ddof=1) / np.sqrt(len(means))
 
 
-def test_metropolis_samples_a_harmonic_bond_exactly_with_a_wrong_network():
+@pytest.mark.parametrize("kind", EXACT)
+def test_a_harmonic_bond_is_sampled_exactly_with_a_wrong_network(kind):
     potential = harmonic_chain((12.0, 1.0))
     wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.7 * K_BOND * (r - 1.03 * R_BOND))
     x = chain_positions(2, 256, np.random.default_rng(4))
-    frames, accepted, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 600)
+    frames, accepted, _ = sample_exactly(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 600, kind=kind)
     assert 0.2 < accepted.mean() < 0.97  # the network is wrong enough to matter
     r = np.linalg.norm(frames[100:, :, 0] - frames[100:, :, 1], axis=-1)
     grid, weight = radial_moments(potential.u, 0.05, 0.3)
@@ -125,7 +131,8 @@ def test_metropolis_samples_a_harmonic_bond_exactly_with_a_wrong_network():
         assert error < 0.01 * mean
 
 
-def test_metropolis_samples_a_double_well_exactly_with_a_wrong_network():
+@pytest.mark.parametrize("kind", EXACT)
+def test_a_double_well_is_sampled_exactly_with_a_wrong_network(kind):
     barrier, centre, half = 1.5 * KT, 0.30, 0.06
 
     def u(r):
@@ -138,7 +145,8 @@ def test_metropolis_samples_a_double_well_exactly_with_a_wrong_network():
     wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * du(r) + 20.0)
     x = np.zeros((256, 2, 3))
     x[:, 1, 0] = centre - half
-    frames, accepted, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 900, 30, 2e-3)
+    frames, accepted, _ = sample_exactly(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 900, 30, 2e-3,
+                                         kind=kind)
     assert accepted.mean() < 0.98
     r = np.linalg.norm(frames[150:, :, 0] - frames[150:, :, 1], axis=-1)
     grid, weight = radial_moments(u, 0.1, 0.55)
@@ -152,7 +160,7 @@ def test_metropolis_leaves_the_free_angle_of_a_triatomic_uniform_under_any_masse
     potential = harmonic_chain((12.0, 16.0, 1.0))
     wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * K_BOND * (r - R_BOND))
     x = chain_positions(3, 400, np.random.default_rng(5))
-    frames, _, _ = sample_metropolis(potential, lambda y: wrong.batch(y)[1], np.array(masses), x, 500, 60)
+    frames, _, _ = sample_exactly(potential, lambda y: wrong.batch(y)[1], np.array(masses), x, 500, 60)
     a, b = frames[50:, :, 0] - frames[50:, :, 1], frames[50:, :, 2] - frames[50:, :, 1]
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     for series, exact in ((cosine, 0.0), (cosine**2, 1 / 3), (cosine**4, 1 / 5)):
@@ -166,18 +174,19 @@ def test_metropolis_with_the_exact_force_rejects_only_the_integrators_error():
     x = chain_positions(3, 128, np.random.default_rng(6))
     spread = []
     for dt_ps, k in ((5e-4, 40), (2.5e-4, 80)):
-        _, accepted, delta = sample_metropolis(potential, lambda y: potential.batch(y)[1], potential.masses, x, 100, k,
+        _, accepted, delta = sample_exactly(potential, lambda y: potential.batch(y)[1], potential.masses, x, 100, k,
                                                dt_ps)
         spread.append(delta[20:].std())
         assert accepted[20:].mean() > 0.97
     assert spread[0] / spread[1] == pytest.approx(4.0, rel=0.25)
 
 
-def test_metropolis_proposals_have_unit_mean_boltzmann_factor():
+@pytest.mark.parametrize("kind", EXACT)
+def test_proposals_have_unit_mean_boltzmann_factor(kind):
     potential = harmonic_chain((12.0, 1.0))
     wrong = BondPotential(potential.masses, potential.bonds, potential.u, lambda r: 0.8 * K_BOND * (r - R_BOND))
     x = chain_positions(2, 256, np.random.default_rng(7))
-    _, _, delta = sample_metropolis(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 400)
+    _, _, delta = sample_exactly(potential, lambda y: wrong.batch(y)[1], potential.masses, x, 400, kind=kind)
     mean, error = standard_error(np.exp(-delta[100:] / KT))
     assert abs(mean - 1) < 4 * error and error < 0.02
 
@@ -185,9 +194,9 @@ def test_metropolis_proposals_have_unit_mean_boltzmann_factor():
 def test_metropolis_rejects_a_failed_true_call_and_a_diverged_proposal():
     potential = harmonic_chain((12.0, 1.0))
     x = chain_positions(2, 8, np.random.default_rng(8))
-    frames, accepted, delta = sample_metropolis(potential, lambda y: y * np.nan, potential.masses, x, 3)
+    frames, accepted, delta = sample_exactly(potential, lambda y: y * np.nan, potential.masses, x, 3)
     assert not accepted.any() and np.isinf(delta).all()
-    frames, accepted, delta = sample_metropolis(potential, lambda y: y * 1e9, potential.masses, x, 3)
+    frames, accepted, delta = sample_exactly(potential, lambda y: y * 1e9, potential.masses, x, 3)
     assert not accepted.any() and (delta > 1e6).all()
     assert np.array_equal(frames[-1], x)
 
