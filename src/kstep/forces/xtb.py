@@ -62,7 +62,7 @@ class XtbPhysics(Physics):
             if not self._is_force_field:
                 self._calculator.set_accuracy(self._settings["accuracy"])
                 self._calculator.set_max_iterations(self._settings["max_iterations"])
-                self._calculator.set_electronic_temperature(int(self._settings["electronic_temperature_K"]))
+                self._calculator.set_electronic_temperature(self._settings["electronic_temperature_K"])
         self._calculator.update(bohr)
 
     def _compute(self, positions, slot):
