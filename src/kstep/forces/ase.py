@@ -48,13 +48,22 @@ class AsePhysics(Physics):
 
     def _compute(self, positions, slot):
         with self._at(positions):
-            energy = float(self._atoms.get_potential_energy())
+            energy = self._energy()
             forces = np.array(self._atoms.get_forces(), dtype=np.float64)
         return energy * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
 
     def _compute_energy(self, positions, slot):
         with self._at(positions):
-            return float(self._atoms.get_potential_energy()) * KJ_PER_EV
+            return self._energy() * KJ_PER_EV
+
+    def _energy(self) -> float:
+        """eV; the energy whose slope the forces are."""
+        calculator = self._calculator
+        if "free_energy" in calculator.implemented_properties:
+            with contextlib.suppress(NotImplementedError):  # declared, and not computed with these settings
+                return float(calculator.get_property("free_energy", self._atoms))
+        energy = self._atoms.get_potential_energy()
+        return float(getattr(calculator, "results", {}).get("free_energy", energy))
 
     @contextlib.contextmanager
     def _at(self, positions):
