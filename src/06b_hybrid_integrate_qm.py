@@ -11,8 +11,8 @@ With a network of 04_train.py:
 """
 
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from kstep.config import HybridConfig, load_config, load_qm_config
-from kstep.forces import check_spec, qm_spec
+from kstep.config import HybridConfig, load_config
+from kstep.forces import check_spec, load_qm_config, physics_spec
 from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
@@ -29,15 +29,15 @@ def main():
     baseline = load_qm_config(args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, _ = find_molecule(args)
-    check_spec(qm_spec(molecule, baseline, warm_start=False), molecule)
+    check_spec(physics_spec(molecule, baseline, warm_start=False), molecule)
 
     def make_spec(settled):
         # the force of impulse must be the same on the way back, so its SCF never starts from history
-        return qm_spec(molecule, baseline, warm_start=settled.scheme != "impulse")
+        return physics_spec(molecule, baseline, warm_start=settled.scheme != "impulse")
 
     device = pick_device(args.device)
     if args.learn:
-        hybrid = learn_first(args, molecule, qm_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
+        hybrid = learn_first(args, molecule, physics_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
                              baseline, device)
     run = prepare_run(args, molecule, make_spec, baseline.method, hybrid, baseline, device)
     metadata = run_hybrid(run, provenance(), machine(), relearner(args, run))

@@ -19,9 +19,10 @@ import re
 from pathlib import Path
 
 from kstep.analysis.show.batch_table import batch_table
-from kstep.config import HybridConfig, load_config, load_qm_config
+from kstep.config import HybridConfig, load_config
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
+from kstep.forces import load_qm_config
 from kstep.molecules.smiles import read_smiles_file
 from kstep.runs.settings import NOT_FOR_PLAIN
 from kstep.schemas import load_dataset, load_trajectory

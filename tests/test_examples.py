@@ -1,4 +1,4 @@
-"""The three examples of ARCHITECTURE.md work: each is applied to a copy of the code, tested and run there."""
+"""The examples that ARCHITECTURE.md names work: each is applied to a copy of the code, tested and run there."""
 
 import os
 import shutil
@@ -29,10 +29,10 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_guide_shows_the_example_in_full_and_it_is_short(name):
+def test_the_guide_names_the_example_and_it_is_short(name):
     text = (ROOT / f"examples/{name}.patch").read_text()
-    assert f"```diff\n{text}```" in (ROOT / "ARCHITECTURE.md").read_text(), "run python scripts/put_examples.py"
-    assert sum(line.startswith("+") for line in text.splitlines()) < 100
+    assert f"examples/{name}.patch" in (ROOT / "ARCHITECTURE.md").read_text()
+    assert sum(line.startswith("+") and not line.startswith("+++") for line in text.splitlines()) <= 60
     assert "+++ b/tests/" in text
 
 
