@@ -33,6 +33,7 @@ CONFORMANT = {
     "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),
     "ase smeared": ("ase", "water", {"calculator": "wrong_calculators:Smeared"}, 1e-4),
     "ase smeared in silence": ("ase", "water", {"calculator": "wrong_calculators:SmearedInSilence"}, 1e-4),
+    "ase sum": ("ase", "water", {"calculator": "wrong_calculators:make_sum"}, 1e-4),
     "ase EMT": ("ase", "ethanol", {"calculator": "ase.calculators.emt:EMT"}, 1e-4),
 }
 

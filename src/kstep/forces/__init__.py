@@ -111,12 +111,7 @@ class PhysicsSpec:
 
 def check_spec(spec: PhysicsSpec, molecule) -> None:
     """Raise UserError for what a backend refuses, and for a calculator of someone else's that is no potential."""
-    if spec.backend == "ase":
-        from kstep.forces.ase import check_calculator
-
-        check_calculator(spec, molecule)
-    else:
-        spec.build()
+    find_backend(spec.backend).check(spec, molecule)
 
 
 def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | None = None,

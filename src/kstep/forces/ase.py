@@ -89,7 +89,10 @@ class AsePhysics(Physics):
     @contextlib.contextmanager
     def _at(self, positions):
         """The Atoms at positions (N,3) nm, nothing known of them, in a folder for the calculator's files."""
-        self._calculator.reset()
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+        else:  # those over ASE's newer base class: ORCA, Quantum ESPRESSO, sums of calculators
+            self._calculator.atoms, self._calculator.results = None, {}
         self._atoms.set_positions(positions * ANGSTROM_PER_NM)
         with contextlib.chdir(self._folder.name):
             try:
@@ -117,9 +120,9 @@ def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
             calculator = factory(**kwargs)
         except Exception as error:  # a wrong keyword, a missing file, a program that is not there: the user's to mend
             raise UserError(f"calculator {name} cannot be built with {kwargs}: {error}") from None
-    wanted = {"energy", "forces"} - set(getattr(calculator, "implemented_properties", ()))
-    if wanted or isinstance(calculator, type) or not hasattr(calculator, "reset"):
-        raise UserError(f"calculator {name} is no ASE calculator with {' and '.join(sorted(wanted)) or 'reset()'}")
+    wanted = {"energy", "forces"}
+    if isinstance(calculator, type) or not wanted <= set(getattr(calculator, "implemented_properties", ())):
+        raise UserError(f"calculator {name} is no ASE calculator with energy and forces")
     return calculator
 
 
@@ -224,5 +227,5 @@ def _lennard_jones() -> dict[str, Any]:
 
 
 BACKEND = Backend(AsePhysics, AseConfig, install="pip install ase, and the package of the calculator",
-                  packages=("ase",), method_keys="calculator and kwargs", energy_is_cheaper=True,
+                  packages=("ase",), check=check_calculator, method_keys="calculator and kwargs", energy_is_cheaper=True,
                   known=KnownEnergy(-4.5442, _lennard_jones, tolerance=1e-4))

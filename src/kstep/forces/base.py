@@ -108,6 +108,7 @@ class Backend:
 
     physics: type[Physics]
     config: type[BaselineConfig] | None
+    check: Callable[[Any, Any], None] = lambda spec, molecule: spec.build()  # UserError for what cannot be computed
     install: str = "it comes with kstep"  # how to get what it needs
     packages: tuple[str, ...] = ()  # whose versions tell which one it is
     more: Callable[[Any, Any], dict[str, Any]] = lambda molecule, config: {}
