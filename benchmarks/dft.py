@@ -20,8 +20,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from kstep.analysis.measure.profile import characterise  # noqa: E402
 from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of  # noqa: E402
-from kstep.config import load_qm_config  # noqa: E402
-from kstep.forces import qm_spec  # noqa: E402
+from kstep.forces import load_qm_config, physics_spec  # noqa: E402
 from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
 from kstep.study.benchmark import network_reference as network_dynamics  # noqa: E402
@@ -62,7 +61,7 @@ def run(work: Path) -> dict:
        *(word for pair in ("dt_fs=1", f"length_ps={PLAIN_PS}", "equilibration_ps=0.02") for word in ("--set", pair)))
     if not files["network"].exists():
         molecule, settings = Molecule.load(files["molecule"]), load_qm_config(config)
-        network_dynamics.run(files["network"], molecule, qm_spec(molecule, settings, warm_start=False),
+        network_dynamics.run(files["network"], molecule, physics_spec(molecule, settings, warm_start=False),
                              files["hybrid"].with_name(files["hybrid"].name + ".learn") / "network.pt",
                              network_dynamics.last_frames(files["hybrid"]), method=settings.method,
                              temperature_K=settings.temperature_K, length_ps=NETWORK_PS,

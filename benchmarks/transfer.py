@@ -27,8 +27,7 @@ from running import ROOT, here, sh
 
 sys.path.insert(0, str(ROOT / "src"))
 
-from kstep.config import load_qm_config  # noqa: E402
-from kstep.forces import qm_spec  # noqa: E402
+from kstep.forces import load_qm_config, physics_spec  # noqa: E402
 from kstep.forces.pool import EvaluationPool  # noqa: E402
 from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemas import load_dataset, load_trajectory, save_dataset  # noqa: E402
@@ -98,7 +97,7 @@ def frames(out: Path, script: str, name: str, smiles: Path, *, first: int, repli
 def dft_labels(out: Path, molecule: Molecule, positions: np.ndarray, config) -> Labels:
     """PBE labels of geometries (S,N,3), CHUNK at a time, so that an interrupted run goes on."""
     done = Labels.load(out)[0] if out.exists() else Labels.empty(len(molecule))
-    with EvaluationPool(qm_spec(molecule, config, warm_start=False), 1) as pool:
+    with EvaluationPool(physics_spec(molecule, config, warm_start=False), 1) as pool:
         while len(done) < len(positions):
             chunk = positions[len(done):len(done) + CHUNK]
             truth = pool.evaluate(chunk)

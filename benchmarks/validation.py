@@ -27,10 +27,10 @@ sys.path.insert(0, str(ROOT / "src"))
 import numpy as np  # noqa: E402
 
 from kstep.analysis.measure.physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
-from kstep.config import MDConfig, QMConfig  # noqa: E402
-from kstep.forces import openmm_spec, qm_spec  # noqa: E402
-from kstep.forces.openmm import make_context, read_system  # noqa: E402
+from kstep.forces import physics_spec  # noqa: E402
+from kstep.forces.openmm import MDConfig, make_context, read_system  # noqa: E402
 from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
+from kstep.forces.tblite import QMConfig  # noqa: E402
 from kstep.learning.learn_config import LearnConfig  # noqa: E402
 from kstep.models import checkpoint as checkpoints  # noqa: E402
 from kstep.models.model_config import ModelConfig  # noqa: E402
@@ -112,7 +112,7 @@ class Bench:
         prepared = prepare_molecule("ethanol", "CCO")
         self.molecule, self.xml = prepared.molecule, openmm.XmlSerializer.serialize(prepared.system)
         self.masses, self.numbers = self.molecule.masses, self.molecule.numbers
-        self.mm = EvaluationPool(openmm_spec(self.molecule, MDConfig(platform="Reference"), self.xml))
+        self.mm = EvaluationPool(physics_spec(self.molecule, MDConfig(platform="Reference"), system_xml=self.xml))
         self.copies = Copies(self.xml, len(self.molecule), REPLICAS)
         conformers = self.molecule.conformers[np.arange(REPLICAS) % len(self.molecule.conformers)]
         self.hot = self._langevin(Plain(self.masses, 1e-3), conformers, HOT_LABELS_K, 600, 600, np.random.default_rng(0))[0]
@@ -235,7 +235,7 @@ def rows(bench: Bench, data: dict):
         return {"true": method.upper(), "network": errors, **pair(make), "chains": chains}
 
     def xtb():
-        with EvaluationPool(qm_spec(bench.molecule, QMConfig(), warm_start=False)) as pool:
+        with EvaluationPool(physics_spec(bench.molecule, QMConfig(), warm_start=False)) as pool:
             return metropolis(pool, "gfn2-xtb")
 
     made_rows = {f"{name} {dt_fs:g} fs": (lambda name=name, dt_fs=dt_fs: thermostatted(name, dt_fs))

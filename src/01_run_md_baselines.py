@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kstep.config import MDConfig, load_config, parse_assignments
+from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forces import mm_spec
+from kstep.forces import physics_spec
 from kstep.forces.base import check_start
-from kstep.forces.openmm import fastest_platform
+from kstep.forces.openmm import MDConfig, fastest_platform
 from kstep.molecules.molecule import Molecule
 from kstep.runs.baseline import finish_baseline, run_baseline
 from kstep.runs.baseline_engines import OpenMMEngine
@@ -57,7 +57,7 @@ def main():
     setup_logging(args.log_level)
     config = load_config(MDConfig, args.config, {**parse_assignments(args.assignments), "replicas": args.replicas})
     molecule = Molecule.load(args.molecule)
-    spec = mm_spec(molecule, config, args.molecule)
+    spec = physics_spec(molecule, config, system_xml=Path(args.molecule) / "system.xml")
     out = Path(args.out) / molecule.name / "trajectory.npz"
     if args.resume and out.is_file():
         log.info("%s is there already", out)

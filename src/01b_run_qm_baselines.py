@@ -7,7 +7,7 @@ own conformer, in a process of its own.  Writes <out>/<name>/trajectory.npz.
     python src/01b_run_qm_baselines.py --smiles-file data/qm_molecules.smi --config configs/qm.yaml --out data/qm
 """
 
-from kstep.config import load_qm_config
+from kstep.forces import load_qm_config
 from qm_baselines import add_baseline_arguments, baseline_overrides, run_baselines
 from utils import make_parser, run_script, setup_logging
 

@@ -4,8 +4,8 @@
         --config configs/qm_pyscf.yaml --out data/qm_dft
 """
 
-from kstep.config import load_qm_config
 from kstep.errors import UserError
+from kstep.forces import load_qm_config
 from qm_baselines import add_baseline_arguments, baseline_overrides, run_baselines
 from utils import make_parser, run_script, setup_logging
 

@@ -4,9 +4,12 @@
         --molecule data/raw/aspirin --out outputs/hybrid/aspirin_k8.npz --scheme jump
 """
 
+from pathlib import Path
+
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from kstep.config import MDConfig, load_config
-from kstep.forces import mm_spec, openmm_spec
+from kstep.config import load_config
+from kstep.forces import physics_spec
+from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
@@ -24,7 +27,8 @@ def main():
     baseline = load_config(MDConfig, args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, system_xml = find_molecule(args)
-    spec = openmm_spec(molecule, baseline, system_xml) if args.smiles else mm_spec(molecule, baseline, args.molecule)
+    spec = physics_spec(molecule, baseline,
+                        system_xml=system_xml if args.smiles else Path(args.molecule) / "system.xml")
     # an MM call costs microseconds, less than sending it to a worker
     args.num_workers = args.num_workers or 1
     device = pick_device(args.device)

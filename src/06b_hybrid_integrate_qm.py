@@ -11,8 +11,8 @@ With a network of 04_train.py:
 """
 
 from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
-from kstep.config import load_config, load_qm_config
-from kstep.forces import check_spec, qm_spec
+from kstep.config import load_config
+from kstep.forces import check_spec, load_qm_config, physics_spec
 from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
@@ -31,14 +31,14 @@ def main():
     baseline = load_qm_config(args.physics_config)
     hybrid = load_config(HybridConfig, args.hybrid_config, hybrid_overrides(args))
     molecule, _ = find_molecule(args)
-    check_spec(qm_spec(molecule, baseline, warm_start=False), molecule)
+    check_spec(physics_spec(molecule, baseline, warm_start=False), molecule)
 
     def make_spec(settled):
-        return qm_spec(molecule, baseline, warm_start=SCHEMES[settled.scheme].traits.warm_start)
+        return physics_spec(molecule, baseline, warm_start=SCHEMES[settled.scheme].traits.warm_start)
 
     device = pick_device(args.device)
     if args.learn:
-        hybrid = learn_first(args, molecule, qm_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
+        hybrid = learn_first(args, molecule, physics_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
                              baseline, device)
     run = prepare_run(molecule, make_spec, baseline.method, hybrid, baseline, out=args.out, checkpoint=args.checkpoint,
                       model_config=args.model_config, seed=args.seed, n_workers=args.num_workers, device=device,

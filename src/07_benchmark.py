@@ -14,9 +14,11 @@ from pathlib import Path
 import yaml
 
 from kstep.analysis.show.report import write_metrics
-from kstep.config import MDConfig, load_config, load_qm_config, parse_assignments
+from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable, write_text_atomic
+from kstep.forces import load_qm_config
+from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.study.benchmark.judgement import judge

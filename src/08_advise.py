@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.config import MDConfig, load_config, load_qm_config, parse_assignments
+from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forces import mm_spec, qm_spec
+from kstep.forces import load_qm_config, physics_spec
+from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.runs.settings import HybridRun, settle_settings
@@ -71,11 +72,11 @@ def describe_task(args) -> survey.Task:
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
     if args.md_config:
         baseline = load_config(MDConfig, args.md_config)
-        spec = mm_spec(molecule, baseline, args.molecule)
+        spec = physics_spec(molecule, baseline, system_xml=Path(args.molecule) / "system.xml")
         method, n_workers = molecule.force_field, args.num_workers or 1
     else:
         baseline = load_qm_config(args.qm_config or "configs/qm.yaml")
-        spec = qm_spec(molecule, baseline, warm_start=True)
+        spec = physics_spec(molecule, baseline, warm_start=True)
         method, n_workers = baseline.method, args.num_workers or physical_cores()
     if args.checkpoint:
         from kstep.models import checkpoint as checkpoints

@@ -19,9 +19,10 @@ import re
 from pathlib import Path
 
 from kstep.analysis.show.batch_table import batch_table
-from kstep.config import load_config, load_qm_config
+from kstep.config import load_config
 from kstep.errors import UserError
 from kstep.files import sha256, write_text_atomic
+from kstep.forces import load_qm_config
 from kstep.molecules.smiles import read_smiles_file
 from kstep.schemas import load_dataset, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from kstep.config import ChargedConfig, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forces import check_spec, qm_spec
+from kstep.forces import check_spec, physics_spec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.prepare import ensure_prepared, read_smiles_file
 from kstep.runs.baseline import finish_baseline
@@ -53,7 +53,8 @@ def select_molecules(args, config):
     for entry in entries:
         try:
             molecule = ensure_prepared(entry, Path(args.raw), seed=args.seed)
-            check_spec(qm_spec(molecule, config, warm_start=True), molecule)  # a wrong charge is found here, not later
+            # a wrong charge is found here, not later
+            check_spec(physics_spec(molecule, config, warm_start=True), molecule)
             molecules.append(molecule)
         except UserError as error:
             problems.append(f"{entry.name}: {error}")
@@ -101,7 +102,7 @@ def run_baselines(args: argparse.Namespace, config: ChargedConfig) -> int:
         names[molecule.name] = molecule
         for replica in range(args.first_replica, args.first_replica + config.replicas):
             piece = final.with_name(f"replica_{replica:03d}.npz")
-            jobs.append(ReplicaJob(molecule, qm_spec(molecule, config, warm_start=True), config, replica,
+            jobs.append(ReplicaJob(molecule, physics_spec(molecule, config, warm_start=True), config, replica,
                                    args.seed, piece, args.resume))
     n_steps = sum(stretch.n_steps for stretch in plan_baseline(config))
     if n_steps == 0:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.config import load_config, load_qm_config, parse_assignments
+from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forces import qmmm_spec
+from kstep.forces import load_qm_config, qmmm_spec
 from kstep.molecules.droplet import read_pdb, settle, solvate
 from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.qmmm_network import capped_molecule

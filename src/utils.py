@@ -19,6 +19,7 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from kstep.config import MOST  # noqa: E402
 from kstep.errors import PhysicsError, UserError  # noqa: E402
 from kstep.files import write_json_atomic  # noqa: E402, F401 (scripts take it from here)
+from kstep.processes import physical_cores  # noqa: E402
 
 log = logging.getLogger("kstep")
 
@@ -181,7 +182,7 @@ def machine() -> dict:
         names = [row.split(":", 1)[1].strip() for row in cpuinfo.read_text().splitlines()
                  if row.startswith("model name")]
         model = names[0] if names else ""
-    return {"cpu": model or platform.processor(), "cores": len(os.sched_getaffinity(0)),
+    return {"cpu": model or platform.processor(), "cores": physical_cores(),
             "system": platform.system()}
 
 

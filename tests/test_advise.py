@@ -10,9 +10,9 @@ import pytest
 import synthetic
 from conftest import molecule_from_smiles, run_python
 from kstep.analysis.measure.statistics import statistical_inefficiency
-from kstep.config import MDConfig
 from kstep.errors import UserError
-from kstep.forces import openmm_spec
+from kstep.forces import physics_spec
+from kstep.forces.openmm import MDConfig
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.network_dynamics import Carrier
@@ -166,7 +166,7 @@ def ethanol_mm():
 def test_the_force_field_carries_replicas_like_a_network_does(ethanol_mm):
     """Against the same potential carried by the project's own velocity Verlet, with heavy hydrogens."""
     molecule, system = ethanol_mm
-    physics = openmm_spec(molecule, MDConfig(platform="Reference"), system).build()
+    physics = physics_spec(molecule, MDConfig(platform="Reference"), system_xml=system).build()
     field = ForceField(system, len(molecule))
     x = molecule.conformers[:1].repeat(2, axis=0)
     energy, forces = field.energy_and_forces(x)

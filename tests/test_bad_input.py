@@ -9,11 +9,11 @@ import torch
 
 import synthetic
 from conftest import run_python
-from kstep.config import MDConfig, load_config
+from kstep.config import load_config
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.forces.base import Physics, check_start
-from kstep.forces.openmm import read_system
+from kstep.forces.openmm import MDConfig, read_system
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule, check_name

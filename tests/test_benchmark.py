@@ -269,8 +269,9 @@ def mm(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmark")
     (out / "one.smi").write_text("CCO ethanol\n")
     assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
-    from kstep.config import MDConfig, load_config
-    from kstep.forces import mm_spec
+    from kstep.config import load_config
+    from kstep.forces import physics_spec
+    from kstep.forces.openmm import MDConfig
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
     from kstep.molecules.molecule import Molecule
@@ -279,7 +280,8 @@ def mm(tmp_path_factory):
     from kstep.training.train_config import FitConfig
 
     molecule = Molecule.load(out / "raw/ethanol")
-    physics = mm_spec(molecule, load_config(MDConfig, ROOT / "configs/md_fast.yaml"), out / "raw/ethanol").build()
+    physics = physics_spec(molecule, load_config(MDConfig, ROOT / "configs/md_fast.yaml"),
+                           system_xml=out / "raw/ethanol/system.xml").build()
     rng = np.random.default_rng(0)
     x = molecule.conformers[rng.integers(len(molecule.conformers), size=300)]
     x = x + 0.004 * rng.standard_normal(x.shape)

@@ -1,13 +1,23 @@
 """Every source of truth keeps the one contract."""
 
+import sys
+import types
+from functools import partial
+
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.emt import EMT
+from tblite.ase import TBLite
 
 from conftest import molecule_from_smiles
-from kstep.config import QM_CONFIGS, MDConfig, QMConfig
 from kstep.errors import PhysicsError, UserError
-from kstep.forces import PhysicsSpec, mm_spec, qm_spec
+from kstep.forces import PhysicsSpec, calculator_spec, check_spec, find_backend, load_qm_config, physics_spec
+from kstep.forces.ase import AseConfig
+from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool
+from kstep.forces.tblite import QMConfig
+from wrong_calculators import Quiet, Spring, make_spring
 
 TBLITE_BY_ASE = dict(calculator="tblite.ase:TBLite", kwargs={"method": "GFN2-xTB", "accuracy": 0.01, "verbosity": 0})
 # backend, molecule, settings, and how much a rotation may change the energy (kJ/mol): a DFT grid has axes of its own
@@ -21,6 +31,9 @@ CONFORMANT = {
     "pyscf HF/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G"}, 1e-4),
     "pyscf DF-PBE/STO-3G": ("pyscf", "water", {"basis": "STO-3G", "grid_level": 1, "density_fit": True}, 0.5),
     "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),
+    "ase smeared": ("ase", "water", {"calculator": "wrong_calculators:Smeared"}, 1e-4),
+    "ase smeared in silence": ("ase", "water", {"calculator": "wrong_calculators:SmearedInSilence"}, 1e-4),
+    "ase sum": ("ase", "water", {"calculator": "wrong_calculators:make_sum"}, 1e-4),
     "ase EMT": ("ase", "ethanol", {"calculator": "ase.calculators.emt:EMT"}, 1e-4),
 }
 
@@ -34,12 +47,12 @@ def spec_of(backend, molecule, tmp_path=None, **settings):
 
         system = build_system(Chem.AddHs(Chem.MolFromSmiles(molecule.smiles)), "mmff94")
         (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
-        return mm_spec(molecule, MDConfig(), tmp_path)
+        return physics_spec(molecule, MDConfig(), system_xml=tmp_path / "system.xml")
     if backend == "xtb":
         pytest.importorskip("xtb.interface")
     if backend in ("tblite", "xtb"):
         settings = {"accuracy": 0.01, **settings}
-    return qm_spec(molecule, QM_CONFIGS[backend](backend=backend, **settings), warm_start=False)
+    return physics_spec(molecule, find_backend(backend).config(backend=backend, **settings), warm_start=False)
 
 
 def build(backend, molecule, tmp_path=None, **settings):
@@ -131,8 +144,6 @@ def test_what_is_no_calculator_is_refused(water, calculator, kwargs, words):
     ("kJ/mol", "is 96.5 times as steep"), ("sign", "is -1 times as steep"), ("one row", r"forces of shape \(3,\)"),
     ("flat", r"forces of shape \(9,\)"), ("", None)])
 def test_a_calculator_whose_forces_are_not_the_slope_of_its_energy_is_refused(water, wrong, words):
-    from kstep.forces import check_spec
-
     spec = spec_of("ase", water, calculator="wrong_calculators:Spring", kwargs={"wrong": wrong})
     if words is None:
         check_spec(spec, water)
@@ -146,6 +157,161 @@ def test_an_error_of_a_calculator_is_a_failed_true_call(water):
     with pytest.raises(PhysicsError, match="the ASE calculator failed: .*GFN3-xTB"):
         physics.energy(water.conformers[0])
     assert physics.true_calls == 1
+
+
+def test_a_calculator_object_is_the_calculator_of_its_text(ethanol):
+    """In this process, in workers, by a factory or a class: one surface with one name."""
+    text = calculator_spec("tblite.ase:TBLite", ethanol, kwargs=TBLITE_BY_ASE["kwargs"])
+    x = ethanol.conformers[:2]
+    expected = text.build().energy(x[0])
+    for calculator in (TBLite(accuracy=0.01, verbosity=0), partial(TBLite, accuracy=0.01, verbosity=0)):
+        spec = calculator_spec(calculator, ethanol)
+        assert spec.method == "tblite.ase:TBLite(accuracy=0.01, verbosity=0)" == spec.settings["calculator"]
+        check_spec(spec, ethanol)
+        assert spec.build().energy(x[0]) == expected
+    with EvaluationPool(spec, 2) as pool:
+        assert pool.evaluate(x).energy[0] == expected
+    assert text.method == AseConfig(**TBLITE_BY_ASE).method
+    assert calculator_spec(EMT, ethanol).method == "ase.calculators.emt:EMT()"
+    assert calculator_spec(EMT(), ethanol, method="mine").method == "mine"
+
+
+def test_charge_and_spin_reach_a_calculator_object(water):
+    cation = calculator_spec(TBLite(accuracy=0.01, verbosity=0), water, charge=1, multiplicity=2).build()
+    own = build("tblite", water, charge=1, spin_multiplicity=2)
+    assert cation.energy(water.conformers[0]) == pytest.approx(own.energy(water.conformers[0]), abs=1e-6 * 2625.5)
+
+
+def test_a_spec_keeps_the_calculator_as_it_was(water):
+    calculator = Spring()
+    spec = calculator_spec(calculator, water, method="spring")
+    before = spec.build().energy(water.conformers[0])
+    calculator.wrong = "kJ/mol"
+    assert spec.build().energy(water.conformers[0]) == before
+
+
+def used_emt(molecule):
+    """An EMT that has computed: it holds functions that no pickle knows."""
+    calculator = EMT()
+    Atoms(molecule.numbers, molecule.conformers[0] * 10, calculator=calculator).get_potential_energy()
+    return calculator
+
+
+@pytest.mark.parametrize("make", [used_emt, lambda _: lambda: EMT()])
+def test_a_calculator_that_cannot_go_to_workers_is_refused_naming_the_factory(water, make):
+    with pytest.raises(UserError, match="cannot be handed to worker processes .* give a factory in its place"):
+        calculator_spec(make(water), water, method="any")
+
+
+def with_stiffness(value):
+    calculator = Quiet()
+    calculator.stiffness = value
+    return calculator
+
+
+@pytest.mark.parametrize("calculator", [Spring(), Quiet(stiffness=2.0), with_stiffness(3.0),
+                                        partial(Spring, wrong=Spring)],
+                         ids=["argument", "hidden", "by hand", "no plain value"])
+def test_a_calculator_whose_settings_do_not_tell_its_surface_needs_a_name(water, calculator):
+    with pytest.raises(UserError, match="do not tell its energy surface from another's; name it with method="):
+        calculator_spec(calculator, water)
+    assert calculator_spec(calculator, water, method="spring 2").method == "spring 2"
+
+
+@pytest.mark.parametrize("factory, method", [
+    (make_spring, "wrong_calculators:make_spring()"), (Quiet, "wrong_calculators:Quiet()"),
+    (partial(Spring, wrong="sign"), "wrong_calculators:Spring(wrong=sign)"),
+    (partial(EMT, asap_cutoff=True), "ase.calculators.emt:EMT(asap_cutoff=True)")])
+def test_a_factory_is_named_by_its_calculator_or_its_path(water, factory, method):
+    assert calculator_spec(factory, water).method == method
+
+
+def test_what_only_the_program_knows_is_answered_by_the_worker(water, monkeypatch):
+    """As in a notebook, whose classes no other process can import."""
+    notebook = types.ModuleType("notebook_of_a_test")
+    notebook.Mine = type("Mine", (Spring,), {"__module__": notebook.__name__})
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    spec = calculator_spec(notebook.Mine(), water, method="mine")
+    assert np.isfinite(spec.build().energy(water.conformers[0]))
+    with pytest.raises(UserError, match="mine cannot be built in a worker process .* in a module, not in a notebook"):
+        EvaluationPool(spec, 2)
+
+
+def test_kwargs_are_of_a_text(water):
+    with pytest.raises(UserError, match="functools.partial"):
+        calculator_spec(EMT(), water, kwargs={"asap_cutoff": True})
+
+
+PLUGIN = """
+from typing import Literal
+
+from kstep.config import ChargedConfig
+from kstep.forces.base import Backend, Physics
+
+
+class FlatConfig(ChargedConfig):
+    backend: Literal["flat"] = "flat"
+    height: float = 2.0
+    method: str = "flat"
+
+
+class Flat(Physics):
+    def __init__(self, numbers, masses, *, height, method, charge=0, multiplicity=1):
+        super().__init__(numbers, masses)
+        self.height = height
+
+    def _compute(self, positions, slot):
+        return self.height, 0.0 * positions
+
+
+BACKEND = Backend(Flat, FlatConfig, install="pip install flat-earth")
+NONSENSE = 3
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A package with backends of its own, installed where Python finds it."""
+    (tmp_path / "flat_earth.py").write_text(PLUGIN)
+    info = tmp_path / "flat_earth-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flat-earth\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[kstep.backends]\nflat = flat_earth:BACKEND\nround = flat_earth:ROUND\nnonsense = flat_earth:NONSENSE\n"
+        "tblite = flat_earth:BACKEND\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("flat_earth", None)
+
+
+def test_a_backend_of_another_package_is_found(water, plugin):
+    """By its YAML, in this process and in workers; one of this project keeps its name."""
+    (plugin / "qm.yaml").write_text("backend: flat\nheight: 3.5\n")
+    config = load_qm_config(plugin / "qm.yaml")
+    spec = physics_spec(water, config)
+    assert spec.method == "flat" and not spec.energy_is_cheaper
+    with EvaluationPool(spec, 2) as pool:
+        assert pool.evaluate(water.conformers).energy.tolist() == [3.5] * len(water.conformers)
+    assert find_backend("tblite").install == "pip install tblite"
+    with pytest.raises(UserError, match="key 'accuracy' means nothing to backend flat"):
+        load_qm_config(plugin / "qm.yaml", {"accuracy": 1})
+    with pytest.raises(UserError, match="unknown backend 'flatt'; did you mean 'flat'"):
+        load_qm_config(None, {"backend": "flatt"})
+
+
+@pytest.mark.parametrize("name, words", [
+    ("round", "backend round of package flat-earth cannot be loaded .*ROUND"),
+    ("nonsense", "backend nonsense of package flat-earth is a int, not a")])
+def test_a_broken_backend_of_another_package_is_named(plugin, name, words):
+    with pytest.raises(UserError, match=words):
+        load_qm_config(None, {"backend": name})
+    load_qm_config(None, {"backend": "tblite"})
+
+
+def test_what_is_missing_is_said_with_the_way_to_get_it(water, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tblite.interface", None)
+    with pytest.raises(UserError, match=r"backend tblite cannot be loaded \(.*\); pip install tblite"):
+        build("tblite", water)
 
 
 def test_gfn_ff_leaves_no_files_behind(ethanol, tmp_path, monkeypatch):
@@ -176,8 +342,8 @@ def test_gfn_ff_is_one_potential_whatever_geometry_comes_first():
 def test_warm_and_cold_energies_agree_at_the_accuracy_used_for_sampling(ethanol):
     """metropolis runs cold; this says what a warm start would have cost it."""
     config = QMConfig(accuracy=0.01)
-    warm = qm_spec(ethanol, config, warm_start=True).build()
-    cold = qm_spec(ethanol, config, warm_start=False).build()
+    warm = physics_spec(ethanol, config, warm_start=True).build()
+    cold = physics_spec(ethanol, config, warm_start=False).build()
     rng = np.random.default_rng(1)
     for _ in range(5):
         x = ethanol.conformers[0] + rng.normal(size=(9, 3)) * 0.002
@@ -237,7 +403,7 @@ def test_an_scf_that_does_not_converge_is_a_failure_not_a_number(ethanol):
 
 
 def test_pool_equals_serial_and_counts_every_call(ethanol):
-    spec = qm_spec(ethanol, QMConfig(), warm_start=False)
+    spec = physics_spec(ethanol, QMConfig(), warm_start=False)
     rng = np.random.default_rng(3)
     x = ethanol.conformers[0] + rng.normal(size=(5, 9, 3)) * 0.003
     x[3, 1] = x[3, 0]
@@ -264,4 +430,4 @@ def test_pool_reports_a_users_mistake_made_in_a_worker(ethanol):
 def test_system_of_another_molecule_is_refused(ethanol, water, tmp_path):
     build("openmm", ethanol, tmp_path)
     with pytest.raises(UserError, match="9 particles, the molecule 3"):
-        mm_spec(water, MDConfig(), tmp_path).build()
+        physics_spec(water, MDConfig(), system_xml=tmp_path / "system.xml").build()

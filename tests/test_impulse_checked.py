@@ -13,9 +13,9 @@ from conftest import BatchPool, start_state
 from kstep.analysis.judge.compare import compare
 from kstep.analysis.judge.ensemble import caveats, certificate, drift
 from kstep.analysis.show import report
-from kstep.config import QMConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
+from kstep.forces.tblite import QMConfig
 from kstep.runs import run_hybrid as run_module, run_network
 from kstep.runs.certificate import FEWEST_PAIRS, Certificate
 from kstep.runs.counters import Tally, describe

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from kstep.config import QMConfig
 from kstep.errors import UserError
-from kstep.forces import qm_spec
+from kstep.forces import physics_spec
+from kstep.forces.tblite import QMConfig
 from kstep.models import build_model, execution as inner
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
@@ -194,7 +194,8 @@ def go(water, folder, name, *, way="auto", chosen=None, resume=False, cut_at=Non
     config = QMConfig()
     hybrid = HybridConfig(scheme="metropolis", k_steps=4, dt_fs=0.5, steps=6, burn_in_steps=2, replicas=3,
                           temperature_K=300.0, checkpoint_interval=2, inner=way)
-    run = HybridRun(water, qm_spec(water, config, warm_start=False), "GFN2-xTB", hybrid, path, folder / f"{name}.npz",
+    spec = physics_spec(water, config, warm_start=False)
+    run = HybridRun(water, spec, "GFN2-xTB", hybrid, path, folder / f"{name}.npz",
                     seed=3, resume=resume)
     steps = production.macro_steps
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, run_python
-from kstep.config import MDConfig
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
-from kstep.forces import openmm_spec
+from kstep.forces import physics_spec
+from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool, Truth
 from kstep.learning import learn as module
 from kstep.learning.learn import Task, learn
@@ -34,8 +34,8 @@ def water():
     import openmm
 
     prepared = prepare_molecule("water", "O")
-    return prepared.molecule, openmm_spec(prepared.molecule, MDConfig(platform="Reference"),
-                                          openmm.XmlSerializer.serialize(prepared.system))
+    return prepared.molecule, physics_spec(prepared.molecule, MDConfig(platform="Reference"),
+                                           system_xml=openmm.XmlSerializer.serialize(prepared.system))
 
 
 def task(water, folder, **more):
@@ -227,8 +227,8 @@ def peroxide():
     import openmm
 
     prepared = prepare_molecule("peroxide", "OO")
-    return prepared.molecule, openmm_spec(prepared.molecule, MDConfig(platform="Reference"),
-                                          openmm.XmlSerializer.serialize(prepared.system))
+    return prepared.molecule, physics_spec(prepared.molecule, MDConfig(platform="Reference"),
+                                           system_xml=openmm.XmlSerializer.serialize(prepared.system))
 
 
 @pytest.mark.parametrize("temperatures_K", [(300.0,), (300.0, 500.0)])

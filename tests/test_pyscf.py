@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
-from kstep.config import PyscfConfig, load_qm_config
 from kstep.errors import PhysicsError, UserError
-from kstep.forces import PhysicsSpec, pyscf as backend, qm_spec
+from kstep.forces import PhysicsSpec, load_qm_config, physics_spec, pyscf as backend
 from kstep.forces.pool import EvaluationPool
+from kstep.forces.pyscf import PyscfConfig
 from kstep.runs.loop import macro_steps
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.settings import HybridRun
@@ -25,7 +25,7 @@ TINY = dict(functional="HF", basis="STO-3G", device="cpu")
 
 
 def physics_of(molecule, *, warm_start=False, **settings):
-    return qm_spec(molecule, PyscfConfig(**{**TINY, **settings}), warm_start=warm_start).build()
+    return physics_spec(molecule, PyscfConfig(**{**TINY, **settings}), warm_start=warm_start).build()
 
 
 @pytest.mark.parametrize("settings", [
@@ -60,7 +60,7 @@ def test_unrestricted_is_chosen_by_the_multiplicity_unless_said(water):
 
 def test_settings_reach_the_electrons(water):
     mol = backend.build_molecule(water.numbers, water.conformers[0] * 18.9, "def2-SVP", 0, 1)
-    field = backend.mean_field(mol, backend.ScfSettings("B3LYP", density_fit=True, grid_level=1, conv_tol=1e-7,
+    field = backend.mean_field(mol, backend.ScfSettings(functional="B3LYP", density_fit=True, grid_level=1, conv_tol=1e-7,
                                                         max_iterations=17, dispersion="d3bj"))
     assert (field.xc, field.grids.level, field.conv_tol, field.max_cycle, field.disp) == ("B3LYP", 1, 1e-7, 17, "d3bj")
     assert hasattr(field, "with_df") and mol.nao == 24
@@ -149,7 +149,7 @@ def test_without_a_gpu_one_line_says_that_the_cpu_computes(water, caplog):
     backend.pick_device.cache_clear()
     with caplog.at_level(logging.INFO, "kstep"):
         for _ in range(3):
-            assert qm_spec(water, PyscfConfig(), warm_start=True).settings["device"] == "cpu"
+            assert physics_spec(water, PyscfConfig(), warm_start=True).settings["device"] == "cpu"
     assert [r.message for r in caplog.records] == ["no CUDA GPU with GPU4PySCF found; PySCF runs on the CPU"]
 
 
@@ -162,7 +162,7 @@ def test_a_gpu_is_taken_where_it_works(water, monkeypatch, available, device):
     monkeypatch.setitem(sys.modules, "cupy", FakeCuda(cuda=FakeCuda(is_available=available)))
     monkeypatch.setitem(sys.modules, "gpu4pyscf", FakeCuda())
     backend.gpu_found.cache_clear(), backend.pick_device.cache_clear()
-    assert qm_spec(water, PyscfConfig(), warm_start=True).settings["device"] == device
+    assert physics_spec(water, PyscfConfig(), warm_start=True).settings["device"] == device
     backend.gpu_found.cache_clear(), backend.pick_device.cache_clear()
 
 
@@ -224,7 +224,7 @@ def test_hydrogen_dissociates_into_a_number_or_an_error_never_a_guess():
 
 def water_at_hand(molecule, max_iterations):
     """A pool whose SCF may take max_iterations cycles, and the state of two replicas at a true energy."""
-    good, poor = (qm_spec(molecule, PyscfConfig(**TINY, max_iterations=n), warm_start=True)
+    good, poor = (physics_spec(molecule, PyscfConfig(**TINY, max_iterations=n), warm_start=True)
                   for n in (100, max_iterations))
     pool = EvaluationPool(poor, 1)
     return pool, start_state(EvaluationPool(good, 1), np.repeat(molecule.conformers[:1], 2, axis=0))

@@ -8,14 +8,17 @@ import pytest
 from openmm import app
 
 from conftest import ROOT, ForceNetwork, run_python
-from kstep.config import AseConfig, PyscfConfig, QMConfig, load_config
+from kstep.config import load_config
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import qmmm_spec
+from kstep.forces.ase import AseConfig
 from kstep.forces.pool import EvaluationPool
+from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import Field
 from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
+from kstep.forces.tblite import QMConfig
 from kstep.learning.coupling_fit import fit_coupling
 from kstep.learning.learn_config import LearnConfig
 from kstep.models import checkpoint as checkpoints

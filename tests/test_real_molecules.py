@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from conftest import ForceNetwork
-from kstep.config import MDConfig
 from kstep.forces import PhysicsSpec
+from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool
 from kstep.runs import run_hybrid as hybrid_module, run_network
 from kstep.runs.baseline import run_baseline

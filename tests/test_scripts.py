@@ -172,13 +172,13 @@ def test_resumed_hybrid_is_bit_equal(work, n_workers):
 
 
 def test_resumed_qm_baseline_is_bit_equal(ethanol, tmp_path):
-    from kstep.config import QMConfig
-    from kstep.forces import qm_spec
+    from kstep.forces import physics_spec
+    from kstep.forces.tblite import QMConfig
     from kstep.runs import baseline as module
     from kstep.runs.baseline_jobs import ReplicaJob, run_replica
 
     config = QMConfig(equilibration_ps=0.02, length_ps=0.1, redraw_interval_ps=0.025, replicas=1)
-    spec = qm_spec(ethanol, config, warm_start=True)
+    spec = physics_spec(ethanol, config, warm_start=True)
     jobs = {name: ReplicaJob(ethanol, spec, config, 0, 5, tmp_path / f"{name}.npz", name == "cut")
             for name in ("whole", "cut")}
     original = module.run_baseline

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from kstep.config import MDConfig, QMConfig, load_config
+from kstep.config import load_config
 from kstep.errors import UserError
+from kstep.forces.openmm import MDConfig
+from kstep.forces.tblite import QMConfig
 from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset

@@ -48,6 +48,19 @@ def test_energy_of_a_hydrogen_molecule_is_tblites_own_in_kilojoules():
     assert forces == pytest.approx(-result.get("gradient") * hartree / (bohr * 1e9), rel=1e-5, abs=1e-5)
 
 
+def test_no_digit_of_the_electronic_temperature_is_lost():
+    """xtb-python calls its argument an int; the library takes a double."""
+    pytest.importorskip("xtb.interface")
+    from kstep.forces.tblite import TblitePhysics
+    from kstep.forces.xtb import XtbPhysics
+
+    x = np.array([[0, 0, 0], [0, 0, 0.25]])
+    tblite, xtb = ([kind([1, 1], [1.008, 1.008], electronic_temperature_K=t, accuracy=1e-3).energy(x)
+                    for t in (6000.0, 6000.9)] for kind in (TblitePhysics, XtbPhysics))
+    assert abs(xtb[1] - xtb[0]) > 1e-3
+    assert xtb[1] - xtb[0] == pytest.approx(tblite[1] - tblite[0], rel=0.02)
+
+
 def test_electronic_temperature_is_in_kelvin():
     """Two hydrogens far apart have a small gap, so that the smearing shows."""
     from tblite import interface

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -54,68 +54,11 @@ class BaselineConfig(Config):
     replicas: Replicas = 2
 
 
-class MDConfig(BaselineConfig):
-    """configs/md.yaml: OpenMM baselines and hybrids."""
-
-    dt_fs: Timestep = 1.0
-    platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
-
-
 class ChargedConfig(BaselineConfig):
-    """What every config of electrons shares."""
+    """What every config of electrons shares; each backend has its own, which says `backend` and `method`."""
 
     charge: Annotated[int, Number] | None = None  # null: the molecule's own
     spin_multiplicity: Count | None = None  # null: the molecule's own
-
-
-class QMConfig(ChargedConfig):
-    """configs/qm.yaml: xTB baselines and hybrids."""
-
-    backend: Literal["tblite", "xtb"] = "tblite"
-    method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB", "GFN-FF"] = "GFN2-xTB"
-    accuracy: Annotated[float, Field(gt=0, le=10), Number] = 0.1  # SCF tolerance; 1.0 drifts
-    max_iterations: Count = 250
-    electronic_temperature_K: Temperature = 300.0
-
-
-class PyscfConfig(ChargedConfig):
-    """configs/qm_pyscf.yaml: DFT and Hartree-Fock baselines and hybrids."""
-
-    backend: Literal["pyscf"] = "pyscf"
-    functional: Word = "PBE"
-    basis: Word = "def2-SVP"
-    density_fit: bool = False
-    dispersion: Literal["d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"] | None = None
-    unrestricted: bool | None = None  # null: where the multiplicity is not 1
-    grid_level: Annotated[int, Field(ge=0, le=9), Number] = 2
-    conv_tol: Annotated[float, Field(ge=1e-12, le=1e-4), Number] = 1e-9  # Ha; below, rounding decides
-    max_iterations: Count = 100
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-
-    @property
-    def method(self) -> str:
-        """All that tells one potential energy surface from another: 'PBE-D3BJ/def2-SVP', 'DF-UB3LYP/def2-SVP'."""
-        kind = "" if self.unrestricted is None else "U" if self.unrestricted else "R"
-        dispersion = f"-{self.dispersion.upper()}" if self.dispersion else ""
-        basis = self.basis.upper().replace("DEF2", "def2")
-        return f"{'DF-' if self.density_fit else ''}{kind}{self.functional.upper()}{dispersion}/{basis}"
-
-
-class AseConfig(ChargedConfig):
-    """configs/qm_ase.yaml: baselines and hybrids with any ASE calculator."""
-
-    backend: Literal["ase"] = "ase"
-    calculator: Word
-    kwargs: dict[str, Any] = {}
-
-    @property
-    def method(self) -> str:
-        """The calculator with its arguments, e.g. 'tblite.ase:TBLite(method=GFN2-xTB)'."""
-        return f"{self.calculator}({', '.join(f'{key}={self.kwargs[key]}' for key in sorted(self.kwargs))})"
-
-
-QM_CONFIGS = {"tblite": QMConfig, "xtb": QMConfig, "pyscf": PyscfConfig, "ase": AseConfig}  # by `backend`
-METHOD_KEYS = {"pyscf": "functional and basis", "ase": "calculator and kwargs"}  # where `method` is no key
 
 
 T = TypeVar("T", bound=Config)
@@ -179,27 +122,16 @@ def _fields_at(kind: type[BaseModel], keys) -> Any:
     return kind.model_fields
 
 
+def read_settings(path: str | Path | None, overrides: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
+    """The mapping of `path` (None: empty) under overrides that are not None, and what to call it in an error."""
+    data = read_yaml(path) if path is not None else {}
+    data.update({k: v for k, v in (overrides or {}).items() if v is not None})
+    return data, str(path) if path is not None else "settings"
+
+
 def load_config(kind: type[T], path: str | Path | None, overrides: dict[str, Any] | None = None) -> T:
     """Read `path` (None: all defaults), then apply overrides that are not None."""
-    data = read_yaml(path) if path is not None else {}
-    data.update({k: v for k, v in (overrides or {}).items() if v is not None})
-    return validate(kind, data, str(path) if path is not None else "settings")
-
-
-def load_qm_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> ChargedConfig:
-    """`load_config` of the kind that the key `backend` names: each backend has its own keys, and refuses another's."""
-    data = read_yaml(path) if path is not None else {}
-    data.update({k: v for k, v in (overrides or {}).items() if v is not None})
-    where, backend = str(path) if path is not None else "settings", data.get("backend", "tblite")
-    kind = QM_CONFIGS.get(str(backend))
-    if kind is None:
-        raise UserError(f"{where}: unknown backend {backend!r}{did_you_mean(backend, QM_CONFIGS)}")
-    if "method" in data and "method" not in kind.model_fields:
-        raise UserError(f"{where}: backend {backend} has no key 'method'; write {METHOD_KEYS[backend]}")
-    for key in data:
-        if key not in kind.model_fields and any(key in other.model_fields for other in QM_CONFIGS.values()):
-            raise UserError(f"{where}: key '{key}' means nothing to backend {backend}; remove it")
-    return validate(kind, data, where)
+    return validate(kind, *read_settings(path, overrides))
 
 
 def parse_assignments(pairs: list[str] | None) -> dict[str, Any]:

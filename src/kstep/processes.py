@@ -1,11 +1,26 @@
-"""Worker processes that never outlive the program that started them."""
+"""Cores, memory, and worker processes that never outlive the program that started them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import sys
 import threading
 from multiprocessing.connection import wait
+
+
+def physical_cores() -> int:
+    """Cores this process may use; where the system does not say (macOS), all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def most_memory_MB() -> float:
+    """The most memory this process has held, MB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def exit_with_parent() -> None:

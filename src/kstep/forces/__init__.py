@@ -1,159 +1,193 @@
-"""The true physics: one backend per file, one contract (`base.Physics`), one pool of workers."""
+"""The true physics: one backend per file, one contract (`base.Physics`), one pool of workers.
+
+A backend is a file with a `BACKEND` (`base.Backend`): its physics, the config of its YAML, and what else has to be
+known of it.  One of this project has a line in BACKENDS; one of another installed package is found through the
+entry-point group `kstep.backends`, where a name stands for "package.module:BACKEND" too.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import pickle
+import pkgutil
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kstep.config import BaselineConfig, ChargedConfig, read_settings, validate
 from kstep.errors import UserError, did_you_mean
-from kstep.forces.base import Physics
+from kstep.forces.base import Backend, Physics
+
+BACKENDS = {
+    "tblite": "kstep.forces.tblite:BACKEND",
+    "xtb": "kstep.forces.xtb:BACKEND",
+    "openmm": "kstep.forces.openmm:BACKEND",
+    "pyscf": "kstep.forces.pyscf:BACKEND",
+    "ase": "kstep.forces.ase:BACKEND",
+    "qmmm": "kstep.forces.qmmm.backend:BACKEND",
+}
+ENTRY_POINTS = "kstep.backends"
 
 
-def _tblite(**settings):
-    from kstep.forces.tblite import TblitePhysics
-
-    return TblitePhysics(**settings)
-
-
-def _xtb(**settings):
-    from kstep.forces.xtb import XtbPhysics
-
-    settings.pop("warm_start")
-    return XtbPhysics(**settings)
+def plugged_in() -> dict[str, EntryPoint]:
+    """Backends of other installed packages, by name."""
+    return {found.name: found for found in entry_points(group=ENTRY_POINTS) if found.name not in BACKENDS}
 
 
-def _openmm(**settings):
-    from kstep.forces.openmm import OpenMMPhysics
-
-    return OpenMMPhysics(**settings)
-
-
-def _pyscf(**settings):
-    from kstep.forces.pyscf import PyscfPhysics
-
-    return PyscfPhysics(**settings)
-
-
-def _ase(**settings):
-    from kstep.forces.ase import AsePhysics
-
-    return AsePhysics(**settings)
-
-
-def _qmmm(**settings):
-    from kstep.forces.qmmm.backend import QMMMPhysics
-
-    return QMMMPhysics(**settings)
+def find_backend(name: str) -> Backend:
+    """The backend of a name; UserError where there is none, or where another package's cannot be loaded."""
+    if name in BACKENDS:
+        return pkgutil.resolve_name(BACKENDS[name])
+    others = plugged_in()
+    if name not in others:
+        raise UserError(f"unknown backend {name!r}{did_you_mean(name, [*BACKENDS, *others])}")
+    try:
+        backend = others[name].load()
+    except Exception as error:  # whatever another package does when it is imported
+        raise UserError(f"backend {name} of package {_package(others[name])} cannot be loaded ({error})") from None
+    if not isinstance(backend, Backend):
+        raise UserError(f"backend {name} of package {_package(others[name])} is a {type(backend).__name__}, not a "
+                        "kstep.forces.base.Backend")
+    return backend
 
 
-BACKENDS = {"tblite": _tblite, "xtb": _xtb, "openmm": _openmm, "pyscf": _pyscf, "ase": _ase, "qmmm": _qmmm}
+def _package(found: EntryPoint) -> str:
+    return found.dist.name if found.dist else found.module
 
 
-CHEAPER_ENERGY = {"pyscf", "ase"}  # xTB and OpenMM give forces with the energy
+def load_qm_config(path: str | Path | None, overrides: dict[str, Any] | None = None) -> ChargedConfig:
+    """`load_config` of the kind that the key `backend` names: each backend has its own keys, and refuses another's."""
+    data, where = read_settings(path, overrides)
+    name = str(data.get("backend", "tblite"))
+    backend = find_backend(name) if name in BACKENDS or name in plugged_in() else None
+    if backend is None or not backend.has_electrons:
+        known = [other for other in BACKENDS if find_backend(other).has_electrons]
+        raise UserError(f"{where}: unknown backend {data['backend']!r}{did_you_mean(name, [*known, *plugged_in()])}")
+    kind = backend.config
+    if "method" in data and "method" not in kind.model_fields:
+        keys = backend.method_keys or " and ".join(backend.own_keys)
+        raise UserError(f"{where}: backend {name} has no key 'method'; write {keys}")
+    for key in data.keys() - kind.model_fields:
+        if any(key in other.config.model_fields for other in map(find_backend, BACKENDS) if other.has_electrons):
+            raise UserError(f"{where}: key '{key}' means nothing to backend {name}; remove it")
+    return validate(kind, data, where)
 
 
 @dataclass(frozen=True)
 class PhysicsSpec:
-    """A picklable recipe of a backend, so that spawned workers can build their own."""
+    """A picklable recipe of a backend, so that spawned workers can build their own.
+
+    settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
+    tells its potential energy surface from another's.
+    """
 
     backend: str
     numbers: np.ndarray
     masses: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
+    method: str = ""
+    objects: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def energy_is_cheaper(self) -> bool:
         """Whether an energy alone costs much less than an energy with forces."""
-        return self.backend in CHEAPER_ENERGY
+        return find_backend(self.backend).energy_is_cheaper
 
     def build(self) -> Physics:
-        """Construct the backend in this process."""
-        if self.backend not in BACKENDS:
-            raise UserError(f"unknown backend '{self.backend}'{did_you_mean(self.backend, BACKENDS)}")
-        return BACKENDS[self.backend](numbers=self.numbers, masses=self.masses, **self.settings)
+        """Construct the backend in this process; UserError says how to get what is missing."""
+        backend = find_backend(self.backend)
+        try:
+            objects = {key: pickle.loads(data) for key, data in self.objects.items()}
+        except Exception as error:  # a class that only the program knows which made it
+            raise UserError(f"{self.method} cannot be built in a worker process ({error}); define its class or factory "
+                            "in a module, not in a notebook or a console") from None
+        try:
+            return backend.physics(numbers=self.numbers, masses=self.masses, **{**self.settings, **objects})
+        except ImportError as error:
+            raise UserError(f"backend {self.backend} cannot be loaded ({error}); {backend.install}") from None
 
 
 def check_spec(spec: PhysicsSpec, molecule) -> None:
     """Raise UserError for what a backend refuses, and for a calculator of someone else's that is no potential."""
-    if spec.backend == "ase":
-        from kstep.forces.ase import check_calculator
-
-        check_calculator(spec, molecule)
-    else:
-        spec.build()
+    find_backend(spec.backend).check(spec, molecule)
 
 
-def qm_spec(molecule, config, *, warm_start: bool) -> PhysicsSpec:
-    """The recipe of a QMConfig, PyscfConfig or AseConfig for a Molecule; charge and multiplicity are always explicit.
+def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | None = None,
+                 warm_start: bool = False) -> PhysicsSpec:
+    """The recipe of a backend's config (MDConfig, QMConfig, PyscfConfig ...) for a Molecule.
 
-    warm_start: whether an SCF may begin at the replica's last one; backends without one (xtb, ase) begin afresh.
+    system_xml: for a force field, the molecule's OpenMM System as XML, or the path of its system.xml; None where the
+    molecule has none.  warm_start: whether an SCF may begin at the replica's last one; a backend that keeps no history
+    begins afresh.  Charge and multiplicity are always explicit.
     """
-    settings = dict(
-        charge=molecule.charge if config.charge is None else config.charge,
-        multiplicity=molecule.multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
-    )
-    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses,
-                       {**settings, **SETTINGS[config.backend](molecule, config, warm_start)})
+    backend = find_backend(config.backend)
+    settings = backend.keywords(molecule, config)
+    if backend.has_electrons:
+        settings |= electrons(config, molecule.charge, molecule.multiplicity)
+    if backend.keeps_history:
+        settings["warm_start"] = warm_start
+    if backend.needs_system:
+        settings["system_xml"] = _system_text(molecule, system_xml)
+    method = molecule.force_field if backend.needs_system else config.method
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
 
 
-def _xtb_settings(molecule, config, warm_start) -> dict[str, Any]:
-    settings = dict(method=config.method, accuracy=config.accuracy, max_iterations=config.max_iterations,
-                    electronic_temperature_K=config.electronic_temperature_K, warm_start=warm_start)
-    if config.backend == "xtb" and config.method == "GFN-FF" and molecule is not None:
-        settings["topology_positions"] = molecule.conformers[0].tolist()
-    return settings
+def electrons(config: ChargedConfig, charge: int, multiplicity: int) -> dict[str, int]:
+    """The config's charge and multiplicity, or those of the molecule where it has none."""
+    return {"charge": charge if config.charge is None else config.charge,
+            "multiplicity": multiplicity if config.spin_multiplicity is None else config.spin_multiplicity}
 
 
-def _pyscf_settings(molecule, config, warm_start) -> dict[str, Any]:
-    from kstep.forces.pyscf import pick_device
-
-    return dict(functional=config.functional, basis=config.basis, density_fit=config.density_fit,
-                dispersion=config.dispersion, unrestricted=config.unrestricted, grid_level=config.grid_level,
-                conv_tol=config.conv_tol, max_iterations=config.max_iterations, device=pick_device(config.device),
-                warm_start=warm_start)
-
-
-def _ase_settings(molecule, config, warm_start) -> dict[str, Any]:
-    return dict(calculator=config.calculator, kwargs=config.kwargs)
-
-
-SETTINGS = {"tblite": _xtb_settings, "xtb": _xtb_settings, "pyscf": _pyscf_settings, "ase": _ase_settings}
-
-
-def mm_spec(molecule, config, folder: str | Path) -> PhysicsSpec:
-    """The recipe of an MDConfig for a prepared molecule folder with system.xml."""
-    path = Path(folder) / "system.xml"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; prepare the molecule with 00_prep_mols.py --force-field mmff94")
-    return openmm_spec(molecule, config, path.read_text(errors="replace"))
-
-
-def openmm_spec(molecule, config, system_xml: str | None) -> PhysicsSpec:
-    """The recipe of an MDConfig for a molecule whose OpenMM System is given as XML, None where it has none."""
+def _system_text(molecule, system_xml: str | Path | None) -> str:
     if system_xml is None:
-        raise UserError(f"MMFF94 has no parameters for {molecule.name}; run it with xTB (06b), or prepare it with another "
-                        "--force-field (00_prep_mols.py)")
-    return PhysicsSpec("openmm", molecule.numbers, molecule.masses,
-                       dict(system_xml=system_xml, platform=config.platform))
+        raise UserError(f"MMFF94 has no parameters for {molecule.name}; run it with xTB (06b), or prepare it with "
+                        "another --force-field (00_prep_mols.py)")
+    if isinstance(system_xml, str):
+        return system_xml
+    if not system_xml.is_file():
+        raise UserError(f"{system_xml} does not exist; prepare the molecule with 00_prep_mols.py --force-field mmff94")
+    return system_xml.read_text(errors="replace")
+
+
+def calculator_spec(calculator, molecule, *, method: str | None = None, kwargs: dict[str, Any] | None = None,
+                    charge: int | None = None, multiplicity: int | None = None) -> PhysicsSpec:
+    """The recipe of any ASE calculator for a Molecule.
+
+    calculator: the calculator, where it can be pickled; a factory that returns a new one (a class, a function of a
+    module, a functools.partial); or "package.module:Factory" with its kwargs.  method: what tells its energy surface
+    from another's (None: its class and settings).  charge, multiplicity: None takes the molecule's.  UserError for what
+    cannot go to worker processes, or has no settings to tell it by.  `check_spec` then asks whether its forces are the
+    slope of its energy.
+    """
+    from kstep.forces.ase import AseConfig, name_of, pickled, surface_of
+
+    is_text = isinstance(calculator, str)
+    if kwargs and not is_text:
+        raise UserError("kwargs belong to a calculator given as 'package.module:Factory'; give functools.partial of "
+                        "the factory")
+    config = AseConfig(calculator=calculator if is_text else name_of(calculator), kwargs=kwargs or {}, charge=charge,
+                       spin_multiplicity=multiplicity)
+    spec = physics_spec(molecule, config)
+    if is_text:
+        return replace(spec, method=method or spec.method)
+    data = pickled(calculator)
+    method = method or surface_of(calculator)
+    return replace(spec, method=method, settings=spec.settings | {"calculator": method}, objects={"calculator": data})
 
 
 def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: int = 1,
               embedding: str = "electrostatic") -> PhysicsSpec:
-    """The recipe of a QM region in `surroundings` (forcefields.droplet), computed as a QMConfig or PyscfConfig says.
+    """The recipe of a QM region in `surroundings` (molecules.droplet), computed as a QMConfig or PyscfConfig says.
 
-    tblite has no point charges, so xtb computes the same methods in its place.
+    tblite has no point charges, so xtb computes the same methods in its place; every SCF starts cold, so that the
+    energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
-    engine = "xtb" if config.backend == "tblite" else config.backend
-    own = SETTINGS[config.backend](None, config, False)
-    if engine in ("xtb", "pyscf"):
-        own.pop("warm_start")  # every SCF starts cold, so that the energy depends on the geometry alone
     settings = dict(
+        find_backend(config.backend).keywords(None, config), **electrons(config, charge, multiplicity),
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),
-        qm_atoms=[int(atom) for atom in qm_atoms], charge=charge if config.charge is None else config.charge,
-        multiplicity=multiplicity if config.spin_multiplicity is None else config.spin_multiplicity,
-        embedding=embedding, engine=engine, **own)
-    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings)
+        qm_atoms=[int(atom) for atom in qm_atoms], embedding=embedding,
+        engine="xtb" if config.backend == "tblite" else config.backend)
+    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings, config.method)

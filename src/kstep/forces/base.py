@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
+from kstep.config import BaselineConfig, ChargedConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.units import NM_PER_ANGSTROM
 
 MIN_DISTANCE_NM = 0.05
+WATER_NM = ((0.0, 0.0, 0.0), (0.0757, 0.0, 0.0586), (-0.0757, 0.0, 0.0586))
 NOT_FINITE = "the true potential returned a number that is not finite"
 SYMBOLS = {number: symbol for symbol, number in atomic_numbers.items()}
 
@@ -75,6 +80,58 @@ class Physics(ABC):
         self._true_calls += 1
         check_geometry(self.numbers, positions, self._closest_nm)
         return positions
+
+
+@dataclass(frozen=True)
+class KnownEnergy:
+    """What a working installation says of a geometry, by default of water: energy in kJ/mol, right to tolerance.
+
+    keywords() are those of the backend's constructor; numbers (N,), positions (N,3) in nm.
+    """
+
+    energy: float
+    keywords: Callable[[], dict[str, Any]] = dict
+    numbers: tuple[int, ...] = (8, 1, 1)
+    positions: tuple[tuple[float, float, float], ...] = WATER_NM
+    tolerance: float = 0.01
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One source of truth, as its file describes it in `BACKEND`; a line of `forces.BACKENDS` names that.
+
+    physics(numbers, masses, **keywords) is built from a molecule and a config of class `config` (None: it has no YAML
+    of its own).  Its keywords: every key of the config that is not one of all configs; charge and multiplicity where
+    the config has electrons; system_xml where it `needs_system`; warm_start where its SCF `keeps_history`; and what
+    more(molecule, config) says besides, or in place of a key.
+    """
+
+    physics: type[Physics]
+    config: type[BaselineConfig] | None
+    check: Callable[[Any, Any], None] = lambda spec, molecule: spec.build()  # UserError for what cannot be computed
+    install: str = "it comes with kstep"  # how to get what it needs
+    packages: tuple[str, ...] = ()  # whose versions tell which one it is
+    more: Callable[[Any, Any], dict[str, Any]] = lambda molecule, config: {}
+    method_keys: str = ""  # that say which energy surface it is, where `method` is no key; "": all of its own
+    energy_is_cheaper: bool = False  # an energy alone, by much, than one with forces
+    keeps_history: bool = False
+    needs_system: bool = False
+    is_core: bool = True  # what every installation has
+    known: KnownEnergy | None = None
+
+    @property
+    def has_electrons(self) -> bool:
+        """Whether its config is one that `load_qm_config` reads."""
+        return self.config is not None and issubclass(self.config, ChargedConfig)
+
+    @property
+    def own_keys(self) -> list[str]:
+        """Keys of its config that are not those of every config."""
+        return [key for key in self.config.model_fields if key != "backend" and key not in ChargedConfig.model_fields]
+
+    def keywords(self, molecule, config) -> dict[str, Any]:
+        """The constructor's keywords that config and molecule (None where there is none) decide."""
+        return {key: getattr(config, key) for key in self.own_keys} | self.more(molecule, config)
 
 
 def check_geometry(numbers: np.ndarray, positions: np.ndarray, closest_nm: np.ndarray) -> None:

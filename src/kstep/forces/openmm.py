@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from kstep.config import BaselineConfig, Timestep
 from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Physics
+from kstep.forces.base import Backend, KnownEnergy, Physics
+
+
+class MDConfig(BaselineConfig):
+    """configs/md.yaml: OpenMM baselines and hybrids."""
+
+    backend: ClassVar[str] = "openmm"
+    dt_fs: Timestep = 1.0
+    platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
 
 
 def velocity_verlet_integrator(dt_ps: float):
@@ -93,3 +103,16 @@ def ask(context, positions: np.ndarray) -> tuple[float, np.ndarray]:
     except openmm.OpenMMException as error:
         raise PhysicsError(f"OpenMM failed: {error}") from None
     return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+
+
+def _water_by_mmff94() -> dict:
+    from openmm import XmlSerializer
+    from rdkit import Chem
+
+    from kstep.molecules import build_system
+
+    return {"system_xml": XmlSerializer.serialize(build_system(Chem.AddHs(Chem.MolFromSmiles("O")), "mmff94"))}
+
+
+BACKEND = Backend(OpenMMPhysics, MDConfig, install="pip install openmm", packages=("openmm",), needs_system=True,
+                  known=KnownEnergy(0.6533, _water_by_mmff94, tolerance=1e-4))

@@ -20,7 +20,7 @@ import numpy as np
 
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
-from kstep.processes import exit_with_parent
+from kstep.processes import exit_with_parent, physical_cores  # noqa: F401 (others take it from here)
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -37,11 +37,6 @@ class Truth:
     forces: np.ndarray
     failed: np.ndarray
     messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
-
-
-def physical_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _evaluate_rows(physics, positions, rows, want_forces):

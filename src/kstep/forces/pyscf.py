@@ -12,32 +12,47 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
+from kstep.config import ChargedConfig, Config, Count, Number, Word
 from kstep.errors import PhysicsError, UserError, did_you_mean
-from kstep.forces.base import SYMBOLS, Physics, check_electrons
+from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, check_electrons
 from kstep.forces.basis import check_basis, core_potentials
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 log = logging.getLogger("kstep")
 
 
-@dataclass(frozen=True)
-class ScfSettings:
-    """How the electrons are treated; the keys of configs/qm_pyscf.yaml with the same names say what each does."""
+class ScfSettings(Config):
+    """How the electrons are treated."""
 
-    functional: str = "PBE"
-    basis: str = "def2-SVP"
+    functional: Word = "PBE"
+    basis: Word = "def2-SVP"
     density_fit: bool = False
-    dispersion: str | None = None
-    unrestricted: bool | None = None
-    grid_level: int = 2
-    conv_tol: float = 1e-9
-    max_iterations: int = 100
-    device: str = "cpu"  # cpu or gpu: what pick_device said
+    dispersion: Literal["d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"] | None = None
+    unrestricted: bool | None = None  # null: where the multiplicity is not 1
+    grid_level: Annotated[int, Field(ge=0, le=9), Number] = 2
+    conv_tol: Annotated[float, Field(ge=1e-12, le=1e-4), Number] = 1e-9  # Ha; below, rounding decides
+    max_iterations: Count = 100
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto is settled by pick_device before a calculation
+
+
+class PyscfConfig(ChargedConfig, ScfSettings):
+    """configs/qm_pyscf.yaml: DFT and Hartree-Fock baselines and hybrids."""
+
+    backend: Literal["pyscf"] = "pyscf"
+
+    @property
+    def method(self) -> str:
+        """All that tells one potential energy surface from another: 'PBE-D3BJ/def2-SVP', 'DF-UB3LYP/def2-SVP'."""
+        kind = "" if self.unrestricted is None else "U" if self.unrestricted else "R"
+        dispersion = f"-{self.dispersion.upper()}" if self.dispersion else ""
+        basis = self.basis.upper().replace("DEF2", "def2")
+        return f"{'DF-' if self.density_fit else ''}{kind}{self.functional.upper()}{dispersion}/{basis}"
 
 
 def build_molecule(numbers: np.ndarray, positions_bohr: np.ndarray, basis: str, charge: int, multiplicity: int):
@@ -150,7 +165,7 @@ def check_functional(settings: ScfSettings) -> None:
 
 def check_dispersion(mol, settings: ScfSettings) -> None:
     """Refuse a dispersion correction without parameters for the functional."""
-    field = mean_field(mol, replace(settings, device="cpu"))
+    field = mean_field(mol, settings.model_copy(update={"device": "cpu"}))
     try:
         field.get_dispersion()
     except Exception as error:  # dftd3 and dftd4 each have their own
@@ -169,10 +184,8 @@ class PyscfPhysics(Physics):
                  **settings):
         super().__init__(numbers, masses)
         check_electrons(self.numbers, charge, multiplicity)
-        try:
-            import pyscf
-        except ImportError:
-            raise UserError("backend pyscf is not installed; pip install pyscf") from None
+        import pyscf
+
         self.settings = ScfSettings(**settings)
         check_functional(self.settings)
         pyscf.lib.num_threads(1)
@@ -215,3 +228,9 @@ def _as_physics_error():
         raise
     except Exception as error:
         raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
+
+
+BACKEND = Backend(PyscfPhysics, PyscfConfig, install="pip install pyscf", packages=("pyscf",),
+                  method_keys="functional and basis", energy_is_cheaper=True, keeps_history=True,
+                  more=lambda molecule, config: {"device": pick_device(config.device)},
+                  known=KnownEnergy(-196815.1894, lambda: {"functional": "HF", "basis": "STO-3G", "device": "cpu"}))

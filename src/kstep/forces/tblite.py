@@ -6,15 +6,29 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated, Literal
 
+import numpy as np
+from pydantic import Field
+
+from kstep.config import ChargedConfig, Count, Number, Temperature
 from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Physics, check_electrons, check_elements
+from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons, check_elements
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 HEAVIEST_ELEMENT = 86
 METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 HARTREE_PER_KELVIN = 3.166811563455546e-06
+
+
+class QMConfig(ChargedConfig):
+    """configs/qm.yaml: xTB baselines and hybrids, by either backend that has it."""
+
+    backend: Literal["tblite", "xtb"] = "tblite"
+    method: Literal["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB", "GFN-FF"] = "GFN2-xTB"
+    accuracy: Annotated[float, Field(gt=0, le=10), Number] = 0.1  # SCF tolerance; 1.0 drifts
+    max_iterations: Count = 250
+    electronic_temperature_K: Temperature = 300.0
 
 
 class TblitePhysics(Physics):
@@ -34,10 +48,8 @@ class TblitePhysics(Physics):
             raise UserError(f"backend tblite has no method {method}; it has {', '.join(METHODS)}")
         check_elements(self.numbers, HEAVIEST_ELEMENT, method)
         check_electrons(self.numbers, charge, multiplicity)
-        try:
-            from tblite.interface import Calculator
-        except ImportError:
-            raise UserError("backend tblite is not installed; pip install tblite") from None
+        from tblite.interface import Calculator
+
         # tblite wants a sane structure at construction; the first true call replaces it.
         placeholder = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0
         self._calculator = Calculator(method, self.numbers, placeholder, float(charge), multiplicity - 1)
@@ -62,3 +74,7 @@ class TblitePhysics(Physics):
             self._last[slot] = result
         energy = float(result.get("energy")) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get("gradient")) * FORCE_PER_HARTREE_BOHR
+
+
+BACKEND = Backend(TblitePhysics, QMConfig, install="pip install tblite", packages=("tblite",), keeps_history=True,
+                  known=KnownEnergy(-13312.2541))

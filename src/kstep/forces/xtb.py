@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Physics, check_electrons, check_elements
+from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons, check_elements
+from kstep.forces.tblite import QMConfig
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 HEAVIEST_ELEMENT = 86  # xtb does not refuse a heavier one, it crashes
@@ -29,14 +31,9 @@ class XtbPhysics(Physics):
         super().__init__(numbers, masses)
         check_elements(self.numbers, HEAVIEST_ELEMENT, method)
         check_electrons(self.numbers, charge, multiplicity)
-        try:
-            from xtb.interface import Calculator, Param
-            from xtb.libxtb import VERBOSITY_MUTED
-        except ImportError:
-            raise UserError(
-                "backend xtb is not installed; it has wheels up to Python 3.11 only: "
-                "use backend: tblite for the same methods"
-            ) from None
+        from xtb.interface import Calculator, Param
+        from xtb.libxtb import VERBOSITY_MUTED
+
         parameters = {"GFN2-xTB": Param.GFN2xTB, "GFN1-xTB": Param.GFN1xTB, "GFN-FF": Param.GFNFF}
         if method not in parameters:
             raise UserError(f"backend xtb has no method {method}; it has {', '.join(parameters)}")
@@ -62,7 +59,7 @@ class XtbPhysics(Physics):
             if not self._is_force_field:
                 self._calculator.set_accuracy(self._settings["accuracy"])
                 self._calculator.set_max_iterations(self._settings["max_iterations"])
-                self._calculator.set_electronic_temperature(int(self._settings["electronic_temperature_K"]))
+                self._calculator.set_electronic_temperature(self._settings["electronic_temperature_K"])
         self._calculator.update(bohr)
 
     def _compute(self, positions, slot):
@@ -74,3 +71,15 @@ class XtbPhysics(Physics):
                 raise PhysicsError(f"the xTB calculation failed: {' '.join(str(error).split())}") from None
         energy = float(result.get_energy()) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR
+
+
+def _topology(molecule, config) -> dict:
+    """The geometry that GFN-FF reads its bonds from: the molecule's first conformer."""
+    if config.method != "GFN-FF" or molecule is None:
+        return {}
+    return {"topology_positions": molecule.conformers[0].tolist()}
+
+
+BACKEND = Backend(XtbPhysics, QMConfig, packages=("xtb",), more=_topology, known=KnownEnergy(-13312.2541),
+                  is_core=sys.version_info < (3, 12),
+                  install="pip install xtb, which has wheels up to Python 3.11 only; tblite has the same methods")

@@ -8,7 +8,6 @@ Several processes take each step together (parallel.py).
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 
 from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
+from kstep.processes import physical_cores
 from kstep.training import losses, training_state as resuming
 from kstep.training.batches import Windows
 from kstep.training.distributed import Group
@@ -73,7 +73,7 @@ class Trainer:
         out_dir.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(data.device)
         if self.device.type == "cpu":
-            torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+            torch.set_num_threads(config.threads or physical_cores())
         self.train_windows = torch.as_tensor(train_windows, device=self.device)
         self.val_windows = evenly(torch.as_tensor(val_windows, device=self.device), config.validation_samples)
         self.total = config.max_epochs * steps_per_epoch(len(train_windows), config)

@@ -15,7 +15,6 @@ A resumed training starts with another "start" row, whose step is above 0.
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from kstep.errors import UserError
+from kstep.processes import most_memory_MB
 from kstep.training.train_config import TrainConfig
 
 SHOWN = ("train", "validation")  # kinds of rows that TensorBoard and wandb draw
@@ -113,7 +113,7 @@ def peak_memory_MB(device: torch.device) -> float:
     """Largest memory so far: of PyTorch on the GPU, else of this process, in 10^6 bytes."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+    return round(most_memory_MB(), 1)
 
 
 def progress_bar(total: int, done: int, shown: bool) -> tqdm:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kstep.errors import UserError, did_you_mean
-from kstep.forces.base import Physics
+from kstep.forces.base import WATER_NM, Backend, KnownEnergy, Physics
 from kstep.forces.openmm import ask, make_context, read_system
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
@@ -92,3 +92,18 @@ class QMMMPhysics(Physics):
         alone = self._qm.in_field(capped, Field(none, none, none.reshape(0, 3)))
         energy, on_sites, on_field = self._coupling.energy_and_forces(capped, field.positions, field.charges)
         return Answer(alone.energy + float(energy), alone.forces + on_sites, on_field)
+
+
+def _water_in_water() -> dict:
+    from kstep.molecules.droplet import solvate
+    from kstep.molecules.prepare import prepare_molecule
+
+    pair = solvate(prepare_molecule("water", "O"), 1)
+    return {"system_xml": pair.system_xml, "bonds": pair.bonds.tolist(), "qm_atoms": [0, 1, 2], "engine": "pyscf",
+            "functional": "HF", "basis": "STO-3G"}
+
+
+BACKEND = Backend(
+    QMMMPhysics, None, packages=("openmm", "pyscf"), install="pip install openmm, and pyscf or xtb for the QM",
+    known=KnownEnergy(-196801.8857, _water_in_water, numbers=(8, 1, 1) * 2,
+                      positions=(*WATER_NM, *((x, 0.29, z) for x, _, z in WATER_NM))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from kstep.files import write_json_atomic, write_text_atomic
-from kstep.forces import mm_spec, qm_spec
+from kstep.forces import physics_spec
 from kstep.study.benchmark import network_reference as network_dynamics
 from kstep.study.benchmark.judgement import metropolis_path
 from kstep.study.benchmark.refit import cold_starts, refit
@@ -24,7 +25,7 @@ def run_network(plan, config, molecule, checkpoint, start):
         check_same_network(plan.network_path, checkpoint)
         log.info("kept: %s", plan.network_path)
         return
-    spec = mm_spec(molecule, config, plan.molecule) if plan.level == "mm" else qm_spec(molecule, config, warm_start=False)
+    spec = physics_spec(molecule, config, system_xml=Path(plan.molecule) / "system.xml")
     network_dynamics.run(plan.network_path, molecule, spec, checkpoint, network_dynamics.last_frames(start), method=method,
                          temperature_K=config.temperature_K, length_ps=plan.lengths.network_ps, redraw_ps=plan.redraw_ps,
                          seed=plan.seed, n_workers=plan.n_workers)
