@@ -14,20 +14,23 @@ All atoms of a PDB file, a few of them QM; a run that was cut goes on with --res
     python src/qmmm_example.py --pdb data/alanine_dipeptide.pdb --qm-atoms 10 11 12 13 --out outputs/qmmm/peptide.npz
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from kstep.config import load_config, load_qm_config, parse_assignments
+from hybrid_flags import relearner
+from kstep.config import HybridConfig, load_config, load_qm_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.forces import qmmm_spec
-from kstep.molecules.droplet import read_pdb, settle, solvate
+from kstep.forces.pool import physical_cores
+from kstep.learning.cold_start import learn_for, sampling_of
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.region_target import RegionTarget
+from kstep.molecules.droplet import read_pdb, solvate
 from kstep.molecules.prepare import prepare_molecule
-from kstep.runs.qmmm_network import capped_molecule
-from kstep.runs.qmmm_run import EmbeddedRun, run_embedded
-from kstep.schemes import Checked, Impulse, Metropolis, Plain
-from kstep.units import PS_PER_FS
+from kstep.runs.counters import describe
+from kstep.runs.qmmm_system import embed
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.settings import prepare_run
 from utils import (
     add_common_arguments,
     log,
@@ -44,7 +47,7 @@ from utils import (
 
 SHORTEST_FS, LONGEST_FS = 0.001, 5.0
 DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800, "hydrogen_mass": 4.0}
-SETTLE_PS = 2.0  # of Langevin dynamics in the force field, before each start
+DEFAULT_DT_FS, DEFAULT_K = 1.0, {"metropolis": 50, "checked": 50, "impulse": 4, "plain": 1}
 
 
 def parse():

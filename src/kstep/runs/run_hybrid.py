@@ -82,7 +82,7 @@ def _of_training(network) -> dict:
     """What the network (None: there is none) cost before this run."""
     known = network.metadata if network else {}
     return {"true_calls_training": int(known.get("true_calls_training") or 0),
-            "cpu_s_training": known.get("cpu_s_training")}
+            "cpu_s_training": known.get("cpu_s_training"), **{k: known[k] for k in known if k == "coupling"}}
 
 
 def _facts(run: HybridRun, scheme) -> dict:
