@@ -177,7 +177,7 @@ class _Learner:
     def _verify(self, state: State) -> State:
         """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?"""
         p = self.progress
-        p.temperature_K, p.length_fs = self.target_K, self.length_fs
+        p.temperature_K, p.length_fs, p.verified = self.target_K, self.length_fs, p.verified + 1
         state, seen = self._propose(state, self.n_confirming)
         self._report("verify", seen)
         good = (seen.acceptance >= self.config.target_acceptance
@@ -224,8 +224,12 @@ class _Learner:
         return self.progress.temperature_K <= self.target_K and self.progress.length_fs >= self.length_fs
 
     def _good(self, seen: Seen) -> bool:
-        """Worth a last fit: it gains a few per cent over that of a round."""
-        return seen.at_target and seen.acceptance >= self.config.target_acceptance - self.config.last_fit_gain
+        """Worth a last fit: it gains a few per cent over that of a round.
+
+        Where calls are numbered, one that was not good enough is tried again at the end alone.
+        """
+        return (seen.at_target and seen.acceptance >= self.config.target_acceptance - self.config.last_fit_gain
+                and not (self.most_true_calls and self.progress.verified))
 
     @property
     def _true_calls(self) -> int:

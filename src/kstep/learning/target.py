@@ -59,7 +59,7 @@ class Target:
 
     def turned(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some of the chains (R,N,3) with a torsion turned over: rows (T,), positions (T,N,3)."""
-        return turned_starts(positions, self.molecule.numbers, self.molecule.bonds)
+        return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
         """What the truth said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
