@@ -31,6 +31,7 @@ from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import embed
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import prepare_run
+from kstep.schemes import PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from utils import (
     add_common_arguments,
@@ -48,7 +49,8 @@ from utils import (
 
 SHORTEST_FS, LONGEST_FS = 0.001, 5.0
 DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800}
-DT_FS, K_STEPS, HYDROGEN_DA = 1.0, {"metropolis": 50, "checked": 50, "impulse": 4, "plain": 1}, 4.0
+DT_FS, HYDROGEN_DA = 1.0, 4.0
+K_STEPS, K_STEPS_OF_TRUE_DYNAMICS = 50, 4  # the second where velocities follow the true potential
 RESTART_STEPS = 20  # macro-steps between restart files: a QM call among charges may take a minute
 
 
@@ -71,7 +73,8 @@ def parse():
     parser.add_argument("--learn-config", help="YAML of learning (default: configs/learn.yaml)")
     parser.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
     parser.add_argument("--labels", help="past_tolerance learn: labels the network was learned from, so that it is kept")
-    parser.add_argument("--scheme", choices=list(K_STEPS), default="metropolis",
+    parser.add_argument("--scheme", choices=[name for name, kind in SCHEMES.items() if kind.traits.head != "jump"],
+                        default=PREFERRED[0].name,
                         help="plain asks the QM at every step: the honest competitor")
     parser.add_argument("--thermostat", choices=["none", "langevin"], default="none",
                         help="around the schemes other than metropolis; none is NVE")
@@ -97,13 +100,14 @@ def parse():
 def check(args):
     """Refuse flags that contradict each other or that nobody would read, then fill in what was left open."""
     given = {name for name in (*DEFAULTS, "hydrogen_mass") if getattr(args, name) is not None}
-    if args.scheme == "plain" and args.k_steps not in (None, 1):
+    traits = SCHEMES[args.scheme].traits
+    if not traits.needs_network and args.k_steps not in (None, 1):
         raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
-    if args.scheme == "plain" and (args.checkpoint or args.learn or args.model_config or given - {"waters"}):
+    if not traits.needs_network and (args.checkpoint or args.learn or args.model_config or given - {"waters"}):
         raise UserError("plain carries nothing with a network; leave out --checkpoint, --model-config, --learn, "
                         "--learn-config, --learn-calls and --hydrogen-mass")
-    if args.scheme == "metropolis" and args.thermostat != "none":
-        raise UserError("metropolis draws its own momenta; --thermostat goes with the other schemes")
+    if traits.sets_temperature and args.thermostat != "none":
+        raise UserError(f"{args.scheme} draws its own momenta; --thermostat goes with the other schemes")
     if args.checkpoint and args.learn:
         raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
     if args.checkpoint and given & {"learn_config", "learn_calls"}:
@@ -122,7 +126,7 @@ def check(args):
 
 def check_network(args):
     """Read what the network needs now, before the surroundings take their time."""
-    if args.scheme == "plain":
+    if not SCHEMES[args.scheme].traits.needs_network:
         return
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
@@ -139,12 +143,14 @@ def settings_of(args):
     """The QM's config and the run's; --set goes to the QM where that has the key."""
     given = parse_assignments(args.assignments)
     own = {key: given.pop(key) for key in set(given) & set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)}
-    is_exact = args.scheme == "metropolis"
+    traits = SCHEMES[args.scheme].traits
+    k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
+    hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
     return load_qm_config(args.qm_config, given), validate(HybridConfig, {
         "scheme": args.scheme, "steps": args.steps, "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
-        "k_steps": args.k_steps or (None if args.tune else K_STEPS[args.scheme]),
-        "hydrogen_mass_Da": args.hydrogen_mass or (HYDROGEN_DA if is_exact and not own.get("hessian_masses") else None),
+        "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
+        "hydrogen_mass_Da": args.hydrogen_mass or hydrogen_Da,
         "thermostat": args.thermostat, "tune": args.tune, "tempering_K": args.tempering_K, "store_forces": False,
         "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
@@ -176,7 +182,7 @@ def main():
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=qm.method,
                           starts_K=qm.temperature_K, inner_dt_fs=hybrid.dt_fs, about=system.facts, device=device,
                           **sampling_of(hybrid, qm))
-    if args.scheme != "plain" and not args.checkpoint:
+    if SCHEMES[args.scheme].traits.needs_network and not args.checkpoint:
         args.checkpoint = learn_for(target, args.out, model_config=args.model_config, learn_config=args.learn_config,
                                     seed=args.seed, n_workers=n_workers, most_true_calls=args.learn_calls,
                                     resume=args.resume)

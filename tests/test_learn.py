@@ -1,6 +1,7 @@
 """Self-learning: from a SMILES to a frozen network, every true call a label and none of them a sample."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turn
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
+from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.coverage import TorsionWatch
 from kstep.schemas import load_trajectory
@@ -142,13 +144,15 @@ def test_rotamers_never_visited_are_named():
                                                                  0.1 * np.sin(np.pi / 4 - a) * 1.4, 0.15]])
 
     conformers = np.array([at(180.0), at(60.0), at(-60.0), at(64.0)])
-    watch = TorsionWatch(numbers, bonds, conformers)
+    chain = Molecule("chain", "CCCC", numbers, np.ones(4), bonds, np.ones(3), conformers, np.zeros(4))
+    watch = TorsionWatch(chain)
     assert [len(r) for r in watch.rotamers] == [3]
     watch.see(np.array([at(175.0), at(-150.5)]))
     assert [round(abs(u["angle_deg"])) for u in watch.unvisited()] == [60, 60]
-    resumed = TorsionWatch(numbers, bonds, conformers, seen=json.loads(json.dumps(watch.seen)))
+    resumed = TorsionWatch(chain, seen=json.loads(json.dumps(watch.seen)))
     resumed.see(at(-35.0)[None])
     assert len(resumed.unvisited()) == 1 and resumed.unvisited()[0]["atoms"] == [0, 1, 2, 3]
+    assert not len(TorsionWatch(replace(chain, region=np.array([0, 1, 2]))).torsions)  # of a QM region alone
 
 
 CONFIG = "\n".join(f"{key}: {value}" for key, value in QUICK.items()) + "\nfit_passes: 150\n"
