@@ -6,11 +6,10 @@
 
 from pathlib import Path
 
-from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
+from hybrid_flags import add_hybrid_arguments, cold_start, hybrid_overrides, relearner
 from kstep.config import load_config
 from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
-from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
 from kstep.runs.run_hybrid import run_hybrid
@@ -33,7 +32,7 @@ def main():
     args.num_workers = args.num_workers or 1
     device = pick_device(args.device)
     if args.learn:
-        hybrid = learn_first(args, molecule, spec, molecule.force_field, hybrid, baseline, device)
+        hybrid = cold_start(args, molecule, spec, molecule.force_field, hybrid, baseline, device)
     run = prepare_run(molecule, lambda settled: spec, molecule.force_field, hybrid, baseline, out=args.out, checkpoint=args.checkpoint,
                       model_config=args.model_config, seed=args.seed, n_workers=args.num_workers, device=device,
                       resume=args.resume, initial_md=args.initial_md, frame=args.frame)

@@ -10,10 +10,9 @@ With a network of 04_train.py:
         --molecule data/raw/ethanol --out outputs/hybrid_qm/ethanol_k1000.npz --scheme metropolis
 """
 
-from hybrid_flags import add_hybrid_arguments, hybrid_overrides, relearner
+from hybrid_flags import add_hybrid_arguments, cold_start, hybrid_overrides, relearner
 from kstep.config import load_config
 from kstep.forces import check_spec, load_qm_config, physics_spec
-from kstep.learning.learn_first import learn_first
 from kstep.molecules.prepare import find_molecule
 from kstep.runs.counters import describe
 from kstep.runs.run_hybrid import run_hybrid
@@ -38,8 +37,8 @@ def main():
 
     device = pick_device(args.device)
     if args.learn:
-        hybrid = learn_first(args, molecule, physics_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
-                             baseline, device)
+        hybrid = cold_start(args, molecule, physics_spec(molecule, baseline, warm_start=True), baseline.method, hybrid,
+                            baseline, device)
     run = prepare_run(molecule, make_spec, baseline.method, hybrid, baseline, out=args.out, checkpoint=args.checkpoint,
                       model_config=args.model_config, seed=args.seed, n_workers=args.num_workers, device=device,
                       resume=args.resume, initial_md=args.initial_md, frame=args.frame)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import argparse
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
+from kstep.forces.pool import physical_cores
+from kstep.learning.cold_start import learn_for, sampling_of, settle_cold_start
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.relearning import Relearner
+from kstep.learning.target import Target
+from kstep.runs.settings import check_start
 from kstep.schemes import SCHEMES
 from utils import add_common_arguments, non_negative_float, non_negative_int, positive_float, positive_int
 
@@ -51,18 +57,31 @@ def add_hybrid_arguments(parser: argparse.ArgumentParser, *, physics_config: str
     add_common_arguments(parser, device=True, overrides=True)
 
 
-def relearner(args, run):
-    """What a checked run calls past its tolerances to have its network trained; None for other runs."""
+def cold_start(args, molecule, spec, method, hybrid, baseline, device):
+    """--learn: how to sample, with args.checkpoint the network that was learned for it."""
+    if args.checkpoint:
+        raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
+    check_start(args.initial_md, args.frame)
+    hybrid = settle_cold_start(hybrid)
+    target = Target(molecule=molecule, spec=spec, method=method, device=device, **sampling_of(hybrid, baseline))
+    args.checkpoint = learn_for(target, args.out, model_config=args.model_config, learn_config=args.learn_config,
+                                seed=args.seed, n_workers=args.num_workers or physical_cores(), resume=args.resume)
+    return hybrid
+
+
+def relearner(args, run, target=None):
+    """What a checked run calls past its tolerances to have its network trained; None for other runs.
+
+    target: what the run is of, None: a molecule.
+    """
     if run.hybrid.past_tolerance != "learn":
         if args.labels:
             raise UserError("--labels are what a network learns from; set past_tolerance: learn")
         return None
-    from kstep.learning.learn_config import LearnConfig
-    from kstep.training.relearning import Relearner
-
-    return Relearner(run.checkpoint, run.molecule, load_config(LearnConfig, args.learn_config), method=run.method,
-                     dt_fs=run.hybrid.dt_fs, temperature_K=run.hybrid.temperature_K, seed=run.seed,
-                     earlier=args.labels)
+    target = target or Target(molecule=run.molecule, spec=run.spec, method=run.method, length_fs=0.0,
+                              temperatures_K=(run.hybrid.temperature_K,))
+    return Relearner(run.checkpoint, target, load_config(LearnConfig, args.learn_config), dt_fs=run.hybrid.dt_fs,
+                     seed=run.seed, earlier=args.labels)
 
 
 def hybrid_overrides(args) -> dict:

@@ -79,7 +79,7 @@ def test_torch_waits_for_the_network(path):
     """A baseline, a force field and a report must start without loading torch."""
     allowed = {"03_model.py", "04_train.py"}
     in_package = path in PACKAGE
-    if path.name in allowed or (in_package and part_of(path) in ("models", "training")) or path.name == "learn.py":
+    if path.name in allowed or (in_package and part_of(path) in ("models", "training")) or path.name == "learner.py":
         return
     for name, top in imports(path):
         if name.split(".")[0] == "torch":

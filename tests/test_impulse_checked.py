@@ -577,7 +577,8 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
     from kstep.models.model_config import ModelConfig
     from kstep.training.fit import fit
     from kstep.training.labels import Labels
-    from kstep.training.relearning import Relearner
+    from kstep.learning.relearning import Relearner
+    from kstep.learning.target import Target
     from kstep.training.train_config import FitConfig
 
     rng, true = np.random.default_rng(7), water_spec.build()
@@ -592,9 +593,11 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
     config = HybridConfig(scheme="checked", k_steps=4, dt_fs=0.5, steps=100, burn_in_steps=5, replicas=8,
                           temperature_K=300.0, past_tolerance="learn", max_force_rmse_kJ_per_mol_A=8.0)
     job = run_module.HybridRun(water, water_spec, "mmff94", config, tmp_path / "poor.pt", tmp_path / "run.npz", seed=3)
+    target, how = Target(molecule=water, spec=water_spec, method="mmff94", temperatures_K=(300.0,), length_fs=0.0), {
+        "dt_fs": 0.5, "seed": 0}
     with pytest.raises(UserError, match="holds labels of mmff94, the run is of GFN2-xTB"):
-        Relearner(tmp_path / "poor.pt", water, None, earlier=tmp_path / "labels.npz", **{**facts, "method": "GFN2-xTB"})
-    teach = Relearner(tmp_path / "poor.pt", water, FitConfig(fit_passes=60), earlier=tmp_path / "labels.npz", **facts)
+        Relearner(tmp_path / "poor.pt", replace(target, method="GFN2-xTB"), None, earlier=tmp_path / "labels.npz", **how)
+    teach = Relearner(tmp_path / "poor.pt", target, FitConfig(fit_passes=60), earlier=tmp_path / "labels.npz", **how)
     metadata = run_module.run_hybrid(job, {}, {}, teach)
     learned = metadata["tally"]["learned"]
     assert learned and metadata["checkpoint"] == learned[-1]["checkpoint"] != str(tmp_path / "poor.pt")

@@ -1,6 +1,7 @@
 """Self-learning: from a SMILES to a frozen network, every true call a label and none of them a sample."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from kstep.errors import UserError
 from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool, Truth
-from kstep.learning import learn as module
-from kstep.learning.learn import Task, learn
+from kstep.learning import learner as module
+from kstep.learning.learner import learn
+from kstep.learning.target import Target
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turn
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
+from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.coverage import TorsionWatch
 from kstep.schemas import load_trajectory
@@ -38,10 +41,15 @@ def water():
                                            system_xml=openmm.XmlSerializer.serialize(prepared.system))
 
 
-def task(water, folder, **more):
+def target(water, **more):
     molecule, spec = water
-    return Task(**{**dict(molecule=molecule, spec=spec, method="mmff94", temperatures_K=(300.0,), length_fs=30.0,
-                          folder=folder, seed=1, n_workers=1), **more})
+    return Target(**{**dict(molecule=molecule, spec=spec, method="mmff94", temperatures_K=(300.0,), length_fs=30.0),
+                     **more})
+
+
+def learn_it(water, folder, config=None, *, seed=1, resume=False, **more):
+    return learn(target(water, **more), SMALL, LearnConfig(**QUICK) if config is None else config, folder=folder, seed=seed,
+                 resume=resume)
 
 
 def rows(folder):
@@ -51,7 +59,7 @@ def rows(folder):
 @pytest.fixture(scope="module")
 def learned(water, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learn")
-    return learn(task(water, folder), SMALL, LearnConfig(**QUICK)), folder
+    return learn_it(water, folder), folder
 
 
 def test_it_stops_by_itself_once_fresh_proposals_confirm_the_network(learned):
@@ -90,7 +98,7 @@ def test_rejected_proposals_are_labels_too(learned):
 
 
 def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, learned):
-    fits, original = [], module.fit
+    fits, original = [], Target.fit
 
     def cut(*args, **kwargs):
         fits.append(1)
@@ -98,30 +106,30 @@ def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, lea
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(module, "fit", cut)
+    monkeypatch.setattr(Target, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
-        learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK))
-    monkeypatch.setattr(module, "fit", original)
-    resumed = checkpoints.load(learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK), resume=True))
+        learn_it(water, tmp_path)
+    monkeypatch.setattr(Target, "fit", original)
+    resumed = checkpoints.load(learn_it(water, tmp_path, resume=True))
     whole = checkpoints.load(learned[0])
     assert all(np.array_equal(resumed["state_dict"][k], v) for k, v in whole["state_dict"].items())
     assert resumed["true_calls_training"] == whole["true_calls_training"]
-    again = learn(task(water, tmp_path), SMALL, LearnConfig(**QUICK), resume=True)  # finished: nothing is done again
+    again = learn_it(water, tmp_path, resume=True)  # finished: nothing is done again
     assert checkpoints.load(again)["cpu_s_training"] == resumed["cpu_s_training"]
     with pytest.raises(UserError, match="other settings"):
-        learn(task(water, tmp_path, seed=2), SMALL, LearnConfig(**QUICK), resume=True)
+        learn_it(water, tmp_path, seed=2, resume=True)
 
 
 def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
     config = LearnConfig(**{**QUICK, "heldout_energy_kT": 1e-6, "max_true_calls": 60})
     with caplog.at_level("WARNING", logger="kstep"):
-        learn(task(water, tmp_path), SMALL, config)
+        learn_it(water, tmp_path, config)
     assert rows(tmp_path)[-1]["true_calls_training"] < 60 + 6 * 14
     assert any("reached an acceptance" in r.message for r in caplog.records)
 
 
 def test_a_ladder_is_learned_at_all_its_temperatures(water, tmp_path):
-    learn(task(water, tmp_path, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**{**QUICK, "learn_replicas": 5}))
+    learn_it(water, tmp_path, LearnConfig(**{**QUICK, "learn_replicas": 5}), temperatures_K=(300.0, 500.0))
     labels, _ = Labels.load(tmp_path / "labels.npz")
     assert set(labels.temperature_K) >= {300.0, 500.0} and rows(tmp_path)[0]["temperature_K"] == 500.0
 
@@ -136,13 +144,15 @@ def test_rotamers_never_visited_are_named():
                                                                  0.1 * np.sin(np.pi / 4 - a) * 1.4, 0.15]])
 
     conformers = np.array([at(180.0), at(60.0), at(-60.0), at(64.0)])
-    watch = TorsionWatch(numbers, bonds, conformers)
+    chain = Molecule("chain", "CCCC", numbers, np.ones(4), bonds, np.ones(3), conformers, np.zeros(4))
+    watch = TorsionWatch(chain)
     assert [len(r) for r in watch.rotamers] == [3]
     watch.see(np.array([at(175.0), at(-150.5)]))
     assert [round(abs(u["angle_deg"])) for u in watch.unvisited()] == [60, 60]
-    resumed = TorsionWatch(numbers, bonds, conformers, seen=json.loads(json.dumps(watch.seen)))
+    resumed = TorsionWatch(chain, seen=json.loads(json.dumps(watch.seen)))
     resumed.see(at(-35.0)[None])
     assert len(resumed.unvisited()) == 1 and resumed.unvisited()[0]["atoms"] == [0, 1, 2, 3]
+    assert not len(TorsionWatch(replace(chain, region=np.array([0, 1, 2]))).torsions)  # of a QM region alone
 
 
 CONFIG = "\n".join(f"{key}: {value}" for key, value in QUICK.items()) + "\nfit_passes: 150\n"
@@ -237,9 +247,9 @@ def test_a_ladder_is_learned_from_turned_conformers_too(peroxide, tmp_path, monk
     def cut(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "fit", cut)
+    monkeypatch.setattr(Target, "fit", cut)
     with pytest.raises(KeyboardInterrupt):
-        learn(task(peroxide, tmp_path, temperatures_K=temperatures_K), SMALL, LearnConfig(**QUICK))
+        learn_it(peroxide, tmp_path, temperatures_K=temperatures_K)
     labels, metadata = Labels.load(tmp_path / "labels.npz")
     molecule = peroxide[0]
     torsion = find_rotatable_torsions(molecule.numbers, molecule.bonds)
@@ -264,7 +274,7 @@ def test_a_turn_moves_one_torsion_and_nothing_else():
 
 
 def test_a_clash_starts_no_chain(peroxide, tmp_path):
-    learner = module._Learner(task(peroxide, tmp_path, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK))
+    learner = module._Learner(target(peroxide, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK), tmp_path, 1, 1, None)
     x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
     state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
     answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))

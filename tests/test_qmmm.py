@@ -1,5 +1,6 @@
 """A QM region in an OpenMM environment is one potential, with exact forces on every atom."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,27 +16,34 @@ from kstep.forces.ase import AseConfig
 from kstep.forces.pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.qmmm.coupling import Coupling
-from kstep.forces.qmmm.embedding import Field
+from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
 from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
 from kstep.forces.tblite import QMConfig
 from kstep.learning.coupling_fit import fit_coupling
 from kstep.learning.learn_config import LearnConfig
+from kstep.learning.learner import learn
+from kstep.learning.region_target import RegionTarget
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.droplet import read_pdb, settle, solvate
+from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_molecule
-from kstep.runs import qmmm_run as run_embedded
 from kstep.runs.counters import Tally
 from kstep.runs.loop import initial_state, macro_steps
-from kstep.runs.network_dynamics import Carrier
-from kstep.runs.qmmm_network import EmbeddedNetwork, capped_molecule
-from kstep.runs.qmmm_run import EmbeddedRun
+from kstep.runs.network_dynamics import Carrier, ShardedCarrier
+from kstep.runs.qmmm_network import EmbeddedNetwork
+from kstep.runs.qmmm_system import capped_molecule, embed
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.settings import HybridRun, NetworkRecipe
 from kstep.schemas import load_trajectory
 from kstep.schemes import Checked, Impulse, Metropolis, Plain
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import kinetic_energy
 from kstep.training.fit import fit
+from kstep.training.initial_weights import check_dynamics
 from kstep.training.labels import Labels
 
 pytest.importorskip("xtb.interface")
@@ -69,6 +77,12 @@ def with_charges(system, scale):
                 charge, sigma, epsilon = force.getParticleParameters(i)
                 force.setParticleParameters(i, scale * charge, sigma, epsilon)
     return replace(system, system_xml=openmm.XmlSerializer.serialize(found))
+
+
+def embedded(network, physics, coupling=None):
+    """A network among the MM atoms of a QMMMPhysics, in double precision; without a coupling of its own the force field's."""
+    environment = physics.environment
+    return EmbeddedNetwork(network, environment, coupling or environment.classical, environment.mm_part("Reference"))
 
 
 def slope(energy, x, atom, axis, step=2e-5):
@@ -141,15 +155,13 @@ def test_a_qm_region_costs_no_mm_energy_of_its_own(methanol):
     """E - E_QM(field) is the water's own energy and its Lennard-Jones terms: nothing of methanol's MMFF94."""
     system, x = methanol
     physics = qmmm_spec(system, range(6), SHARP).build()
-    heard = []
-    physics.on_answer = lambda positions, answer: heard.append(answer.energy)
     stretched = x.copy()
     stretched[4] += 0.01  # a hydrogen of the QM region; far from the waters
     far = x.copy()
     far[6:] += 50.0  # the waters are gone but for the wall
     rest = []
     for positions in (far, np.concatenate([stretched[:6], far[6:]])):
-        rest.append(physics.energy(positions) - heard[-1])
+        rest.append(physics.energy(positions) - physics.extra()["qm_energy"])
     assert rest[0] == pytest.approx(rest[1], abs=1e-6)
 
 
@@ -239,7 +251,7 @@ def test_what_the_region_lacks_of_a_whole_charge_crosses_the_cut_bond():
     for atoms in (range(14), range(14, 22)):
         physics = qmmm_spec(system, atoms, SHARP).build()
         assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
-        assert physics.classical.charges.sum() == pytest.approx(0.0, abs=1e-9)
+        assert physics.environment.classical.charges.sum() == pytest.approx(0.0, abs=1e-9)
     ionised = qmmm_spec(system, range(14), SHARP, charge=1, multiplicity=2).build()
     assert ionised.field_charges.sum() == pytest.approx(0.0, abs=1e-9)  # the environment takes no part in it
 
@@ -251,7 +263,7 @@ def test_the_region_has_the_charge_of_its_atoms_and_not_of_the_molecule():
     assert [system.charge_of(atoms) for atoms in (neutral, charged, [3, 9, 10, 11], range(12))] == [0, 1, 1, 1]
     physics = qmmm_spec(system, [3, 9, 10, 11], SHARP, charge=1).build()
     assert physics.field_charges.sum() == pytest.approx(0.0, abs=1e-9)
-    assert physics.classical.charges.sum() == pytest.approx(1.0, abs=1e-9)
+    assert physics.environment.classical.charges.sum() == pytest.approx(1.0, abs=1e-9)
     peptide = read_pdb(DIPEPTIDE)
     assert peptide.charge_of(range(14)) == 0
 
@@ -281,7 +293,7 @@ def test_a_perfect_network_is_always_accepted(chloroethanol):
     system, x, atoms = chloroethanol
     spec = qmmm_spec(system, atoms, QMConfig(), embedding="mechanical")
     physics = spec.build()
-    inner = EmbeddedNetwork.around(ExactRegion(physics), physics, physics.classical, physics.mm_part("Reference"))
+    inner = embedded(ExactRegion(physics), physics)
     energy, forces = physics.energy_and_forces(x)
     assert inner.energy_and_forces(x[None])[0][0] == pytest.approx(energy, abs=1e-8)
     assert np.abs(inner.forces(x[None])[0] - forces).max() < 1e-6
@@ -298,7 +310,7 @@ def test_a_perfect_network_is_always_accepted(chloroethanol):
 def carried(system, x, atoms):
     """The true physics' recipe, electrostatic, and a carrier with the mechanical potential: a network with an error."""
     physics = qmmm_spec(system, atoms, QMConfig(), embedding="mechanical").build()
-    inner = EmbeddedNetwork.around(ExactRegion(physics), physics, physics.classical, physics.mm_part("Reference"))
+    inner = embedded(ExactRegion(physics), physics)
     return qmmm_spec(system, atoms, QMConfig()), Carrier(inner)
 
 
@@ -321,24 +333,35 @@ def test_impulse_with_one_step_is_plain_and_checked_says_how_far_the_network_is_
     assert tally.certificate.figures()["pairs"] == 12 and tally.certificate.figures()["force_rmse_kJ_per_mol_A"] > 0.1
 
 
-@pytest.mark.parametrize("kind", ["langevin", "metropolis"])
-def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind):
-    system, x, atoms = chloroethanol
-    spec, carry = carried(system, x, atoms)
-    scheme = Plain(system.masses, 0.0005)
-    if kind == "metropolis":
-        scheme = Metropolis(carry, system.masses, 0.0005, 3, 300.0, length_law="uniform")
-    monkeypatch.setattr(run_embedded, "RESTART_S", 0.0)
-    starts = np.stack([x, x])
+def exact_region(checkpoint, spec, **_):
+    """The QM of a spec in the network's place, for a run's recipe."""
+    physics = spec.build()
+    return embedded(ExactRegion(physics), physics)
 
-    def go(name, facts=(), **changes):
-        settings = EmbeddedRun(spec, starts, system.masses, system.bonds, 300.0, 5, 2, tmp_path / name, 1,
-                               kind == "langevin", resume=True)
-        metadata = run_embedded.run_embedded(replace(settings, **changes), scheme, dict(facts))
-        return metadata, load_trajectory(tmp_path / name)
+
+def run_of(system, x, atoms, out, **changes):
+    """A run of two replicas with the true potential, electrostatic; a network is the mechanical one."""
+    hybrid = HybridConfig(**{**dict(scheme="plain", k_steps=1, dt_fs=0.5, steps=5, burn_in_steps=2, replicas=2,
+                                    temperature_K=300.0, store_forces=False, checkpoint_interval=1, inner="numpy"),
+                             **changes.pop("hybrid", {})})
+    molecule = Molecule("half", "OCCCl", system.numbers, system.masses, system.bonds, np.ones(len(system.bonds)),
+                        np.stack([x, x]), np.zeros(2), region=np.array(atoms))
+    recipe = NetworkRecipe(exact_region, {"spec": qmmm_spec(system, atoms, QMConfig(), embedding="mechanical")})
+    return replace(HybridRun(molecule, qmmm_spec(system, atoms, QMConfig()), "GFN2-xTB", hybrid, None, out, seed=1,
+                             recipe=recipe, facts={"qm_atoms": list(atoms)}), **changes)
+
+
+METROPOLIS = dict(scheme="metropolis", k_steps=3, length_law="uniform")
+
+
+@pytest.mark.parametrize("kind, settings", [(Plain, dict(thermostat="langevin")), (Metropolis, METROPOLIS)])
+def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind, settings):
+    def go(name, **changes):
+        run = run_of(*chloroethanol, tmp_path / name, hybrid=settings, resume=True)
+        return run_hybrid(replace(run, **changes), {}, {}), load_trajectory(tmp_path / name)
 
     whole, uncut = go("whole.npz")
-    settle_as_ever, left = scheme.settle, [4]
+    settle_as_ever, left = kind.settle, [4]
 
     def pulled_plug(*arguments):
         left[0] -= 1
@@ -346,12 +369,14 @@ def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind
             raise KeyboardInterrupt
         return settle_as_ever(*arguments)
 
-    scheme.settle = pulled_plug
+    monkeypatch.setattr(kind, "settle", pulled_plug)
     with pytest.raises(KeyboardInterrupt):
         go("cut.npz")
-    scheme.settle = settle_as_ever
+    monkeypatch.setattr(kind, "settle", settle_as_ever)
     with pytest.raises(UserError, match="started with other settings \\(seed\\)"):
         go("cut.npz", seed=2)
+    with pytest.raises(UserError, match="started with other settings \\(qm_atoms\\)"):
+        go("cut.npz", facts={"qm_atoms": [0]})
     metadata, cut = go("cut.npz")
     for key in ("pos", "vel", "Epot", "time_ps", "segment"):
         assert np.array_equal(getattr(cut, key), getattr(uncut, key)), key
@@ -362,12 +387,63 @@ def test_a_cut_run_goes_on_bit_by_bit(chloroethanol, tmp_path, monkeypatch, kind
         go("cut.npz", seed=2)
 
 
+def test_dynamics_that_breaks_keeps_its_frames(chloroethanol, tmp_path):
+    """3 fs is too long for an O-H stretch: what came before is in the file, which says how it ended."""
+    run = run_of(*chloroethanol, tmp_path / "x.npz", hybrid=dict(dt_fs=3.0, steps=400, thermostat="none"))
+    with pytest.raises(PhysicsError, match="macro-steps before it are in"):
+        run_hybrid(run, {}, {})
+    kept = load_trajectory(tmp_path / "x.npz")
+    assert kept.metadata["status"].startswith("broke at macro-step") and kept.metadata["qm_atoms"] == chloroethanol[2]
+    assert len(kept.frames_of("drift")) == 2 * (int(kept.metadata["status"].split()[3].rstrip(":")) - 2) > 0
+
+
+def test_two_workers_make_the_run_of_one(chloroethanol, tmp_path):
+    runs = []
+    for n_workers in (1, 2):
+        out = tmp_path / f"{n_workers}.npz"
+        run_hybrid(run_of(*chloroethanol, out, hybrid=dict(thermostat="langevin"), n_workers=n_workers), {}, {})
+        runs.append(load_trajectory(out))
+    for key in ("pos", "vel", "Epot"):
+        assert np.array_equal(*(getattr(run, key) for run in runs)), key
+
+
+def test_two_workers_propose_and_answer_as_one(chloroethanol):
+    """The same trajectories of the cheap potential, and what the QM said comes back from any process."""
+    system, x, atoms = chloroethanol
+    spec = qmmm_spec(system, atoms, QMConfig(), embedding="mechanical")
+    rng = np.random.default_rng(0)
+    starts = x + 1e-4 * rng.normal(size=(3, *x.shape))
+    fused = starts[1].copy()
+    fused[6] = fused[1]
+    velocities = draw_velocities(3, system.masses, 300.0, rng)
+    arguments = {"checkpoint": None, "spec": spec}
+    sharded, alone = ShardedCarrier(exact_region, arguments, 2), Carrier(exact_region(**arguments))
+    try:
+        ends, expected = (carry(starts, velocities, system.masses, 0.0005, 4) for carry in (sharded, alone))
+    finally:
+        sharded.close()
+    assert np.array_equal(ends[0], expected[0]) and np.array_equal(ends[1], expected[1])
+    answers = []
+    for n_workers in (1, 2):
+        with EvaluationPool(spec, n_workers) as pool:
+            answers.append(pool.evaluate(np.stack([ends[0][0], fused, ends[0][2]])))
+            assert pool.evaluate(fused[None]).extra == {}  # nothing was said
+            assert pool.true_calls == 4
+    one, two = answers
+    physics = spec.build()
+    physics.energy_and_forces(ends[0][2])
+    for name, said in physics.extra().items():
+        assert np.array_equal(one.extra[name], two.extra[name], equal_nan=True)
+        assert np.array_equal(one.extra[name][2], said) and np.isnan(one.extra[name][1]).all()
+    assert np.array_equal(one.energy, two.energy, equal_nan=True) and one.failed.tolist() == [False, True, False]
+
+
 def test_the_example_takes_a_pdb_file_and_a_network_learned_in_vacuo(tmp_path):
     """A network of another random function than the truth: nothing is accepted, everything runs."""
     system, atoms = read_pdb(DIPEPTIDE), [10, 11, 12, 13]
     region = Region.cut(system.numbers, system.bonds, atoms)
     x = settle(system, 300.0, 0.02, 0, 30)
-    capped = capped_molecule("methyl", region, system.numbers, system.masses, system.bonds, x, 0, 1)
+    capped = capped_molecule(region, system, x, 0, 1)
     labels = Labels(capped.conformers, np.random.default_rng(0).normal(size=30),
                     np.random.default_rng(1).normal(size=(30, 5, 3)), np.full(30, 300.0))
     model = load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml")
@@ -402,7 +478,7 @@ def test_the_cheap_potential_is_one_potential(chloroethanol):
             return 1e3 * (capped[:, 1:] - capped[:, :1]).__pow__(2).sum((1, 2)), 2e3 * np.concatenate(
                 [(capped[:, 1:] - capped[:, :1]).sum(1, keepdims=True), capped[:, :1] - capped[:, 1:]], axis=1)
 
-    inner = EmbeddedNetwork.around(Springs(), physics, coupling, physics.mm_part("Reference"))
+    inner = embedded(Springs(), physics, coupling)
     forces = inner.forces(x[None])[0]
     for atom in (0, 1, 2, 3, 11, 14):
         assert -slope(lambda y: inner.energy_and_forces(y[None])[0][0], x, atom, 1) == pytest.approx(
@@ -412,6 +488,143 @@ def test_the_cheap_potential_is_one_potential(chloroethanol):
     broken = x.copy()
     broken[0] = np.nan
     assert np.isnan(inner.energy_and_forces(broken[None])[0][0])
+
+
+LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, first_length_fs=10, round_passes=30, round_growth=0.4,
+                    fit_passes=40, fit_lr=0.02, verify_proposals=12)
+
+
+@pytest.fixture(scope="module")
+def learnable():
+    """Methanol among two waters as a target, and what learns it within n true calls."""
+    system = embed("x", solvate(prepare_molecule("solute", "CO", n_conformers=2), 2), range(6), QMConfig(), smiles="CO",
+                   n_starts=2)
+    target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method="GFN2-xTB",
+                          temperatures_K=(300.0,), length_fs=20.0, starts_K=300.0, inner_dt_fs=1.0, about=system.facts)
+
+    def learn_it(folder, most_true_calls, **more):
+        return learn(target, ModelConfig(arch="pair_mlp", pair_hidden=[24, 24]), LEARN, folder=folder, seed=1,
+                     most_true_calls=most_true_calls, **more)
+
+    return target, learn_it
+
+
+def rounds(folder):
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_a_cut_learning_goes_on_to_the_same_network_and_coupling(learnable, tmp_path, monkeypatch):
+    target, learn_it = learnable
+    whole = checkpoints.load(learn_it(tmp_path / "whole", 160))
+    *before, last = rounds(tmp_path / "whole")
+    assert last["what"] == "verify" and 148 <= last["true_calls_training"] <= 160  # it ends within its budget
+    assert sum(r["what"] == "verify" for r in before) <= 1 and len(before) > 3
+    assert whole["acceptance_verified"] == last["acceptance"] > 0.3 and whole["coupling"]["charges"]
+    original, fits = RegionTarget.fit, []
+
+    def cut(*arguments, **how):
+        fits.append(1)
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **how)
+
+    monkeypatch.setattr(RegionTarget, "fit", cut)
+    with pytest.raises(KeyboardInterrupt):
+        learn_it(tmp_path / "cut", 160)
+    monkeypatch.setattr(RegionTarget, "fit", original)
+    resumed = checkpoints.load(learn_it(tmp_path / "cut", 160, resume=True))
+    assert all(np.array_equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
+    assert resumed["coupling"] == whole["coupling"]
+    assert resumed["true_calls_training"] == whole["true_calls_training"]
+    with pytest.raises(UserError, match="learned with other settings"):
+        learn_it(tmp_path / "cut", 170, resume=True)
+
+
+def test_labels_are_what_the_qm_said_of_the_region_in_its_field(learnable, tmp_path):
+    """They come back from their file whole, and training by itself refuses them."""
+    target, _ = learnable
+    x = target.molecule.conformers
+    with EvaluationPool(target.spec, 1) as pool:
+        own = target.labels(x, pool.evaluate(x), 300.0)
+    physics = target.spec.build()
+    for s in range(2):
+        answer = physics._qm.in_field(physics.region.capped(x[s]), physics.field_at(x[s]))
+        assert own.energies[s] == answer.energy and np.array_equal(own.forces[s], answer.forces)
+        assert np.array_equal(own.extra["field_forces"][s], answer.field_forces)
+        assert np.array_equal(own.extra["field"][s], x[s][physics.field_atoms])
+    own.save(tmp_path / "labels.npz", target.labelled, method="GFN2-xTB", true_calls=2, dt_fs=1.0)
+    again, metadata = Labels.load(tmp_path / "labels.npz")
+    assert again.sha256() == own.sha256() and set(again.extra) == {"field", "field_forces"}
+    with pytest.raises(UserError, match="labels of a QM region"):
+        check_dynamics(metadata, ModelConfig().heads, "labels.npz")
+
+
+class SpringsInField:
+    """A cheap QM: springs, and point charges in the field."""
+
+    own = Coupling(np.array([-0.9, 0.45, 0.45]), None, 0.05)
+
+    def __init__(self, numbers, masses, **_):
+        pass
+
+    def forget(self):
+        pass
+
+    @staticmethod
+    def springs(x, stiffness=3.0e4):
+        """Energy (R,) and forces (R,3,3) of three pairs at x (R,3,3)."""
+        apart = x[:, [1, 2, 2]] - x[:, [0, 0, 1]]
+        r = np.linalg.norm(apart, axis=-1)
+        stretch = r - [0.096, 0.096, 0.152]
+        pull = (stiffness * stretch / r)[..., None] * apart
+        return 0.5 * stiffness * (stretch**2).sum(1), np.stack(
+            [pull[:, 0] + pull[:, 1], pull[:, 2] - pull[:, 0], -pull[:, 1] - pull[:, 2]], axis=1)
+
+    def in_field(self, positions, field):
+        energy, forces = (a[0] for a in self.springs(positions[None]))
+        coupled, on_sites, on_field = self.own.energy_and_forces(positions, field.positions, field.charges)
+        return Answer(float(energy + coupled), forces + on_sites, on_field)
+
+
+class WrongSprings(ForceNetwork):
+    """A network that is off by a tenth."""
+
+    metadata = {}
+
+    def __init__(self):
+        pass
+
+    def energy_and_forces(self, capped):
+        return SpringsInField.springs(capped, 3.3e4)
+
+
+def test_a_wrong_network_and_a_wrong_coupling_still_sample_the_true_potential(monkeypatch):
+    """Two waters, one QM: the mean energies of the ensemble that plain dynamics in a thermostat samples."""
+    monkeypatch.setitem(ENGINES, "springs", SpringsInField)
+    system = solvate(prepare_molecule("solute", "O", n_conformers=1), 1)
+    spec = qmmm_spec(system, range(3), QMConfig())
+    spec = replace(spec, settings={**spec.settings, "engine": "springs"})
+    physics, rng = spec.build(), np.random.default_rng(0)
+    wrong = embedded(WrongSprings(), physics, Coupling(np.array([-0.5, 0.3, 0.2]), None, 0.0))
+    starts = settle(system, 300.0, 0.2, 0, 16)
+    means = {}
+    with EvaluationPool(spec, 1) as pool:
+        exact = Metropolis(Carrier(wrong), system.masses, 0.001, 30, 300.0, length_law="uniform")
+        blind = Metropolis(Carrier(wrong), system.masses, 0.001, 30, 300.0, length_law="uniform")
+        blind.settle = lambda state, info, proposal, truth, rng: exact.settle(
+            state, info, replace(proposal, extra={**proposal.extra, "log_u": np.full(16, -np.inf)}), truth, rng)
+        reference = Plain(system.masses, 0.001)
+        for name, scheme, n, thermostat in (("exact", exact, 300, None), ("blind", blind, 150, None),
+                                            ("plain", reference, 3000, LangevinThermostat(300.0, 5.0, system.masses))):
+            state, seen = initial_state(pool, starts, draw_velocities(16, system.masses, 300.0, rng)), []
+            for state, _ in macro_steps(scheme, pool, state, rng, n, thermostat=thermostat):
+                seen.append(np.stack([SpringsInField.springs(state.positions[:, :3])[0], state.energy], axis=1))
+            of_chains = np.array(seen)[n // 10:].mean(0)
+            means[name] = of_chains.mean(0), of_chains.std(0, ddof=1) / 4.0
+    for name, far in (("exact", False), ("blind", True)):
+        apart, error = means[name][0] - means["plain"][0], np.hypot(means[name][1], means["plain"][1])
+        print(name, apart, error)
+        assert (np.abs(apart) > 5 * error).any() if far else (np.abs(apart) < 4 * error).all()
 
 
 def test_charges_are_found_again_from_the_forces_they_exert():
@@ -432,7 +645,7 @@ def test_charges_are_found_again_from_the_forces_they_exert():
 def test_the_capped_region_is_a_molecule_of_its_own(chloroethanol):
     system, x, atoms = chloroethanol
     region = Region.cut(system.numbers, system.bonds, atoms)
-    capped = capped_molecule("half", region, system.numbers, system.masses, system.bonds, x[None], 0, 1)
+    capped = capped_molecule(region, system, x[None], 0, 1)
     assert sorted(capped.numbers.tolist()) == [1, 1, 1, 1, 6, 8]  # methanol
     assert len(capped.bonds) == 5 and [1, 5] in capped.bonds.tolist()
 

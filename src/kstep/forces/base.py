@@ -49,6 +49,10 @@ class Physics(ABC):
         """Energy (kJ/mol) at positions (N,3) (nm)."""
         return self._compute(positions, slot)[0]
 
+    def extra(self) -> dict[str, np.ndarray]:
+        """Further answers of the true call that just succeeded, by name; of the same shapes at every call."""
+        return {}
+
     def forget(self) -> None:
         """Drop whatever was kept from earlier geometries (SCF guesses)."""
 

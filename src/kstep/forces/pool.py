@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,29 +29,40 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 class Truth:
     """What the true potential said of r geometries.
 
-    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not converge or
-    the geometry was refused, and energy and forces of that row are NaN.
+    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not
+    converge or the geometry was refused, and every number of that row is NaN; extra {name: (r,...)}: what the backend
+    says besides (`Physics.extra`), empty where no row succeeded.
     """
 
     energy: np.ndarray
     forces: np.ndarray
     failed: np.ndarray
     messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def _evaluate_rows(physics, positions, rows, want_forces):
     energy = np.full(len(rows), np.nan)
     forces = np.full(positions.shape, np.nan)
-    messages = [""] * len(rows)
+    messages, extra = [""] * len(rows), {}
     for i, row in enumerate(rows):
         try:
             if want_forces:
                 energy[i], forces[i] = physics.energy_and_forces(positions[i], slot=int(row))
             else:
                 energy[i] = physics.energy(positions[i], slot=int(row))
+            _put(extra, physics.extra(), i, len(rows))
         except PhysicsError as error:
             messages[i] = str(error)
-    return energy, forces, messages
+    return energy, forces, messages, extra
+
+
+def _put(extra: dict, answers: dict, rows, n_rows: int) -> None:
+    """Write `answers` of some of n_rows rows into `extra`, where what nobody answered is NaN."""
+    for name, values in answers.items():
+        if name not in extra:
+            extra[name] = np.full((n_rows, *np.shape(values)[np.ndim(rows):]), np.nan)
+        extra[name][rows] = values
 
 
 def _worker(connection, spec: PhysicsSpec) -> None:
@@ -146,11 +157,6 @@ class EvaluationPool:
         return self._local.true_calls if self._local is not None else sum(self._calls)
 
     @property
-    def local(self):
-        """The backend where it lives in this process (one worker), else None."""
-        return self._local
-
-    @property
     def cpu_s(self) -> float:
         """CPU seconds of the workers (0 with one worker: that is this process)."""
         return sum(self._cpu_s)
@@ -174,15 +180,16 @@ class EvaluationPool:
         positions, parts = ticket
         energy = np.full(len(positions), np.nan)
         forces = np.full(positions.shape, np.nan)
-        messages = np.full(len(positions), "", dtype=object)
+        messages, extra = np.full(len(positions), "", dtype=object), {}
         for mine, answer in parts:
             if isinstance(answer, int):
                 worker = answer
                 answer, self._calls[worker], self._cpu_s[worker] = self._receive(worker)
             energy[mine], forces[mine] = answer[:2]
             messages[mine] = answer[2]
+            _put(extra, answer[3], mine, len(positions))
         self.failures += [message for message in messages if message]
-        return Truth(energy, forces, np.isnan(energy), tuple(messages))
+        return Truth(energy, forces, np.isnan(energy), tuple(messages), extra)
 
     def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
         """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""

@@ -41,6 +41,7 @@ class Progress:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     done: bool = False
+    verified: int = 0  # times that the last fit was tried
 
 
 class Record:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kstep.topology import find_rotatable_torsions, neighbours
+from kstep.topology import neighbours
 
 
 def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) -> np.ndarray:
@@ -29,12 +29,11 @@ def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) ->
     return turned
 
 
-def turned_starts(starts: np.ndarray, numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows (T,), positions (T,N,3)): every second of `starts` (C,N,3) with one rotatable torsion turned.
+def turned_starts(starts: np.ndarray, bonds: np.ndarray, torsions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows (T,), positions (T,N,3)): every second of `starts` (C,N,3) with one of the torsions (D,4) turned.
 
     The torsions take turns, and the angles of each divide the circle evenly, 0 left out.
     """
-    torsions = find_rotatable_torsions(numbers, bonds)
     rows = np.arange(1, len(starts), 2)
     if not len(torsions) or not len(rows):
         return rows[:0], starts[:0]

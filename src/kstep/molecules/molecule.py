@@ -11,6 +11,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.schemas import check_molecule, read_npz, write_npz
+from kstep.topology import find_rotatable_torsions
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 LONGEST_NAME = 100  # file systems end at 255, and files add to it
@@ -32,7 +33,8 @@ class Molecule:
 
     numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
     (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
-    `force_field`; total charge in e; spin multiplicity 2S+1.
+    `force_field`; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions
+    matter where that is not all of them, as in a QM/MM system.
     """
 
     name: str
@@ -46,9 +48,15 @@ class Molecule:
     charge: int = 0
     multiplicity: int = 1
     force_field: str = "mmff94"
+    region: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def rotatable_torsions(self) -> np.ndarray:
+        """Rotatable torsions (D,4), methyls apart (`topology.find_rotatable_torsions`), of the region where there is one."""
+        inside = slice(None) if self.region is None else np.isin(self.bonds, self.region).all(1)
+        return find_rotatable_torsions(self.numbers, self.bonds[inside])
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""

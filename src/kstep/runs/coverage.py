@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.dihedrals import dihedrals_deg, wrap_deg
-from kstep.topology import find_rotatable_torsions
+from kstep.molecules.molecule import Molecule
 
 DISTINCT_DEG = 45.0  # two conformers' angles further apart than this are two rotamers
 VISITED_DEG = 30.0  # a frame this near has visited a rotamer
@@ -20,10 +20,10 @@ class TorsionWatch:
     Every rotatable torsion (methyls apart) has as rotamers the distinct angles of the conformers.
     """
 
-    def __init__(self, numbers: np.ndarray, bonds: np.ndarray, conformers: np.ndarray, seen: list | None = None):
-        """conformers (C,N,3) nm; seen: `self.seen` of an earlier part of the same run."""
-        self.torsions = find_rotatable_torsions(numbers, bonds)
-        angles = dihedrals_deg(conformers, self.torsions)
+    def __init__(self, molecule: Molecule, seen: list | None = None):
+        """seen: `self.seen` of an earlier part of the same run."""
+        self.torsions = molecule.rotatable_torsions()
+        angles = dihedrals_deg(molecule.conformers, self.torsions)
         self.rotamers = [_distinct(column) for column in angles.T]
         self.seen: list[list[bool]] = seen or [[False] * len(r) for r in self.rotamers]
 

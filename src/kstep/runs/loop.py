@@ -17,9 +17,12 @@ from kstep.errors import UserError
 from kstep.schemes.state import Info, Proposal, State, join
 
 
-def initial_state(pool, positions: np.ndarray, velocities: np.ndarray) -> State:
-    """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica."""
+def initial_state(pool, positions: np.ndarray, velocities: np.ndarray, observe=None) -> State:
+    """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica, which `observe` sees."""
     truth = pool.evaluate(positions)
+    if observe is not None:
+        everyone = np.arange(len(positions))
+        observe(Proposal(everyone, positions, velocities, np.zeros_like(everyone)), truth)
     if truth.failed.any():
         raise UserError(f"the true physics refuses the start geometry of replica "
                         f"{int(np.argmax(truth.failed))}: {truth.messages[int(np.argmax(truth.failed))]}")

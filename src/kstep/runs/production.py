@@ -58,7 +58,7 @@ class Production:
             self._begin_production()
 
     def _start(self, positions: np.ndarray, settled: dict) -> None:
-        hybrid, molecule = self.run.hybrid, self.run.molecule
+        hybrid = self.run.hybrid
         self.rng = np.random.default_rng(self.run.seed)
         velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
         self.state = initial_state(self.pool, positions, velocities)
@@ -67,16 +67,15 @@ class Production:
             if report:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
         self.tally = Tally(self.scheme)
-        self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers)
+        self.coverage = TorsionWatch(self.run.molecule)
         if hybrid.burn_in_steps:
             self.segments = self._open_segments("equil")
 
     def _resume(self, state, rng, progress: dict) -> None:
-        molecule = self.run.molecule
         self.state, self.rng = state, rng
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
-        self.coverage = TorsionWatch(molecule.numbers, molecule.bonds, molecule.conformers, progress["rotamers_seen"])
+        self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
         self.bill.go_on(progress["spent"])
         self.watch.restore(self.writer.parts)
         if progress["learned"]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.errors import PhysicsError
-from kstep.molecules.molecule import Molecule
+from kstep.forces import PhysicsSpec
+from kstep.forces.qmmm.coupling import Coupling
+from kstep.forces.qmmm.system import Environment, MMPart
+from kstep.runs.settings import NetworkRecipe
 
 
 class EmbeddedNetwork:
@@ -13,24 +16,18 @@ class EmbeddedNetwork:
 
         E = E_network(x_capped) + E_coupling(x_capped, x_MM) + E_MM(x)
 
-    network: of the capped region, link atoms last; region (forces.qmmm.link.Region), mm
-    (forces.qmmm.backend.MMPart), coupling (forces.qmmm.coupling.Coupling); field_atoms (m,) and
-    field_charges (m,) e: the MM charges that the region feels.  It is the gradient of one energy, so
-    `metropolis` is exact for whatever true potential judges it.  Geometries OpenMM has no number for
-    give NaN, and their proposals are rejected.
+    network: of the capped region, link atoms last; environment: what is around it; mm: what computes that.  It is the
+    gradient of one energy, so `metropolis` is exact for whatever true potential judges it.  Geometries OpenMM has no
+    number for give NaN, and their proposals are rejected.
     """
 
     device = "cpu"
 
-    def __init__(self, network, region, mm, coupling, field_atoms, field_charges):
-        self.network, self.region, self.mm, self.coupling = network, region, mm, coupling
-        self.field_atoms, self.field_charges = field_atoms, field_charges
-        self.metadata = network.metadata
-
-    @classmethod
-    def around(cls, network, physics, coupling, mm) -> EmbeddedNetwork:
-        """The network in the surroundings of a QMMMPhysics; mm computes its environment."""
-        return cls(network, physics.region, mm, coupling, physics.field_atoms, physics.field_charges)
+    def __init__(self, network, environment: Environment, coupling: Coupling, mm: MMPart):
+        self.network, self.region, self.coupling, self.mm = network, environment.region, coupling, mm
+        self.field_atoms = environment.field_atoms
+        self.field_charges = environment.field_charges[self.field_atoms]
+        self.metadata = {**network.metadata, "coupling": coupling.as_lists()}
 
     @staticmethod
     def native(array: np.ndarray) -> np.ndarray:
@@ -65,12 +62,23 @@ class EmbeddedNetwork:
         return self.energy_and_forces(x)[1]
 
 
-def capped_molecule(name: str, region, numbers, masses, bonds, positions, charge: int, multiplicity: int) -> Molecule:
-    """The capped region as a Molecule, for its network: atoms of the region, then link atoms (hydrogens).
+def embedded_recipe(spec: PhysicsSpec, method: str) -> NetworkRecipe:
+    """How a run with a spec of backend qmmm builds its network."""
+    return NetworkRecipe(load_embedded, {"spec": spec, "method": method})
 
-    numbers, masses, bonds, positions (S,N,3) nm are those of the whole system.
+
+def load_embedded(checkpoint, spec: PhysicsSpec, method: str, **settings) -> EmbeddedNetwork:
+    """The network of a checkpoint in the surroundings of a spec of backend qmmm; spawned processes can call it.
+
+    settings: of `Network.load`.  A checkpoint without a coupling (one of 06b, learned in vacuo) meets the force
+    field's own charges.
     """
-    own = region.capped_bonds(bonds)
-    geometries = region.capped(np.asarray(positions))
-    return Molecule(name, "", region.capped_numbers(numbers), region.capped_masses(masses), own, np.ones(len(own)),
-                    geometries, np.zeros(len(geometries)), charge, multiplicity, "none")
+    from kstep.models.network import Network
+
+    environment = Environment.of(spec)
+    region = environment.region
+    network = Network.load(checkpoint, region.capped_numbers(spec.numbers), region.capped_masses(spec.masses),
+                           region.capped_bonds(spec.settings["bonds"]), method=method, **settings)
+    saved = network.metadata.get("coupling")
+    coupling = Coupling.from_lists(saved) if saved else environment.classical
+    return EmbeddedNetwork(network, environment, coupling, environment.mm_part())

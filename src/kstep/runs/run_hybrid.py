@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
-from kstep.errors import PhysicsError
+from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
 from kstep.runs.accounting import Bill
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter
+from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun
 from kstep.runs.tolerance import OnViolation, Watch
+from kstep.schemas import load_trajectory
 from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
 
@@ -25,6 +27,10 @@ log = logging.getLogger("kstep")
 
 def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
     """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
+    metadata = _finished(run)
+    if metadata is not None:
+        log.info("%s is finished already", run.out)
+        return metadata
     watch = Watch(run.hybrid, run.out, on_violation)
     bill = Bill()  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
@@ -47,15 +53,37 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
         network.close()
 
 
+def _finished(run: HybridRun) -> dict | None:
+    """Metadata of the file that an earlier run with the same settings finished, where `run` resumes it, else None.
+
+    UserError where its settings were others; what a run measures for itself is not compared.
+    """
+    if not run.resume or not run.out.is_file() or kept_file(run.out, "checkpoint.npz").is_file():
+        return None
+    metadata = load_trajectory(run.out).metadata
+    asked, there = json.loads(json.dumps(_fingerprint(run))), metadata.get("fingerprint", {})
+    given = {key: value for key, value in asked.pop("hybrid").items() if value not in (None, "auto")}
+    changed = [key for key in asked if there.get(key) != asked[key]]
+    changed += [key for key in given if there.get("hybrid", {}).get(key) != given[key]]
+    if changed:
+        raise UserError(f"{run.out} is finished, with other settings ({', '.join(changed)}); choose another output, or "
+                        "run without --resume to make it again")
+    return metadata if metadata["status"] == "finished" and metadata["config"]["steps"] == run.hybrid.steps else None
+
+
+def _fingerprint(run: HybridRun) -> dict:
+    """What a resumed run must share."""
+    return {"hybrid": run.hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
+            "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
+            "checkpoint": _sha256(run.checkpoint), **run.facts}
+
+
 def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
     """The run's trajectory file; a resumed run must agree with its fingerprint."""
-    hybrid, molecule = run.hybrid, run.molecule
+    molecule = run.molecule
     return TrajectoryWriter(
         run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
-        bonds=molecule.bonds, store_forces=run.keeps_forces,
-        fingerprint={"hybrid": hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
-                     "smiles": molecule.smiles, "method": run.method, "workers": run.n_workers,
-                     "checkpoint": _sha256(run.checkpoint), **run.facts})
+        bonds=molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
 
 
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
@@ -82,7 +110,7 @@ def _of_training(network) -> dict:
     """What the network (None: there is none) cost before this run."""
     known = network.metadata if network else {}
     return {"true_calls_training": int(known.get("true_calls_training") or 0),
-            "cpu_s_training": known.get("cpu_s_training")}
+            "cpu_s_training": known.get("cpu_s_training"), **{k: known[k] for k in known if k == "coupling"}}
 
 
 def _facts(run: HybridRun, scheme) -> dict:

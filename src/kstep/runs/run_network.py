@@ -11,7 +11,7 @@ from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
 from kstep.runs.settings import HybridRun, NetworkRecipe
 
 
-def load_network(checkpoint, numbers, masses, bonds, device, delta_scale, method, inner=None, rows=None):
+def load_network(checkpoint, numbers, masses, bonds, method, device="cpu", delta_scale=1.0, inner=None, rows=None):
     """A Network for a molecule; a function of its own so that spawned processes can call it."""
     from kstep.models.network import Network
 
@@ -33,15 +33,19 @@ def n_halves(run: HybridRun) -> int:
 
 def _arguments_of(run: HybridRun) -> dict:
     rows = -(-run.hybrid.replicas // (n_halves(run) * n_shards_of(run)))
-    return {**_recipe_of(run).arguments, "checkpoint": run.checkpoint, "device": run.device,
+    return {**recipe_of_run(run).arguments, "checkpoint": run.checkpoint, "device": run.device,
             "delta_scale": run.hybrid.delta_scale, "rows": rows}
 
 
-def _recipe_of(run: HybridRun) -> NetworkRecipe:
+def recipe_of(molecule: Molecule, method: str) -> NetworkRecipe:
+    """How the network of a molecule is built."""
+    return NetworkRecipe(load_network, dict(numbers=molecule.numbers, masses=molecule.masses, bonds=molecule.bonds,
+                                            method=method))
+
+
+def recipe_of_run(run: HybridRun) -> NetworkRecipe:
     """The run's own, or that of a network of its molecule."""
-    molecule = run.molecule
-    return run.recipe or NetworkRecipe(load_network, dict(numbers=molecule.numbers, masses=molecule.masses,
-                                                          bonds=molecule.bonds, method=run.method))
+    return run.recipe or recipe_of(run.molecule, run.method)
 
 
 @dataclass
@@ -60,7 +64,7 @@ class RunNetwork:
         """The run, its `inner` settled, and its network."""
         if not run.traits.needs_network:
             return run, RunNetwork()
-        load = _recipe_of(run).load
+        load = recipe_of_run(run).load
         run, network, arguments, inner = settle_inner(run, load, _arguments_of(run), n_halves(run))
         if run.traits.head != "energy":
             return run, RunNetwork(network, None, inner)
@@ -70,7 +74,7 @@ class RunNetwork:
         """Put the network of `checkpoint` in the place of a checked run's, while nothing is in flight."""
         run = replace(run, checkpoint=checkpoint)
         arguments = {**_arguments_of(run), "inner": run.hybrid.inner}
-        self.network = scheme.network = _recipe_of(run).load(**arguments)
+        self.network = scheme.network = recipe_of_run(run).load(**arguments)
         self.carry.change_network(self.network, arguments)
         return run
 

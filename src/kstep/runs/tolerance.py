@@ -12,16 +12,18 @@ from kstep.errors import UserError
 from kstep.schemas import read_npz, write_npz
 from kstep.schemes.hybrid_config import HybridConfig
 
+EXTRA = "extra_"  # before the names of `Truth.extra` in a restart folder
 GROWTH = 0.2  # a network learns again when there is so much more than last time; sooner it would learn the same
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """True answers of a run: positions (L,N,3) nm, energy (L,) kJ/mol, forces (L,N,3) kJ/mol/nm."""
+    """True answers of a run: positions (L,N,3) nm, energy (L,) kJ/mol, forces (L,N,3) kJ/mol/nm, extra as in a Truth."""
 
     positions: np.ndarray
     energy: np.ndarray
     forces: np.ndarray
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 # learn(recorded, start, out): train on the recorded truths, going on from checkpoint `start`; write checkpoint `out`
@@ -39,7 +41,7 @@ class Watch:
     hybrid: HybridConfig
     out: Path
     on_violation: OnViolation | None = None
-    _answers: list[tuple] = field(default_factory=list)
+    _answers: list[dict[str, np.ndarray]] = field(default_factory=list)  # as they are written to a restart folder
 
     def __post_init__(self):
         if self.learns and self.on_violation is None:
@@ -64,7 +66,12 @@ class Watch:
         """Keep the answers of a true call, if they may have to be learned."""
         fine = ~truth.failed
         if self.learns and fine.any():
-            self._answers.append((proposal.positions[fine], truth.energy[fine], truth.forces[fine]))
+            whole = {"positions": proposal.positions, "energy": truth.energy, "forces": truth.forces,
+                     **{EXTRA + name: values for name, values in truth.extra.items()}}
+            self._answers.append({name: values[fine] for name, values in whole.items()})
+
+    def _joined(self) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([answer[name] for answer in self._answers]) for name in self._answers[0]}
 
     def violation(self, tally) -> str | None:
         """What lies past its tolerance, in words."""
@@ -75,7 +82,9 @@ class Watch:
 
         The tally starts over, since it belongs to one network, and remembers what it learned at.
         """
-        recorded = Recorded(*map(np.concatenate, zip(*self._answers)))
+        answers = self._joined()
+        recorded = Recorded(*(answers.pop(name) for name in ("positions", "energy", "forces")),
+                            {name.removeprefix(EXTRA): values for name, values in answers.items()})
         learned = tally.counts.setdefault("learned", [])
         if learned and len(recorded.energy) < (1.0 + GROWTH) * learned[-1]["truths"]:
             return None
@@ -88,11 +97,9 @@ class Watch:
     def save(self, parts: Path) -> None:
         """Into a run's restart folder: what is to be learned."""
         if self._answers:
-            names = ("positions", "energy", "forces")
-            write_npz(parts / "recorded.npz", dict(zip(names, map(np.concatenate, zip(*self._answers)))))
+            write_npz(parts / "recorded.npz", self._joined())
 
     def restore(self, parts: Path) -> None:
         """From a run's restart folder."""
         if self.learns and (parts / "recorded.npz").is_file():
-            arrays = read_npz(parts / "recorded.npz")
-            self._answers = [(arrays["positions"], arrays["energy"], arrays["forces"])]
+            self._answers = [read_npz(parts / "recorded.npz")]

@@ -35,7 +35,11 @@ def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: P
 
 
 def check_dynamics(metadata: dict, heads, path) -> None:
-    """Refuse a jump head on a file of labels: geometries without velocities, and nothing that joins them."""
+    """Refuse a jump head on a file of labels (geometries without velocities, and nothing that joins them), and labels
+    that say too little without what came with them (`Labels.extra`)."""
+    if metadata.get("extra"):
+        raise UserError(f"{path} holds labels of a QM region in the field of its environment, which only the learner of "
+                        "qmmm_example.py can divide; train on labels of a molecule alone")
     if heads.jump and not metadata.get("dynamics", True):
         raise UserError(f"{path} holds labels without dynamics, from which no jump can be learned; "
                         "train an energy head alone (heads: {energy: true, jump: false})")

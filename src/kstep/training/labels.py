@@ -9,7 +9,7 @@ refuses a jump head.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,27 @@ from kstep.schemas import load_dataset, save_dataset
 from kstep.training.windows import N_BLOCKS
 from kstep.units import kT
 
+FIELDS = ("positions", "energies", "forces", "temperature_K")
+EXTRA = "extra_"  # before the names of `Labels.extra` in a file
+
 
 @dataclass
 class Labels:
     """S labels of one molecule of N atoms, in the order they were made.
 
     positions (S,N,3) nm; energies (S,) kJ/mol; forces (S,N,3) kJ/mol/nm; temperature_K (S,)
-    of the sampling that led to each.
+    of the sampling that led to each; extra {name: (S,...)}: what else a target needs to make a network of them
+    (a QM region's field), and no training by itself knows.
     """
 
     positions: np.ndarray
     energies: np.ndarray
     forces: np.ndarray
     temperature_K: np.ndarray
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("positions", "energies", "forces", "temperature_K"):
+        for name in FIELDS:
             setattr(self, name, np.array(getattr(self, name), dtype=np.float64))
         n = len(self.energies)
         if self.temperature_K.ndim == 0:
@@ -55,23 +60,30 @@ class Labels:
         return len(self.energies)
 
     def append(self, positions, energies, forces, temperature_K) -> int:
-        """Add labels (temperature_K: one number or (s,)) and return how many were added.
+        """Add labels (temperature_K: one number or (s,)) as `join` does."""
+        return self.join(Labels(positions, energies, forces, temperature_K))
+
+    def join(self, new: Labels) -> int:
+        """Add other labels and return how many were added.
 
         Rows without a finite energy and force, which failed true calls leave, are left out.
         """
-        new = Labels(positions, energies, forces, temperature_K)
         new = new.select(np.isfinite(new.energies) & np.isfinite(new.forces).all((1, 2))
                          & np.isfinite(new.positions).all((1, 2)))
         if new.positions.shape[1:] != self.positions.shape[1:]:
             raise ValueError(f"labels of {new.positions.shape[1]} atoms do not join those of "
                              f"{self.positions.shape[1]}")
-        for name in ("positions", "energies", "forces", "temperature_K"):
+        if len(new):
+            self.extra = {name: np.concatenate([self.extra[name], values]) if len(self) else values
+                          for name, values in new.extra.items()}
+        for name in FIELDS:
             setattr(self, name, np.concatenate([getattr(self, name), getattr(new, name)]))
         return len(new)
 
     def select(self, rows) -> Labels:
         """The labels of some rows (indices, a slice or a mask), copied."""
-        return Labels(self.positions[rows], self.energies[rows], self.forces[rows], self.temperature_K[rows])
+        return Labels(*(getattr(self, name)[rows] for name in FIELDS),
+                      {name: values[rows] for name, values in self.extra.items()})
 
     def weights(self, limit_kT_per_dof: float) -> np.ndarray:
         """How much each label counts (S,): 1 for what thermal motion reaches, little far above.
@@ -93,7 +105,7 @@ class Labels:
     def sha256(self) -> str:
         """Hash of all labels in their order."""
         digest = hashlib.sha256()
-        for array in (self.positions, self.energies, self.forces, self.temperature_K):
+        for array in (*(getattr(self, name) for name in FIELDS), *self.extra.values()):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -120,11 +132,12 @@ class Labels:
             "atom_types": molecule.numbers, "masses": molecule.masses, "bonds": molecule.bonds,
             "bond_ptr": np.array([0, len(molecule.bonds)]), "charge": np.array([molecule.charge]),
             "multiplicity": np.array([molecule.multiplicity]),
+            **{EXTRA + name: values for name, values in self.extra.items()},
         }
         save_dataset(path, arrays, {
             "units": "nm ps Da kJ/mol", "dynamics": False, "method": method, "k_steps": 1, "dt_fs": float(dt_fs),
             "jump_fs": float(dt_fs), "stride": 1, "roles": ["label"], "n_blocks": N_BLOCKS, "rotations": 0,
-            "seed": seed, "inputs": [], "true_calls": int(true_calls), "dropped": {},
+            "seed": seed, "inputs": [], "true_calls": int(true_calls), "dropped": {}, "extra": sorted(self.extra),
             "molecules": [{"name": molecule.name, "smiles": molecule.smiles, "method": method}],
         })
 
@@ -137,4 +150,5 @@ class Labels:
             raise UserError(f"{path} holds {len(names)} molecules ({', '.join(names)}); labels are of one")
         n_atoms = len(arrays["atom_types"])
         x, f = (arrays[key].reshape(-1, n_atoms, 3) for key in ("x_t", "f_t"))
-        return cls(x, arrays["epot_t"], f, arrays["temperature_K"]), metadata
+        extra = {name.removeprefix(EXTRA): values for name, values in arrays.items() if name.startswith(EXTRA)}
+        return cls(x, arrays["epot_t"], f, arrays["temperature_K"], extra), metadata

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from kstep.errors import UserError, did_you_mean
 from kstep.forces.base import WATER_NM, Backend, KnownEnergy, Physics
-from kstep.forces.openmm import ask, make_context, read_system
-from kstep.forces.qmmm.coupling import Coupling
+from kstep.forces.openmm import read_system
 from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
 from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
 
 EMBEDDINGS = ("electrostatic", "mechanical")
-
-
-class MMPart:
-    """What of a divided System OpenMM computes: MM, QM-MM Lennard-Jones, terms over the boundary."""
-
-    def __init__(self, system_xml: str, n_atoms: int, platform: str = "Reference"):
-        self._context = make_context(read_system(system_xml, n_atoms), platform)
-
-    def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
-        """kJ/mol and (N,3) kJ/mol/nm at positions (N,3) nm; PhysicsError where OpenMM has no number."""
-        return ask(self._context, positions)
 
 
 class QMMMPhysics(Physics):
@@ -36,8 +22,8 @@ class QMMMPhysics(Physics):
 
     system_xml: the force field of all atoms as if none were QM (see `system.divide`); bonds (B,2): where
     they are cut; qm_atoms: the region; charge, multiplicity: of the capped region; engine: what computes it,
-    with the settings of that backend.  on_answer(positions (N,3), Answer), where set, hears what the QM itself said
-    at every true call: labels of a network come from there.
+    with the settings of that backend.  What the QM itself said goes with every answer (`extra`): labels of a network
+    come from there.
     """
 
     def __init__(self, numbers, masses, *, system_xml: str, bonds, qm_atoms, charge: int = 0, multiplicity: int = 1,
@@ -50,23 +36,18 @@ class QMMMPhysics(Physics):
                             f"{', '.join(ENGINES)}")
         read_system(system_xml, len(self.numbers))
         self.region = Region.cut(self.numbers, bonds, qm_atoms)
-        self._environment = environment = divide(system_xml, bonds, self.region, charge)
-        self.field_atoms = np.flatnonzero(environment.field_charges)
-        self.field_charges = environment.field_charges[self.field_atoms]
+        self.environment = divide(system_xml, bonds, self.region, charge)
+        self.field_atoms = self.environment.field_atoms
+        self.field_charges = self.environment.field_charges[self.field_atoms]
         self._qm = ENGINES[engine](self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses),
                                    charge=charge, multiplicity=multiplicity, **settings)
-        self._mm = MMPart(environment.system_xml, len(self.numbers), platform)
-        self._coupling = self.classical if embedding == "mechanical" else None
-        self.on_answer: Callable[[np.ndarray, Answer], None] | None = None
+        self._mm = self.environment.mm_part(platform)
+        self._coupling = self.environment.classical if embedding == "mechanical" else None
 
-    @property
-    def classical(self) -> Coupling:
-        """The coupling of mechanical embedding: the force field's own charges of the region."""
-        return Coupling(self._environment.region_charges)
-
-    def mm_part(self, platform: str = "CPU") -> MMPart:
-        """A second MMPart of the same environment; the CPU platform is in single precision, and faster from 50 waters."""
-        return MMPart(self._environment.system_xml, len(self.numbers), platform)
+    def extra(self) -> dict[str, np.ndarray]:
+        """The QM's own: qm_energy kJ/mol, qm_forces (n+L,3) on the capped region, field_forces (m,3) on the charges."""
+        answer = self._answer
+        return {"qm_energy": np.asarray(answer.energy), "qm_forces": answer.forces, "field_forces": answer.field_forces}
 
     def forget(self) -> None:
         """Drop what the QM engine kept."""
@@ -77,9 +58,7 @@ class QMMMPhysics(Physics):
         return Field(self.numbers[self.field_atoms], self.field_charges, positions[self.field_atoms])
 
     def _compute(self, positions, slot):
-        answer = self._ask(self.region.capped(positions), self.field_at(positions))
-        if self.on_answer is not None:
-            self.on_answer(positions, answer)
+        self._answer = answer = self._ask(self.region.capped(positions), self.field_at(positions))
         energy, forces = self._mm.energy_and_forces(positions)
         forces = forces + self.region.spread(answer.forces, positions)
         forces[self.field_atoms] += answer.field_forces

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.forces.openmm import ask, make_context, read_system
+from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.link import Region
 
 TERM = re.compile(r"[pab]\d+")  # attributes that name a term's atoms
@@ -23,14 +25,50 @@ BONDED = {"HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", "RB
 CHARGE_PRODUCT = "qq"  # a pair parameter of this name is a Coulomb term (forcefields.mmff94)
 
 
+class MMPart:
+    """What of a divided System OpenMM computes: MM, QM-MM Lennard-Jones, terms over the boundary."""
+
+    def __init__(self, system_xml: str, n_atoms: int, platform: str):
+        self._context = make_context(read_system(system_xml, n_atoms), platform)
+
+    def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        """kJ/mol and (N,3) kJ/mol/nm at positions (N,3) nm; PhysicsError where OpenMM has no number."""
+        return ask(self._context, positions)
+
+
 @dataclass(frozen=True)
 class Environment:
-    """system_xml: the divided System; field_charges Q (N,) e: what the QM feels of the MM atoms, 0 on QM atoms and
-    hosts; region_charges (n+L,) e: the force field's own charges of the region, 0 on link atoms."""
+    """What is around a region, all that the QM leaves to the force field.
 
+    system_xml: the divided System; field_charges Q (N,) e: what the QM feels of the MM atoms, 0 on QM atoms and hosts;
+    region_charges (n+L,) e: the force field's own charges of the region, 0 on link atoms.
+    """
+
+    region: Region
     system_xml: str
     field_charges: np.ndarray
     region_charges: np.ndarray
+
+    @classmethod
+    def of(cls, spec) -> Environment:
+        """That of a spec of backend qmmm (`forces.qmmm_spec`), without its QM."""
+        settings = spec.settings
+        region = Region.cut(spec.numbers, settings["bonds"], settings["qm_atoms"])
+        return divide(settings["system_xml"], settings["bonds"], region, settings["charge"])
+
+    @property
+    def field_atoms(self) -> np.ndarray:
+        """The MM atoms (m,) whose charges the QM feels."""
+        return np.flatnonzero(self.field_charges)
+
+    @property
+    def classical(self) -> Coupling:
+        """The coupling of mechanical embedding: the force field's own charges of the region."""
+        return Coupling(self.region_charges)
+
+    def mm_part(self, platform: str = "CPU") -> MMPart:
+        """A MMPart of its own; the CPU platform is in single precision, and faster from 50 waters."""
+        return MMPart(self.system_xml, len(self.field_charges), platform)
 
 
 def divide(system_xml: str, bonds: np.ndarray, region: Region, charge: int = 0) -> Environment:
@@ -59,7 +97,7 @@ def divide(system_xml: str, bonds: np.ndarray, region: Region, charge: int = 0) 
     is_qm = np.zeros(n, dtype=bool)
     is_qm[region.atoms] = True
     charges = across(_divide_nonbonded(system, region, is_qm), region, charge)
-    return Environment(_drop_terms(openmm.XmlSerializer.serialize(system), region, is_qm),
+    return Environment(region, _drop_terms(openmm.XmlSerializer.serialize(system), region, is_qm),
                        share_out(charges, bonds, region),
                        np.concatenate([charges[region.atoms], np.zeros(len(region.hosts))]))
 

@@ -1,0 +1,46 @@
+"""A cold start: the network of a run is learned first, from true calls alone, and the run goes on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kstep.config import BaselineConfig, load_config
+from kstep.errors import UserError
+from kstep.files import check_writable
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.target import Target
+from kstep.schemes import PREFERRED
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.metropolis import check_sampler
+
+DEFAULT_MODEL = "configs/model_pair_mlp.yaml"
+
+
+def settle_cold_start(hybrid: HybridConfig) -> HybridConfig:
+    """How to sample with a network that is yet to be learned: what is open of timestep and length is tuned."""
+    scheme = PREFERRED[0].name
+    if hybrid.scheme not in (None, scheme):
+        raise UserError(f"--learn makes a network for scheme {scheme}, not for {hybrid.scheme}")
+    check_sampler(hybrid)
+    tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
+    return hybrid.model_copy(update={"scheme": scheme, "tune": tune})
+
+
+def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:
+    """What a Target must know of how its network will be used: temperatures_K and length_fs."""
+    return {"temperatures_K": tuple(hybrid.tempering_K or (hybrid.temperature_K or baseline.temperature_K,)),
+            "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps else hybrid.shortest_mean_fs}
+
+
+def learn_for(target: Target, out: str | Path, *, model_config: str | Path | None = None,
+              learn_config: str | Path | None = None, **how) -> Path:
+    """Learn into <out>.learn/ as two YAML files say; returns the frozen network.  how: as of `learner.learn`."""
+    from kstep.learning.learner import learn
+    from kstep.models.model_config import ModelConfig
+
+    config = load_config(LearnConfig, learn_config)
+    model = load_config(ModelConfig, model_config or DEFAULT_MODEL)
+    if model.arch != "pair_mlp":
+        raise UserError(f"--learn fits arch pair_mlp, and the model config says {model.arch}; leave --model-config out")
+    check_writable(out)
+    return learn(target, model, config, folder=Path(f"{out}.learn"), **how)

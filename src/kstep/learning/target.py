@@ -1,0 +1,73 @@
+"""What is to be learned: a molecule under its true potential, and everything in learning that depends on what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kstep.forces import PhysicsSpec
+from kstep.forces.pool import Truth
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.turned_torsions import turned_starts
+from kstep.molecules.molecule import Molecule
+from kstep.runs.run_network import recipe_of
+from kstep.runs.settings import NetworkRecipe
+from kstep.training.labels import Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A molecule under a true potential, for sampling on a ladder of one or more temperatures.
+
+    Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima); length_fs: of the
+    proposals that production will make.  Another kind of target overrides what differs for it, as
+    `region_target.RegionTarget` does: what a label is, how a network comes from labels, how dynamics loads it.
+    """
+
+    molecule: Molecule
+    spec: PhysicsSpec
+    method: str
+    temperatures_K: tuple[float, ...]
+    length_fs: float
+    starts_K: float = 0.0
+    device: str = "cpu"
+
+    @property
+    def labelled(self) -> Molecule:
+        """What the labels and the network are of."""
+        return self.molecule
+
+    @property
+    def facts(self) -> dict:
+        """What a resumed learning must share."""
+        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
+                "length_fs": self.length_fs}
+
+    @property
+    def recipe(self) -> NetworkRecipe:
+        """How dynamics builds the network of a checkpoint, in any process."""
+        return recipe_of(self.molecule, self.method)
+
+    def dt_fs(self, config: LearnConfig) -> float:
+        """Timestep of the proposals."""
+        return config.inner_dt_fs
+
+    def last_length_fs(self, config: LearnConfig) -> float:
+        """Mean length of the last proposals."""
+        return max(self.length_fs, config.last_length_fs)
+
+    def turned(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the chains (R,N,3) with a torsion turned over: rows (T,), positions (T,N,3)."""
+        return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
+
+    def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
+        """What the truth said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
+        return Labels(positions, truth.energy, truth.forces, temperature_K)
+
+    def fit(self, labels: Labels, model, config, **how) -> dict:
+        """The checkpoint of a network fitted to labels; how: what `training.fit.fit` takes besides."""
+        from kstep.training.fit import fit
+
+        return fit(model, self.labelled, labels, config, method=self.method, temperature_K=self.temperatures_K[0],
+                   **how).checkpoint

@@ -1,0 +1,60 @@
+"""A QM region in its surroundings as runs and learning take it: all atoms as a molecule, and the region as another."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from kstep.forces import PhysicsSpec, qmmm_spec
+from kstep.forces.qmmm.link import Region
+from kstep.molecules.droplet import Surroundings, settle
+from kstep.molecules.molecule import Molecule
+
+log = logging.getLogger("kstep")
+
+SETTLE_PS = 2.0  # of Langevin dynamics in the force field, before each start
+
+
+@dataclass(frozen=True)
+class QMMMSystem:
+    """molecule: all N atoms, its conformers the settled starts; region: the capped region, as its network knows it;
+    spec: the true physics; facts: what a run's metadata says of it."""
+
+    molecule: Molecule
+    region: Molecule
+    spec: PhysicsSpec
+    facts: dict
+
+
+def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: str = "", multiplicity: int = 1,
+          embedding: str = "electrostatic", n_starts: int = 1, seed: int = 0, facts: dict | None = None) -> QMMMSystem:
+    """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled starts.
+
+    smiles: of what is no water; multiplicity: of the region, whose charge is that of its atoms, where the config names
+    neither; facts: more of them for the metadata.  Raises UserError for a region that cannot be cut out or computed.
+    """
+    spec = qmmm_spec(surroundings, qm_atoms, config, charge=surroundings.charge_of(qm_atoms), multiplicity=multiplicity,
+                     embedding=embedding)
+    region = spec.build().region  # refused now, not after the settling
+    log.info("%d atoms, %d of them QM, %d link atoms; %s by %s, %s embedding", len(surroundings.numbers),
+             len(region.atoms), len(region.hosts), config.method, spec.settings["engine"], embedding)
+    starts = settle(surroundings, config.temperature_K, SETTLE_PS, seed, n_starts)
+    orders = surroundings.bond_orders
+    molecule = Molecule(name, smiles, surroundings.numbers, surroundings.masses, surroundings.bonds,
+                        np.ones(len(surroundings.bonds)) if orders is None else orders, starts, np.zeros(n_starts),
+                        round(float(np.sum(surroundings.charges))), multiplicity, "none",
+                        np.concatenate([region.atoms, region.hosts]))
+    capped = capped_molecule(region, surroundings, starts, spec.settings["charge"], spec.settings["multiplicity"])
+    return QMMMSystem(molecule, capped, spec, {
+        "qm_atoms": [int(a) for a in qm_atoms], "link_hosts": region.hosts.tolist(), "embedding": embedding,
+        **(facts or {})})
+
+
+def capped_molecule(region: Region, surroundings: Surroundings, positions: np.ndarray, charge: int,
+                    multiplicity: int) -> Molecule:
+    """The capped region as a Molecule, for its network: its atoms, then link atoms; positions (S,N,3) nm of all atoms."""
+    bonds, geometries = region.capped_bonds(surroundings.bonds), region.capped(positions)
+    return Molecule("region", "", region.capped_numbers(surroundings.numbers), region.capped_masses(surroundings.masses),
+                    bonds, np.ones(len(bonds)), geometries, np.zeros(len(geometries)), charge, multiplicity, "none")
