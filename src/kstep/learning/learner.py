@@ -49,8 +49,8 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
 
     Beside it lie labels.npz (a dataset any network can be trained on, where nothing but the labelled atoms is in
     it), rounds.jsonl (what each round saw) and chains.npz (where the chains stand).  Rounds end past
-    config.max_true_calls; no call is made beyond most_true_calls, those that confirm the network included.  Raises
-    UserError where these are too few for one round.
+    config.max_true_calls; no call is made beyond most_true_calls, whose last ones are learned from whether or not a
+    network was confirmed before.  Raises UserError where these are too few for one round.
     """
     return _Learner(target, model, config, folder, seed, n_workers, most_true_calls).run(resume)
 
@@ -80,9 +80,9 @@ class _Learner:
                                       "seed": seed, "workers": n_workers, "most_true_calls": most_true_calls})
 
     def _check_budget(self) -> None:
-        """Refuse a budget that starts, turned starts, hot MD, one round and what confirms it do not fit in."""
+        """Refuse a budget that starts, turned starts, hot MD and one round do not fit in."""
         redraws = math.ceil(self.n_bootstrap / (self.n_chains * self.config.bootstrap_redraw_steps))
-        least = self.n_chains * (3 + redraws * self.config.bootstrap_redraw_steps + self.n_confirming)
+        least = self.n_chains * (3 + redraws * self.config.bootstrap_redraw_steps)
         if self.most_true_calls is not None and self.most_true_calls < least:
             raise UserError(f"{self.most_true_calls} true calls are too few to learn {len(self.target.labelled)} atoms "
                             f"with {self.n_chains} chains; give at least {least}")
@@ -106,7 +106,7 @@ class _Learner:
                     state, seen = self._round(state)
                     if self._good(seen) or self._exhausted():
                         self._fit(config.fit_passes)
-                        state = self._verify(state)
+                        state = self._verify(state, seen)
                     self._save(state)
         finally:
             if self.carry is not None:
@@ -174,14 +174,19 @@ class _Learner:
             p.length_fs = min(self.length_fs, 2.0 * p.length_fs)
         return state, seen
 
-    def _verify(self, state: State) -> State:
-        """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?"""
-        p = self.progress
-        p.temperature_K, p.length_fs, p.verified = self.target_K, self.length_fs, p.verified + 1
-        state, seen = self._propose(state, self.n_confirming)
-        self._report("verify", seen)
-        good = (seen.acceptance >= self.config.target_acceptance
-                and seen.heldout_kT <= self.config.heldout_energy_kT)
+    def _verify(self, state: State, seen: Seen) -> State:
+        """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?
+
+        Where no calls are left for them it is frozen unconfirmed; seen: what the round before it showed.
+        """
+        p, good = self.progress, False
+        if self._steps_left() >= self.n_confirming:
+            p.temperature_K, p.length_fs, p.verified = self.target_K, self.length_fs, p.verified + 1
+            state, seen = self._propose(state, self.n_confirming)
+            self._report("verify", seen)
+            self.checkpoint["acceptance_verified"] = seen.acceptance
+            good = (seen.acceptance >= self.config.target_acceptance
+                    and seen.heldout_kT <= self.config.heldout_energy_kT)
         p.done = good or self._exhausted()
         if p.done and not good:
             log.warning("the network reached an acceptance of %.2f (target %.2f) and a held-out error of %.2f kT "
@@ -189,7 +194,7 @@ class _Learner:
                         seen.acceptance, self.config.target_acceptance, seen.heldout_kT, self.config.heldout_energy_kT,
                         self._true_calls, "max_true_calls" if self.most_true_calls is None else "the number of calls")
         if p.done:  # the weights are final; only what they cost is not yet in the file
-            self.checkpoint.update(self._cost(), acceptance_verified=seen.acceptance)
+            self.checkpoint.update(self._cost())
             checkpoints.save(self.network_path, self.checkpoint)
         return state
 
@@ -229,6 +234,7 @@ class _Learner:
         Where calls are numbered, one that was not good enough is tried again at the end alone.
         """
         return (seen.at_target and seen.acceptance >= self.config.target_acceptance - self.config.last_fit_gain
+                and self._steps_left() >= self.n_confirming
                 and not (self.most_true_calls and self.progress.verified))
 
     @property
@@ -236,10 +242,8 @@ class _Learner:
         return self.progress.true_calls + self.pool.true_calls
 
     def _steps_left(self) -> float:
-        """Macro-steps that rounds may still make, so that the calls which confirm the network remain."""
-        if self.most_true_calls is None:
-            return math.inf
-        return (self.most_true_calls - self._true_calls) // self.n_chains - self.n_confirming
+        """Macro-steps that the calls left are enough for."""
+        return math.inf if self.most_true_calls is None else (self.most_true_calls - self._true_calls) // self.n_chains
 
     def _exhausted(self) -> bool:
         return self._true_calls >= self.config.max_true_calls or self._steps_left() < 1
