@@ -8,7 +8,6 @@ instant (a velocity-Verlet integrator, not leapfrog).  Writes <out>/<name>/traje
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,10 +19,9 @@ from kstep.forces import physics_spec
 from kstep.forces.base import check_start
 from kstep.forces.openmm import MDConfig, fastest_platform
 from kstep.molecules.molecule import Molecule
-from kstep.runs.baseline import finish_baseline, run_baseline
-from kstep.runs.baseline_engines import OpenMMEngine
+from kstep.runs.baseline import finish_baseline
+from kstep.runs.baseline_jobs import ReplicaJob, run_replica
 from kstep.runs.baseline_plan import plan_baseline
-from kstep.runs.recorder import TrajectoryWriter
 from kstep.units import NS_PER_FS, SECONDS_PER_DAY
 from utils import (
     add_common_arguments,
@@ -68,32 +66,22 @@ def main():
 
     check_start(spec.build(), molecule.conformers)
     check_writable(out)
-    system_xml = spec.settings["system_xml"]
     import openmm
 
     platform = config.platform
     if platform == "auto":
-        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(system_xml), molecule.conformers[0])
+        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(spec.settings["system_xml"]),
+                                              molecule.conformers[0])
         log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
 
     pieces, calls, wall_s, cpu_s = [], 0, 0.0, 0.0
     with tqdm(total=n_steps * config.replicas, unit="step", unit_scale=True) as bar:
         for replica in range(args.first_replica, args.first_replica + config.replicas):
             piece = out.with_name(f"replica_{replica:03d}.npz")
-            wall, cpu = time.perf_counter(), time.process_time()
-            writer = TrajectoryWriter(
-                piece, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
-                bonds=molecule.bonds, store_forces=args.store_forces,
-                fingerprint={"config": config.model_dump(), "seed": args.seed, "replica": replica,
-                             "smiles": molecule.smiles, "platform": platform})
-            engine = OpenMMEngine(system_xml, molecule.masses, platform, config.dt_fs,
-                                  config.friction_per_ps)
-            calls += run_baseline(engine, writer, molecule.conformers[replica % len(molecule.conformers)], config,
-                                  replica=replica, seed=args.seed, resume=args.resume, progress=bar.update,
-                                  checkpoint_interval_steps=50_000)
-            writer.finish({"molecule": molecule.name})
+            done = run_replica(ReplicaJob(molecule, spec, config, replica, args.seed, piece, args.resume, platform,
+                                          args.store_forces), bar.update)
             pieces.append(piece)
-            wall_s, cpu_s = wall_s + time.perf_counter() - wall, cpu_s + time.process_time() - cpu
+            calls, wall_s, cpu_s = calls + done.true_calls, wall_s + done.wall_s, cpu_s + done.cpu_s
     summary = finish_baseline(
         out, pieces, molecule, config, seed=args.seed, first_replica=args.first_replica, true_calls=calls,
         wall_s=wall_s, cpu_s=cpu_s,

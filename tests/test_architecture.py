@@ -17,6 +17,7 @@ from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.tblite import QMConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.models.model_config import Heads, ModelConfig
+from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.training.train_config import TrainConfig
 
@@ -25,11 +26,13 @@ SOURCE = ROOT / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
 
-GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "schemas", "scheme_traits"}
+GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "schemas", "scheme_traits",
+          "run_record"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
     "errors": set(), "units": set(), "topology": set(), "dihedrals": set(), "files": set(), "processes": set(),
-    "config": {"errors"}, "schemas": {"errors", "files", "scheme_traits"}, "scheme_traits": set(),
+    "config": {"errors"}, "schemas": {"errors", "files", "scheme_traits", "run_record"}, "scheme_traits": set(),
+    "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
     "runs": GROUND | {"molecules", "forces", "models", "schemes"},
@@ -72,6 +75,17 @@ def test_imports_run_one_way(path):
         if name.startswith("kstep."):
             other = name.split(".")[1]
             assert own == "__init__" or other == own or other in MAY_IMPORT[own], f"{name_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if part_of(p) in ("runs", "schemes", "training", "schemas")],
+                         ids=name_of)
+def test_nobody_asks_for_a_scheme_by_its_name(path):
+    """Others ask its traits, or the registry; `jump` is the name of a head as well."""
+    names = {name: kind.__module__ for name, kind in SCHEMES.items() if name != "jump"}
+    own = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and node.value in names:
+            assert names[node.value] == own, f"{name_of(path)}, line {node.lineno} asks for {node.value}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -37,19 +37,20 @@ def filled(fields, sizes=SIZES):
 
 
 SEGMENT = {"replica": 0, "role": "train", "ensemble": "NVE", "temperature_K": 300.0, "n_dof": 9}
-METADATA = {"molecule": "naïve", "segments": [SEGMENT] * 3, "dt_fs": 0.1, "none": None, "k_steps": 4, "true_calls": 7,
-            "method": "none", "molecules": [{"name": "a", "smiles": "O", "method": "none"}] * 2}
+RECORD = {"molecule": "naïve", "segments": [SEGMENT] * 3, "dt_fs": 0.1, "checkpoint": None, "k_steps": 4, "true_calls": 7,
+          "method": "none"}
+METADATA = {**RECORD, "none": None, "molecules": [{"name": "a", "smiles": "O", "method": "none"}] * 2}
 
 
 def test_a_trajectory_comes_back_bit_for_bit(tmp_path):
     arrays = filled(_TRAJECTORY_FIELDS)
     arrays["delta_H"][:2] = np.nan, np.inf  # not a Metropolis step; a diverged proposal
-    save_trajectory(tmp_path / "t.npz", arrays, METADATA)
+    save_trajectory(tmp_path / "t.npz", arrays, RECORD)
     found = load_trajectory(tmp_path / "t.npz")
     for key, value in arrays.items():
         assert getattr(found, key).dtype == value.dtype
         assert np.array_equal(getattr(found, key), value, equal_nan=value.dtype.kind == "f"), key
-    assert {key: found.metadata[key] for key in METADATA} == METADATA
+    assert {key: found.metadata[key] for key in RECORD} == RECORD
     assert [path.name for path in tmp_path.iterdir()] == ["t.npz"]  # no temporary file is left
 
 
@@ -57,7 +58,7 @@ def test_what_a_plain_run_leaves_out_comes_back_empty(tmp_path):
     arrays = filled(_TRAJECTORY_FIELDS)
     for key in ("forces", "accepted", "attempts", "inner_steps", "delta_H", "box"):
         del arrays[key]
-    save_trajectory(tmp_path / "t.npz", arrays, METADATA)
+    save_trajectory(tmp_path / "t.npz", arrays, RECORD)
     found = load_trajectory(tmp_path / "t.npz")
     assert found.forces.shape == (0, 4, 3) and found.accepted.shape == (0,) and found.box.shape == (0, 3, 3)
 
@@ -89,7 +90,7 @@ def test_a_molecule_comes_back_bit_for_bit(ethanol, tmp_path):
 def test_arrays_that_do_not_fit_are_named_when_read(change, words, tmp_path):
     from kstep.schemas import read_npz, write_npz
 
-    save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), METADATA)
+    save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), RECORD)
     write_npz(tmp_path / "t.npz", {**read_npz(tmp_path / "t.npz"), **change})
     with pytest.raises(UserError, match=words):
         load_trajectory(tmp_path / "t.npz")
@@ -102,3 +103,25 @@ def test_one_schema_does_not_pass_for_the_other(tmp_path):
     (tmp_path / "t.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:-200])
     with pytest.raises(UserError, match="truncated"):
         load_dataset(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"true_cals": 7}, "no run records 'true_cals'; did you mean 'true_calls'"),
+    ({"true_calls": 7.5}, "true_calls = 7.5"),
+    ({"acceptance": "high"}, "acceptance = 'high'"),
+    ({"molecule": None}, "molecule = None"),
+    ({"segments": [{**SEGMENT, "colour": "red"}]}, "no run records 'segments.0.colour'"),
+])
+def test_a_record_that_nobody_could_read_is_not_written(change, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), {**RECORD, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_before_the_record_is_read_as_it_is(tmp_path):
+    from kstep.schemas import _pack_metadata, read_npz, write_npz
+
+    save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), RECORD)
+    old = {**RECORD, "masses_sampler": [1.0], "steps": 200}  # a QM/MM run's of version 1.0
+    write_npz(tmp_path / "t.npz", {**read_npz(tmp_path / "t.npz"), "metadata": _pack_metadata(old, "trajectory")})
+    assert load_trajectory(tmp_path / "t.npz").metadata["steps"] == 200

@@ -198,15 +198,17 @@ def test_resumed_qm_baseline_is_bit_equal(ethanol, tmp_path):
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
-        patch.setattr(jobs_module, "_progress_queue", type("Queue", (), {"put": staticmethod(stop)})())
         with pytest.raises(KeyboardInterrupt):
-            run_replica(jobs["cut"])
-        patch.setattr(jobs_module, "_progress_queue", None)
+            run_replica(jobs["cut"], stop)
+        kept = json.loads(str(np.load(tmp_path / "cut.npz.parts/checkpoint.npz")["text"]))["progress"]["spent"]
+        began = time.process_time()
         result = run_replica(jobs["cut"])
+        rest_s = time.process_time() - began
     a, b = (load_trajectory(tmp_path / f"{n}.npz") for n in ("whole", "cut"))
     for key in ("pos", "vel", "forces", "Epot", "segment", "step"):
         assert np.array_equal(getattr(a, key), getattr(b, key)), key
-    assert a.metadata["true_calls"] == result.true_calls
+    assert a.metadata["true_calls"] == result.true_calls > kept["true_calls"] > 0
+    assert b.metadata["cpu_s"] == pytest.approx(kept["cpu_s"] + rest_s, rel=0.2) and kept["cpu_s"] > 0.3 * rest_s
 
 
 def test_workers_end_with_a_killed_run(work, tmp_path):

@@ -23,9 +23,9 @@ trajectory  (T frames, N atoms; replicas are interleaved or concatenated along T
     atom_types        (N,)    int64              atomic numbers
     bonds             (B,2)   int64
 
+    Its metadata is a kstep.run_record.RunRecord, checked when it is written; older files are read as they are.
     A segment is a stretch of one replica in which consecutive frames are connected by the
-    dynamics and by nothing else (no velocity redraw, no change of ensemble):
-    {"replica", "role": equil|hot|train|reference|drift, "ensemble": NVE|NVT, "temperature_K", "n_dof"}
+    dynamics and by nothing else (no velocity redraw, no change of ensemble).
 
 dataset  (P windows over molecules of different size, A = sum of their atoms, M molecules)
     x_t v_t f_t x_tk v_tk f_tk  (A,3) float64    state at the start and the end of each window;
@@ -58,6 +58,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import replacing
+from kstep.run_record import check_record
 
 SCHEMA_VERSION = 1
 
@@ -285,9 +286,10 @@ def complete_trajectory(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
-    """Check and write a trajectory; per-frame optional arrays may be left out."""
+    """Check and write a trajectory; per-frame optional arrays may be left out.  metadata: a run_record.RunRecord."""
     arrays = complete_trajectory(arrays)
     _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    check_record(metadata, str(path))
     write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "trajectory")})
 
 

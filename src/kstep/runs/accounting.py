@@ -1,4 +1,4 @@
-"""The bill of a run: what all its parts have spent so far, burn-in apart from production."""
+"""What a run has spent, over all its parts when it was cut and resumed, burn-in apart from production."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from kstep.runs.loop import Clock
 
 
-class Bill:
+class Account:
     """Wall and CPU seconds and true calls, from the moment it is opened; `clock` is the time loop's.
 
     cpu_s counts this process, the workers of the true physics, and those that carry the network.
@@ -21,7 +21,7 @@ class Bill:
         self.clock = Clock()
 
     def charge(self, pool, carry) -> None:
-        """Count the work of these workers too; carry is None for a run without a network."""
+        """Count the work of these too: pool has true_calls and cpu_s; carry is None for a run without a network."""
         self._pool, self._carry = pool, carry
 
     def go_on(self, spent: dict) -> None:
@@ -46,7 +46,7 @@ class Bill:
                              cpu_burn_in_s=now["cpu_s"])
 
     def closed(self, n_workers: int) -> dict:
-        """The whole bill, for the metadata; busy_share 1: every core given to production worked all the time."""
+        """The whole of it, for the metadata; busy_share 1: every core given to production worked all the time."""
         spent = self.so_far()
         spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
         spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]

@@ -10,21 +10,26 @@ import numpy as np
 
 from kstep.config import BaselineConfig
 from kstep.molecules.molecule import Molecule
+from kstep.runs.accounting import Account
 from kstep.runs.baseline_plan import plan_baseline
-from kstep.runs.recorder import TrajectoryWriter, join_replicas
+from kstep.runs.recorder import TrajectoryWriter, facts_of_run, join_replicas
 from kstep.schemas import load_trajectory
+from kstep.schemes import CONTROL
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
 from kstep.units import BOLTZMANN, PS_PER_FS
 
 
 def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
-                 replica: int, seed: int, resume: bool, checkpoint_interval_steps: int = 2000,
-                 progress: Callable[[int], None] = lambda n: None) -> int:
-    """Carry one replica from `positions` (N,3) nm through the whole plan; returns true calls spent.
+                 replica: int, seed: int, resume: bool, checkpoint_interval_steps: int | None = None,
+                 progress: Callable[[int], None] = lambda n: None) -> dict[str, float]:
+    """Carry one replica from `positions` (N,3) nm through the whole plan.
 
-    `progress(n)` is told of every n finished timesteps.  A checkpoint is written between
-    stretches, at the first border after each checkpoint_interval_steps.
+    Returns its true_calls, wall_s and cpu_s, those of an earlier part included.  `progress(n)` is told of
+    every n finished timesteps.  A restart file is written between stretches, at the first border after each
+    checkpoint_interval_steps (None: the engine's own).
     """
+    account = Account()
+    account.charge(engine, None)
     masses = np.asarray(writer.constants["masses"])
     plan = plan_baseline(config)
     saved = writer.resume() if resume else None
@@ -32,12 +37,13 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replica,)))
         state = engine.start(positions, np.zeros_like(positions))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
-        first, calls_before = 0, 0
+        first = 0
     else:
         state, rng, done = saved
-        first, calls_before = done["stretch"], done["true_calls"]
+        first = done["stretch"]
+        account.go_on(done["spent"])
         progress(sum(s.n_steps for s in plan[:first]))
-    started_at = engine.true_calls if saved is not None else 0
+    interval = checkpoint_interval_steps or engine.restart_interval_steps
     n_dof = degrees_of_freedom(len(masses))
     since_checkpoint = 0
     for number, stretch in enumerate(plan[first:], start=first):
@@ -57,11 +63,10 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         state = engine.run(state, stretch, rng, every, record_frame)
         progress(stretch.n_steps)
         since_checkpoint += stretch.n_steps
-        if since_checkpoint >= checkpoint_interval_steps and number + 1 < len(plan):
-            calls = calls_before + engine.true_calls - started_at
-            writer.checkpoint(state, rng, {"stretch": number + 1, "true_calls": calls})
+        if since_checkpoint >= interval and number + 1 < len(plan):
+            writer.checkpoint(state, rng, {"stretch": number + 1, "spent": account.so_far()})
             since_checkpoint = 0
-    return calls_before + engine.true_calls - started_at
+    return {key: account.so_far()[key] for key in ("true_calls", "wall_s", "cpu_s")}
 
 
 def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: BaselineConfig, *, seed: int,
@@ -71,11 +76,10 @@ def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: B
     facts: the metadata that is the backend's own (method, backend, charge, versions ...).
     """
     join_replicas(out, pieces, {
-        "molecule": molecule.name, "smiles": molecule.smiles, "units": "nm ps Da kJ/mol K", "scheme": "plain",
-        "k_steps": 1, "dt_fs": config.dt_fs, "jump_fs": config.dt_fs, "temperature_K": config.temperature_K,
-        "seed": seed, "first_replica": first_replica, "charge": molecule.charge,
-        "multiplicity": molecule.multiplicity, "config": config.model_dump(), "true_calls": true_calls,
-        "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished", **facts})
+        **facts_of_run(molecule, CONTROL, config, k_steps=1, method=facts["method"], seed=seed),
+        "first_replica": first_replica, "charge": molecule.charge, "multiplicity": molecule.multiplicity,
+        "true_calls": true_calls, "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished",
+        **facts})
     for piece in pieces:
         piece.unlink()
     trajectory = load_trajectory(out)

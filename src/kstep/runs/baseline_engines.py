@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
+from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError
+from kstep.forces import PhysicsSpec
+from kstep.forces.pool import EvaluationPool
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain
 from kstep.schemes.langevin import LangevinThermostat
@@ -12,8 +18,21 @@ from kstep.schemes.state import State
 from kstep.units import PS_PER_FS
 
 
+@contextmanager
+def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None) -> Iterator[LoopEngine | OpenMMEngine]:
+    """OpenMM itself on one of its platforms, or (None) the project's loop over a pool of one."""
+    if platform is not None:
+        yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps)
+        return
+    with EvaluationPool(spec, 1) as pool:
+        yield LoopEngine(pool, spec.masses, config.dt_fs, config.friction_per_ps)
+
+
 class LoopEngine:
     """Plain dynamics with any true potential through the one time loop."""
+
+    cpu_s = 0.0  # all of it is this process's
+    restart_interval_steps = 2000
 
     def __init__(self, pool, masses, dt_fs: float, friction_per_ps: float):
         self.pool = pool
@@ -52,6 +71,9 @@ class OpenMMEngine:
     to the same instant.  For NVT the Ornstein-Uhlenbeck half-steps go into the same integrator,
     seeded from the run's generator.
     """
+
+    cpu_s = 0.0
+    restart_interval_steps = 50_000
 
     def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
         import openmm

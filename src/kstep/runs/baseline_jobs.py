@@ -1,4 +1,4 @@
-"""QM baselines: one spawned process per replica, one thread each."""
+"""Replicas of plain MD: one in this process, or many in spawned ones with one thread each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kstep.config import ChargedConfig
+from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import EvaluationPool
 from kstep.molecules.molecule import Molecule
 from kstep.processes import exit_with_parent
 from kstep.runs.baseline import run_baseline
-from kstep.runs.baseline_engines import LoopEngine
+from kstep.runs.baseline_engines import engine_of
 from kstep.runs.baseline_plan import plan_baseline
 from kstep.runs.recorder import TrajectoryWriter
 
@@ -25,15 +24,20 @@ _progress_queue = None
 
 @dataclass(frozen=True)
 class ReplicaJob:
-    """One replica of one molecule, from a conformer to its own trajectory file."""
+    """One replica of one molecule, from a conformer to its own trajectory file.
+
+    platform: OpenMM's, which then integrates by itself; None for the project's loop.
+    """
 
     molecule: Molecule
     spec: PhysicsSpec
-    config: ChargedConfig
+    config: BaselineConfig
     replica: int
     seed: int
     out: Path
     resume: bool
+    platform: str | None = None
+    store_forces: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,35 +51,37 @@ class ReplicaResult:
     error: str = ""
 
 
-def run_replica(job: ReplicaJob) -> ReplicaResult:
-    """Run one replica in this process; an unphysical run becomes the result's error."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: None) -> ReplicaResult:
+    """Run one replica in this process; `progress(n)` is told of every n finished timesteps."""
     molecule = job.molecule
+    # an OpenMM System is as long as a file, and follows from the molecule
+    settings = job.spec.settings if job.platform is None else {"platform": job.platform}
     writer = TrajectoryWriter(
         job.out, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
-        bonds=molecule.bonds,
+        bonds=molecule.bonds, store_forces=job.store_forces,
         fingerprint={"config": job.config.model_dump(exclude={"replicas"}), "seed": job.seed, "replica": job.replica,
-                     "smiles": molecule.smiles, "settings": job.spec.settings})
-    report = _progress_queue.put if _progress_queue is not None else (lambda n: None)
-    calls = 0
+                     "smiles": molecule.smiles, "settings": settings})
     try:
         done = writer.finished() if job.resume else None
         if done is not None:
-            report(sum(stretch.n_steps for stretch in plan_baseline(job.config)))
+            progress(sum(stretch.n_steps for stretch in plan_baseline(job.config)))
             return ReplicaResult(job, done["true_calls"], done["wall_s"], done["cpu_s"])
-        with EvaluationPool(job.spec, 1) as pool:
-            engine = LoopEngine(pool, molecule.masses, job.config.dt_fs, job.config.friction_per_ps)
+        with engine_of(job.spec, job.config, job.platform) as engine:
             start = molecule.conformers[job.replica % len(molecule.conformers)]
-            calls = run_baseline(engine, writer, start, job.config, replica=job.replica, seed=job.seed,
-                                 resume=job.resume, progress=report)
-        wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
-        writer.finish({"molecule": molecule.name, "true_calls": calls, "wall_s": wall_s, "cpu_s": cpu_s})
-    except (PhysicsError, UserError) as error:
-        return ReplicaResult(job, calls, time.perf_counter() - wall, time.process_time() - cpu,
-                             f"{molecule.name}, replica {job.replica}: {error}")
+            spent = run_baseline(engine, writer, start, job.config, replica=job.replica, seed=job.seed,
+                                 resume=job.resume, progress=progress)
+        writer.finish({"molecule": molecule.name, **spent})
     finally:
         writer.release()
-    return ReplicaResult(job, calls, wall_s, cpu_s)
+    return ReplicaResult(job, **spent)
+
+
+def _attempt(job: ReplicaJob) -> ReplicaResult:
+    """Of a worker process: an unphysical run becomes the result's error, and stops no other."""
+    try:
+        return run_replica(job, _progress_queue.put)
+    except (PhysicsError, UserError) as error:
+        return ReplicaResult(job, 0, 0.0, 0.0, f"{job.molecule.name}, replica {job.replica}: {error}")
 
 
 def _remember(queue) -> None:
@@ -89,7 +95,7 @@ def run_jobs(jobs: list[ReplicaJob], n_workers: int, tick: Callable[[int], None]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_remember, initargs=(queue,)) as executor:
-        waiting = {executor.submit(run_replica, job) for job in jobs}
+        waiting = {executor.submit(_attempt, job) for job in jobs}
         try:
             while waiting:
                 while not queue.empty():

@@ -49,7 +49,8 @@ class Tally:
         if self.counts["macro_steps"]:
             parts.append(self.scheme.progress(self.counts))
         if "certificate" in self.counts:
-            parts += [f"E_true - E_ML spread {(f := self.certificate.figures('recent'))['spread_kJ_per_mol']:.2g} kJ/mol",
+            f = self.certificate.figures("recent")
+            parts += [f"E_true - E_ML spread {f['spread_kJ_per_mol']:.2g} kJ/mol",
                       f"force error {f['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A"]
         return ", ".join(filter(None, parts))
 

@@ -9,14 +9,15 @@ from tqdm import tqdm
 
 from kstep.errors import PhysicsError, UserError
 from kstep.files import write_json_atomic
-from kstep.runs.accounting import Bill
+from kstep.runs.accounting import Account
 from kstep.runs.counters import Tally
 from kstep.runs.coverage import TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
 from kstep.runs.settings import HybridRun, start_positions
-from kstep.runs.tolerance import Watch
+from kstep.runs.tolerance import Tolerances
+from kstep.schemes.base import Scheme
 from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
@@ -29,11 +30,11 @@ class Production:
     run: as given, with the checkpoint of the network that learned last.
     """
 
-    def __init__(self, run: HybridRun, scheme, pool, writer: TrajectoryWriter, network: RunNetwork, watch: Watch,
-                 bill: Bill):
+    def __init__(self, run: HybridRun, scheme: Scheme, pool, writer: TrajectoryWriter, network: RunNetwork,
+                 tolerances: Tolerances, account: Account):
         hybrid = run.hybrid
         self.run, self.scheme, self.pool, self.writer = run, scheme, pool, writer
-        self.network, self.watch, self.bill = network, watch, bill
+        self.network, self.tolerances, self.account = network, tolerances, account
         self.ladder = ladder_of(hybrid)
         self.thermostat = None
         if hybrid.thermostat == "langevin" and not scheme.traits.sets_temperature:
@@ -76,8 +77,8 @@ class Production:
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
-        self.bill.go_on(progress["spent"])
-        self.watch.restore(self.writer.parts)
+        self.account.go_on(progress["spent"])
+        self.tolerances.restore(self.writer.parts)
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
 
@@ -86,8 +87,10 @@ class Production:
         first, total = self.done, self.total
         steps = macro_steps(
             self.scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
-            n_parts=n_halves(self.run), clock=self.bill.clock, observe=self.watch.observe if self.watch.learns else None,
-            pause=lambda n: self.watch.is_on or first + n == self.burn_in_end or self._restart_file_is_due(first + n))
+            n_parts=n_halves(self.run), clock=self.account.clock,
+            observe=self.tolerances.observe if self.tolerances.learns else None,
+            pause=lambda n: (self.tolerances.is_on or first + n == self.burn_in_end
+                             or self._restart_file_is_due(first + n)))
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
             while self.done < total and not self.stopped:
                 try:
@@ -109,8 +112,8 @@ class Production:
         if self.done > self.burn_in_end:
             self.tally.add(self.state, self.info)
             self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
-            violation = self.watch.violation(self.tally)
-        self.stopped = None if self.watch.learns else violation
+            violation = self.tolerances.violation(self.tally)
+        self.stopped = None if self.tolerances.learns else violation
         if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
         if violation and not self.stopped:
@@ -122,7 +125,7 @@ class Production:
 
     def _learn(self, violation: str) -> None:
         """What went before a change of network belongs to another one: burn-in, and a new one after it."""
-        learned = self.watch.learn(violation, self.done, self.run.checkpoint, self.tally)
+        learned = self.tolerances.learn(violation, self.done, self.run.checkpoint, self.tally)
         if learned is None:
             return
         self.run = self.network.go_on_with(learned, self.run, self.scheme)
@@ -131,7 +134,7 @@ class Production:
         self.segments = self._open_segments("equil")
 
     def _begin_production(self) -> None:
-        self.bill.begin_production()
+        self.account.begin_production()
         self.segments = self._open_segments("train" if self.ensemble == "NVT" else "drift")
 
     def _open_segments(self, role: str) -> list[int]:
@@ -146,13 +149,13 @@ class Production:
 
     def _write_restart_file(self) -> None:
         self.pool.forget()  # a resumed run has no SCF history either
-        self.watch.save(self.writer.parts)
+        self.tolerances.save(self.writer.parts)
         self.writer.checkpoint(self.state, self.rng, {
-            "done": self.done, "tally": self.tally.counts, "spent": self.bill.so_far(),
+            "done": self.done, "tally": self.tally.counts, "spent": self.account.so_far(),
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
             "rotamers_seen": self.coverage.seen})
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas
-        return self.tally.progress(produced_ps, self.bill.so_far()["wall_s"])
+        return self.tally.progress(produced_ps, self.account.so_far()["wall_s"])

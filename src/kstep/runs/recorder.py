@@ -22,6 +22,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import replacing
 from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_npz, save_trajectory, write_npz
+from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
 
@@ -30,6 +31,14 @@ def kept_file(path: str | Path, name: str) -> Path:
     """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
     path = Path(path)
     return path.with_name(path.name + ".parts") / name
+
+
+def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
+    """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
+    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method, "units": "nm ps Da kJ/mol K",
+            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
+            "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
+            "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
 
 
 class TrajectoryWriter:

@@ -9,13 +9,13 @@ from pathlib import Path
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
-from kstep.runs.accounting import Bill
+from kstep.runs.accounting import Account
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, kept_file
+from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun
-from kstep.runs.tolerance import OnViolation, Watch
+from kstep.runs.tolerance import OnViolation, Tolerances
 from kstep.schemas import load_trajectory
 from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
@@ -26,24 +26,24 @@ log = logging.getLogger("kstep")
 
 
 def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
-    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (see `watch`)."""
+    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (runs.tolerance)."""
     metadata = _finished(run)
     if metadata is not None:
         log.info("%s is finished already", run.out)
         return metadata
-    watch = Watch(run.hybrid, run.out, on_violation)
-    bill = Bill()  # tuning and the start are on it too
+    tolerances = Tolerances(run.hybrid, run.out, on_violation)
+    account = Account()  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     writer = None
     try:
         with EvaluationPool(run.spec, run.n_workers) as pool:
-            bill.charge(pool, network.carry)
+            account.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
                                                       carry=network.carry, masses=masses, needs_forces=run.keeps_forces)
             settled = {"tuning": tuning, "inner": network.inner}
             writer = _writer(run, scheme)
-            production = Production(run, scheme, pool, writer, network, watch, bill)
+            production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
             production.go()
             return _finish(production, settled, provenance, machine)
@@ -89,7 +89,7 @@ def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
-    spent = production.bill.closed(run.n_workers)
+    spent = production.account.closed(run.n_workers)
     coverage, tally, scheme = production.coverage, production.tally, production.scheme
     unseen = coverage.warning()
     if unseen and broken is None:
@@ -115,15 +115,13 @@ def _of_training(network) -> dict:
 
 def _facts(run: HybridRun, scheme) -> dict:
     """The metadata of a run that is known before it starts."""
-    hybrid, molecule = run.hybrid, run.molecule
+    hybrid = run.hybrid
     return {
-        "molecule": molecule.name, "smiles": molecule.smiles, "method": run.method, "backend": run.spec.backend,
-        "units": "nm ps Da kJ/mol K", "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
-        "caveats": scheme.caveats(hybrid), "k_steps": scheme.k_steps, "dt_fs": hybrid.dt_fs,
-        "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS, "temperature_K": hybrid.temperature_K,
-        "seed": run.seed, "config": hybrid.model_dump(), "delta_scale": hybrid.delta_scale,
-        "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas, "num_workers": run.n_workers,
-        "device": run.device, "checkpoint": str(run.checkpoint) if run.checkpoint else None,
+        **facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed),
+        "backend": run.spec.backend, "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS,
+        "delta_scale": hybrid.delta_scale, "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas,
+        "num_workers": run.n_workers, "device": run.device,
+        "checkpoint": str(run.checkpoint) if run.checkpoint else None,
         "checkpoint_sha256": _sha256(run.checkpoint), **run.facts}
 
 

@@ -21,12 +21,14 @@ from kstep.schemes import CONTROL, PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, refuse_keys_of_others
 from kstep.units import kT
 
+
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """How any process builds the network of a run: load(**arguments, checkpoint=, device=, delta_scale=, rows=, inner=).
+    """How any process builds the network of a run.
 
-    load: a function of a module, so that spawned processes find it; it returns something with the face of
-    kstep.models.network.Network.  arguments: picklable, and the same for the whole run.
+    load(**arguments, checkpoint=, device=, delta_scale=, rows=, inner=) returns something with the face of
+    kstep.models.network.Network; it is a function of a module, so that spawned processes find it.
+    arguments: picklable, and the same for the whole run.
     """
 
     load: Callable
@@ -37,10 +39,9 @@ class NetworkRecipe:
 class HybridRun:
     """Everything a run needs; `hybrid` has no nulls left (see `settle_settings`).
 
-    molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds; starts (S,N,3) nm:
-    start geometries that replicas take in turn, None for the conformers or initial_md; recipe: how its network
-    is built, None for a network of the molecule itself; facts: what else its metadata says of it, which a resumed
-    run must share.
+    molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds and whose conformers
+    replicas start from; recipe: how its network is built, None for a network of the molecule itself; facts: what
+    else its metadata says of it (keys of a RunRecord), which a resumed run must share.
     """
 
     molecule: Molecule
@@ -55,7 +56,6 @@ class HybridRun:
     resume: bool = False
     initial_md: Path | None = None
     frame: int | None = None
-    starts: np.ndarray | None = None
     recipe: NetworkRecipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -80,15 +80,16 @@ MISSING = {"energy": "a conservative force, and this checkpoint has only a jump 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
     heads = checkpoint["config"]["heads"] if checkpoint is not None else {}
-    kind = SCHEMES[hybrid.scheme] if hybrid.scheme else next((s for s in PREFERRED if heads.get(s.traits.head)), PREFERRED[0])
+    kind = (SCHEMES[hybrid.scheme] if hybrid.scheme else
+            next((s for s in PREFERRED if heads.get(s.traits.head)), PREFERRED[0]))
     if kind.traits.needs_network and checkpoint is None:
         raise UserError(f"scheme {kind.name} needs a network; give --checkpoint, or use --scheme {CONTROL.name}")
     if kind.traits.head and not heads.get(kind.traits.head):
         raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
                         f"{{{kind.traits.head}: true}}, or use another --scheme")
     refuse_keys_of_others(hybrid, kind.name)
-    return hybrid.model_copy(update={"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K,
-                                     **kind.settle_defaults(hybrid, checkpoint, baseline)})
+    settled = {"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K}
+    return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:
@@ -99,10 +100,9 @@ def check_start(initial_md: str | Path | None, frame: int | None) -> None:
 
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
                 baseline: BaselineConfig, *, out: str | Path, checkpoint: str | Path | None = None,
-                model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None, device: str = "cpu",
-                resume: bool = False, initial_md: str | Path | None = None, frame: int | None = None,
-                starts: np.ndarray | None = None, recipe: NetworkRecipe | None = None,
-                facts: dict[str, Any] | None = None) -> HybridRun:
+                model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
+                device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None, frame: int | None = None,
+                recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 
     make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
@@ -123,8 +123,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
-        initial_md=Path(initial_md) if initial_md else None, frame=frame, starts=starts, recipe=recipe,
-        facts=facts or {})
+        initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {})
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:
@@ -144,13 +143,11 @@ def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) 
 
 
 def start_positions(run: HybridRun) -> np.ndarray:
-    """Positions (R,N,3) nm: run.starts, conformers by their Boltzmann weight, or frames of an MD trajectory.
+    """Positions (R,N,3) nm: conformers by their Boltzmann weight, or frames of an MD trajectory.
 
     Without --frame the replicas are spread evenly over the production frames.
     """
     n = run.hybrid.replicas
-    if run.starts is not None:
-        return run.starts[np.arange(n) % len(run.starts)]
     if run.initial_md is None:
         share = share_replicas(run.molecule.conformer_energies, n, run.hybrid.temperature_K)
         return run.molecule.conformers[share].copy()

@@ -31,7 +31,7 @@ OnViolation = Callable[[Recorded, Path, Path], None]
 
 
 @dataclass
-class Watch:
+class Tolerances:
     """Compares the running certificate with the tolerances after every macro-step.
 
     With past_tolerance `learn` it keeps every true answer and calls `on_violation`; the network goes
@@ -59,7 +59,7 @@ class Watch:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to watch; then nothing may be in flight between two macro-steps."""
+        """Whether there are any; then nothing may be in flight between two macro-steps."""
         return any(limit is not None for limit in self._limits)
 
     def observe(self, proposal, truth) -> None:

@@ -3,7 +3,7 @@
 Timestep   the longest one at which the network's own dynamics, without any true call, would be
            accepted in `integrator_acceptance` of all proposals: exp(-dH) of its own energy.
 Length     as many timesteps as cost what a true call costs, so that neither the network nor the
-           physics is most of the bill; never shorter than `shortest_mean_fs`.
+           physics is most of the cost; never shorter than `shortest_mean_fs`.
 Masses     any are right; these only decide how long a timestep can be.
 """
 

@@ -85,7 +85,7 @@ class Scheme:
 
     @classmethod
     def summarise(cls, sums: dict[str, Any]) -> dict[str, Any]:
-        """Fractions and means for the metadata, from the sums of a run."""
+        """Fractions and means for the metadata, from the sums of a run: keys of RunRecord, the rest under "figures"."""
         return {}
 
     @classmethod

@@ -33,5 +33,6 @@ def refuse_keys_of_others(config: HybridConfig, scheme: str) -> None:
     for key, default in keys_of_others(scheme).items():
         if getattr(config, key) != default:
             owners = " and ".join(name for name, kind in SCHEMES.items() if key in kind.Config.model_fields)
-            raise UserError(f"{key} ({HybridConfig.model_fields[key].description}) belongs to {owners}; {scheme} has no "
-                            f"use for it, so leave it {json.dumps(default)}")
+            meaning = HybridConfig.model_fields[key].description
+            raise UserError(f"{key} ({meaning}) belongs to {owners}; {scheme} has no use for it, so leave it "
+                            f"{json.dumps(default)}")

@@ -53,8 +53,8 @@ class Jump(Scheme):
     """
 
     name = "jump"
-    traits = SchemeTraits(head="jump", ensemble="none",
-                          counters={"refused_jumps": "jumps refused", "plain_steps": "timesteps done by plain dynamics"})
+    traits = SchemeTraits(head="jump", ensemble="none", counters={
+        "refused_jumps": "jumps refused", "plain_steps": "timesteps done by plain dynamics"})
     Config = JumpConfig
 
     def __init__(self, network, masses: np.ndarray, bonds: np.ndarray, dt_ps: float, k_steps: int,

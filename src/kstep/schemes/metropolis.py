@@ -154,8 +154,9 @@ class Metropolis(Scheme):
         if not n:
             return {}
         mean = sums["sum_exp"] / n
-        out = {"acceptance": sums["accepted"] / n, "mean_exp_minus_beta_dH": mean, "mean_exp_minus_beta_dH_error": float(
-            np.sqrt(max(sums["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))}
+        error = float(np.sqrt(max(sums["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
+        out = {"acceptance": sums["accepted"] / n, "mean_exp_minus_beta_dH": mean,
+               "mean_exp_minus_beta_dH_error": error}
         if sums["swaps"]:
             out["swap_acceptance"] = [agreed / offered if offered else None for offered, agreed in
                                       (sums["swaps"][rung] for rung in sorted(sums["swaps"], key=int))]
