@@ -33,13 +33,13 @@ def series(seed, frames, hop=HOP, replicas=8, wells=None):
 
 
 def found(s, rotamers=None):
-    return rates.effective_samples(s, rotamers or rates.common_rotamers([s], [])[0])
+    return rates.effective_samples(s, rotamers or rates.common_rotamers([s], []))
 
 
 def test_effective_samples_are_those_of_known_processes():
     s = series(1, 4000)
     result = found(s)
-    label, torsion = rates.slowest(result)
+    label, torsion = rates.slowest(result["torsions"])
     assert label == "C0-C1-O2-H8"
     assert torsion["samples"] == pytest.approx(s.n_frames * HOP / (2 - HOP), rel=0.2)
     # the energy is a sum of squares of AR(1) processes: its correlation is c^2
@@ -64,8 +64,8 @@ def test_replicas_that_disagree_widen_the_error():
 
 def test_the_ratio_of_two_rates_is_recovered_within_its_error():
     slow, fast = series(2, 4000, hop=0.02), series(3, 4000, hop=0.2)
-    wells = rates.common_rotamers([slow], [fast])[0]
-    a, b = (rates.per(rates.slowest(found(s, wells))[1], s.n_frames) for s in (fast, slow))
+    wells = rates.common_rotamers([slow], [fast])
+    a, b = (rates.per(rates.slowest(found(s, wells)["torsions"])[1], s.n_frames) for s in (fast, slow))
     quotient = rates.ratio(a, b)
     assert abs(quotient["value"] - (0.2 / 1.8) / (0.02 / 1.98)) < 3 * quotient["error"]
     assert quotient["error"] < 0.5 * quotient["value"]
@@ -88,16 +88,16 @@ def test_crossings_bound_the_rate_of_a_run_that_hardly_crosses():
 
 def test_a_torsion_with_one_well_in_the_reference_is_named_not_counted():
     stuck, free = series(4, 300, replicas=2, wells=[0, 0]), series(5, 2000)
-    wells, notes = rates.common_rotamers([stuck], [free])
+    wells, notes = rates.counted(rates.common_rotamers([stuck], [free]))
     assert wells == [None] and "C0-C1-O2-H8" in notes[0]
-    assert rates.slowest(found(free, wells)) is None
+    assert rates.slowest(found(free, wells)["torsions"]) is None
 
 
 def plain_beside_network(plain_frames, network_frames):
     plain, network = series(6, plain_frames, hop=0.01, replicas=4), series(7, network_frames, hop=0.01)
     certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3}, "true_calls": 10,
                    "us_per_replica_step": 5.0}
-    wells = rates.common_rotamers([plain, network], [])[0]
+    wells = rates.common_rotamers([plain, network], [])
     return speedup.plain_rates(plain, 1000.0, wells, (network, certificate))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from kstep.analysis.measure import geometry
 from kstep.analysis.measure.energy import element_temperatures, kinetic_energy_check
 from kstep.analysis.measure.statistics import MeanEstimate, block_length, estimate_means, split_r_hat
-from kstep.dihedrals import dihedrals_deg, wrap_deg
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.schemas import PER_FRAME, Trajectory
 
@@ -198,7 +198,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
         temperatures=temperatures, elements=elements,
         kinetic=kinetic_energy_check(kinetic, kinetic_interval, n_dof, temperature_K,
                                      len(trajectory.atom_types)),
-        torsion_series=[wrap_deg(x) for x in torsions], torsion_n_eff=torsion_n_eff,
+        torsion_series=torsions, torsion_n_eff=torsion_n_eff,
         torsion_r_hat=split_r_hat(circle).reshape(2, -1).max(axis=0) if circle[0].shape[1] else np.zeros(0),
     )
 

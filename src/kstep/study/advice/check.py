@@ -25,7 +25,7 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
         raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against metropolis or plain")
     if not np.array_equal(run.atom_types, survey.numbers):
         raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
-    sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.effective_samples(run))
+    sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.samples_of_run(run))
     out = {"run": str(path), "scheme": scheme, "effective_samples": found}
     learned = None
     if sampler is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kstep.analysis.judge.compare import check_comparable
 from kstep.analysis.measure.profile import Profile, characterise
-from kstep.analysis.measure.samples import common_rotamers, effective_samples, series_of
+from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.study.benchmark import network_reference as network_dynamics
@@ -57,7 +57,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
     exact = {seed: run for seed, run in exact.items() if run is not None}
     profiles = [p for p in map(characterise, exact.values()) if p is not None]
     plain = series_of(competitor)
-    rotamers, notes = common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles])
+    rotamers, notes = counted(common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles]))
     label = _most_crossed(plain, rotamers)
     rows = {}
     for dt in TIMESTEPS_FS:

@@ -80,7 +80,7 @@ def samples_row(profile: Profile, rotamers: list[Rotamers | None], cost: dict, t
     burn-in over the samples of this one run.  Dynamics of less than 5 ps per replica gives no rate.
     """
     found = effective_samples(series_of(profile), rotamers)
-    slow = slowest(found)
+    slow = slowest(found["torsions"])
     short = profile.trajectory.metadata["scheme"] != "metropolis" and replica_length_ps(profile) < SHORTEST_REPLICA_PS
     calls, cpu_s = cost["true_calls_production"], cost["cpu_s_production"]
     before = {"true_calls": cost.get("true_calls_burn_in", 0) + (training or {}).get("true_calls", 0),
