@@ -79,7 +79,8 @@ def test_a_metric_finds_the_size_of_a_known_difference(name, expected):
     larger.pos *= 1.01
     production = run.frames_of("train")
     entry = compare(run, larger)["structure"][name]
-    run.pos = run.pos[production]
+    for key in ("pos", "time_ps", "step", "replica"):
+        setattr(run, key, getattr(run, key)[production])
     assert entry["value"] == pytest.approx(expected(run), rel=0.02, abs=1e-9)
     assert entry["floor"] > 0 and entry["limit"] >= 1.5
     assert entry["verdict"] == (Verdict.ABOVE_FLOOR if entry["value"] > entry["limit"] * entry["floor"] else Verdict.WITHIN_FLOOR)
