@@ -19,7 +19,7 @@ from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.tuning import measure_costs
 from kstep.schemas import load_trajectory
-from kstep.study.advice import check, forecast as rates, model, survey
+from kstep.study.advice import check, cost_model as model, stand_in_rates as rates, survey
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s

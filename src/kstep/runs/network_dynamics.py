@@ -30,7 +30,7 @@ class Carrier:
     def __init__(self, network):
         if not hasattr(network, "forces"):
             raise ValueError(
-                "metropolis needs a conservative force: the jump map is neither reversible nor "
+                "a sampler needs a conservative force: the jump map is neither reversible nor "
                 "volume-preserving, so the Metropolis test would not be exact"
             )
         self.network = network

@@ -25,7 +25,7 @@ from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import steps_per_call, thermalise, tune
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.ladder import TemperatureLadder
-from kstep.study.advice import forecast as rates, model
+from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 from kstep.study.advice.timing import plain_step_s, step_and_call_s
 
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Survey:
-    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `advice.model`; lengths: one row per
+    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `cost_model`; lengths: one row per
     length of a proposal; facts: what was seen."""
 
     numbers: np.ndarray

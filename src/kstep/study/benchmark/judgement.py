@@ -11,6 +11,7 @@ from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemes import PREFERRED, SCHEMES
 from kstep.study.benchmark import network_reference
 from kstep.study.benchmark.bars import bars, cold_start
 from kstep.study.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
@@ -56,7 +57,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     reference = _reference(plan, REFERENCE_FS)
     competitor = characterise(_need(plan, COMPETITOR_FS, reference.trajectory))
     spectrum = _spectrum_reference(plan, reference)
-    exact = {seed: load(metropolis_path(plan, seed), reference.trajectory) for seed in seeds}
+    exact = {seed: load(sampler_path(plan, seed), reference.trajectory) for seed in seeds}
     exact = {seed: run for seed, run in exact.items() if run is not None}
     profiles = [p for p in map(characterise, exact.values()) if p is not None]
     plain = series_of(competitor)
@@ -82,11 +83,11 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
             command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
         return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
 
-    of_seeds = [row(run, metropolis_path(plan, seed)) for seed, run in exact.items()]
+    of_seeds = [row(run, sampler_path(plan, seed)) for seed, run in exact.items()]
     if of_seeds:
         middle = _median_row(of_seeds)
         rows[middle["scheme"]] = middle
-    for scheme in ("impulse", "checked", "jump"):
+    for scheme in (name for name, kind in SCHEMES.items() if kind.traits.needs_network and kind.traits.keeps_velocities):
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
@@ -109,7 +110,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
         "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
-        "rows": rows, "metropolis_seeds": of_seeds, "plain_rates": rates,
+        "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
         "speed_up": [speed_up(r, rates, price) for r in of_seeds],
@@ -120,9 +121,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     return result
 
 
-def metropolis_path(plan: Plan, seed: int) -> Path:
-    """A run of its own, or else the production of a cold start."""
-    given = plan.path("metropolis", f"seed_{seed}")
+def sampler_path(plan: Plan, seed: int) -> Path:
+    """The sampler's run of a seed, or else the production of its cold start."""
+    given = plan.path(PREFERRED[0].name, f"seed_{seed}")
     return given if given.is_file() else plan.path("learn", f"seed_{seed}")
 
 

@@ -80,7 +80,7 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
 
 
 def last_frames(path: Path) -> np.ndarray:
-    """Positions (R,N,3) nm where each replica of a finished run stands; of metropolis, samples of the truth."""
+    """Positions (R,N,3) nm where each replica of a finished run stands; of an exact sampler, samples of the truth."""
     trajectory = load_trajectory(path)
     frames = trajectory.frames_of("train", "reference")
     ends = [frames[trajectory.replica[frames] == r] for r in np.unique(trajectory.replica[frames])]
