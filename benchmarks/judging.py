@@ -32,8 +32,8 @@ def judged(reference, path: Path) -> dict:
             out[name] = {k: found["structure"][name][k] for k in ("value", "floor", "floor_error", "ratio", "verdict")}
     if metadata["scheme"] == "metropolis":
         out["acceptance"] = metadata["acceptance"]
-        out["exp_minus_beta_dH"] = {"mean": found["metropolis"]["exp_minus_beta_dH"],
-                                    "standard_error": found["metropolis"]["standard_error"]}
+        out["exp_minus_beta_dH"] = {"mean": found["proposals"]["exp_minus_beta_dH"],
+                                    "standard_error": found["proposals"]["standard_error"]}
     if metadata["scheme"] == "jump":
         macro = max(tally["macro_steps"], 1)
         out.update(refused_jumps=tally["refused_jumps"], plain_steps=tally["plain_steps"],

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np  # noqa: E402
 
 from guides import put
-from kstep.analysis.judge.structure import FEWEST_FOR_A_RATE  # noqa: E402
 from kstep.analysis.measure.energy import energy_drift  # noqa: E402
+from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE  # noqa: E402
 from kstep.analysis.measure.statistics import estimate_means  # noqa: E402
 from kstep.schemas import load_trajectory  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402

@@ -26,7 +26,6 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import numpy as np  # noqa: E402
 
-from kstep.analysis.measure.physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
 from kstep.forces import physics_spec  # noqa: E402
 from kstep.forces.openmm import MDConfig, make_context, read_system  # noqa: E402
 from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
@@ -45,6 +44,7 @@ from kstep.schemes.state import State, kinetic_energy  # noqa: E402
 from kstep.training.fit import fit  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
+from physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
 from utils import machine, provenance, write_json_atomic  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "validation.json"

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import yaml
 
-from kstep.analysis.show.report import write_metrics
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
-from kstep.files import check_writable, write_text_atomic
+from kstep.files import check_writable, write_json_compact, write_text_atomic
 from kstep.forces import load_qm_config
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
+from kstep.study.benchmark.bars import load_targets
 from kstep.study.benchmark.judgement import judge
 from kstep.study.benchmark.plan import FAST, Lengths, Plan
 from kstep.study.benchmark.runner import Runner, training_seconds
 from kstep.study.benchmark.sections import SECTIONS, run_sections
-from kstep.study.benchmark.text import sentences, text
+from kstep.study.benchmark.table import as_text, sentences
 from utils import (
     add_common_arguments,
     log,
@@ -65,6 +65,7 @@ def parse():
                              ("--proposals", "proposals", "metropolis proposals per replica after burn-in; without "
                                                 "--checkpoint, by the networks of the cold starts")):
         parser.add_argument(flag, type=positive_int, dest=key, help=f"{words} (default: by --effort)")
+    parser.add_argument("--targets", type=Path, help="YAML that the results are held to, such as benchmarks/targets.yaml")
     parser.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
     add_common_arguments(parser, overrides=True)
     args = parser.parse_args()
@@ -100,18 +101,19 @@ def main():
         if path is not None and not path.is_file():
             raise UserError(f"{path} does not exist; train a network with 04_train.py")
     check_writable(plan.out / "benchmark.json")
+    targets = load_targets(args.targets, plan.name) if args.targets else {}
     runner = Runner(Path(__file__).parent, plan.out / "logs")
     start = time.perf_counter()
     left_out = run_sections(args, plan, config, molecule, runner)
-    result = judge(plan, seeds=args.seeds, training_s=training_seconds(args.checkpoint))
+    result = judge(plan, seeds=args.seeds, training_s=training_seconds(args.checkpoint), targets=targets)
     result["notes"] = [*left_out, *runner.failures.values(), *result["notes"]]
     result.update(machine=machine(), **provenance(), commands=runner.texts, settings={
         "num_workers": plan.n_workers, "seeds": args.seeds, "lengths": vars(plan.lengths), "config": config.model_dump(),
         "checkpoint": str(args.checkpoint) if args.checkpoint else None})
     result["sentences"] = sentences(result)
-    write_metrics(plan.out / "benchmark.json", result)
-    write_text_atomic(plan.out / "table.txt", text(result) + "\n")
-    print(text(result))
+    write_json_compact(plan.out / "benchmark.json", result, sort_keys=False)
+    write_text_atomic(plan.out / "table.txt", as_text(result) + "\n")
+    print(as_text(result))
     log.info("%.0f s -> %s, %s", time.perf_counter() - start, plan.out / "benchmark.json", plan.out / "table.txt")
     return 3 if runner.failures else 0
 

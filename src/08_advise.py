@@ -24,7 +24,7 @@ from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.metropolis import TUNED_HYDROGEN_DA
-from kstep.study.advice import check, model, survey
+from kstep.study.advice import check, cost_model as model, survey
 from utils import (
     add_common_arguments,
     log,

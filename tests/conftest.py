@@ -18,6 +18,7 @@ from kstep.molecules.molecule import Molecule  # noqa: E402
 from kstep.schemes.state import State  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is tested too
 
 
 class BondPotential(Physics):

@@ -9,6 +9,7 @@ import pytest
 
 import synthetic
 from conftest import molecule_from_smiles, run_python
+from kstep.analysis.measure.fitted_tail import correlation_time
 from kstep.analysis.measure.statistics import statistical_inefficiency
 from kstep.errors import UserError
 from kstep.forces import physics_spec
@@ -18,7 +19,7 @@ from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.tuning import measure_costs
 from kstep.schemas import load_trajectory
-from kstep.study.advice import check, forecast as rates, model, survey
+from kstep.study.advice import check, cost_model as model, stand_in_rates as rates, survey
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
@@ -106,7 +107,7 @@ def test_the_fitted_tail_is_right_and_scatters_less_than_the_sum():
     g = (1 + 0.95) / (1 - 0.95)
     rng = np.random.default_rng(1)
     runs = [[synthetic.autoregressive(rng, 1000, 1, 0.95) for _ in range(4)] for _ in range(40)]
-    fitted = np.array([rates.correlation_time(run, 1, 0.15) for run in runs])
+    fitted = np.array([correlation_time(run, 1, 0.15) for run in runs])
     summed = np.array([statistical_inefficiency(run)[0] for run in runs])
     assert fitted.mean() == pytest.approx(g, rel=0.08)
     assert fitted.std() < 0.8 * summed.std()
@@ -115,11 +116,11 @@ def test_the_fitted_tail_is_right_and_scatters_less_than_the_sum():
 def test_effective_samples_of_a_known_trajectory():
     """The energy is a sum of squares of AR(1) series of correlation c, so its own correlation is c^2."""
     trajectory = synthetic.ethanol(replicas=8, frames=3000, correlation=0.8, hop=0.05, scheme="metropolis")
-    found = rates.effective_samples(trajectory)
+    found = rates.samples_of_run(trajectory)
     assert found["energy"] == pytest.approx(24_000 * (1 - 0.64) / (1 + 0.64), rel=0.15)
     assert found["torsion"] == pytest.approx(24_000 * 0.05 / 1.95, rel=0.25)  # forgets with probability 0.05 a frame
     assert found["label"] == "C0-C1-O2-H8" and found["never_crossed"] == []
-    stuck = rates.effective_samples(synthetic.ethanol(replicas=3, frames=500, wells=[0, 1, 2]))
+    stuck = rates.samples_of_run(synthetic.ethanol(replicas=3, frames=500, wells=[0, 1, 2]))
     assert stuck["torsion"] is None and stuck["never_crossed"] == ["C0-C1-O2-H8"]
 
 
@@ -147,9 +148,9 @@ def test_a_replica_in_a_hole_of_the_network_is_left_out(water, falls):
     options = dict(enough=50, most_cpu_s=1e-9)
     if falls > 4:
         with pytest.raises(UserError, match="does not stay together"):
-            rates.plain_rates(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
+            rates.stand_in_dynamics(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
         return
-    found = rates.plain_rates(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
+    found = rates.stand_in_dynamics(water, well, well, start, 300.0, 1.0, 0.5, well.rng, **options)
     assert found["replicas_lost"] == falls and found["torsion"] is None
     assert found["simulated_ps"] == pytest.approx((8 - falls) * rates.FIRST_PS)
     assert 0.02 < found["energy"] < 0.04  # independent every 25 fs
@@ -256,7 +257,7 @@ def test_advice_with_a_network_holds_for_the_run_it_came_from(work):
 
 def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
     run = synthetic.ethanol(replicas=4, frames=2000, hop=0.05)
-    found = rates.effective_samples(run)
+    found = rates.samples_of_run(run)
     plain = model.PlainMD(2e-3, 1.0, {"torsion": 2 * found["ps"] / found["torsion"],
                                       "energy": found["ps"] / found["energy"]})
     seen = survey.Survey(run.atom_types, plain, SAMPLER, TO_LEARN, model.WITHOUT, [], {})

@@ -13,10 +13,12 @@ import pytest
 import synthetic
 from kstep.analysis.evaluate import evaluate
 from kstep.analysis.judge.compare import compare
-from kstep.analysis.judge.cost import cost_of
-from kstep.analysis.judge.verdict import BASELINE, judge
+from kstep.analysis.judge.controls import BASELINE, judge
+from kstep.analysis.judge.verdict import Outcome
 from kstep.analysis.measure import energy, geometry, spectra, statistics, torsions
 from kstep.analysis.measure.profile import characterise
+from kstep.analysis.metrics.cost import cost_of
+from kstep.analysis.show.words import sentence_of
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
@@ -257,12 +259,12 @@ def test_one_replica_gives_no_floor():
 
 def test_gaussian_energy_errors_fulfil_the_identity(reference):
     run = synthetic.ethanol(3, 8, 500, scheme="metropolis", delta_H_sigma=0.8)
-    found = compare(reference, run)["metropolis"]
+    found = compare(reference, run)["proposals"]
     assert found["verdict"] == "holds"
     assert found["exp_minus_beta_dH"] == pytest.approx(1.0, abs=4 * found["standard_error"])
     assert found["standard_error"] == pytest.approx(np.sqrt((np.exp(0.64) - 1) / 4000), rel=0.3)
     run.delta_H += 0.2 * kT(300.0)
-    assert compare(reference, run)["metropolis"]["verdict"] == "violated"
+    assert compare(reference, run)["proposals"]["verdict"] == "violated"
 
 
 def test_metropolis_has_no_drift_spectrum_or_rate(reference):
@@ -277,7 +279,10 @@ def test_a_torsion_never_crossed_is_listed_and_not_converged(reference):
     assert result["sampling"]["slowest_torsion"] is None
     assert result["torsions"][0]["convergence"] == "not converged"
     plain = compare(reference, synthetic.ethanol(5, 4, 1000))
-    assert judge(result, {"control": plain})[0].startswith("does not beat plain MD")
+    (verdict,) = judge(result, {"control": plain})
+    assert verdict["outcome"] == Outcome.LOST and {"what": "slowest torsion", "samples": 0.0}.items() <= next(
+        lost for lost in verdict["lost_on"] if lost["what"] == "slowest torsion").items()
+    assert sentence_of(verdict, "hybrid").startswith("does not beat plain MD")
 
 
 def test_a_torsion_has_no_more_samples_than_its_crossings_allow(reference):
@@ -302,10 +307,12 @@ def test_more_samples_per_call_beat_plain_and_fewer_do_not(reference):
                                                 true_calls=4080, true_calls_training=10**9))
     slow = compare(reference, synthetic.ethanol(7, 4, 1000, true_calls=40_000))
     (same,) = judge(fast, {"control": slow})  # 40 000 calls say nothing of a billion
-    assert same.startswith("beats plain MD (control)")
+    assert same["outcome"] == Outcome.WON and not same["lost_on"]
+    assert sentence_of(same, "hybrid").startswith("beats plain MD (control)")
     same, trained = judge(fast, {"control": slow, BASELINE: slow})
-    assert same.startswith("beats plain MD (control)")
-    assert trained.startswith(f"does not beat plain MD ({BASELINE}) at the same number of true calls, training included")
+    assert same["outcome"] == Outcome.WON and trained["outcome"] == Outcome.LOST
+    assert sentence_of(trained, "hybrid").startswith(
+        f"does not beat plain MD ({BASELINE}) at the same number of true calls, training included")
 
 
 def test_hot_rungs_of_a_ladder_are_paid_for_but_are_no_trajectory():
@@ -314,10 +321,10 @@ def test_hot_rungs_of_a_ladder_are_paid_for_but_are_no_trajectory():
                           frames_of=lambda role: np.flatnonzero(replica > 0) if role == "hot" else [],
                           metadata={"scheme": "metropolis", "true_calls": 6, "wall_s": 3.0,
                                     "tally": {"attempts": {"1": 6}}, "config": {"tempering_K": [300, 400, 500]}})
-    found = cost_of(run, {"acceptance": 0.5})
+    found = cost_of(run, 0.5)
     assert (found["simulated_ps"], found["true_calls"], found["wall_s_per_ps"]) == (0.5, 6, 6.0)
     run.metadata["config"] = {}
-    assert cost_of(run, {"acceptance": 0.5})["simulated_ps"] == 1.5
+    assert cost_of(run, 0.5)["simulated_ps"] == 1.5
 
 
 def test_other_method_atoms_or_temperature_are_refused(reference):
@@ -360,7 +367,7 @@ def test_05b_writes_metrics_plots_and_a_page_that_needs_nothing_else(folders):
     run = metrics["molecules"]["ethanol"]["runs"]["ethanol_k8.npz"]
     assert run["reference_replicas"] == 4
     assert list(run["control_files"].values()) == ["ethanol_plain.npz"]
-    assert {"energy", "rdf", "bonds", "angles", "torsions", "temperature", "metropolis"} <= set(run["plots"])
+    assert {"energy", "rdf", "bonds", "angles", "torsions", "temperature", "proposals"} <= set(run["plots"])
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 7
     assert "http" not in page and "<script" not in page

@@ -16,6 +16,7 @@ from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.runs import network_geometries as explore
+from kstep.runs.network_dynamics import NetworkFrame
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training import distillation as distill, normalisation as normalise
 from kstep.training.batches import Windows
@@ -207,10 +208,14 @@ def test_known_ground_has_bonds_and_distances_and_energies():
     lengths = np.array([0.15, 0.14 * 0.86, 0.16 * 1.14, 0.14 * 0.84, 0.16 * 1.16, np.nan])
     x = np.zeros((6, 2, 3))
     x[:, 1, 2] = lengths
-    assert known.holds(x).tolist() == [True, True, True, False, False, False]
-    assert loose.holds(x).tolist() == [True, True, True, False, True, False]
+
+    def held(ground, network):
+        return ground.holds(NetworkFrame(x, np.zeros_like(x), *network.energy_and_forces(x))).tolist()
+
+    assert held(known, Spring()) == [True, True, True, False, False, False]
+    assert held(loose, Spring()) == [True, True, True, False, True, False]
     stiff = explore.KnownGround(Spring(stiffness=2.0e6), start, [[0, 1]], 300.0)
-    assert stiff.holds(x).tolist() == [True, False, False, False, False, False]
+    assert held(stiff, Spring(stiffness=2.0e6)) == [True, False, False, False, False, False]
 
 
 def test_a_network_that_falls_from_most_places_is_no_teacher():

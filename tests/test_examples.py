@@ -27,6 +27,13 @@ EXAMPLES = {
                       "[GeneralisedHMC]",
                       "tests/test_dynamics.py::test_a_double_well_is_sampled_exactly_with_a_wrong_network[GeneralisedHMC]",
                       "tests/test_dynamics.py::test_proposals_have_unit_mean_boltzmann_factor[GeneralisedHMC]"], None),
+    "add_a_metric": (["tests/test_metrics.py::test_a_metric_finds_the_size_of_a_known_difference"
+                      "[radius_of_gyration_A-<lambda>]",
+                      "tests/test_metrics.py::test_a_metric_of_the_registry_is_in_the_file_the_table_and_the_page"
+                      "[radius_of_gyration_A]",
+                      "tests/test_metrics.py::test_a_metric_beside_its_floor_is_in_the_benchmark_too"], None),
+    "add_an_output_format": (["tests/test_formats.py::test_xyz_with_velocities_holds_both_in_angstrom",
+                              "tests/test_formats.py::test_every_format_is_read_back_here"], None),
 }
 
 

@@ -10,9 +10,10 @@ import pytest
 import springs
 import synthetic
 from conftest import BatchPool, start_state
-from kstep.analysis.judge.compare import compare
-from kstep.analysis.judge.ensemble import caveats, certificate, drift
-from kstep.analysis.show import report
+from kstep.analysis.judge.compare import caveats, compare
+from kstep.analysis.metrics.certificate import certificate_of
+from kstep.analysis.metrics.drift import drift_of
+from kstep.analysis.show.tables import summary_table, table
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.tblite import QMConfig
@@ -452,12 +453,12 @@ def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, t
         run_ = load_trajectory(path)
         assert [w for w in caveats(run_) if words and words in w] == caveats(run_), kind
         assert bool(caveats(run_)) == (words is not None)
-        assert drift(run_)["segments"] == 4
-        found = certificate(run_)
+        assert drift_of(run_)["segments"] == 4
+        found = certificate_of(run_)
         assert found["spread_kJ_per_mol"] == metadata["certificate"]["spread_kJ_per_mol"] > 0
         assert found["verdicts"]["force_rmse_kJ_per_mol_A"] == ("within tolerance" if kind == "checked" else "no tolerance")
     run_.metadata["certificate"]["force_rmse_kJ_per_mol_A"] = 2e6
-    assert certificate(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
+    assert certificate_of(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
     run_.metadata["status"] = "stopped at macro-step 9: why"
     assert caveats(run_)[-1] == "the run stopped at macro-step 9: why"
 
@@ -470,10 +471,10 @@ def test_the_table_shows_the_certificate_beside_its_tolerance():
             "max_energy_spread_kJ_per_mol": 0.5, "max_force_rmse_kJ_per_mol_A": 0.5}, **options)
         result = {**compare(reference, run_), "verdicts": []}
         assert result["role"] == "hybrid" and result["certificate"]["mean_kJ_per_mol"] == 3.0
-        rows = {row[0]: row[1:4] for row in report.table(result, {})[1]}
+        rows = {row[0]: row[1:4] for row in table(result, {})[1]}
         assert rows["spread of E_true - E_ML (kJ/mol)"] == ["0.7", "0.5 (tolerance)", "past tolerance"]
         assert rows["force error of the network (kJ/mol/A)"] == ["0.4", "0.5 (tolerance)", "within tolerance"]
-        summary = report.summary_table({"runs": {"run.npz": result}})[1][0]
+        summary = summary_table({"runs": {"run.npz": result}})[1][0]
         assert ("kJ/mol/ps" in summary[6]) == bool(options) and ("spread 0.7" in summary[6]) != bool(options)
     bare = synthetic.ethanol(1, 4, 200, scheme="impulse", certificate=figures, delta_scale=0)
     assert compare(reference, bare)["certificate"] is None and compare(reference, bare)["role"] == "no network"

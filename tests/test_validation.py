@@ -5,7 +5,13 @@ import pytest
 
 import springs
 from conftest import BatchPool, start_state
-from kstep.analysis.measure.physical_checks import (
+from kstep.runs.loop import run
+from kstep.runs.network_dynamics import Carrier
+from kstep.schemes import Impulse, Metropolis, Plain
+from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import draw_velocities
+from kstep.units import kT
+from physical_checks import (
     Sample,
     check_pair,
     convergence,
@@ -15,12 +21,6 @@ from kstep.analysis.measure.physical_checks import (
     sigmas,
     two_temperatures,
 )
-from kstep.runs.loop import run
-from kstep.runs.network_dynamics import Carrier
-from kstep.schemes import Impulse, Metropolis, Plain
-from kstep.schemes.langevin import LangevinThermostat
-from kstep.schemes.maxwell import draw_velocities
-from kstep.units import kT
 from test_impulse_checked import SHAPE, Springs
 
 MASSES, NUMBERS = np.array(springs.METHANOL["masses"]), np.array(springs.METHANOL["numbers"])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SIGNIFICANT_DIGITS = 5  # of a published float: below the error of anything that is measured here
 
 
 @contextmanager
@@ -54,6 +57,40 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 def write_json_atomic(path: str | Path, data) -> None:
     """Write JSON whole, keys sorted."""
     write_text_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def rounded(data, digits: int = SIGNIFICANT_DIGITS):
+    """JSON-like data with every float to `digits` significant digits; whole numbers, texts and flags stay.
+
+    Fewer digits of the result are those of the float itself, so that no printed figure moves.  Numbers of NumPy become
+    Python's; what is not finite becomes None, since JSON has neither NaN nor infinity.
+    """
+    if hasattr(data, "item"):
+        data = data.item()
+    if isinstance(data, float):
+        if not math.isfinite(data):
+            return None
+        near = float(f"{data:.{digits}g}")
+        if any(f"{near:.{n}g}" != f"{data:.{n}g}" for n in range(1, digits)):  # the rounding made a tie: 2.83348 -> 2.8335
+            unit = 10.0 ** (math.floor(math.log10(abs(near))) - digits + 1)
+            near = float(f"{near + math.copysign(unit, data - near):.{digits}g}")
+        return near
+    if isinstance(data, dict):
+        return {key: rounded(value, digits) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [rounded(value, digits) for value in data]
+    return data
+
+
+def write_json_compact(path: str | Path, data: dict, *, levels: int = 2, sort_keys: bool = True) -> None:
+    """Write a record whole: floats to five digits, a line for each entry of the upper levels."""
+    def text(value, levels: int) -> str:
+        if not (levels and isinstance(value, dict) and value):
+            return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys)
+        entries = (f"{json.dumps(str(key))}: {text(value[key], levels - 1)}" for key in (sorted(value) if sort_keys else value))
+        return "{\n" + ",\n".join(entries) + "\n}"
+
+    write_text_atomic(path, text(rounded(data), levels) + "\n")
 
 
 def sha256(path: str | Path) -> str:

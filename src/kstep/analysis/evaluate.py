@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from kstep.analysis.judge.compare import check_comparable, compare
-from kstep.analysis.judge.verdict import BASELINE, judge
+from kstep.analysis.judge.controls import BASELINE, judge
+from kstep.analysis.judge.verdict import Outcome, Role, Verdict
 from kstep.analysis.measure.profile import characterise, merge, production_temperature_K
-from kstep.analysis.show import plots, report
+from kstep.analysis.metrics import METRICS
+from kstep.analysis.metrics.sampling import rates_of
+from kstep.analysis.show import plots
+from kstep.analysis.show.page import write_page
+from kstep.analysis.show.text import format_text
 from kstep.errors import UserError, did_you_mean
-from kstep.files import check_writable
+from kstep.files import check_writable, write_json_compact
+from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory, load_trajectory
 
 log = logging.getLogger("kstep")
@@ -44,8 +50,7 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
             if not isinstance(metadata, dict):
                 raise ValueError("its metadata is no mapping")
         except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{path} is truncated or not an npz file of this program ({error}); delete it and "
-                            "run its stage again")
+            problems.append(f"{path} is truncated or not an npz file of this program ({error}); run its stage again")
             continue
         if metadata.get("schema") == "trajectory" and "scheme" not in metadata and not root.is_file():
             log.debug("%s is one replica of an unfinished baseline", path)
@@ -76,7 +81,7 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
                         + (f" ({problems[0]})" if problems else "") + "; run a hybrid first")
     check_writable(out_dir / "metrics.json")
     options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
-    metrics: dict = {"schema": "metrics", "schema_version": 1, "keys": compare.__doc__,
+    metrics: dict = {"schema": "metrics", "schema_version": 2, "keys": {m.name: m.meaning for m in METRICS},
                      "rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "molecules": {}}
     for molecule in sorted({str(m.get("molecule")) for m in runs.values()}):
         mine = {p: m for p, m in runs.items() if str(m.get("molecule")) == molecule}
@@ -92,8 +97,8 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     metrics["problems"] = problems
     if not metrics["molecules"]:
         raise UserError(problems[0] if problems else f"nothing below {hybrid} could be judged")
-    report.write_metrics(out_dir / "metrics.json", metrics)
-    report.write_html(out_dir / "report.html", metrics, out_dir, title)
+    write_json_compact(out_dir / "metrics.json", metrics, levels=5, sort_keys=False)
+    write_page(out_dir / "report.html", metrics, out_dir, title)
     return metrics, problems
 
 
@@ -104,9 +109,6 @@ def _load(path: Path) -> Trajectory:
             raise UserError(f"{path} has no '{key}' in its metadata; run its stage again")
     if not len(trajectory.pos):
         raise UserError(f"{path} holds no frames; run its stage again")
-    if len(trajectory.segment) and not (0 <= trajectory.segment.min()
-                                        and trajectory.segment.max() < len(trajectory.segments)):
-        raise UserError(f"{path} refers to a segment that its metadata does not list; run its stage again")
     trajectory.forces = trajectory.forces[:0].copy()  # not judged, and a third of the memory
     return trajectory
 
@@ -116,7 +118,7 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     if not files:
         known = sorted({str(m.get("molecule")) for m in baselines.values()})
         raise UserError(f"molecule '{molecule}' has no baseline{did_you_mean(molecule, known)}")
-    wanted = [p for p in files if baselines[p].get("method") in methods and baselines[p].get("scheme") == "plain"]
+    wanted = [p for p in files if baselines[p].get("method") in methods and not traits_of(baselines[p]).needs_network]
     if not wanted:
         there = sorted({str(baselines[p].get("method")) for p in files})
         raise UserError(f"'{molecule}' was run with {', '.join(sorted(map(str, methods)))} but its baseline with "
@@ -180,9 +182,9 @@ def _evaluate_molecule(molecule, files, baselines, root, out_dir, options, probl
         judged["reference"][f"{key:g} K"] = own
         for name in (n for n in results if results[n]["temperature_K"] == reference.temperature_K):
             _judge_run(name, results, own)
-            if draw and (results[name]["role"] == "hybrid" or all(r["role"] != "hybrid" for r in results.values())):
+            if draw and (results[name]["role"] == Role.HYBRID or all(r["role"] != Role.HYBRID for r in results.values())):
                 controls = {label: profiles[c] for label, c in results[name]["control_files"].items()
-                            if label.startswith("plain") and profiles[c]}
+                            if results[c]["role"] == Role.PLAIN and profiles[c]}
                 folder = out_dir / "plots" / molecule / name.removesuffix(".npz").replace("/", "_")
                 drawn = plots.draw_all(folder, reference, profiles[name], trajectories[name], results[name],
                                        dict(list(controls.items())[:1]))
@@ -200,14 +202,10 @@ def _reference_as_control(reference, options, seed):
     share = min(1.0, share * stride)
     for key in ("true_calls", "wall_s", "cpu_s"):
         own["cost"][key] = type(own["cost"][key])(own["cost"][key] * share)
-    own["role"] = "baseline"
-    calls = own["cost"]["true_calls"]
-    for observable in ("energy", "slowest_torsion"):
-        n = own["sampling"][observable]
-        for unit, amount in (("1000_calls", calls / 1e3), ("cpu_s", own["cost"]["cpu_s"]),
-                             ("wall_s", own["cost"]["wall_s"])):
-            own["sampling"][f"{observable}_per_{unit}"] = n / amount if n is not None and amount else None
-    own["structure"] = {key: {**entry, "verdict": "reference"} for key, entry in own["structure"].items()}
+    own["role"] = Role.BASELINE
+    own["sampling"] |= rates_of(own["sampling"], own["cost"])
+    for section in ("structure", "stretches"):
+        own[section] = own[section] and {key: {**entry, "verdict": Verdict.REFERENCE} for key, entry in own[section].items()}
     return own
 
 
@@ -221,20 +219,24 @@ def _judge_run(name, results, baseline):
         return abs(np.log(theirs / calls)) if theirs and calls else np.inf
 
     chosen = {}
-    plain = sorted((n for n in results if n != name and results[n]["role"] == "plain"), key=distance)
+    plain = sorted((n for n in results if n != name and results[n]["role"] == Role.PLAIN), key=distance)
     for control in plain[:2]:
-        chosen[f"plain, {results[control]['dt_fs']:g} fs" if f"plain, {results[control]['dt_fs']:g} fs" not in chosen
-               else f"plain, {control}"] = control
-    bare = [n for n in results if n != name and results[n]["role"] == "no network"
+        label = f"{results[control]['scheme']}, {results[control]['dt_fs']:g} fs"
+        chosen[label if label not in chosen else f"{results[control]['scheme']}, {control}"] = control
+    is_hybrid = run["role"] == Role.HYBRID
+    bare = [n for n in results if n != name and results[n]["role"] == Role.NO_NETWORK
             and results[n]["scheme"] == run["scheme"]]
     bare.sort(key=lambda n: (results[n]["k_steps"] != run["k_steps"], distance(n)))
-    if bare and run["role"] == "hybrid":
-        chosen["no network"] = bare[0]
+    if bare and is_hybrid:
+        chosen[Role.NO_NETWORK] = bare[0]
     run["control_files"] = chosen
-    controls = {label: results[c] for label, c in chosen.items() if label != "no network"}
-    run["verdicts"] = ([f"is itself a control ({run['role']})"] if run["role"] != "hybrid"
-                       else judge(run, {**controls, BASELINE: baseline}))
-    if run["role"] == "hybrid" and not controls:
+    controls = {label: results[c] for label, c in chosen.items() if label != Role.NO_NETWORK}
+    if is_hybrid:
+        plain_s = next(iter({**controls, BASELINE: baseline}.values()))["cost"]["wall_s_per_ps"]
+        own_s = run["cost"]["wall_s_per_ps"]
+        run["cost"]["times_faster_than_plain"] = plain_s / own_s if plain_s and own_s else None
+    run["verdicts"] = judge(run, {**controls, BASELINE: baseline}) if is_hybrid else [{"outcome": Outcome.IS_CONTROL}]
+    if is_hybrid and not controls:
         run["warnings"].append("no plain control at the same number of true calls lies beside this run; "
                                "the baseline, scaled to its budget, stands in")
 
@@ -242,7 +244,7 @@ def _judge_run(name, results, baseline):
 def evaluate_and_print(baseline: Path, hybrid: Path, out_dir: Path, **options) -> int:
     """`evaluate`, its table on the terminal, and the exit code: 2 when a file could not be judged."""
     metrics, problems = evaluate(baseline, hybrid, out_dir, **options)
-    print(report.format_text(metrics))
+    print(format_text(metrics))
     print(f"\nwrote {out_dir / 'metrics.json'}, {out_dir / 'plots'}, {out_dir / 'report.html'}")
     for problem in problems:
         log.error("%s", problem)

@@ -28,8 +28,11 @@ class Certificate:
 
     def add(self, state) -> None:
         """Count one macro-step of every replica of a State that holds the network's energy and forces."""
-        d = state.energy - state.network_energy
-        force = ((state.forces - state.network_forces) ** 2).mean(axis=(1, 2))
+        self.add_pairs(state.energy - state.network_energy, state.forces - state.network_forces)
+
+    def add_pairs(self, energy_error, force_error) -> None:
+        """Count R pairs by truth less network: energy_error (R,) kJ/mol, force_error (R,N,3) kJ/mol/nm."""
+        d, force = energy_error, (force_error**2).mean(axis=(1, 2))
         new = {"pairs": float(len(d)), "mean": float(d.mean()), "squares": float(((d - d.mean()) ** 2).sum()),
                "force": float(force.sum())}
         keep = math.exp(-1.0 / MEMORY_MACRO_STEPS)

@@ -1,4 +1,4 @@
-"""k timesteps of the network's own dynamics for R replicas: in this process, or sharded over several.
+"""The network's own dynamics of R replicas, which costs no true call: what carries them, and frame after frame.
 
 On CPU the inner loop of a small network is bound by one core, so replicas are dealt out to spawned
 processes with one thread each; on a GPU one process carries the whole batch.
@@ -6,17 +6,22 @@ processes with one thread each; on a GPU one process carries the whole batch.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
 
 import numpy as np
 
 from kstep.errors import PhysicsError
 from kstep.processes import exit_with_parent
+from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.velocity_verlet import velocity_verlet
+from kstep.units import PS_PER_FS
 
 
 class Carrier:
@@ -25,7 +30,7 @@ class Carrier:
     def __init__(self, network):
         if not hasattr(network, "forces"):
             raise ValueError(
-                "metropolis needs a conservative force: the jump map is neither reversible nor "
+                "a sampler needs a conservative force: the jump map is neither reversible nor "
                 "volume-preserving, so the Metropolis test would not be exact"
             )
         self.network = network
@@ -104,3 +109,29 @@ def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Ca
     if n_processes > 1 and network.device == "cpu":
         return ShardedCarrier(load_network, arguments, n_processes)
     return Carrier(network)
+
+
+class NetworkFrame(NamedTuple):
+    """Positions (R,N,3) nm, velocities (R,N,3) nm/ps, and the network's energy (R,) kJ/mol and forces (R,N,3) there."""
+
+    positions: np.ndarray
+    velocities: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+
+
+def network_dynamics(network, carry, positions: np.ndarray, masses: np.ndarray, temperature_K: float,
+                     rng: np.random.Generator, *, dt_fs: float, steps_per_frame: int,
+                     frames_per_draw: int) -> Iterator[NetworkFrame]:
+    """The frames of `carry` from positions (R,N,3) nm, without end; velocities are drawn anew every frames_per_draw.
+
+    masses (N,) Da: any give the same geometries.  A replica that falls into a hole of the network goes on, perhaps as NaN.
+    """
+    x, masses = positions, np.asarray(masses, dtype=np.float64)
+    for frame in itertools.count():
+        if frame % frames_per_draw == 0:
+            v = draw_velocities(len(x), masses, temperature_K, rng)
+        x, v = carry(x, v, masses, dt_fs * PS_PER_FS, steps_per_frame)
+        with np.errstate(all="ignore"):
+            energy, forces = network.energy_and_forces(x)
+        yield NetworkFrame(x, v, energy, forces)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.runs.network_dynamics import Carrier
-from kstep.schemes.maxwell import draw_velocities
-from kstep.units import PS_PER_FS, kT
+from kstep.runs.network_dynamics import Carrier, NetworkFrame, network_dynamics
+from kstep.units import kT
 
 log = logging.getLogger("kstep")
 
@@ -35,7 +35,6 @@ class KnownGround:
     """
 
     def __init__(self, network, start, bonds, temperature_K):
-        self.network = network
         energy = np.concatenate([network.energy_and_forces(part)[0]
                                  for part in np.array_split(start, -(-len(start) // REPLICAS))])
         heat = 3.0 * start.shape[1] * kT(temperature_K)
@@ -52,11 +51,11 @@ class KnownGround:
     def _lengths(self, x):
         return np.linalg.norm(x[:, self.pairs[0]] - x[:, self.pairs[1]], axis=-1)
 
-    def holds(self, x: np.ndarray) -> np.ndarray:
-        """(R,) bool for geometries (R,N,3) nm; NaN is not known."""
+    def holds(self, frame: NetworkFrame) -> np.ndarray:
+        """(R,) bool for the replicas of a frame; NaN is not known."""
         with np.errstate(all="ignore"):
-            energy, lengths = self.network.energy_and_forces(x)[0], self._lengths(x)
-            return ((energy > self.energy[0]) & (energy < self.energy[1])
+            lengths = self._lengths(frame.positions)
+            return ((frame.energy > self.energy[0]) & (frame.energy < self.energy[1])
                     & ((lengths > self.least) & (lengths < self.most)).all(1))
 
 
@@ -69,19 +68,19 @@ def explore(network, start: np.ndarray, numbers, masses, bonds, temperature_K: f
     when most stretches end so.
     """
     masses = np.where(np.asarray(numbers) == 1, HYDROGEN_MASS_DA, masses)
-    carry, dt_ps, known = Carrier(network), TIMESTEP_FS * PS_PER_FS, KnownGround(network, start, bonds, temperature_K)
+    carry, known = Carrier(network), KnownGround(network, start, bonds, temperature_K)
     n_replicas = min(REPLICAS, n_frames)
     n_draws = -(-n_frames // (n_replicas * FRAMES_PER_DRAW))
     x = start[rng.integers(len(start), size=n_replicas)]
     kept, lost = [], 0
     for _ in range(n_draws):
-        v, stretch, sound = draw_velocities(n_replicas, masses, temperature_K, rng), [], np.ones(n_replicas, dtype=bool)
-        for _ in range(FRAMES_PER_DRAW):
-            x, v = carry(x, v, masses, dt_ps, SPACING_STEPS)
-            sound &= known.holds(x)
-            stretch.append(x.copy())
-        kept += [frames[sound] for frames in stretch]
+        frames = network_dynamics(network, carry, x, masses, temperature_K, rng, dt_fs=TIMESTEP_FS,
+                                  steps_per_frame=SPACING_STEPS, frames_per_draw=FRAMES_PER_DRAW)
+        stretch = list(islice(frames, FRAMES_PER_DRAW))
+        sound = np.all([known.holds(frame) for frame in stretch], axis=0)
+        kept += [frame.positions[sound] for frame in stretch]
         lost += int((~sound).sum())
+        x = stretch[-1].positions.copy()
         x[~sound] = start[rng.integers(len(start), size=int((~sound).sum()))]
     if 2 * lost > n_replicas * n_draws:
         raise UserError(f"the network's dynamics at {temperature_K:g} K leaves what it was trained on in {lost} of "

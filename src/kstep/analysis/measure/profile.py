@@ -9,7 +9,7 @@ import numpy as np
 from kstep.analysis.measure import geometry
 from kstep.analysis.measure.energy import element_temperatures, kinetic_energy_check
 from kstep.analysis.measure.statistics import MeanEstimate, block_length, estimate_means, split_r_hat
-from kstep.dihedrals import dihedrals_deg, wrap_deg
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.schemas import PER_FRAME, Trajectory
 
@@ -52,7 +52,6 @@ class Profile:
     elements: list[str]
     kinetic: dict | None
     torsion_series: list[np.ndarray]
-    torsion_n_eff: np.ndarray
     torsion_r_hat: np.ndarray
 
     @property
@@ -182,8 +181,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
         shape_n_eff[kind] = np.minimum(means[kind].n_eff, squares.n_eff)
     torsions = series["torsions"]
     circle = [np.concatenate([np.cos(np.radians(x)), np.sin(np.radians(x))], axis=1) for x in torsions]
-    torsion_n_eff = estimate_means(circle, spacing).n_eff.reshape(2, -1).min(axis=0)
-    shape_n_eff["torsions"] = torsion_n_eff
+    shape_n_eff["torsions"] = estimate_means(circle, spacing).n_eff.reshape(2, -1).min(axis=0)
     bin_n_eff = {kind: _bin_n_eff(series[kind], spacing) for kind in series}
     rdf_blocks = [b / np.maximum(b.sum(axis=1, keepdims=True), 1.0) for b in rdf_blocks]
     elements, temperatures = element_temperatures(trajectory, replicas, n_dof, spacing)
@@ -198,7 +196,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
         temperatures=temperatures, elements=elements,
         kinetic=kinetic_energy_check(kinetic, kinetic_interval, n_dof, temperature_K,
                                      len(trajectory.atom_types)),
-        torsion_series=[wrap_deg(x) for x in torsions], torsion_n_eff=torsion_n_eff,
+        torsion_series=torsions,
         torsion_r_hat=split_r_hat(circle).reshape(2, -1).max(axis=0) if circle[0].shape[1] else np.zeros(0),
     )
 

@@ -6,16 +6,19 @@ network's own dynamics, so that ratios compare like with like.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import chi2
 
-from kstep.analysis.judge.structure import FEWEST_FOR_A_RATE
+from kstep.analysis.measure.geometry import find_coordinates
 from kstep.analysis.measure.profile import GRIDS, Profile
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.analysis.measure.torsions import count_transitions, find_rotamers, most_samples, rotamer_populations
+from kstep.dihedrals import dihedrals_deg
 
+FEWEST_FOR_A_RATE = 50  # effective samples
 JACKKNIFE_GROUPS = 8
 
 
@@ -56,37 +59,62 @@ def series_of(profile: Profile) -> Series:
                   profile.coordinates.torsion_labels, profile.spacing_ps)
 
 
+class Recording:
+    """Energy and torsions of replicas of one molecule, frame after frame, where positions are not kept."""
+
+    def __init__(self, numbers, bonds, spacing_ps: float):
+        found = find_coordinates(numbers, bonds)
+        self._torsions, self._labels, self._spacing_ps = found.torsions, found.torsion_labels, spacing_ps
+        self._angles: list[np.ndarray] = []
+        self.energies: list[np.ndarray] = []
+
+    def add(self, positions: np.ndarray, energy: np.ndarray) -> None:
+        """One frame: positions (R,N,3) nm, energy (R,) kJ/mol."""
+        self._angles.append(dihedrals_deg(positions, self._torsions))
+        self.energies.append(energy)
+
+    def series(self, rows=slice(None)) -> Series:
+        """What was recorded, of all replicas or of some: rows (R,) bool."""
+        return Series(list(np.array(self.energies)[:, rows].T),
+                      list(np.array(self._angles)[:, rows].transpose(1, 0, 2)), self._labels, self._spacing_ps)
+
+
 @dataclass(frozen=True)
 class Rotamers:
-    """Wells (W,) in degrees of one torsion and their populations (W,)."""
+    """Wells (W,) in degrees of one torsion, their populations (W,), and the wells (K,) that references alone show."""
 
     label: str
     centres_deg: np.ndarray
     populations: np.ndarray
+    known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def most_samples(self, crossings: float) -> float:
+        """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
+        return most_samples(crossings, self.populations) if len(self.centres_deg) >= 2 else float("inf")
 
 
-def common_rotamers(references: list[Series], runs: list[Series]) -> tuple[list[Rotamers | None], list[str]]:
-    """Wells of every torsion with at least two in the references, None for the others.
+def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotamers]:
+    """Wells of every torsion, for `effective_samples` of references and runs alike.
 
-    Wells and populations come from references and runs alike, each side with one half of the weight, so
-    that a crossing means the same everywhere.  Also returns sentences about wells that only runs visit.
+    Each side has one half of the weight, so that a crossing means the same everywhere.
     """
-    out, notes = [], []
+    out = []
     for d, label in enumerate((references + runs)[0].labels):
-        base = sum(_histogram(s, d) for s in references)
-        both = base / base.sum()
+        base = both = sum(_histogram(s, d) for s in references)
         if runs:
             own = sum(_histogram(s, d) for s in runs)
-            both = both + own / own.sum()
-        wells, known = find_rotamers(both), find_rotamers(base)
-        if len(known) < 2:
-            out.append(None)
-            if len(wells) >= 2:
-                notes.append(f"torsion {label} has {len(wells)} wells in the runs but {len(known)} in the plain reference, "
-                             "which is too short to have left it; it is not counted")
-            continue
-        out.append(Rotamers(label, wells, rotamer_populations(both, wells)))
-    return out, notes
+            both = base / base.sum() + own / own.sum()
+        wells = find_rotamers(both)
+        out.append(Rotamers(label, wells, rotamer_populations(both, wells), find_rotamers(base)))
+    return out
+
+
+def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]:
+    """Torsions with at least two wells in the references, None for the others; and what only runs saw, in words."""
+    notes = [f"torsion {r.label} has {len(r.centres_deg)} wells in the runs but {len(r.known_deg)} in the plain reference, "
+             "which is too short to have left it; it is not counted"
+             for r in rotamers if len(r.known_deg) < 2 <= len(r.centres_deg)]
+    return [r if len(r.known_deg) >= 2 else None for r in rotamers], notes
 
 
 def _histogram(series: Series, column: int) -> np.ndarray:
@@ -94,17 +122,36 @@ def _histogram(series: Series, column: int) -> np.ndarray:
     return np.histogram(np.concatenate([t[:, column] for t in series.torsions]), bins, (lower, upper))[0].astype(float)
 
 
-def effective_samples(series: Series, rotamers: list[Rotamers | None]) -> dict:
+def by_errors(series: Series, columns: list[int]) -> np.ndarray:
+    """Samples (1 + C,) of the energy and of torsions, by the error of their mean (statistics.estimate_means).
+
+    A torsion has as many as the slower of its cosine and sine.
+    """
+    energy = estimate_means([e[:, None] for e in series.energy], series.spacing_ps).n_eff
+    if not columns:
+        return energy
+    circle = [np.column_stack([np.cos(np.radians(t[:, columns])), np.sin(np.radians(t[:, columns]))])
+              for t in series.torsions]
+    return np.concatenate([energy, estimate_means(circle, series.spacing_ps).n_eff.reshape(2, -1).min(axis=0)])
+
+
+def effective_samples(series: Series, rotamers: list[Rotamers | None],
+                      correlation: Callable[[Series, list[int]], np.ndarray] = by_errors) -> dict:
     """Independent samples of the energy and of every torsion with rotamers, with standard errors.
 
-    A torsion has as many as the slower of its cosine and sine, at most torsions.most_samples of
-    its crossings.  The error is a jackknife over replicas, at least sqrt(2/n) of the value: what a
-    variance from n independent samples is off by.
+    A torsion has at most Rotamers.most_samples of its crossings.  The error is a jackknife over replicas, at least
+    sqrt(2/n) of the value: what a variance from n independent samples is off by.  `correlation` is how the memory of
+    an observable is taken: `by_errors`, or fitted_tail.FittedTail where runs are short.
     Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings"}}}.
     """
-    counted = [d for d, r in enumerate(rotamers) if r is not None]
-    crossings = np.array([[count_transitions(t[:, d], rotamers[d].centres_deg) for d in counted] for t in series.torsions])
-    whole = _samples(series, rotamers, counted, crossings)
+    columns = [d for d, r in enumerate(rotamers) if r is not None]
+    crossings = np.array([[count_transitions(t[:, d], rotamers[d].centres_deg) for d in columns] for t in series.torsions])
+
+    def bounded(part, crossings):
+        most = [rotamers[d].most_samples(int(crossings[:, i].sum())) for i, d in enumerate(columns)]
+        return np.minimum(correlation(part, columns), [np.inf, *most])
+
+    whole = bounded(series, crossings)
     n = len(series.energy)
     groups = [g for g in np.array_split(np.arange(n), min(n, JACKKNIFE_GROUPS)) if len(g)]
     error = np.zeros(len(whole))
@@ -113,36 +160,25 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None]) -> dict:
         for group in groups:
             rest = np.setdiff1d(np.arange(n), group)
             part = series.subset(rest)
-            rates.append(_samples(part, rotamers, counted, crossings[rest]) / part.n_frames)
+            rates.append(bounded(part, crossings[rest]) / part.n_frames)
         rates = np.array(rates) * series.n_frames
         error = np.sqrt((len(groups) - 1) / len(groups) * ((rates - rates.mean(axis=0)) ** 2).sum(axis=0))
     error = np.maximum(error, whole * np.sqrt(2.0 / np.maximum(whole, 1.0)))
     found = [{"samples": float(s), "standard_error": float(e)} for s, e in zip(whole, error)]
     return {"energy": found[0],
             "torsions": {rotamers[d].label: {**found[1 + i], "crossings": int(crossings[:, i].sum()),
-                                             "crossings_per_sample": float(1.0 / most_samples(1, rotamers[d].populations))}
-                         for i, d in enumerate(counted)}}
+                                             "crossings_per_sample": float(1.0 / rotamers[d].most_samples(1))}
+                         for i, d in enumerate(columns)}}
 
 
-def _samples(series, rotamers, counted, crossings):
-    """Effective samples (1 + torsions,): the energy first."""
-    circle = [np.column_stack([np.cos(np.radians(t[:, counted])), np.sin(np.radians(t[:, counted]))])
-              for t in series.torsions]
-    energy = estimate_means([e[:, None] for e in series.energy], series.spacing_ps).n_eff
-    torsions = np.zeros(0)
-    if counted:
-        torsions = estimate_means(circle, series.spacing_ps).n_eff.reshape(2, -1).min(axis=0)
-    bound = [most_samples(int(crossings[:, i].sum()), rotamers[d].populations) for i, d in enumerate(counted)]
-    return np.concatenate([energy, np.minimum(torsions, bound)])
+def slowest(torsions: dict[str, dict]) -> tuple[str, dict] | None:
+    """(label, entry) of the torsion with the fewest samples; None where there is none."""
+    return min(torsions.items(), key=lambda item: item[1]["samples"], default=None)
 
 
-def slowest(found: dict) -> tuple[str, dict] | None:
-    """(label, entry) of the torsion with the fewest samples; None for a molecule without rotamers."""
-    torsions = found["torsions"]
-    if not torsions:
-        return None
-    label = min(torsions, key=lambda name: torsions[name]["samples"])
-    return label, torsions[label]
+def crossed(torsions: dict[str, dict]) -> dict[str, dict]:
+    """Those that have crossed at least once: a torsion that never did has no rate at all."""
+    return {label: entry for label, entry in torsions.items() if entry["crossings"]}
 
 
 def per(entry: dict, amount: float) -> dict | None:

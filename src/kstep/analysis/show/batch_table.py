@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kstep.analysis.show.report import cells, number
+from kstep.analysis.judge.verdict import Role
+from kstep.analysis.metrics import ANGLE_ERROR, BOND_ERROR
+from kstep.analysis.metrics.cells import number
 
 HEADER = ["molecule", "run", "jump (fs)", "true calls", "fewer calls", "faster (wall)", "bond error (A)", "floor",
           "angle error (deg)", "floor", "drift (kJ/mol/ps)", "acceptance"]
@@ -20,7 +22,7 @@ def batch_table(reports: dict[str, dict]) -> str:
         for molecule, judged in report["molecules"].items():
             runs = judged["runs"]
             plain = runs.get("plain.npz", {}).get("cost", {}).get("wall_s_per_ps")
-            for name in sorted(runs, key=lambda n: (runs[n]["role"] != "hybrid", n)):
+            for name in sorted(runs, key=lambda n: (runs[n]["role"] != Role.HYBRID, n)):
                 rows.append(_row(molecule, name.removesuffix(".npz"), runs[name], plain))
     widths = [max(len(row[c]) for row in rows) for c in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
@@ -29,11 +31,11 @@ def batch_table(reports: dict[str, dict]) -> str:
 
 def _row(molecule: str, name: str, run: dict, plain_wall_s_per_ps: float | None) -> list[str]:
     cost, drift = run["cost"], run["drift"]
-    bond, bond_floor, _ = cells(run, "bond_rmse_A")
-    angle, angle_floor, _ = cells(run, "angle_rmse_deg")
+    bond, bond_floor, _ = BOND_ERROR.cells(run)
+    angle, angle_floor, _ = ANGLE_ERROR.cells(run)
     wall = cost["wall_s_per_ps"]
     return [molecule, name, number(run["jump_fs"]), str(cost["true_calls"]), number(cost["calls_saved_factor"], 2),
             number(plain_wall_s_per_ps / wall if plain_wall_s_per_ps and wall else None, 2),
             bond, bond_floor.split(" ")[0], angle, angle_floor.split(" ")[0],
             number(drift["drift_kJ_per_mol_ps"] if drift else None),
-            number((run["metropolis"] or {}).get("acceptance"))]
+            number((run["proposals"] or {}).get("acceptance"))]

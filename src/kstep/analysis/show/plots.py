@@ -40,8 +40,8 @@ def draw_all(folder: Path, reference: Profile, run: Profile | None, trajectory, 
             for kind in ("bonds", "angles", "torsions"):
                 save(kind, draw_distributions(kind, reference, run, controls))
             save("temperature", draw_temperature(reference, run, controls))
-        if result["metropolis"]:
-            save("metropolis", draw_metropolis(trajectory, run))
+        if "exp_minus_beta_dH" in (result["proposals"] or {}):
+            save("proposals", draw_proposals(trajectory, run))
         elif result["drift"]:
             save("drift", draw_drift(trajectory, result["drift"]))
         if result["stretches"]:
@@ -151,7 +151,7 @@ def draw_temperature(reference: Profile, run: Profile, controls):
     return figure
 
 
-def draw_metropolis(trajectory, run: Profile | None):
+def draw_proposals(trajectory, run: Profile | None):
     """Energy error of the proposals, and acceptance along the run."""
     frames = np.concatenate(run.replicas) if run else np.arange(len(trajectory.delta_H))
     frames = frames[np.isfinite(trajectory.delta_H[frames])]

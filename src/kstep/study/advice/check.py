@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
-from kstep.study.advice import forecast as rates, model
+from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.survey import Survey, sampler_of
 from kstep.units import FS_PER_PS
 
@@ -20,12 +21,12 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     nothing was trained yet when the forecast was made, the learning of the run's network where
     the file knows it.  A plain run is held against the forecast for plain MD.
     """
-    scheme = run.metadata.get("scheme")
-    if scheme not in ("plain", "metropolis"):
-        raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against metropolis or plain")
+    scheme, traits = run.metadata.get("scheme"), traits_of(run.metadata)
+    if traits.needs_network and not traits.can_refuse:
+        raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against a sampler or plain MD")
     if not np.array_equal(run.atom_types, survey.numbers):
         raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
-    sampler, found = sampler_of(run) if scheme == "metropolis" else (None, rates.effective_samples(run))
+    sampler, found = sampler_of(run) if traits.needs_network else (None, rates.samples_of_run(run))
     out = {"run": str(path), "scheme": scheme, "effective_samples": found}
     learned = None
     if sampler is None:

@@ -25,7 +25,7 @@ from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import steps_per_call, thermalise, tune
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.ladder import TemperatureLadder
-from kstep.study.advice import forecast as rates, model
+from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 from kstep.study.advice.timing import plain_step_s, step_and_call_s
 
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Survey:
-    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `advice.model`; lengths: one row per
+    """numbers (N,): the molecule's; plain, sampler, learning, factor: see `cost_model`; lengths: one row per
     length of a proposal; facts: what was seen."""
 
     numbers: np.ndarray
@@ -85,7 +85,7 @@ def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
 
 def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
     """The Sampler that a metropolis run was, and its effective samples."""
-    metadata, found = run.metadata, rates.effective_samples(run)
+    metadata, found = run.metadata, rates.samples_of_run(run)
     calls = metadata["tally"]["macro_steps"]
     return model.Sampler(
         cpu_s_per_call=metadata["cpu_production_s"] / calls,
@@ -107,7 +107,7 @@ def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
     measured = {"acceptance": sampler.acceptance, **sampler.samples_per_call}
     rows = [_price(row, here, measured, costs, sampler.cpu_s_per_call) for row in lengths]
-    own = rates.plain_rates(molecule, network, carry, positions, settings.hybrid.temperature_K, task.plain_dt_fs,
+    own = rates.stand_in_dynamics(molecule, network, carry, positions, settings.hybrid.temperature_K, task.plain_dt_fs,
                             task.redraw_ps, rng, enough=SAMPLES_WITH_NETWORK, most_cpu_s=task.most_cpu_s)
     step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs,
                           settings.hybrid.temperature_K, rng)
@@ -150,7 +150,7 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
                 **{o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}}
     c_call = costs.true_call_s + k_steps * costs.inner_step_s
     rows = [_price(row, here, expected, costs, c_call) for row in lengths]
-    own = rates.plain_rates(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
+    own = rates.stand_in_dynamics(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
                             rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
     sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
                             chosen["dt_fs"], k_steps,
@@ -173,7 +173,7 @@ def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps)
     for k in [k_steps, *(k for k in others if not 0.8 < k / k_steps < 1.25)]:
         if rows and time.process_time() - clock > task.most_cpu_s:
             break
-        found, reached = rates.metropolis_rates(
+        found, reached = rates.stand_in_chain(
             task.run.molecule, network, carry, positions, masses, hybrid.temperature_K, dt_fs, k, rng,
             length_law=hybrid.length_law, n_proposals=PROPOSALS)
         last = last if rows else reached

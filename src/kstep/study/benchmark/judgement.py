@@ -8,25 +8,26 @@ from pathlib import Path
 
 from kstep.analysis.judge.compare import check_comparable
 from kstep.analysis.measure.profile import Profile, characterise
-from kstep.analysis.measure.samples import common_rotamers, effective_samples, series_of
+from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, load_trajectory
-from kstep.study.benchmark import network_reference as network_dynamics
+from kstep.schemes import PREFERRED, SCHEMES
+from kstep.study.benchmark import network_reference
+from kstep.study.benchmark.bars import bars, cold_start
 from kstep.study.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
-from kstep.study.benchmark.rows import hybrid_row, plain_row
 from kstep.study.benchmark.runner import label_of, read_costs
+from kstep.study.benchmark.scheme_rows import hybrid_row, plain_row
 from kstep.study.benchmark.speedup import plain_rates, speed_up
-from kstep.study.benchmark.targets import bars, cold_start
-from kstep.study.benchmark.text import cells
+from kstep.study.benchmark.table import table_of
 from kstep.units import kT
 
 HOW = (
     "errors of bonds and angles are against plain MD at 0.5 fs, the floor is what two samples of these sizes differ by",
-    "stretch shifts are against the shortest plain timestep that was run; checked shows its own spectrum in a run with a "
-    "shorter macro-step, which leaves its dynamics as it is",
+    "stretch shifts are against the shortest plain timestep that was run; a scheme that moves by the network's force alone "
+    "shows its spectrum in a run with a shorter macro-step, which leaves its dynamics as it is",
     "CPU seconds per true call of plain MD come from short runs made side by side with the schemes (warm SCF restarts); the "
     "long references may have run on a busy machine, so their seconds are not used",
-    "drift is that of the true total energy in NVE without thermostat or rescale; metropolis has none",
+    "drift is that of the true total energy in NVE without thermostat or rescale; a scheme that redraws velocities has none",
     "rates per true call and per CPU second are of production; 'training included' spreads labels, training and burn-in "
     "over the samples of this one run",
 )
@@ -43,21 +44,24 @@ def load(path: Path, reference: Trajectory | None = None) -> Trajectory | None:
         try:
             check_comparable(reference, trajectory)
         except UserError as error:
-            raise UserError(f"{path}: {error}; delete it, or choose another --out-dir") from None
+            raise UserError(f"{path}: {error}; choose another --out-dir") from None
     trajectory.forces = trajectory.forces[:0].copy()  # not judged, and a third of the memory
     return trajectory
 
 
-def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
-    """Everything of benchmark.json that comes from files; what is missing is left out and said."""
+def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: dict | None = None) -> dict:
+    """Everything of benchmark.json that comes from files; what is missing is left out and said.
+
+    targets: of this molecule, from `bars.load_targets`; None: it is held to nothing.
+    """
     reference = _reference(plan, REFERENCE_FS)
     competitor = characterise(_need(plan, COMPETITOR_FS, reference.trajectory))
     spectrum = _spectrum_reference(plan, reference)
-    exact = {seed: load(metropolis_path(plan, seed), reference.trajectory) for seed in seeds}
+    exact = {seed: load(sampler_path(plan, seed), reference.trajectory) for seed in seeds}
     exact = {seed: run for seed, run in exact.items() if run is not None}
     profiles = [p for p in map(characterise, exact.values()) if p is not None]
     plain = series_of(competitor)
-    rotamers, notes = common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles])
+    rotamers, notes = counted(common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles]))
     label = _most_crossed(plain, rotamers)
     rows = {}
     for dt in TIMESTEPS_FS:
@@ -79,17 +83,18 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
             command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
         return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
 
-    of_seeds = [row(run, metropolis_path(plan, seed)) for seed, run in exact.items()]
+    of_seeds = [row(run, sampler_path(plan, seed)) for seed, run in exact.items()]
     if of_seeds:
-        rows["metropolis"] = _median_row(of_seeds)
-    for scheme in ("impulse", "checked", "jump"):
+        middle = _median_row(of_seeds)
+        rows[middle["scheme"]] = middle
+    for scheme in (name for name, kind in SCHEMES.items() if kind.traits.needs_network and kind.traits.keeps_velocities):
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
     notes += [f"{name}: the {which} run {status}" for name, found in rows.items()
               for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
               if (status or "").startswith(("broke", "stopped"))]
-    network = network_dynamics.load(plan.network_path) if plan.network_path.is_file() else None
+    network = network_reference.load(plan.network_path) if plan.network_path.is_file() else None
     if network is not None and not (spread := network[1]["certificate"]["spread_kJ_per_mol"]) <= kT(reference.temperature_K):
         notes.append(f"the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of {spread:.3g} "
                      "kJ/mol, is above kT; some of it has left the molecule's true valleys")
@@ -105,20 +110,20 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None) -> dict:
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
         "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
-        "rows": rows, "metropolis_seeds": of_seeds, "plain_rates": rates,
+        "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
         "speed_up": [speed_up(r, rates, price) for r in of_seeds],
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
     result["inner_step"] = _read_inner_step(plan)
-    result["bars"] = bars(plan.name, result)
-    result["table"] = cells(rows, result["elements"])
+    result["bars"] = bars(targets or {}, result)
+    result["table"] = table_of(rows, result["elements"])
     return result
 
 
-def metropolis_path(plan: Plan, seed: int) -> Path:
-    """A run of its own, or else the production of a cold start."""
-    given = plan.path("metropolis", f"seed_{seed}")
+def sampler_path(plan: Plan, seed: int) -> Path:
+    """The sampler's run of a seed, or else the production of its cold start."""
+    given = plan.path(PREFERRED[0].name, f"seed_{seed}")
     return given if given.is_file() else plan.path("learn", f"seed_{seed}")
 
 
@@ -134,14 +139,14 @@ def _need(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Traj
     if found.metadata.get("molecule") != plan.name:
         raise UserError(f"{plan.plain_path(dt_fs)} is of '{found.metadata.get('molecule')}', not of '{plan.name}'")
     if abs(found.metadata["dt_fs"] - dt_fs) > 1e-9:
-        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; delete it")
+        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; choose another --out-dir")
     return found
 
 
 def _reference(plan: Plan, dt_fs: float) -> Profile:
     found = characterise(_need(plan, dt_fs))
     if found is None:
-        raise UserError(f"{plan.plain_path(dt_fs)} holds no production frames; delete it, and the benchmark makes it again")
+        raise UserError(f"{plan.plain_path(dt_fs)} holds no production frames; choose another --out-dir")
     return found
 
 

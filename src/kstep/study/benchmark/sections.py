@@ -8,7 +8,7 @@ from pathlib import Path
 from kstep.files import write_json_atomic, write_text_atomic
 from kstep.forces import physics_spec
 from kstep.study.benchmark import network_reference as network_dynamics
-from kstep.study.benchmark.judgement import metropolis_path
+from kstep.study.benchmark.judgement import sampler_path
 from kstep.study.benchmark.refit import cold_starts, refit
 from kstep.study.benchmark.runner import check_same_network
 
@@ -59,7 +59,7 @@ def run_sections(args, plan, config, molecule, runner) -> list[str]:
             if scheme in args.sections:
                 for command in plan.dynamics(scheme, checkpoint):
                     runner.run(command, checkpoint)
-        start = metropolis_path(plan, args.seeds[0])
+        start = sampler_path(plan, args.seeds[0])
         if "network" in args.sections and start.is_file():
             # the network that learned from its own rejected proposals: nanoseconds find every hole of another
             sampler = args.checkpoint or plan.learned_checkpoint(args.seeds[0])

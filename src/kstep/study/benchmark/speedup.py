@@ -33,7 +33,7 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     """
     found = effective_samples(plain, rotamers)
     calls = plain.length_ps * calls_per_ps
-    slow = slowest(found)
+    slow = slowest(found["torsions"])
     out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps, "torsion": None,
            "network": None, "all": found}
     if network is not None:
@@ -65,7 +65,7 @@ def network_rates(plain: Series, calls_per_ps: float, rotamers, series: Series, 
     """
     found = effective_samples(series, rotamers)
     thinned = effective_samples(plain.every(series.spacing_ps), rotamers)
-    slow = slowest(found)
+    slow = slowest(found["torsions"])
     torsion = per(slow[1], series.length_ps * calls_per_ps) if slow else None
     agreement = []
     for name in ("energy", *found["torsions"]):

@@ -10,14 +10,19 @@ import math
 
 import numpy as np
 
-from kstep.analysis.judge import ensemble
 from kstep.analysis.judge.compare import compare
-from kstep.analysis.measure.energy import energy_drift
+from kstep.analysis.judge.verdict import Verdict
 from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import Rotamers, effective_samples, per, series_of, slowest
+from kstep.analysis.metrics import METRICS
+from kstep.analysis.metrics.drift import drift_of
+from kstep.analysis.metrics.metric import FlooredMetric
+from kstep.analysis.metrics.stretches import stretch_shifts
+from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
 from kstep.units import FS_PER_PS, PS_PER_FS
 
+IN_SHORT = tuple(m for m in METRICS if isinstance(m, FlooredMetric) and m.in_short)  # beside their floors
 SHORTEST_REPLICA_PS = 5.0  # of dynamics: a series no longer than its memory makes that memory look short
 
 
@@ -49,7 +54,7 @@ def hybrid_cost(run: Trajectory, command_cpu_s: float | None) -> dict:
     if command_cpu_s is not None:
         burn_in = max(burn_in, command_cpu_s - metadata["cpu_production_s"])
     calls = metadata["true_calls"] - metadata.get("true_calls_burn_in", 0)
-    share = metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0
+    share = metadata["acceptance"] if traits_of(metadata).can_refuse else 1.0
     moved_ps = max(metadata["tally"]["macro_steps"] * metadata["jump_fs"] * PS_PER_FS * share, 1e-12)
     return {"true_calls_per_ps": calls / moved_ps, "cpu_s_per_call": metadata["cpu_production_s"] / max(calls, 1),
             "cpu_s_per_ps": metadata["cpu_production_s"] / moved_ps,
@@ -80,8 +85,9 @@ def samples_row(profile: Profile, rotamers: list[Rotamers | None], cost: dict, t
     burn-in over the samples of this one run.  Dynamics of less than 5 ps per replica gives no rate.
     """
     found = effective_samples(series_of(profile), rotamers)
-    slow = slowest(found)
-    short = profile.trajectory.metadata["scheme"] != "metropolis" and replica_length_ps(profile) < SHORTEST_REPLICA_PS
+    slow = slowest(found["torsions"])
+    dynamics = traits_of(profile.trajectory.metadata).keeps_velocities
+    short = dynamics and replica_length_ps(profile) < SHORTEST_REPLICA_PS
     calls, cpu_s = cost["true_calls_production"], cost["cpu_s_production"]
     before = {"true_calls": cost.get("true_calls_burn_in", 0) + (training or {}).get("true_calls", 0),
               "cpu_s": cost.get("cpu_s_burn_in", 0.0) + (training or {}).get("cpu_s", 0.0)}
@@ -100,7 +106,7 @@ def samples_row(profile: Profile, rotamers: list[Rotamers | None], cost: dict, t
 
 def torsion_rate(samples: dict, profile: Profile, label: str | None) -> dict | None:
     """Transitions of one torsion per ps of dynamics, if at least 50 samples stand behind it."""
-    if label is None or profile.trajectory.metadata["scheme"] == "metropolis":
+    if label is None or not traits_of(profile.trajectory.metadata).keeps_velocities:
         return None
     entry, length_ps = samples["all"]["torsions"][label], series_of(profile).length_ps
     return {"label": label, "transitions": entry["crossings"], "length_ps": length_ps,
@@ -108,15 +114,14 @@ def torsion_rate(samples: dict, profile: Profile, label: str | None) -> dict | N
 
 
 def structure_row(reference: Profile, profile: Profile) -> dict:
-    """Errors beside their floors, temperatures, and the Metropolis identity of a production run."""
+    """Errors beside their floors, temperatures, and the identity of the proposals of a production run."""
     found = compare(reference, profile)
     keys = ("value", "floor", "floor_error", "ratio", "verdict")
-    out = {name: {k: found["structure"][name][k] for k in keys} for name in ("bond_rmse_A", "angle_rmse_deg")
-           if name in found["structure"]}
-    if profile is reference:
-        out = dict.fromkeys(out, "reference")
-    identity = found["metropolis"]
-    if identity:
+    entries = {metric.name: metric.entry_of(found) for metric in IN_SHORT}
+    out = {name: {k: entry[k] for k in keys} if profile is not reference else Verdict.REFERENCE
+           for name, entry in entries.items() if entry}
+    identity = found["proposals"] or {}
+    if "exp_minus_beta_dH" in identity:
         out["exp_minus_beta_dH"] = {"mean": identity["exp_minus_beta_dH"], "standard_error": identity["standard_error"]}
     return {**out, "temperature": found["temperature"], "kinetic": found["kinetic"], "warnings": found["warnings"],
             "converged": found["sampling"]["convergence"]}
@@ -124,12 +129,12 @@ def structure_row(reference: Profile, profile: Profile) -> dict:
 
 def dynamics_row(spectrum_reference: Profile | None, nve: Trajectory | None, spectrum: Trajectory | None) -> dict:
     """Drift, certificate and stretch shifts of NVE runs; None where there is no such run."""
-    drift = energy_drift(nve) if nve is not None and not ensemble.rescales_energy(nve) else None
+    drift = drift_of(nve) if nve is not None else None
     shifts = None
     if spectrum is not None and spectrum_reference is not None and not (
-            spectrum.metadata["scheme"] == "plain"
+            not traits_of(spectrum.metadata).needs_network
             and spectrum.metadata["dt_fs"] == spectrum_reference.trajectory.metadata["dt_fs"]):
-        shifts = ensemble.stretches(spectrum_reference, spectrum)
+        shifts = stretch_shifts(spectrum_reference, spectrum)
     return {"drift": drift, "certificate": nve.metadata.get("certificate") if nve is not None else None,
             "stretches": shifts, "status_nve": nve.metadata.get("status") if nve is not None else None}
 
@@ -143,7 +148,7 @@ def plain_row(run: Trajectory, timed: Trajectory, reference: Profile, spectrum_r
     cost["true_calls_production"] = round(length_ps * cost["true_calls_per_ps"])
     cost["cpu_s_production"] = cost["true_calls_production"] * cost["cpu_s_per_call"]
     samples = samples_row(profile, rotamers, cost, None)
-    return {"scheme": "plain", "dt_fs": run.metadata["dt_fs"], "jump_fs": run.metadata["dt_fs"], "acceptance": None,
+    return {"scheme": run.metadata["scheme"], "dt_fs": run.metadata["dt_fs"], "jump_fs": run.metadata["dt_fs"], "acceptance": None,
             "length_ps": length_ps, "cost": cost, "samples": samples, "status": run.metadata["status"],
             "torsion_rate": torsion_rate(samples, profile, label), **structure_row(reference, profile),
             **dynamics_row(spectrum_reference, timed, timed)}

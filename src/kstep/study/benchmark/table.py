@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from kstep.analysis.show.report import NOT_DEFINED, number
-from kstep.study.benchmark.targets import drift_text, with_error
+from kstep.analysis.judge.verdict import Verdict
+from kstep.analysis.metrics.cells import NOT_DEFINED, number
+from kstep.analysis.show.text import aligned
+from kstep.study.benchmark.bars import drift_text, with_error
+from kstep.study.benchmark.scheme_rows import IN_SHORT
 
 
 def verdict(bar: dict) -> str:
@@ -11,7 +14,7 @@ def verdict(bar: dict) -> str:
     return {True: "met", False: "missed", None: "undecided" if bar["target"] else ""}[bar["met"]]
 
 
-def cells(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
+def table_of(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
     """A head, then one line per figure, one column per scheme; the first cell names the figure."""
     lines = [["", *rows]]
 
@@ -24,8 +27,8 @@ def cells(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
         add(label, lambda r, key=key: number(r["cost"][key]))
     add("acceptance", lambda r: number(r["acceptance"]))
     add("NVE drift, kJ/mol/ps (95 %)", lambda r: drift_text(r["drift"]))
-    add("bond error, A (floor)", lambda r: _floored(r["bond_rmse_A"], 5))
-    add("angle error, deg (floor)", lambda r: _floored(r["angle_rmse_deg"], 3))
+    for metric in IN_SHORT:
+        add(f"{metric.label}, {metric.unit} (floor)", lambda r, m=metric: _floored(r[m.name], m.decimals))
     add("C-H stretch shift, cm-1", lambda r: f"{r['stretches']['C-H']['shift_cm']:+.0f} +- "
                                              f"{number(r['stretches']['C-H']['error_cm'], 1)}")
     for element in elements:
@@ -49,7 +52,7 @@ def _or_undefined(pick, row):
 
 
 def _floored(entry, digits):
-    if entry == "reference":
+    if entry == Verdict.REFERENCE:
         return entry
     floor = "no floor" if entry["floor"] is None else f"{entry['floor']:.{digits}f}"
     return f"{entry['value']:.{digits}f} ({floor})"
@@ -64,7 +67,7 @@ def _transitions(row):
 
 def _rate(row, name, key, factor):
     entry = row["samples"][name]
-    if row["scheme"] == "plain" and key.endswith("included"):
+    if "training" not in row and key.endswith("included"):
         key = key.removesuffix("_training_included")  # nothing to train
     if entry["too_short"]:
         return "too short"
@@ -72,11 +75,11 @@ def _rate(row, name, key, factor):
     return f"< 50 ({entry['samples']:.0f})" if rate is None else number(factor * rate["value"])
 
 
-def text(result: dict) -> str:
+def as_text(result: dict) -> str:
     """The table of benchmark.json for a terminal."""
     out = [f"{result['molecule']}, {result['method']}, {result['temperature_K']:g} K, "
-           f"{result['settings']['num_workers']} workers", "", _aligned(result["table"]), "",
-           _aligned([["bar", "target", "measured", ""]] + [
+           f"{result['settings']['num_workers']} workers", "", *_ruleless(result["table"]), "",
+           *_ruleless([["bar", "target", "measured", ""]] + [
                [b["bar"], b["target"], b["measured"], verdict(b)] for b in result["bars"]]), ""]
     return "\n".join(out + [f"- {line}" for line in sentences(result)])
 
@@ -121,6 +124,6 @@ def total_text(up: dict) -> str:
             f"ratio {t['ratio']['value']:.3g} +- {t['ratio']['error']:.2g}")
 
 
-def _aligned(table: list[list[str]]) -> str:
-    widths = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table)
+def _ruleless(table: list[list[str]]) -> list[str]:
+    head, _, *lines = aligned((table[0], table[1:]))
+    return [head, *lines]

@@ -11,6 +11,7 @@ plain's sample is the cheaper one, there is nothing to gain.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
@@ -111,28 +112,37 @@ def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler,
     return out
 
 
-def verdict(row: dict, factor: float) -> str:
-    """'pays', 'too close to call', 'do not bother', or 'not known'."""
+class Advice(StrEnum):
+    """What a forecast of CPU seconds comes to."""
+
+    PAYS = "pays"
+    TOO_CLOSE = "too close to call"
+    DO_NOT_BOTHER = "do not bother"
+    NOT_KNOWN = "not known"
+
+
+def verdict(row: dict, factor: float) -> Advice:
+    """Whether the gain of a row of `predict` is larger than the factor that it may be off by."""
     if row["gain"] is None:
-        return "not known"
+        return Advice.NOT_KNOWN
     if row["gain"] < 1.0:
-        return "do not bother"
-    return "pays" if row["gain"] >= factor else "too close to call"
+        return Advice.DO_NOT_BOTHER
+    return Advice.PAYS if row["gain"] >= factor else Advice.TOO_CLOSE
 
 
 def explain(name: str, row: dict, factor: float) -> str:
     """The verdict on one observable as a sentence."""
-    if row["verdict"] == "not known":
+    if row["verdict"] == Advice.NOT_KNOWN:
         return f"{name}: plain MD never crossed it here, so its cost is beyond measure; md-kstep samples it."
     n = f"{row['n_samples']:.3g} effective samples"
-    if row["verdict"] == "pays":
+    if row["verdict"] == Advice.PAYS:
         first, whole = row["break_even_samples"], row["break_even_from_cold_start"]
         return (f"{name}: md-kstep pays. {n} take {row['gain']:.2g} times less CPU than plain MD; it is ahead from "
                 f"{first:.2g} samples on" + (f" (learning counted: {whole:.2g})." if whole > first else "."))
     if row["break_even_samples"] is None:
         return (f"{name}: do not bother. An effective sample costs {seconds(row['plain_cpu_s_per_sample'])} with plain "
                 f"MD and {seconds(row['sampler_cpu_s_per_sample'])} with md-kstep, so it never pays back.")
-    if row["verdict"] == "do not bother":
+    if row["verdict"] == Advice.DO_NOT_BOTHER:
         return (f"{name}: do not bother. {n} are too few to pay back what is paid once; that takes "
                 f"{row['break_even_samples']:.2g}.")
     return (f"{name}: too close to call. The predicted gain of {row['gain']:.2g} is within the factor {factor:g} the "
@@ -165,7 +175,7 @@ def table(rows: dict[str, dict], plain: PlainMD, learning: Learning) -> str:
 
 
 def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dict[str, float]:
-    """CPU seconds per ps of dynamics of one replica: impulse asks the truth every 2 fs, checked every 16 fs."""
+    """CPU seconds per ps of dynamics of one replica; a scheme that follows it asks the truth as often as by default."""
     inner = FS_PER_PS / plain.dt_fs * inner_step_s
     followed = {name: kind.default_fs for name, kind in reversed(SCHEMES.items()) if kind.default_fs}
     asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in followed.items()}

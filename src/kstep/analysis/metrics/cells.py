@@ -1,0 +1,39 @@
+"""How numbers and verdicts read in a table."""
+
+from __future__ import annotations
+
+import math
+
+from kstep.analysis.judge.verdict import Verdict
+
+NOT_DEFINED = "n/a"
+
+
+class Cell(str):
+    """Text that a verdict stands behind: what it should make a reader think is in `verdict`."""
+
+    verdict: Verdict | None
+
+    def __new__(cls, text: str, verdict: Verdict | None = None):
+        """The text, with its verdict."""
+        cell = super().__new__(cls, text)
+        cell.verdict = verdict
+        return cell
+
+
+def number(value, digits: int = 3) -> str:
+    """A number for reading: three significant digits, 'n/a' for None."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NOT_DEFINED
+    if isinstance(value, int):
+        return str(value)
+    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-4):
+        return f"{value:.{digits - 1}e}"
+    if abs(value) >= 10 ** digits:
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
+
+
+def with_error(value, error, digits: int = 2) -> str:
+    """'0.0042 +- 0.0007', without the error where there is none."""
+    return number(value) + (f" +- {number(error, digits)}" if error is not None else "")

@@ -1,0 +1,45 @@
+"""Trajectories as ASE's Atoms, and the formats that ASE writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from kstep.scheme_traits import traits_of
+from kstep.schemas import Trajectory
+from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, PS_PER_ASE_TIME
+
+
+def to_atoms(trajectory: Trajectory) -> list:
+    """One ase.Atoms per frame, replica after replica: A, eV, eV/A, ASE's unit of time; a calculator holds the results.
+
+    info: replica, step, time_ps.  Velocities are there where the scheme's dynamics has any; a box makes it periodic.
+    """
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    t, moves, images = trajectory, traits_of(trajectory.metadata).keeps_velocities, []
+    for frame in np.lexsort((t.step, t.replica)):
+        atoms = Atoms(numbers=t.atom_types, positions=t.pos[frame] * ANGSTROM_PER_NM, masses=t.masses)
+        if len(t.box):
+            atoms.set_cell(t.box[frame] * ANGSTROM_PER_NM)
+            atoms.set_pbc(True)
+        if moves:
+            atoms.set_velocities(t.vel[frame] * ANGSTROM_PER_NM * PS_PER_ASE_TIME)
+        results = {"forces": t.forces[frame] / FORCE_PER_EV_ANGSTROM} if len(t.forces) else {}
+        atoms.calc = SinglePointCalculator(atoms, energy=float(t.Epot[frame]) / KJ_PER_EV, **results)
+        atoms.info |= {"replica": int(t.replica[frame]), "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
+        images.append(atoms)
+    return images
+
+
+def ase_writer(name: str) -> Callable[[Trajectory, Path], None]:
+    """What writes the format that ASE calls `name`."""
+    def writer(trajectory: Trajectory, path: Path) -> None:
+        from ase.io import write
+
+        write(str(path), to_atoms(trajectory), format=name)
+
+    return writer

@@ -1,0 +1,61 @@
+"""Trajectories as MDTraj's, and the formats that MDTraj writes."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from kstep.schemas import Trajectory
+
+WATER = [1, 1, 8]
+
+
+def to_mdtraj(trajectory: Trajectory):
+    """An mdtraj.Trajectory of all frames, replica after replica: nm, ps, bonds; a box makes it periodic.
+
+    Each molecule, if its atoms stand together, is a residue: HOH where it is water, MOL otherwise.
+    """
+    import mdtraj
+
+    order = np.lexsort((trajectory.step, trajectory.replica))
+    found = mdtraj.Trajectory(trajectory.pos[order], _topology(trajectory), time=trajectory.time_ps[order])
+    if len(trajectory.box):
+        found.unitcell_vectors = trajectory.box[order]
+    return found
+
+
+def _topology(trajectory: Trajectory):
+    import mdtraj
+
+    topology, numbers = mdtraj.Topology(), trajectory.atom_types
+    chain, atoms = topology.add_chain(), {}
+    n, (first, second) = len(numbers), trajectory.bonds.T
+    of = connected_components(coo_array((np.ones(len(first)), (first, second)), shape=(n, n)), directed=False)[1]
+    if (np.diff(of) < 0).any():
+        of = np.zeros(n, dtype=int)
+    residues = [topology.add_residue("HOH" if sorted(numbers[of == c]) == WATER else "MOL", chain, resSeq=c + 1)
+                for c in range(of.max() + 1)]
+    totals, seen = Counter(zip(of, numbers)), Counter()
+    for i, (number, c) in enumerate(zip(numbers, of)):
+        element = mdtraj.element.Element.getByAtomicNumber(int(number))
+        seen[c, number] += 1
+        name = f"{element.symbol}{seen[c, number]}" if totals[c, number] > 1 else element.symbol
+        atoms[i] = topology.add_atom(name[:4], element, residues[c])  # columns of a PDB
+    for i, j in trajectory.bonds:
+        topology.add_bond(atoms[int(i)], atoms[int(j)])
+    return topology
+
+
+def mdtraj_writer(method: str) -> Callable[[Trajectory, Path], None]:
+    """What writes by a method of mdtraj.Trajectory, such as save_pdb."""
+    def writer(trajectory: Trajectory, path: Path) -> None:
+        with warnings.catch_warnings(action="ignore"):  # about the ending of a temporary name
+            getattr(to_mdtraj(trajectory), method)(str(path))
+
+    return writer
