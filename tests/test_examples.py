@@ -97,12 +97,16 @@ checkpoint.save("network.pt", fit(model, water, Labels(x, np.array(energy), np.a
 """
 
 
-def test_a_new_scheme_counts_and_says_in_its_metadata_what_it_is(tmp_path):
+def test_a_new_scheme_is_right_in_metadata_last_line_judgement_and_report(tmp_path):
     run = applied("add_a_scheme", tmp_path)
     run(sys.executable, "-c", NETWORK)
-    said = run(sys.executable, "src/06_hybrid_integrate.py", "--smiles", "O", "--checkpoint", "network.pt", "--scheme",
-               "generalised_hmc", "--set", "refresh=0.3", "--k-steps", 20, "--replicas", 8, "--steps", 40, "--out", "run.npz")
-    with np.load(tmp_path / "run.npz") as archive:
+    run(sys.executable, "src/00_prep_mols.py", "--smiles", "O", "--name", "water", "--out-dir", "raw")
+    run(sys.executable, "src/01_run_md_baselines.py", "--molecule", "raw/water", "--config", "configs/md_fast.yaml", "--out",
+        "md")
+    said = run(sys.executable, "src/06_hybrid_integrate.py", "--molecule", "raw/water", "--checkpoint", "network.pt",
+               "--scheme", "generalised_hmc", "--set", "refresh=0.3", "--k-steps", 20, "--replicas", 8, "--steps", 40,
+               "--out", "runs/water.npz")
+    with np.load(tmp_path / "runs/water.npz") as archive:
         metadata = json.loads(str(archive["metadata"]))
         accepted, delta_H = archive["accepted"][-320:], archive["delta_H"][-320:]
     assert metadata["scheme"] == "generalised_hmc" and metadata["config"]["refresh"] == 0.3
@@ -111,3 +115,11 @@ def test_a_new_scheme_counts_and_says_in_its_metadata_what_it_is(tmp_path):
     weights = np.exp(-delta_H / (8.31446261815324e-3 * 300.0))
     assert metadata["mean_exp_minus_beta_dH"] == pytest.approx(weights.mean())
     assert f"acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = " in said
+    # the judgement: accepted time is what it covered, and velocities give no drift
+    run(sys.executable, "src/05_eval_drift_rdfs.py", "--baseline", "md", "--hybrid-runs", "runs", "--out-dir", "eval")
+    judged = json.loads((tmp_path / "eval/metrics.json").read_text())["molecules"]["water"]["runs"]["water.npz"]
+    assert judged["proposals"]["acceptance"] == pytest.approx(metadata["acceptance"], rel=1e-4)
+    assert judged["proposals"]["exp_minus_beta_dH"] == pytest.approx(metadata["mean_exp_minus_beta_dH"], rel=1e-4)
+    covered_ps = metadata["acceptance"] * 8 * 60 * metadata["jump_fs"] * 1e-3
+    assert judged["cost"]["simulated_ps"] == pytest.approx(covered_ps, rel=1e-4) and judged["drift"] is None
+    assert f"accepts {metadata['acceptance']:.3g}" in (tmp_path / "eval/report.html").read_text()
