@@ -20,13 +20,15 @@ from kstep.runs.baseline_plan import plan_baseline
 class TruePhysics:
     """A molecule under the potential of `config`.
 
-    OpenMM's System comes from system.xml in the prepared `folder`, or is given as XML.
+    OpenMM's System comes from system.xml in the prepared `folder`, or is given as XML; calculator: an ASE calculator, or a
+    factory of one, that is the potential in the place of one that the config names.
     """
 
     molecule: Molecule
     config: BaselineConfig
     folder: Path | None = None
     system_xml: str | None = None
+    calculator: object = None
 
     @property
     def is_mm(self) -> bool:

@@ -195,7 +195,7 @@ def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDS
         out, [r.job.out for r in results], physics.molecule, config, seed=settings.seed,
         first_replica=settings.first_replica, true_calls=calls, wall_s=max(r.wall_s for r in results),
         cpu_s=sum(r.cpu_s for r in results),
-        facts={"method": config.method, "backend": config.backend, "charge": backend["charge"],
+        facts={"method": physics.method, "backend": config.backend, "charge": backend["charge"],
                "multiplicity": backend["multiplicity"], **provenance()})
     seconds = max(sum(r.wall_s for r in results), 1e-9)
     ps_per_day = calls * config.dt_fs * PS_PER_FS / seconds * SECONDS_PER_DAY
