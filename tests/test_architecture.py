@@ -40,8 +40,11 @@ MAY_IMPORT = {
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
     "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},
     "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "analysis"},
+    "formats": GROUND, "result": GROUND | {"formats", "runs"},
+    "front": GROUND | {"molecules", "forces", "schemes", "learning", "stages", "analysis", "formats", "result"},
     "__main__": {"cli"},
-    "cli": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "study", "analysis"},
+    "cli": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "study", "analysis",
+                    "formats", "result", "front"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "qm_pyscf.yaml": PyscfConfig, "qm_ase.yaml": AseConfig,
                 "hybrid.yaml": HybridConfig, "model.yaml": ModelConfig,

@@ -310,7 +310,7 @@ def test_wrong_flags_are_one_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def mm(tmp_path_factory):
-    """Prepared ethanol with MMFF94, and a network fitted to a few hundred of its energies."""
+    """Prepared ethanol with MMFF94, and a network fitted to some hundreds of its energies."""
     out = tmp_path_factory.mktemp("benchmark")
     (out / "one.smi").write_text("CCO ethanol\n")
     assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
@@ -333,7 +333,7 @@ def mm(tmp_path_factory):
     truth = [physics.energy_and_forces(frame) for frame in x]
     labels = Labels(x, [e for e, _ in truth], [f for _, f in truth], 300.0)
     result = fit(load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml"), molecule, labels,
-                 FitConfig(), passes=85, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
+                 FitConfig(), passes=45, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
     checkpoints.save(out / "network.pt", result.checkpoint)
     return out
 

@@ -65,7 +65,7 @@ def _by_mdtraj(method: str):
 
 
 FORMATS = {"extxyz": _by_ase("extxyz"), "xyz": _by_ase("xyz"), "pdb": _by_mdtraj("save_pdb"),
-           "dcd": _by_mdtraj("save_dcd"), "xtc": _by_mdtraj("save_xtc"), "h5": _by_mdtraj("save_hdf5")}
+           "dcd": _by_mdtraj("save_dcd"), "xtc": _by_mdtraj("save_xtc")}
 
 
 def write_frames(trajectory: Trajectory, frames: np.ndarray, path: str | Path, name: str | None = None) -> Path:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kstep.config import BaselineConfig, load_config
+from kstep.config import BaselineConfig, MDConfig, load_config
 from kstep.errors import UserError
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
@@ -172,7 +172,7 @@ def _physics(molecule: Subject, physics: Any, name: str | None, seed: int, setti
         true = open_physics(molecule, config, name=name, seed=seed)
     else:
         system_xml = None
-        if config.backend == "openmm":  # a Molecule in memory has no System with it
+        if isinstance(config, MDConfig):  # a Molecule in memory has no System with it
             system_xml = molecule_from_smiles(molecule.smiles, molecule.name, seed=seed)[1]
         true = TruePhysics(molecule, config, system_xml=system_xml)
     return true if calculator is None else TruePhysics(true.molecule, config, calculator=calculator)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 COMMANDS = {  # in the order of the pipeline
+    "check": "what is installed, and whether it works",
     "prepare": "SMILES -> conformers, topology and force field (00)",
     "baseline": "plain MD with OpenMM, xTB, DFT or any ASE calculator (01, 01b, 01c)",
     "dataset": "trajectories -> windows of k timesteps (02)",
@@ -17,7 +18,7 @@ COMMANDS = {  # in the order of the pipeline
     "learn": "a network for sampling, from true calls alone",
     "sample": "k network steps per true call; --learn starts from a SMILES alone (06, 06b)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
-    "export": "a trajectory for other programs: extxyz, xyz, pdb, dcd, xtc, h5",
+    "export": "a trajectory for other programs: extxyz, xyz, pdb, dcd, xtc",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",
     "batch": "what the batch scripts ask: which molecules, which results are whole",

@@ -1,4 +1,4 @@
-"""A trajectory for other programs, in the format of the extension: extxyz, xyz, pdb, dcd, xtc, h5.
+"""A trajectory for other programs, in the format of the extension: extxyz, xyz, pdb, dcd, xtc.
 
     kstep export ethanol.npz ethanol.extxyz
 """
