@@ -138,7 +138,8 @@ def test_no_games_with_the_import_path(path):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("sys", "path"), f"{name_of(path)}, line {node.lineno}"
     assert not {name.split(".")[0] for name, _ in imports(path)} & {"importlib_resources", "runpy", "imp"}
-    assert not any(name.startswith(("importlib.import_module", "importlib.util")) for name, _ in imports(path))
+    if name_of(path) not in ("kstep/__init__.py", "kstep/cli/__init__.py"):  # which load what their own table names
+        assert not any(name.startswith(("importlib.import_module", "importlib.util")) for name, _ in imports(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kstep.config import BaselineConfig, MDConfig, load_config
+from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
+from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, write_prepared

@@ -7,6 +7,7 @@ the result went.  The numbered scripts are faces of the same modules with their 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 COMMANDS = {  # in the order of the pipeline
     "check": "what is installed, and whether it works",
@@ -17,6 +18,7 @@ COMMANDS = {  # in the order of the pipeline
     "train": "a network from windows (04)",
     "learn": "a network for sampling, from true calls alone",
     "sample": "k network steps per true call; --learn starts from a SMILES alone (06, 06b)",
+    "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
     "export": "a trajectory for other programs: extxyz, xyz, pdb, dcd, xtc",
     "benchmark": "every scheme on one molecule, one table (07)",
@@ -29,11 +31,11 @@ def usage() -> str:
     """What `kstep` alone prints."""
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:{width}}  {words}" for name, words in COMMANDS.items())
-    return (f"usage: kstep [--version] <command> [flags]\n\n{__doc_line()}\n\ncommands, in the order of the pipeline:\n{rows}\n\n"
-            "kstep <command> --help explains its flags.  Try: kstep sample CCO --learn --out ethanol.npz")
+    return (f"usage: kstep [--version] <command> [flags]\n\n{_what_it_is()}\n\ncommands, in the order of the "
+            f"pipeline:\n{rows}\n\nkstep <command> --help explains its flags.  Try: kstep sample CCO --learn --out ethanol.npz")
 
 
-def __doc_line() -> str:
+def _what_it_is() -> str:
     import kstep
 
     return kstep.__doc__.splitlines()[0]
@@ -59,5 +61,5 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from kstep.cli.program import exit_code, run_command
 
-    command = __import__(f"kstep.cli.{name}", fromlist=["run"])
+    command = import_module(f"kstep.cli.{name}")
     return exit_code(lambda: run_command(command, command.__doc__, prog=f"kstep {name}", argv=flags))
