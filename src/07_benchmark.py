@@ -4,7 +4,7 @@ Plain MD at 0.25, 0.5, 1 and 2 fs, a cold start (--learn), metropolis, impulse, 
 run as the other stages run them, each also given as a command a user could type, then judged with the
 same metrics.  What is in --out-dir already is kept, so a benchmark goes on where it stopped.
 
-    python src/07_benchmark.py --molecule data/raw/ethanol --qm-config configs/qm.yaml --out-dir outputs/benchmark/ethanol
+    python src/07_benchmark.py --molecule data/raw/ethanol --out-dir outputs/benchmark/ethanol
 """
 
 from kstep.cli import benchmark

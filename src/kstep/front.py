@@ -5,8 +5,8 @@
                xTB ("GFN2-xTB"), a mapping of config keys, a config object, or any ASE calculator or factory of one
     settings   keywords that are the keys of the config, checked with "did you mean"
 
-A run that starts worker processes must stand below `if __name__ == "__main__":` in a script, since they import it again.
-The functions are those of the command line.
+A run that starts worker processes must stand below `if __name__ == "__main__":` in a script, since they import it
+again. The functions are those of the command line.
 """
 
 from __future__ import annotations
@@ -63,23 +63,25 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
-    network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file to
-    write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml, such as
-    scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics broke.
+    network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
+    to write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml,
+    such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
+    broke.
     """
     return _sampled(_sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
                               settings))
 
 
-def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None, name: str | None = None,
-          temperature_K: float | None = None, seed: int = 0, workers: int | None = None, device: str = "auto",
+def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
+          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None, device: str = "auto",
           resume: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     own = {} if temperature_K is None else {"temperature_K": temperature_K}
-    run = _sampling(molecule, physics, settings or True, None, out, name, None, None, seed, workers, device, resume, own)
+    run = _sampling(molecule, physics, settings or True, None, out, name, None, None, seed, workers, device, resume,
+                    own)
     return learn_network(run)[1]
 
 
@@ -88,8 +90,8 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
              **settings: Any) -> Result:
     """Plain MD, every replica an independent seed from its own conformer.
 
-    out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the config of
-    the physics, such as length_ps, dt_fs, replicas.
+    out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
+    config of the physics, such as length_ps, dt_fs, replicas.
     """
     true = _physics(molecule, physics, name, seed, settings)
     check_lengths(true.config, "settings")
@@ -104,7 +106,10 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
 
 @dataclass(frozen=True)
 class Report:
-    """metrics: what metrics.json holds; problems: a sentence for each file that could not be judged.  Prints as its table."""
+    """metrics: what metrics.json holds; problems: a sentence for each file that could not be judged.
+
+    Printing it gives its table.
+    """
 
     folder: Path
     metrics: dict[str, Any]
@@ -118,7 +123,10 @@ class Report:
 
 def evaluate(runs: Result | str | Path, baseline: Result | str | Path, *, out: str | Path = "evaluation",
              seed: int = 0) -> Report:
-    """Judge runs (a file, or a folder of them) against plain MD: metrics.json, plots/ and report.html in the folder `out`."""
+    """Judge runs (a file, or a folder of them) against plain MD.
+
+    Writes metrics.json, plots/ and report.html into the folder `out`.
+    """
     from kstep.analysis.evaluate import evaluate as judge
 
     return Report(Path(out), *judge(_path(baseline), _path(runs), out, seed=seed))
@@ -127,7 +135,7 @@ def evaluate(runs: Result | str | Path, baseline: Result | str | Path, *, out: s
 def load(path: str | Path) -> Result:
     """A trajectory file of any stage."""
     result = Result(Path(path))
-    result.trajectory  # a file that is none is found here
+    len(result)  # read now: a file that is none is found here
     return result
 
 
@@ -238,5 +246,5 @@ def _check_guard() -> None:
     guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
                   and node.lineno <= frame.f_lineno <= (node.end_lineno or 0) for node in body)
     if not guarded:
-        raise UserError(f"{source}, line {frame.f_lineno}: this starts worker processes, which import the script again; "
-                        "put what is to be run below  if __name__ == \"__main__\":  (or give workers=1)")
+        raise UserError(f"{source}, line {frame.f_lineno}: this starts worker processes, which import the script "
+                        "again; put what is to be run below  if __name__ == \"__main__\":  (or give workers=1)")

@@ -32,7 +32,8 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:{width}}  {words}" for name, words in COMMANDS.items())
     return (f"usage: kstep [--version] <command> [flags]\n\n{_what_it_is()}\n\ncommands, in the order of the "
-            f"pipeline:\n{rows}\n\nkstep <command> --help explains its flags.  Try: kstep sample CCO --learn --out ethanol.npz")
+            f"pipeline:\n{rows}\n\nkstep <command> --help explains its flags.  "
+            "Try: kstep sample CCO --learn --out ethanol.npz")
 
 
 def _what_it_is() -> str:

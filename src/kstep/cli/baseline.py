@@ -45,7 +45,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     run_flags.add_argument("--config", default=config, help="YAML of temperature (K), dt_fs, lengths (ps), method ...")
     run_flags.add_argument("--out", default=out, type=Path, help="folder for <name>/trajectory.npz" + (
         "" if out else " (default: data/md, data/qm or data/qm_dft, by the config)"))
-    run_flags.add_argument("--replicas", type=positive_int, help="independent seeds per molecule (default: the config's)")
+    run_flags.add_argument("--replicas", type=positive_int,
+                           help="independent seeds per molecule (default: the config's)")
     run_flags.add_argument("--first-replica", type=non_negative_int, default=0,
                            help="number of the first replica: another number gives other seeds and conformers")
     if numbered != "01":

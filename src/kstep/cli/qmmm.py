@@ -40,12 +40,14 @@ def add_flags(parser, numbered: str | None = None) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--checkpoint", help="network of the capped region, from an earlier run of this script or 06b")
     network.add_argument("--learn", action="store_true",
-                         help="first learn the network, from the true calls of this run alone; so it is without --checkpoint")
+                         help="first learn the network, from the true calls of this run alone; so it is without "
+                              "--checkpoint")
     network.add_argument("--model-config", help="the network to learn (default: configs/model_pair_mlp.yaml), or what "
                          "--checkpoint must have been built from")
     network.add_argument("--learn-config", help="YAML of learning (default: configs/learn.yaml)")
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
-    network.add_argument("--labels", help="past_tolerance learn: labels the network was learned from, so that it is kept")
+    network.add_argument("--labels",
+                         help="past_tolerance learn: labels the network was learned from, so that it is kept")
     scheme = parser.add_argument_group("scheme")
     scheme.add_argument("--scheme", choices=[name for name, kind in SCHEMES.items() if kind.traits.head != "jump"],
                         default=PREFERRED[0].name,
@@ -104,7 +106,8 @@ def settings_of(args):
     from kstep.schemes.hybrid_config import HybridConfig
 
     given = parse_assignments(args.assignments)
-    own = {key: given.pop(key) for key in set(given) & set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)}
+    of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
+    own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits
     k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
     hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None

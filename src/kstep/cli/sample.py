@@ -38,7 +38,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     flag, default = CONFIG[numbered]
     what = parser.add_argument_group("molecule and true physics")
     if numbered is None:
-        what.add_argument("molecule", metavar="MOLECULE", help="a SMILES, or a prepared folder such as data/raw/ethanol")
+        what.add_argument("molecule", metavar="MOLECULE",
+                          help="a SMILES, or a prepared folder such as data/raw/ethanol")
         named = "its formula"
     else:
         what.add_argument("--molecule", help="prepared folder such as data/raw/ethanol")
@@ -55,7 +56,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
                          "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
     network.add_argument("--learn-config", default="configs/learn.yaml",
                          help="YAML of learning: with --learn, or past_tolerance learn")
-    network.add_argument("--labels", help="past_tolerance learn: dataset the network was trained on, so that it is kept")
+    network.add_argument("--labels",
+                         help="past_tolerance learn: dataset the network was trained on, so that it is kept")
     scheme = parser.add_argument_group("scheme")
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
     scheme.add_argument("--scheme", choices=tuple(SCHEMES), help="how k steps are made and judged")

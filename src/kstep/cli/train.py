@@ -29,7 +29,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     start.add_argument("--pretrained", type=Path, metavar="CHECKPOINT",
                        help="network to start from, of this or of a cheaper method; reference energies are refitted")
     start.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
-                       help="learn from this energy network, as distill_* of the train config say, without any true call")
+                       help="learn from this energy network, as distill_* of the train config say, without any true "
+                            "call")
     start.add_argument("--freeze-layers", nargs="+", default=[], metavar="N",
                        help="keep the embedding and the first N rounds of messages (pair_mlp: hidden layers) as they "
                             "are; or the parameters whose names start so, e.g. jump_head.springs")

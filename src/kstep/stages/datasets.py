@@ -21,8 +21,8 @@ log = logging.getLogger("kstep")
 class DatasetSettings:
     """md_root: folder of <name>/trajectory.npz; ks: window lengths in timesteps, one file each.
 
-    molecules: only these (empty: all found); stride: timesteps between window starts (None: k); split_by: auto, molecule or
-    time; rotations: copies of each window, rotated.
+    molecules: only these (empty: all found); stride: timesteps between window starts (None: k); split_by: auto,
+    molecule or time; rotations: copies of each window, rotated.
     """
 
     md_root: Path
@@ -62,8 +62,8 @@ def make_datasets(settings: DatasetSettings) -> list[MadeDataset]:
     check_writable(settings.splits_dir, folder=True)
     made = []
     for k, out in outs.items():
-        arrays, metadata = build_dataset(paths, k, stride=settings.stride, max_samples=settings.max_samples_per_molecule,
-                                         rotations=settings.rotations, seed=settings.seed)
+        arrays, metadata = build_dataset(paths, k, stride=settings.stride, rotations=settings.rotations, seed=settings.seed,
+                                         max_samples=settings.max_samples_per_molecule)
         counts = {part: len(select(arrays, metadata, split)) for part, split in splits.items()}
         for part, n in counts.items():
             if n == 0 and part != "test":
@@ -74,7 +74,8 @@ def make_datasets(settings: DatasetSettings) -> list[MadeDataset]:
             for reason, n in reasons.items():
                 log.info("k=%d %s: dropped %d %s", k, name, n, reason)
         lengths = tuple(sorted(set(arrays["k_steps"].tolist()), reverse=True))
-        made.append(MadeDataset(out, len(arrays["frame"]), metadata["jump_fs"], lengths, counts, metadata["true_calls"]))
+        made.append(MadeDataset(out, len(arrays["frame"]), metadata["jump_fs"], lengths, counts,
+                                metadata["true_calls"]))
     for part, split in splits.items():
         write_json_atomic(settings.splits_dir / f"{part}.json", split)
     return made

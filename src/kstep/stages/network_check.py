@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ def example(smiles: str, n_replicas: int, generator: torch.Generator):
     shape = batch.positions.shape
     x = torch.as_tensor(molecule.GetConformer().GetPositions() * NM_PER_ANGSTROM).repeat(n_replicas, 1)
     batch.positions = x + 0.005 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    batch.velocities = torch.randn(shape, generator=generator, dtype=torch.float64) * (kT(300.0) / batch.masses[:, None]).sqrt()
+    thermal = (kT(300.0) / batch.masses[:, None]).sqrt()
+    batch.velocities = torch.randn(shape, generator=generator, dtype=torch.float64) * thermal
     batch.forces = 1000.0 * torch.randn(shape, generator=generator, dtype=torch.float64)
     batch.tau_ps = torch.full((n_replicas,), 0.004, dtype=torch.float64)
     return batch
@@ -90,7 +92,7 @@ def print_latency(build, device: str, generator: torch.Generator, with_compile: 
                 print(what, *timed_ways(model, batch, device, with_compile), sep="  ")
             if model.config.heads.jump:
                 model, batch = model.to(device), batch.to(device)
-                elapsed = time_call(lambda: model.jump(batch), device)
+                elapsed = time_call(partial(model.jump, batch), device)
                 print(f"{what}  jump {1e3 * elapsed / size:.1f} ({elapsed:.2f} ms per call)")
 
 

@@ -31,14 +31,16 @@ from kstep.training.splits import select
 from kstep.training.train_config import TrainConfig
 from kstep.training.validation_error import validate
 
+ALONE = Group()
+
 log = logging.getLogger("kstep")
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """splits: files that name the windows to train and to validate on; pretrained: checkpoint to start from;
-    teacher: energy network to learn from without any true call; frozen: parameters kept as they are, by the first letters
-    of their names or as a number of rounds of messages; max_steps: of the optimiser.
+    teacher: energy network to learn from without any true call; frozen: parameters kept as they are, by the first
+    letters of their names or as a number of rounds of messages; max_steps: of the optimiser.
     """
 
     dataset: Path
@@ -57,7 +59,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: validation of the best weights, of a teacher on the same windows, seconds, why it stopped."""
+    """How a training ended: validation of the best weights, of a teacher on the same windows, why it stopped."""
 
     best: dict[str, float]
     teacher: dict[str, float]
@@ -67,7 +69,7 @@ class Trained:
     interrupted: bool
 
 
-def train_network(settings: TrainingSettings, group: Group = Group(), device: str = "cpu") -> Trained:
+def train_network(settings: TrainingSettings, group: Group = ALONE, device: str = "cpu") -> Trained:
     """Train on `device` as one process of `group`; the first of them writes the files."""
     s = settings
     losses.check_weights(s.config, s.model_config.heads)
@@ -128,7 +130,10 @@ def _split(s: TrainingSettings, arrays, metadata) -> tuple[np.ndarray, np.ndarra
 
 
 def _initial_weights(s: TrainingSettings, model, data, on_device, facts: dict, device: str) -> tuple[dict | None, dict]:
-    """What a resumed training goes on from (else None), and the facts of the network; pretrained weights go into `model`."""
+    """What a resumed training goes on from (else None), and the facts of the network.
+
+    Pretrained weights go into `model`.
+    """
     if s.resume:
         path = s.out_dir / "last.pt"
         resume = checkpoints.load(path, device)

@@ -20,8 +20,8 @@ from kstep.runs.baseline_plan import plan_baseline
 class TruePhysics:
     """A molecule under the potential of `config`.
 
-    OpenMM's System comes from system.xml in the prepared `folder`, or is given as XML; calculator: an ASE calculator, or a
-    factory of one, that is the potential in the place of one that the config names.
+    OpenMM's System comes from system.xml in the prepared `folder`, or is given as XML; calculator: an ASE calculator,
+    or a factory of one, that is the potential in the place of one that the config names.
     """
 
     molecule: Molecule

@@ -34,7 +34,8 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class PlainMDSettings:
-    """targets: (physics, file to write) of each molecule; first_replica: another number gives other seeds and conformers.
+    """targets: (physics, file to write) of each molecule; first_replica: another number gives other seeds and
+    conformers.
 
     n_workers: replicas run at once; resume: keep finished molecules, continue unfinished ones.
     """
@@ -49,7 +50,7 @@ class PlainMDSettings:
 
 def physics_of_file(smiles_file: str | Path, names: list[str] | None, config: BaselineConfig, raw: Path,
                     seed: int) -> tuple[list[TruePhysics], list[str]]:
-    """The molecules of a SMILES file, prepared below `raw` where they are not, and complaints about those that cannot be."""
+    """The molecules of a SMILES file, prepared below `raw` where they are not, and complaints about those that fail."""
     entries, problems = read_smiles_file(find_molecules(smiles_file), names)
     found = []
     for entry in entries:
@@ -65,7 +66,8 @@ def physics_of_file(smiles_file: str | Path, names: list[str] | None, config: Ba
 def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
     """Write the trajectory of every target.
 
-    Returns the names of the molecules whose file is there, and a sentence for each failure, none of which stops another.
+    Returns the names of the molecules whose file is there, and a sentence for each failure, none of which stops
+    another.
     """
     done, problems, wanted = [], [], []
     for physics, out in settings.targets:

@@ -1,8 +1,8 @@
-"""A hybrid run of a QM region in an OpenMM environment: as `sampling`, with the region's cheap potential as its network."""
+"""A hybrid run of a QM region in an OpenMM environment: its network is the cheap potential of all atoms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.config import ChargedConfig
@@ -26,9 +26,9 @@ from kstep.stages.sampling import device_of, relearner, yaml_of
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `pdb`: all atoms of a file; qm_atoms: the
-    region, from 0 (None: the whole molecule of smiles); embedding: electrostatic or mechanical; learn_calls: QM calls that
-    learning may take, which there is without `checkpoint`; the rest as in SamplingSettings.
+    """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `pdb`: all atoms of a file; qm_atoms:
+    the region, from 0 (None: the whole molecule of smiles); embedding: electrostatic or mechanical; learn_calls: QM
+    calls that learning may take, which there is without `checkpoint`; the rest as in SamplingSettings.
     """
 
     qm: ChargedConfig
@@ -40,7 +40,7 @@ class RegionSettings:
     qm_atoms: tuple[int, ...] | None = None
     embedding: str = "electrostatic"
     checkpoint: Path | None = None
-    learn_config: LearnConfig = LearnConfig()
+    learn_config: LearnConfig = field(default_factory=LearnConfig)
     learn_calls: int = 800
     model_config: object = None
     labels: Path | None = None

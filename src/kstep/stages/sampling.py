@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.errors import UserError
@@ -23,8 +23,8 @@ class SamplingSettings:
 
     model_config: YAML that the checkpoint must have been built from, or with `learn` (a YAML, or a ModelConfig) of the
     network to learn; learn_config: with `learn`, or past_tolerance: learn, for which `labels` are what the network was
-    trained on; initial_md: start from its frames, or from one `frame` of it, instead of conformers; device: auto, cpu or
-    cuda.
+    trained on; initial_md: start from its frames, or from one `frame` of it, instead of conformers; device: auto, cpu
+    or cuda.
     """
 
     physics: TruePhysics
@@ -32,7 +32,7 @@ class SamplingSettings:
     out: Path
     checkpoint: Path | None = None
     learn: bool = False
-    learn_config: LearnConfig = LearnConfig()
+    learn_config: LearnConfig = field(default_factory=LearnConfig)
     model_config: object = None
     labels: Path | None = None
     initial_md: Path | None = None

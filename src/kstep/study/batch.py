@@ -40,9 +40,9 @@ class Other(Exception):
 class Wanted:
     """What results must have been made with; None: anything.  {molecule} in checkpoint and dataset stands for the task.
 
-    qm_config, hybrid_config, model_config: YAML files; steps: macro-steps of a hybrid; md_root: folder of the trajectories
-    that datasets are made from; members: molecules of the dataset of task all; runs_root: folder of the runs that reports
-    judge.
+    qm_config, hybrid_config, model_config: YAML files; steps: macro-steps of a hybrid; md_root: folder of the
+    trajectories that datasets are made from; members: molecules of the dataset of task all; runs_root: folder of the
+    runs that reports judge.
     """
 
     qm_config: str | None = None

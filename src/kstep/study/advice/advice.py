@@ -22,10 +22,10 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class AdviceSettings:
-    """hybrid: the sampler; checkpoint: its network, None before any training, when model_config is the network that would be
-    trained; pilot: a metropolis run of that checkpoint, None: one is made; samples: effective ones wanted; plain_dt_fs:
-    timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains, without true calls; checks:
-    finished runs to hold the prediction against.
+    """hybrid: the sampler; checkpoint: its network, None before any training, when model_config is the network that
+    would be trained; pilot: a metropolis run of that checkpoint, None: one is made; samples: effective ones wanted;
+    plain_dt_fs: timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains, without
+    true calls; checks: finished runs to hold the prediction against.
     """
 
     physics: TruePhysics
@@ -80,7 +80,8 @@ class Advice:
         said.append("For spectra and rates, which metropolis does not give, a ps of one replica costs "
                     + ", ".join(f"{scheme} {model.seconds(s)}" for scheme, s in self.cpu_s_per_ps.items()) + " of CPU.")
         if never := seen.facts["plain_dynamics"]["never_crossed"]:
-            said.append(f"Not crossed by plain dynamics here, so left out: {', '.join(never)}; consider --tempering in 06b.")
+            said.append(f"Not crossed by plain dynamics here, so left out: {', '.join(never)}; consider --tempering in "
+                        "06b.")
         said.append("These figures are meant to hold within " + (
             "30 %." if learning.paid else "a factor of 2; a torsion's within 10, since they rest on a force field's "
                                           "barriers (learn, then ask again with --checkpoint)."))

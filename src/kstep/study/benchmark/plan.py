@@ -85,8 +85,8 @@ class StageCall:
 
 def command_words(*parts, **keys) -> tuple[str, ...]:
     """The parts of a command line as text, then `--set key=value` for every key."""
-    pairs = (word for key, value in keys.items() for word in ("--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"))
-    return (*map(str, parts), *pairs)
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
+    return (*map(str, parts), *(word for key, value in values.items() for word in ("--set", f"{key}={value}")))
 
 
 def dt_name(dt_fs: float) -> str:
@@ -138,19 +138,21 @@ class Plan:
         """Short plain runs at every timestep: what a call costs here and now, drift and spectrum."""
         use = self.lengths
         return [self._plain(dt, self.timed_path(dt), FIRST_TIMED, use.timed_replicas, length_ps=use.timed_ps,
-                            drift_windows=use.timed_windows, drift_length_ps=use.timed_window_ps) for dt in TIMESTEPS_FS]
+                            drift_windows=use.timed_windows, drift_length_ps=use.timed_window_ps)
+                for dt in TIMESTEPS_FS]
 
     def _plain(self, dt_fs, result, first, replicas, **lengths) -> StageCall:
         config, folder = self.physics.config, self.physics.folder
-        keys = {"dt_fs": dt_fs, "hot_length_ps": 0, "drift_windows": 0, "equilibration_ps": self.lengths.equilibration_ps,
-                "redraw_interval_ps": config.redraw_interval_ps, "save_interval_steps": max(1, round(FRAME_FS / dt_fs)),
-                "replicas": replicas, **lengths}
-        physics = replace(self.physics, config=validate(type(config), config.model_dump() | keys, str(self.config_path)))
+        keys = {"dt_fs": dt_fs, "hot_length_ps": 0, "drift_windows": 0, "replicas": replicas,
+                "equilibration_ps": self.lengths.equilibration_ps, "redraw_interval_ps": config.redraw_interval_ps,
+                "save_interval_steps": max(1, round(FRAME_FS / dt_fs)), **lengths}
+        config = validate(type(config), config.model_dump() | keys, str(self.config_path))
+        physics = replace(self.physics, config=config)
         keeps_forces = not self.physics.is_mm
         settings = PlainMDSettings(((physics, result),), self.seed, first, self.n_workers, True, keeps_forces)
         words = command_words("baseline", folder, "--config", self.config_path, "--out", result.parents[1],
-                              "--first-replica", first, "--seed", self.seed, "--num-workers", self.n_workers, "--resume",
-                              *([] if keeps_forces else ["--no-store-forces"]), **keys)
+                              "--first-replica", first, "--seed", self.seed, "--num-workers", self.n_workers,
+                              "--resume", *([] if keeps_forces else ["--no-store-forces"]), **keys)
         return StageCall(result, run_one, settings, words)
 
     def learn(self, seed: int) -> StageCall:
@@ -199,14 +201,15 @@ class Plan:
             runs.append(run("spectrum", FRAME_FS, windows, use.spectrum_ps, **nve))
         return runs
 
-    def _hybrid(self, folder: str, kind: str, seed: int, checkpoint: Path | None = None, initial_md: Path | None = None, *,
-                learn: bool = False, **keys: Any) -> StageCall:
+    def _hybrid(self, folder: str, kind: str, seed: int, checkpoint: Path | None = None,
+                initial_md: Path | None = None, *, learn: bool = False, **keys: Any) -> StageCall:
         result = self.path(folder, kind)
         settings = SamplingSettings(
-            self.physics, load_config(HybridConfig, HYBRID, keys), result, checkpoint, learn, load_config(LearnConfig, LEARN),
-            initial_md=initial_md, seed=seed, n_workers=self.physics.workers(None if self.physics.is_mm else self.n_workers))
+            self.physics, load_config(HybridConfig, HYBRID, keys), result, checkpoint, learn,
+            load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
+            n_workers=self.physics.workers(None if self.physics.is_mm else self.n_workers))
         optional = {"--checkpoint": checkpoint, "--initial-md": initial_md}
-        words = command_words("sample", self.physics.folder, "--config", self.config_path, "--out", result, "--num-workers",
-                              settings.n_workers, "--seed", seed, *(["--learn"] if learn else []),
+        words = command_words("sample", self.physics.folder, "--config", self.config_path, "--out", result,
+                              "--num-workers", settings.n_workers, "--seed", seed, *(["--learn"] if learn else []),
                               *(word for flag, path in optional.items() if path for word in (flag, path)), **keys)
         return StageCall(result, sample, settings, words)

@@ -33,7 +33,8 @@ class Runner:
     """`logs`: folder for what the stages print.
 
     costs: CPU seconds of each stage with all its processes, imports and tuning included, kept in
-    <out>/costs.json; failures: {result: sentence} of stages that left no file; texts: {run: its command}, for the record.
+    <out>/costs.json; failures: {result: sentence} of stages that left no file; texts: {run: its command}, for the
+    record.
     """
 
     def __init__(self, logs: Path):

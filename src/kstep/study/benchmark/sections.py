@@ -24,9 +24,9 @@ log = logging.getLogger("kstep")
 @dataclass(frozen=True)
 class BenchmarkSettings:
     """checkpoint: network for metropolis, impulse and checked (None: fitted to every true call of the cold starts,
-    metropolis: theirs); jump_checkpoint: one with a jump head; seeds: of the cold starts and the metropolis runs; sections:
-    of SECTIONS; prolongs: whether metropolis goes on with the networks of the cold starts, which have produced;
-    targets: what the results are held to (bars.load_targets).
+    metropolis: theirs); jump_checkpoint: one with a jump head; seeds: of the cold starts and the metropolis runs;
+    sections: of SECTIONS; prolongs: whether metropolis goes on with the networks of the cold starts, which have
+    produced; targets: what the results are held to (bars.load_targets).
     """
 
     plan: Plan
@@ -93,8 +93,8 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
         if learned:
             refit(learned, plan.physics.molecule, checkpoint, plan.seed)
     if not checkpoint.is_file():
-        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections learn "
-                        "and refit, or give --checkpoint")
+        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections "
+                        "learn and refit, or give --checkpoint")
     else:
         if "metropolis" in sections and (settings.checkpoint or settings.prolongs):
             for seed in settings.seeds:
@@ -114,6 +114,6 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
         for call in plan.dynamics("jump", settings.jump_checkpoint):
             runner.run(call, settings.jump_checkpoint)
     elif not plan.path("jump", "nvt").exists():
-        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and give it "
-                        "as --jump-checkpoint")
+        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and give "
+                        "it as --jump-checkpoint")
     return left_out
