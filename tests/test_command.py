@@ -89,8 +89,8 @@ def test_a_flag_left_out_unsets_no_set(tmp_path):
 
 def test_a_molecule_that_is_a_file_of_another_kind_is_told_what_it_is(tmp_path):
     (tmp_path / "my.xyz").write_text("1\n\nH 0 0 0\n")
-    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", "--scheme", "plain", "--out",
-                          tmp_path / "x.npz")
+    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", "--scheme",
+                          "plain", "--out", tmp_path / "x.npz")
     assert finished.returncode == 2 and "is not a prepared molecule" in finished.stderr
     assert "delete" not in finished.stderr and (tmp_path / "my.xyz").exists()
 
@@ -105,7 +105,8 @@ def test_a_name_from_a_path_speaks_of_the_path(tmp_path):
 def test_the_wheel_brings_command_and_configs(tmp_path):
     """Built without network, put on the path of an empty folder, and run there."""
     for name in ("src", "configs", "data"):  # a copy: a build leaves files beside its sources
-        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(ROOT / name, tmp_path / "source" / name,
+                        ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / "source")
     built = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
@@ -114,7 +115,8 @@ def test_the_wheel_brings_command_and_configs(tmp_path):
     wheel = next(tmp_path.glob("kstep-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        assert "kstep = kstep.cli:main" in archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+        entry_points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+        assert "kstep = kstep.cli:main" in entry_points
         archive.extractall(tmp_path / "site")
     assert {f"kstep/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")} <= names
     assert {"kstep/data/molecules.smi", "kstep/data/qm_molecules.smi", "kstep/py.typed"} <= names

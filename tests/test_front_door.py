@@ -68,7 +68,7 @@ def test_a_result_opens_as_atoms_and_as_mdtraj(plain):
     forces = plain.trajectory.forces[plain.frames]
     assert np.allclose([a.get_forces() for a in atoms], forces / KJ_PER_EV * 0.1)
     assert np.allclose(trajectory.xyz, plain.positions, atol=1e-6)  # single precision
-    assert [b for b in trajectory.topology.bonds] and trajectory.topology.n_bonds == len(plain.trajectory.bonds)
+    assert trajectory.topology.n_bonds == len(plain.trajectory.bonds)
 
 
 @pytest.mark.parametrize("name", FORMATS)

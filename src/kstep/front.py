@@ -73,8 +73,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None, device: str = "auto",
-          resume: bool = False, **settings: Any) -> Path:
+          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None,
+          device: str = "auto", resume: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.

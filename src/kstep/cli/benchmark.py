@@ -40,8 +40,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     what.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path,
-                          help="network for metropolis, impulse and checked; default: one fitted to every true call of the "
-                               "cold starts (metropolis: theirs)")
+                          help="network for metropolis, impulse and checked; default: one fitted to every true call of "
+                               "the cold starts (metropolis: theirs)")
     networks.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
     lengths = parser.add_argument_group("what is run, and how long")
     lengths.add_argument("--seeds", type=non_negative_int, nargs="+",

@@ -62,8 +62,8 @@ def make_datasets(settings: DatasetSettings) -> list[MadeDataset]:
     check_writable(settings.splits_dir, folder=True)
     made = []
     for k, out in outs.items():
-        arrays, metadata = build_dataset(paths, k, stride=settings.stride, rotations=settings.rotations, seed=settings.seed,
-                                         max_samples=settings.max_samples_per_molecule)
+        arrays, metadata = build_dataset(paths, k, stride=settings.stride, rotations=settings.rotations,
+                                         seed=settings.seed, max_samples=settings.max_samples_per_molecule)
         counts = {part: len(select(arrays, metadata, split)) for part, split in splits.items()}
         for part, n in counts.items():
             if n == 0 and part != "test":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,9 @@ from kstep.forces.openmm import fastest_platform
 from kstep.molecules.prepare import ensure_prepared, read_smiles_file
 from kstep.processes import physical_cores
 from kstep.provenance import provenance
-from kstep.runs.baseline import finish_baseline, run_baseline
-from kstep.runs.baseline_engines import OpenMMEngine
-from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs
+from kstep.runs.baseline import finish_baseline
+from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
 from kstep.runs.baseline_plan import plan_baseline
-from kstep.runs.recorder import TrajectoryWriter
 from kstep.schemas import load_trajectory
 from kstep.shipped import find_molecules
 from kstep.stages.physics import TruePhysics
@@ -137,26 +134,18 @@ def _run_with_openmm(physics: TruePhysics, out: Path, settings: PlainMDSettings)
 
     molecule, config, spec = physics.molecule, physics.config, physics.spec()
     check_start(spec.build(), molecule.conformers)
-    system_xml, platform = spec.settings["system_xml"], config.platform
+    platform = config.platform
     if platform == "auto":
-        platform, timings = fastest_platform(openmm.XmlSerializer.deserialize(system_xml), molecule.conformers[0])
+        system = openmm.XmlSerializer.deserialize(spec.settings["system_xml"])
+        platform, timings = fastest_platform(system, molecule.conformers[0])
         log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
     pieces, calls, wall_s, cpu_s = [], 0, 0.0, 0.0
     with tqdm(total=_n_steps(config) * config.replicas, unit="step", unit_scale=True) as bar:
         for replica in _replicas(settings, config):
-            wall, cpu = time.perf_counter(), time.process_time()
-            writer = TrajectoryWriter(
-                _piece(out, replica), masses=molecule.masses, masses_sampler=molecule.masses,
-                atom_types=molecule.numbers, bonds=molecule.bonds, store_forces=settings.store_forces,
-                fingerprint={"config": config.model_dump(), "seed": settings.seed, "replica": replica,
-                             "smiles": molecule.smiles, "platform": platform})
-            engine = OpenMMEngine(system_xml, molecule.masses, platform, config.dt_fs, config.friction_per_ps)
-            calls += run_baseline(engine, writer, molecule.conformers[replica % len(molecule.conformers)], config,
-                                  replica=replica, seed=settings.seed, resume=settings.resume,
-                                  progress=_ticker(bar, config.dt_fs), checkpoint_interval_steps=50_000)
-            writer.finish({"molecule": molecule.name})
-            pieces.append(writer.path)
-            wall_s, cpu_s = wall_s + time.perf_counter() - wall, cpu_s + time.process_time() - cpu
+            done = run_replica(ReplicaJob(molecule, spec, config, replica, settings.seed, _piece(out, replica),
+                                          settings.resume, platform, settings.store_forces), _ticker(bar, config.dt_fs))
+            pieces.append(done.job.out)
+            calls, wall_s, cpu_s = calls + done.true_calls, wall_s + done.wall_s, cpu_s + done.cpu_s
     summary = finish_baseline(
         out, pieces, molecule, config, seed=settings.seed, first_replica=settings.first_replica, true_calls=calls,
         wall_s=wall_s, cpu_s=cpu_s,

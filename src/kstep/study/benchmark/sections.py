@@ -114,6 +114,6 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
         for call in plan.dynamics("jump", settings.jump_checkpoint):
             runner.run(call, settings.jump_checkpoint)
     elif not plan.path("jump", "nvt").exists():
-        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and give "
-                        "it as --jump-checkpoint")
+        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and "
+                        "give it as --jump-checkpoint")
     return left_out
