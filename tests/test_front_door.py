@@ -158,3 +158,16 @@ def test_what_is_production_follows_the_roles(tmp_path):
     synthetic.save(tmp_path / "t.npz", run)
     result = kstep.load(tmp_path / "t.npz")
     assert np.array_equal(result.frames, load_trajectory(tmp_path / "t.npz").frames_of("train", "reference", "drift"))
+
+
+def test_an_ase_calculator_is_a_true_potential(plain, tmp_path):
+    """The same potential as the project's own GFN2-xTB, from a factory that goes to worker processes."""
+    from functools import partial
+
+    from tblite.ase import TBLite
+
+    run = kstep.sample("CO", partial(TBLite, method="GFN2-xTB", accuracy=0.1, verbosity=0), scheme="plain",
+                       out=tmp_path / "x.npz", **{**SHORT, "steps": 2})
+    assert run.metadata["backend"] == "ase" and "TBLite" in run.metadata["method"]
+    first = plain.all()
+    assert np.allclose(run.all().energies[:2], first.energies[:2], atol=0.01)
