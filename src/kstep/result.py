@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kstep import formats
-from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemas import PER_FRAME, Trajectory, load_trajectory
 
 if TYPE_CHECKING:
     import ase
@@ -39,9 +38,17 @@ class Result:
 
     @cached_property
     def frames(self) -> np.ndarray:
-        """Rows (F,) of the trajectory that this result stands for."""
+        """Rows (F,) of the trajectory that this result stands for, replica after replica."""
         t = self.trajectory
-        return np.arange(len(t.pos)) if self.whole else t.frames_of(*PRODUCTION)
+        rows = np.arange(len(t.pos)) if self.whole else t.frames_of(*PRODUCTION)
+        return rows[np.lexsort((t.step[rows], t.replica[rows]))]
+
+    @property
+    def chosen(self) -> Trajectory:
+        """The trajectory of these frames alone."""
+        t = self.trajectory
+        arrays = {key: getattr(t, key) for key in PER_FRAME}
+        return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
 
     @property
     def positions(self) -> np.ndarray:
@@ -69,11 +76,15 @@ class Result:
 
     def atoms(self) -> list[ase.Atoms]:
         """The frames as ASE Atoms, with energies and, where the file has them, forces."""
-        return formats.to_atoms(self.trajectory, self.frames)
+        from kstep.analysis.show.formats import to_atoms
+
+        return to_atoms(self.chosen)
 
     def mdtraj(self) -> mdtraj.Trajectory:
         """The frames as an MDTraj trajectory."""
-        return formats.to_mdtraj(self.trajectory, self.frames)
+        from kstep.analysis.show.formats import to_mdtraj
+
+        return to_mdtraj(self.chosen)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -20,7 +20,7 @@ COMMANDS = {  # in the order of the pipeline
     "sample": "k network steps per true call; --learn starts from a SMILES alone (06, 06b)",
     "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
-    "export": "a trajectory for other programs: extxyz, xyz, pdb, dcd, xtc",
+    "export": "a trajectory for other programs: extxyz, pdb, dcd, xtc ...",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",
     "batch": "what the batch scripts ask: which molecules, which results are whole",

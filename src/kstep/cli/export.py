@@ -1,4 +1,4 @@
-"""A trajectory for other programs, in the format of the extension: extxyz, xyz, pdb, dcd, xtc.
+"""A trajectory for other programs, in the format of the ending: extxyz, xyz, traj, pdb, dcd, xtc.
 
     kstep export ethanol.npz ethanol.extxyz
 """
@@ -15,7 +15,7 @@ log = logging.getLogger("kstep")
 
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep export`."""
-    from kstep.formats import FORMATS
+    from kstep.analysis.show.formats import FORMATS
 
     parser.add_argument("trajectory", type=Path, help="file of any run (.npz)")
     parser.add_argument("out", type=Path, help="file to write")
