@@ -16,5 +16,5 @@ commands() {
     run "$python" src/05b_eval_qm.py --baseline "$OUT_DIR/md/$1" --hybrid "$OUT_DIR/hybrid/$1" \
         --out-dir "$OUT_DIR/eval/$1"
 }
-afterwards() { "$python" src/batch_results.py table --report-root "$OUT_DIR/eval"; }
+afterwards() { "$python" -m kstep batch table --report-root "$OUT_DIR/eval"; }
 every "${molecules[@]}"

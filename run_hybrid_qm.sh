@@ -50,7 +50,7 @@ judge=(hybrid --hybrid-config "$HYBRID_CONFIG" ${STEPS:+--steps "$STEPS"})
 [ "$LEARN" = 1 ] || judge+=(--checkpoint "$network")
 
 # What HYBRID_CONFIG says for one scheme alone, plain MD would refuse: the controls go without.
-words=$("$python" src/batch_results.py plain-flags --hybrid-config "$HYBRID_CONFIG") || exit 2
+words=$("$python" -m kstep batch plain-flags --hybrid-config "$HYBRID_CONFIG") || exit 2
 nothing_special=()
 [ -z "$words" ] || mapfile -t nothing_special <<< "$words"
 

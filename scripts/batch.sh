@@ -43,6 +43,8 @@ begin() {
     command -v "$python" > /dev/null || fail "$python is not there; run bash scripts/setup_env.sh, or set KSTEP_PYTHON"
     # two threads in one true call are slower than one
     export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+    # `python -m kstep` is that of this folder, as the numbered scripts' is
+    export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH}
 }
 
 # Settings: each takes the variable NAME from the environment, or its default, and refuses nonsense.
@@ -73,7 +75,7 @@ read_inputs() {
     local answers kind first rest
     molecules=()
     # shellcheck disable=SC2086
-    answers=$("$python" src/batch_results.py inputs --smiles-file "$SMILES_FILE" ${MOLECULES:+--molecules $MOLECULES} \
+    answers=$("$python" -m kstep batch inputs --smiles-file "$SMILES_FILE" ${MOLECULES:+--molecules $MOLECULES} \
         ${QM_CONFIG:+--qm-config "$QM_CONFIG"}) || exit 2
     while IFS=$'\t' read -r kind first rest; do
         case $kind in
@@ -100,7 +102,7 @@ judged() {
         mapfile -t files < <(results "$name")
         arguments+=(--of "$name" "${files[@]}")
     done
-    "$python" src/batch_results.py "${judge[@]}" "${arguments[@]}"
+    "$python" -m kstep batch "${judge[@]}" "${arguments[@]}"
 }
 
 # keep_finished: drop from `molecules` those whose results are not whole; they have failed before

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import pytest
 import synthetic
 from conftest import ROOT, molecule_from_smiles, run_python
 from kstep.analysis.measure import samples as rates
+from kstep.cli import baseline, sample
+from kstep.cli.flags import make_parser
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
+from kstep.stages.physics import load_physics, prepared_physics
 from kstep.study.benchmark import bars, speedup
 from kstep.study.benchmark.plan import FAST, Lengths, Plan
 
@@ -199,7 +204,34 @@ def test_effort_scales_what_sharpens_a_figure_and_leaves_what_a_bar_prescribes()
 
 
 def plan_in(out, level="qm"):
-    return Plan(level, "ethanol", "CCO", out / "raw/ethanol", ROOT / "configs/qm.yaml", out, FAST, 2)
+    path = ROOT / "configs" / f"{'md' if level == 'mm' else 'qm'}.yaml"
+    return Plan(prepared_physics(out / "raw/ethanol", load_physics(path)), path, out, FAST, 2)
+
+
+@pytest.mark.parametrize("level", ["qm", "mm"])
+def test_the_commands_of_the_record_are_what_is_run(tmp_path, level):
+    """Parsed as `kstep` parses it, every command of a plan gives the settings that its stage is called with."""
+    molecule_from_smiles("CCO", "ethanol").save(tmp_path / "raw/ethanol/molecule.npz")
+    plan, network = plan_in(tmp_path, level), tmp_path / "network.pt"
+    calls = [*plan.references(), *plan.timed(), plan.learn(3), plan.metropolis(network, 4),
+             *(call for scheme in ("impulse", "checked", "jump") for call in plan.dynamics(scheme, network))]
+    for call in calls:
+        name, *flags = call.words
+        command = {"baseline": baseline, "sample": sample}[name]
+        parser = make_parser("")
+        command.add_flags(parser)
+        parser.set_defaults(numbered=None)
+        args, asked = parser.parse_args(flags), call.settings
+        assert shlex.split(call.text) == ["kstep", *call.words]
+        if name == "sample":
+            typed = command.load(args)
+            assert replace(typed, physics=asked.physics) == asked
+            assert typed.physics.config == asked.physics.config
+        else:
+            (physics, out), = asked.targets
+            assert command.load(args, None) == physics.config and args.out / "ethanol/trajectory.npz" == out
+            assert (args.seed, args.first_replica, args.num_workers, args.resume, args.store_forces) == (
+                asked.seed, asked.first_replica, asked.n_workers, asked.resume, asked.store_forces)
 
 
 def write_files(out):
@@ -278,7 +310,7 @@ def test_wrong_flags_are_one_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 def mm(tmp_path_factory):
-    """Prepared ethanol with MMFF94, and a network fitted to a few hundred of its energies."""
+    """Prepared ethanol with MMFF94, and a network fitted to some hundreds of its energies."""
     out = tmp_path_factory.mktemp("benchmark")
     (out / "one.smi").write_text("CCO ethanol\n")
     assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
@@ -296,12 +328,12 @@ def mm(tmp_path_factory):
     physics = physics_spec(molecule, load_config(MDConfig, ROOT / "configs/md_fast.yaml"),
                            system_xml=out / "raw/ethanol/system.xml").build()
     rng = np.random.default_rng(0)
-    x = molecule.conformers[rng.integers(len(molecule.conformers), size=300)]
+    x = molecule.conformers[rng.integers(len(molecule.conformers), size=900)]
     x = x + 0.004 * rng.standard_normal(x.shape)
     truth = [physics.energy_and_forces(frame) for frame in x]
     labels = Labels(x, [e for e, _ in truth], [f for _, f in truth], 300.0)
     result = fit(load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml"), molecule, labels,
-                 FitConfig(), passes=85, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
+                 FitConfig(), passes=45, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
     checkpoints.save(out / "network.pt", result.checkpoint)
     return out
 
@@ -316,7 +348,7 @@ def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     assert result["rows"]["metropolis"]["training"]["true_calls"] == 300
     assert result["inner_step"]["us_per_replica_step"] > 0
     assert result["plain_rates"]["network"]["certificate"]["pairs"] == FAST.replicas
-    assert result["commands"]["plain_1fs"].startswith("python src/01_run_md_baselines.py --molecule")
+    assert result["commands"]["plain_1fs"].startswith(f"kstep baseline {mm}/raw/ethanol --config ")
     # production alone is less than what the command took with its imports and tuning
     costs, row = json.loads((mm / "costs.json").read_text()), result["rows"]["metropolis"]
     assert row["cost"]["cpu_s_burn_in"] == pytest.approx(costs["metropolis/seed_0"] - row["cost"]["cpu_s_production"], rel=1e-3)

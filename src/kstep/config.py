@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kstep.errors import UserError, did_you_mean
+from kstep.shipped import find_config
 
 MOST = 2**31 - 1  # what the C++ side of the backends holds
 
@@ -79,7 +80,7 @@ class _StrictSafeLoader(yaml.SafeLoader):
 
 def read_yaml(path: str | Path) -> dict:
     """Parse a YAML mapping; UserError names the file and line."""
-    path = Path(path)
+    path = find_config(path)
     if not path.is_file():
         raise UserError(f"config {path} {'is not a file' if path.exists() else 'does not exist'}")
     try:

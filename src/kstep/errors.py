@@ -14,6 +14,14 @@ class PhysicsError(RuntimeError):
     """The true physics has no number for this geometry (SCF not converged, atoms fused)."""
 
 
+def sentence_of(error: Exception) -> str:
+    """What a failure says to a user: a UserError's sentence, or that of a disk or a memory that gives no more."""
+    if isinstance(error, UserError | PhysicsError):
+        return str(error)
+    where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    return f"{where}{getattr(error, 'strerror', None) or error or 'not enough memory'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known word, or the list of known words."""
     known = [str(k) for k in known]

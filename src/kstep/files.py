@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kstep.errors import UserError
+
 SIGNIFICANT_DIGITS = 5  # of a published float: below the error of anything that is measured here
 
 
@@ -91,6 +93,18 @@ def write_json_compact(path: str | Path, data: dict, *, levels: int = 2, sort_ke
         return "{\n" + ",\n".join(entries) + "\n}"
 
     write_text_atomic(path, text(rounded(data), levels) + "\n")
+
+
+def read_json(path: str | Path):
+    """Read JSON; a missing or broken file is a UserError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the stage that writes it first") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a JSON file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path} is not valid JSON; run the stage that writes it again") from None
 
 
 def sha256(path: str | Path) -> str:

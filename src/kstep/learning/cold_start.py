@@ -32,14 +32,15 @@ def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:
             "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps else hybrid.shortest_mean_fs}
 
 
-def learn_for(target: Target, out: str | Path, *, model_config: str | Path | None = None,
-              learn_config: str | Path | None = None, **how) -> Path:
-    """Learn into <out>.learn/ as two YAML files say; returns the frozen network.  how: as of `learner.learn`."""
+def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_config=None, **how) -> Path:
+    """Learn into <out>.learn/; returns the frozen network.
+
+    model_config: a ModelConfig, or the YAML of one (None: that of a pair_mlp); how: as of `learner.learn`.
+    """
     from kstep.learning.learner import learn
     from kstep.models.model_config import ModelConfig
 
-    config = load_config(LearnConfig, learn_config)
-    model = load_config(ModelConfig, model_config or DEFAULT_MODEL)
+    model = model_config if isinstance(model_config, ModelConfig) else load_config(ModelConfig, model_config or DEFAULT_MODEL)
     if model.arch != "pair_mlp":
         raise UserError(f"--learn fits arch pair_mlp, and the model config says {model.arch}; leave --model-config out")
     check_writable(out)

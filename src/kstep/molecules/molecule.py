@@ -87,6 +87,9 @@ class Molecule:
             path = path / "molecule.npz"
         if not path.is_file():
             raise UserError(f"{path} does not exist; prepare it with 'python src/00_prep_mols.py'")
+        if path.suffix != ".npz":
+            raise UserError(f"{path} is not a prepared molecule; prepare it from its SMILES with 00_prep_mols.py (kstep "
+                            "prepare) and give the folder that this writes")
         arrays = read_npz(path)
         try:
             text = json.loads(str(arrays["metadata"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ from kstep.molecules.molecule import Molecule
 from kstep.molecules.smiles import Entry, check_name, parse_smiles, read_smiles_file
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
-__all__ = ["FORCE_FIELDS", "NONE", "Entry", "Prepared", "check_name", "ensure_prepared", "parse_smiles",
-           "prepare_entry", "prepare_molecule", "read_metadata", "read_smiles_file", "update_metadata",
+__all__ = ["FORCE_FIELDS", "NONE", "Entry", "Prepared", "check_name", "ensure_prepared", "molecule_from_smiles",
+           "parse_smiles", "prepare_entry", "prepare_molecule", "read_metadata", "read_smiles_file", "update_metadata",
            "write_prepared"]
 
 NONE = "none"  # conformers only, no System: enough for QM
@@ -189,21 +190,14 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
     return prepared.molecule
 
 
-def find_molecule(args) -> tuple[Molecule, str | None]:
-    """The molecule of --molecule, or one prepared now from --smiles, with its OpenMM System as XML.
+def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
+    """A molecule prepared now, minimised with MMFF94 where that has parameters, and its OpenMM System as XML or None.
 
-    A literal SMILES is named by --name, or after the output file, and minimised with MMFF94 where that
-    has parameters; its System is None where it has not, and for a prepared folder, which holds it.
+    Without a name it is called by its formula.
     """
-    if (args.molecule is None) == (args.smiles is None):
-        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string")
-    if args.molecule is not None:
-        if args.name is not None:
-            raise UserError("--name names the molecule of --smiles; one of --molecule has its name already")
-        return Molecule.load(args.molecule), None
-    name = args.name or Path(args.out).stem
-    parsed, _, _ = parse_smiles(args.smiles, None, None)
+    parsed, _, _ = parse_smiles(smiles)
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9-]", "_", CalcMolFormula(parsed))
     force_field = DEFAULT if mmff_variant(parsed, DEFAULT) else NONE
-    prepared = prepare_entry(Entry(name, args.smiles), seed=args.seed, force_field=force_field)
-    system_xml = openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
-    return prepared.molecule, system_xml
+    prepared = prepare_entry(Entry(name, smiles), seed=seed, force_field=force_field)
+    return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None

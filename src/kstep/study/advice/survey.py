@@ -17,6 +17,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
+from kstep.provenance import machine, provenance
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.run_network import load_network, network_arguments
@@ -63,11 +64,11 @@ class Survey:
     facts: dict
 
 
-def run_pilot(task: Task, provenance: dict, machine: dict) -> Trajectory:
+def run_pilot(task: Task) -> Trajectory:
     """A short tuned metropolis run, in a folder that goes away."""
     with tempfile.TemporaryDirectory() as folder:
         pilot = replace(task.run, out=Path(folder) / "pilot.npz")
-        run_hybrid(pilot, provenance, machine)
+        run_hybrid(pilot, provenance(), machine())
         return load_trajectory(pilot.out)
 
 

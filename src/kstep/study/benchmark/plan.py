@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from kstep.config import load_config, validate
+from kstep.learning.learn_config import LearnConfig
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.stages.physics import TruePhysics
+from kstep.stages.plain_md import PlainMDSettings, run_one
+from kstep.stages.sampling import SamplingSettings, sample
 from kstep.units import FS_PER_PS
+
+HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
 TIMESTEPS_FS = (0.25, 0.5, 1.0, 2.0)
 REFERENCE_FS, COMPETITOR_FS = 0.5, 1.0  # floors come from the first, rates to beat from the second
@@ -57,27 +69,24 @@ FAST = Lengths(reference_replicas=2, reference_ps=1.0, fine_reference_ps=0.5, eq
 
 
 @dataclass(frozen=True)
-class Command:
-    """One numbered script with its flags, and the file it writes."""
+class StageCall:
+    """A function of kstep.stages with its settings, the file it writes, and the words of the same command."""
 
     result: Path
-    script: str
+    function: Callable
+    settings: PlainMDSettings | SamplingSettings
     words: tuple[str, ...]
 
     @property
     def text(self) -> str:
         """The command as one would type it."""
-        return " ".join(["python", f"src/{self.script}", *self.words])
+        return shlex.join(["kstep", *self.words])
 
 
-def words(*parts) -> tuple[str, ...]:
-    """The parts of a command line as text."""
-    return tuple(str(part) for part in parts)
-
-
-def settings(**pairs) -> tuple[str, ...]:
-    """`--set key=value` for every pair."""
-    return tuple(word for key, value in pairs.items() for word in ("--set", f"{key}={value:g}"))
+def command_words(*parts, **keys) -> tuple[str, ...]:
+    """The parts of a command line as text, then `--set key=value` for every key."""
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
+    return (*map(str, parts), *(word for key, value in values.items() for word in ("--set", f"{key}={value}")))
 
 
 def dt_name(dt_fs: float) -> str:
@@ -87,22 +96,19 @@ def dt_name(dt_fs: float) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one molecule; `level` is qm or mm, `config` its YAML, `molecule` the prepared folder.
+    """The runs of one molecule into `out`; config_path: YAML that its physics was read from."""
 
-    redraw_ps and dt_fs are the config's: between velocity redraws of plain MD, and of the network's steps.
-    """
-
-    level: str
-    name: str
-    smiles: str
-    molecule: Path
-    config: Path
+    physics: TruePhysics
+    config_path: Path
     out: Path
     lengths: Lengths
     n_workers: int
     seed: int = 0
-    redraw_ps: float = 0.5
-    dt_fs: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """The molecule's name."""
+        return self.physics.molecule.name
 
     def plain_path(self, dt_fs: float) -> Path:
         """The long plain run; at 0.25 and 2 fs there is only the timed one."""
@@ -122,41 +128,37 @@ class Plan:
         """The trajectory of the network's own dynamics."""
         return self.out / "network_dynamics.npz"
 
-    def references(self) -> list[Command]:
+    def references(self) -> list[StageCall]:
         """Long plain runs at 0.5 and 1 fs, from other conformers and seeds than any training data."""
         return [self._plain(dt, self.plain_path(dt), FIRST_REFERENCE, self.lengths.reference_replicas, length_ps=length)
                 for dt, length in ((COMPETITOR_FS, self.lengths.reference_ps),
                                    (REFERENCE_FS, self.lengths.fine_reference_ps))]
 
-    def timed(self) -> list[Command]:
+    def timed(self) -> list[StageCall]:
         """Short plain runs at every timestep: what a call costs here and now, drift and spectrum."""
         use = self.lengths
         return [self._plain(dt, self.timed_path(dt), FIRST_TIMED, use.timed_replicas, length_ps=use.timed_ps,
-                            drift_windows=use.timed_windows, drift_length_ps=use.timed_window_ps) for dt in TIMESTEPS_FS]
+                            drift_windows=use.timed_windows, drift_length_ps=use.timed_window_ps)
+                for dt in TIMESTEPS_FS]
 
-    def _plain(self, dt_fs, result, first, replicas, **lengths) -> Command:
-        flags = words("--config", self.config, "--out", result.parents[1], "--first-replica", first, "--replicas", replicas,
-                      "--seed", self.seed, "--resume")
-        flags += settings(dt_fs=dt_fs, hot_length_ps=0, drift_windows=lengths.pop("drift_windows", 0),
-                          equilibration_ps=self.lengths.equilibration_ps, redraw_interval_ps=self.redraw_ps,
-                          save_interval_steps=max(1, round(FRAME_FS / dt_fs)), **lengths)
-        if self.level == "mm":
-            return Command(result, "01_run_md_baselines.py",
-                           words("--molecule", self.molecule, "--no-store-forces") + flags)
-        return Command(result, "01b_run_qm_baselines.py",
-                       words("--smiles-file", self.smiles_file, "--molecule", self.name, "--raw", self.molecule.parent,
-                             "--num-workers", self.n_workers) + flags)
+    def _plain(self, dt_fs, result, first, replicas, **lengths) -> StageCall:
+        config, folder = self.physics.config, self.physics.folder
+        keys = {"dt_fs": dt_fs, "hot_length_ps": 0, "drift_windows": 0, "replicas": replicas,
+                "equilibration_ps": self.lengths.equilibration_ps, "redraw_interval_ps": config.redraw_interval_ps,
+                "save_interval_steps": max(1, round(FRAME_FS / dt_fs)), **lengths}
+        config = validate(type(config), config.model_dump() | keys, str(self.config_path))
+        physics = replace(self.physics, config=config)
+        keeps_forces = not self.physics.is_mm
+        settings = PlainMDSettings(((physics, result),), self.seed, first, self.n_workers, True, keeps_forces)
+        words = command_words("baseline", folder, "--config", self.config_path, "--out", result.parents[1],
+                              "--first-replica", first, "--seed", self.seed, "--num-workers", self.n_workers,
+                              "--resume", *([] if keeps_forces else ["--no-store-forces"]), **keys)
+        return StageCall(result, run_one, settings, words)
 
-    @property
-    def smiles_file(self) -> Path:
-        """The SMILES file that 01b is given."""
-        return self.out / f"{self.name}.smi"
-
-    def learn(self, seed: int) -> Command:
+    def learn(self, seed: int) -> StageCall:
         """A cold start: learn from true calls alone, freeze, tune, produce."""
-        use = self.lengths
-        return self._hybrid("learn", f"seed_{seed}", "--learn", "--seed", seed, "--replicas", use.replicas,
-                            "--steps", use.learn_proposals)
+        return self._hybrid("learn", f"seed_{seed}", seed, learn=True, replicas=self.lengths.replicas,
+                            steps=self.lengths.learn_proposals)
 
     def learned_checkpoint(self, seed: int) -> Path:
         """The network that the cold start of a seed freezes."""
@@ -168,14 +170,13 @@ class Plan:
         """The network fitted to the labels of all cold starts."""
         return self.out / "refit" / "network.pt"
 
-    def metropolis(self, checkpoint: Path, seed: int) -> Command:
+    def metropolis(self, checkpoint: Path, seed: int) -> StageCall:
         """A metropolis run of a seed with a network that is there already."""
         use = self.lengths
-        return self._hybrid("metropolis", f"seed_{seed}", "--scheme", "metropolis", "--tune", "--checkpoint", checkpoint,
-                            "--seed", seed, "--replicas", use.replicas, "--steps", use.proposals, "--burn-in-steps",
-                            use.burn_in)
+        return self._hybrid("metropolis", f"seed_{seed}", seed, checkpoint, scheme="metropolis", tune=True,
+                            replicas=use.replicas, steps=use.proposals, burn_in_steps=use.burn_in)
 
-    def dynamics(self, scheme: str, checkpoint: Path) -> list[Command]:
+    def dynamics(self, scheme: str, checkpoint: Path) -> list[StageCall]:
         """impulse, checked or jump: NVE windows, then a run with the thermostat.
 
         checked is the network's dynamics whatever the macro-step, so one run more, with a short one,
@@ -187,24 +188,28 @@ class Plan:
                               (use.impulse_windows, use.impulse_window_ps))
         warm_up = max(1, round(use.dynamics_ps / 5 * FS_PER_PS / fs))
 
-        def run(kind, macro_fs, replicas, length_ps, *flags):
-            k_steps = () if scheme == "jump" else ("--k-steps", max(1, round(macro_fs / self.dt_fs)))
-            return self._hybrid(scheme, kind, "--scheme", scheme, "--checkpoint", checkpoint, *k_steps, "--replicas", replicas,
-                                "--steps", max(4, round(length_ps * FS_PER_PS / macro_fs)), "--seed", self.seed,
-                                "--initial-md", self.plain_path(COMPETITOR_FS), *flags)
+        def run(kind, macro_fs, replicas, length_ps, **keys):
+            if scheme != "jump":
+                keys["k_steps"] = max(1, round(macro_fs / self.physics.config.dt_fs))
+            return self._hybrid(scheme, kind, self.seed, checkpoint, self.plain_path(COMPETITOR_FS), scheme=scheme,
+                                replicas=replicas, steps=max(4, round(length_ps * FS_PER_PS / macro_fs)), **keys)
 
-        nve = ("--thermostat", "none", "--burn-in-steps", 0)
-        runs = [run("nve", fs, windows, window_ps, *nve),
-                run("nvt", fs, use.dynamics_replicas, use.dynamics_ps, "--thermostat", "langevin", "--burn-in-steps", warm_up)]
+        nve = {"thermostat": "none", "burn_in_steps": 0}
+        runs = [run("nve", fs, windows, window_ps, **nve),
+                run("nvt", fs, use.dynamics_replicas, use.dynamics_ps, thermostat="langevin", burn_in_steps=warm_up)]
         if scheme == "checked":
-            runs.append(run("spectrum", FRAME_FS, windows, use.spectrum_ps, *nve))
+            runs.append(run("spectrum", FRAME_FS, windows, use.spectrum_ps, **nve))
         return runs
 
-    def _hybrid(self, folder: str, kind: str, *flags) -> Command:
+    def _hybrid(self, folder: str, kind: str, seed: int, checkpoint: Path | None = None,
+                initial_md: Path | None = None, *, learn: bool = False, **keys: Any) -> StageCall:
         result = self.path(folder, kind)
-        script, config = (("06_hybrid_integrate.py", "--md-config") if self.level == "mm" else
-                          ("06b_hybrid_integrate_qm.py", "--qm-config"))
-        # an MM call costs less than sending it to a worker, and 06 knows
-        workers = () if self.level == "mm" else ("--num-workers", self.n_workers)
-        return Command(result, script, words("--molecule", self.molecule, config, self.config, "--out", result, *workers,
-                                             *flags))
+        settings = SamplingSettings(
+            self.physics, load_config(HybridConfig, HYBRID, keys), result, checkpoint, learn,
+            load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
+            n_workers=self.physics.workers(None if self.physics.is_mm else self.n_workers))
+        optional = {"--checkpoint": checkpoint, "--initial-md": initial_md}
+        words = command_words("sample", self.physics.folder, "--config", self.config_path, "--out", result,
+                              "--num-workers", settings.n_workers, "--seed", seed, *(["--learn"] if learn else []),
+                              *(word for flag, path in optional.items() if path for word in (flag, path)), **keys)
+        return StageCall(result, sample, settings, words)

@@ -1,11 +1,16 @@
-"""Runs the commands of a plan one after another; what is there already is kept."""
+"""Runs the stages of a plan one after another; what is there already is kept.
+
+Each stage is a function called in a spawned process of its own, so that its memory goes back and its CPU seconds, with
+those of its workers, imports and tuning, are what the system says of a child: what a user pays for that command.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
 import resource
-import subprocess
 import sys
 import time
 import zipfile
@@ -13,51 +18,52 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.errors import UserError
+from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import sha256, write_json_atomic
-from kstep.study.benchmark.plan import Command
+from kstep.processes import exit_with_parent
+from kstep.study.benchmark.plan import StageCall
 
 COSTS = "costs.json"
+INTERRUPTED = 130
 
 log = logging.getLogger("kstep")
 
 
 class Runner:
-    """`scripts`: folder of the numbered scripts; `logs`: folder for what they print.
+    """`logs`: folder for what the stages print.
 
-    costs: CPU seconds of each command with all its processes, imports and tuning included, kept in
-    <out>/costs.json; failures: {result: sentence} of commands that left no file; texts: {run: its command}, for the record.
+    costs: CPU seconds of each stage with all its processes, imports and tuning included, kept in
+    <out>/costs.json; failures: {result: sentence} of stages that left no file; texts: {run: its command}, for the
+    record.
     """
 
-    def __init__(self, scripts: Path, logs: Path):
-        self.scripts, self.logs = scripts, logs
+    def __init__(self, logs: Path):
+        self.logs = logs
         self.failures: dict[Path, str] = {}
         self.texts: dict[str, str] = {}
         self.costs = read_costs(logs.parent)
 
-    def run(self, command: Command, checkpoint: Path | None = None) -> bool:
+    def run(self, call: StageCall, checkpoint: Path | None = None) -> bool:
         """Run unless the result is there; True if it is there now.
 
         A run that broke leaves what came before it, and that counts as a result.  Raises UserError
         when the file that is there was made with another network than `checkpoint`.
         """
-        result, label = command.result, label_of(command.result, self.logs.parent)
-        self.texts[label] = command.text
+        result, label = call.result, label_of(call.result, self.logs.parent)
+        self.texts[label] = call.text
         if result.exists():
             check_same_network(result, checkpoint)
             log.info("kept: %s", result)
             return True
         self.logs.mkdir(parents=True, exist_ok=True)
         path = self.logs / f"{label.replace('/', '_')}.log"
-        log.info("$ %s", command.text)
+        log.info("$ %s", call.text)
         start, spent = time.perf_counter(), _cpu_s_of_children()
-        with open(path, "w") as output:
-            code = subprocess.run([sys.executable, str(self.scripts / command.script), *command.words],
-                                  stdout=output, stderr=subprocess.STDOUT).returncode
+        code = run_apart(call, path)
         # an interrupted run goes on where it stopped, and its first part was paid for too
         self.costs[label] = self.costs.get(label, 0.0) + _cpu_s_of_children() - spent
         write_json_atomic(self.logs.parent / COSTS, self.costs)
-        if code == 130:
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
         if not result.exists():
             self.failures[result] = f"{label}: {_last_line(path)}"
@@ -65,6 +71,35 @@ class Runner:
             return False
         log.info("%s in %.0f s%s", result, time.perf_counter() - start, f", {_last_line(path)}" if code else "")
         return True
+
+
+def run_apart(call: StageCall, path: Path) -> int:
+    """Call the stage in a process of its own that prints into `path`; 0, or another code where it failed."""
+    process = multiprocessing.get_context("spawn").Process(target=_stage, args=(call, path))
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:  # the terminal has told the stage too
+        process.join(timeout=10)
+        process.terminate()
+        process.join()
+        return INTERRUPTED
+    return process.exitcode
+
+
+def _stage(call: StageCall, path: Path) -> None:
+    exit_with_parent()
+    with open(path, "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    logging.basicConfig(level="INFO", format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
+    try:
+        call.function(call.settings)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (UserError, PhysicsError, OSError, MemoryError) as error:
+        print(f"error: {sentence_of(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def label_of(result: Path, out: Path) -> str:
@@ -81,7 +116,7 @@ def read_costs(out: Path) -> dict[str, float]:
     try:
         return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
     except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{path} is not what a benchmark wrote; delete it") from None
+        raise UserError(f"{path} is not what a benchmark wrote; choose another --out-dir") from None
 
 
 def _cpu_s_of_children() -> float:
@@ -97,9 +132,9 @@ def check_same_network(result: Path, checkpoint: Path | None) -> None:
         with np.load(result, allow_pickle=False) as archive:
             made_with = json.loads(str(archive["metadata"])).get("checkpoint_sha256")
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{result} cannot be read; delete it, and the benchmark makes it again") from None
+        raise UserError(f"{result} cannot be read; move it away, and the benchmark makes it again") from None
     if made_with != sha256(checkpoint):
-        raise UserError(f"{result} was made with another network than {checkpoint}; delete it, or choose another --out-dir")
+        raise UserError(f"{result} was made with another network than {checkpoint}; choose another --out-dir")
 
 
 def training_seconds(checkpoint: Path | None) -> float | None:
@@ -110,7 +145,7 @@ def training_seconds(checkpoint: Path | None) -> float | None:
     try:
         return float(json.loads(record.read_text())["wall_s"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{record} is not the record of a training; delete it") from None
+        raise UserError(f"{record} is not the record of a training; train the network again") from None
 
 
 def _last_line(path: Path) -> str:

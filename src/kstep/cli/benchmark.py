@@ -1,0 +1,103 @@
+"""One molecule, every scheme, one table: what each costs and what comes out, beside plain MD.
+
+What is in --out-dir already is kept, so a benchmark goes on where it stopped.
+
+    kstep benchmark data/raw/ethanol --qm-config qm --out-dir outputs/benchmark/ethanol
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from kstep.cli.flags import add_common_arguments, non_negative_int, positive_float, positive_int
+from kstep.config import load_config, parse_assignments
+from kstep.errors import UserError
+from kstep.files import write_text_atomic
+from kstep.processes import physical_cores
+
+log = logging.getLogger("kstep")
+
+LENGTHS = ("reference_ps", "fine_reference_ps", "network_ps", "reference_replicas", "proposals")
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep benchmark`, or of 07."""
+    from kstep.study.benchmark.sections import SECTIONS
+
+    what = parser.add_argument_group("molecule and true physics")
+    if numbered is None:
+        what.add_argument("molecule", type=Path, help="prepared folder such as data/raw/ethanol")
+    else:
+        what.add_argument("--molecule", required=True, type=Path, help="prepared folder such as data/raw/ethanol")
+    physics = what.add_mutually_exclusive_group()
+    physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
+    physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    what.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
+    networks = parser.add_argument_group("networks")
+    networks.add_argument("--checkpoint", type=Path,
+                          help="network for metropolis, impulse and checked; default: one fitted to every true call of "
+                               "the cold starts (metropolis: theirs)")
+    networks.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
+    lengths = parser.add_argument_group("what is run, and how long")
+    lengths.add_argument("--seeds", type=non_negative_int, nargs="+",
+                         help="of the cold starts and the metropolis runs (default: 0 1 2, with --fast 0)")
+    lengths.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS),
+                         help="what to run; what other sections left in --out-dir is judged all the same")
+    lengths.add_argument("--effort", type=positive_float, default=1.0, help="scales lengths; 1 takes ethanol about 20 "
+                                                                            "minutes on 2 cores")
+    lengths.add_argument("--fast", action="store_true", help="a minute: shows that everything runs, too short to judge")
+    for flag, words in (("--reference-ps", "plain MD at 1 fs, ps per replica"),
+                        ("--fine-reference-ps", "plain MD at 0.5 fs, ps per replica"),
+                        ("--network-ps", "the network's own dynamics, ps per replica")):
+        lengths.add_argument(flag, type=positive_float, help=f"length of {words} (default: by --effort)")
+    for flag, words in (("--reference-replicas", "replicas of the long plain runs"),
+                        ("--proposals", "metropolis proposals per replica after burn-in; without --checkpoint, by the "
+                                        "networks of the cold starts")):
+        lengths.add_argument(flag, type=positive_int, help=f"{words} (default: by --effort)")
+    lengths.add_argument("--targets", type=Path,
+                         help="YAML that the results are held to, such as benchmarks/targets.yaml")
+    lengths.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
+    add_common_arguments(parser, overrides=True)
+
+
+def load(args):
+    """The settings of the benchmark."""
+    from kstep.forces import load_qm_config
+    from kstep.forces.openmm import MDConfig
+    from kstep.stages.physics import prepared_physics
+    from kstep.study.benchmark.bars import load_targets
+    from kstep.study.benchmark.plan import FAST, Lengths, Plan
+    from kstep.study.benchmark.sections import BenchmarkSettings
+
+    path, changes = args.md_config or args.qm_config, parse_assignments(args.assignments)
+    config = load_config(MDConfig, path, changes) if args.md_config else load_qm_config(path, changes)
+    physics = prepared_physics(args.molecule, config)
+    if args.molecule.name != physics.molecule.name:
+        raise UserError(f"{args.molecule} holds '{physics.molecule.name}'; name the folder after its molecule")
+    if changes:  # the commands of the record read one file
+        path = args.out_dir / "physics.yaml"
+        write_text_atomic(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
+    lengths = FAST if args.fast else Lengths().scaled(args.effort)
+    given = {key: getattr(args, key) for key in LENGTHS if getattr(args, key) is not None}
+    plan = Plan(physics, path, args.out_dir, replace(lengths, **given), args.num_workers, args.seed)
+    return BenchmarkSettings(plan, tuple(args.seeds or ([0] if args.fast else [0, 1, 2])), tuple(args.sections),
+                             args.checkpoint, args.jump_checkpoint, prolongs=args.proposals is not None,
+                             targets=load_targets(args.targets, plan.name) if args.targets else {})
+
+
+def run(args) -> int:
+    """Run and judge, and print the table; 3 where a run left no file."""
+    from kstep.study.benchmark.sections import benchmark
+    from kstep.study.benchmark.table import as_text
+
+    start, settings = time.perf_counter(), load(args)
+    result, failures = benchmark(settings)
+    print(as_text(result))
+    log.info("%.0f s -> %s, %s", time.perf_counter() - start, args.out_dir / "benchmark.json",
+             args.out_dir / "table.txt")
+    return 3 if failures else 0

@@ -1,0 +1,93 @@
+"""Flags in the house style: the parser, its numbers, and what several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from kstep.config import MOST
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults and keeps the line breaks of a description; no '(default: None)'."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.default == [] or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A usage error is one sentence and exit code 2."""
+
+    def error(self, message):
+        self.exit(2, f"error: {message}; {self.prog} --help lists every flag\n")
+
+
+def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """An ArgumentParser in the house style."""
+    return Parser(prog=prog, description=description, formatter_class=HelpFormatter)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, device: bool = False,
+                         overrides: bool = False) -> None:
+    """Add --seed, --device, --set and --log-level where they make sense."""
+    common = parser.add_argument_group("of every command" if seed else "output")
+    if overrides:
+        common.add_argument("--set", action="append", dest="assignments", metavar="KEY=VALUE", default=[],
+                            help="override one key of the YAML config; may be repeated")
+    if seed:
+        common.add_argument("--seed", type=non_negative_int, default=0, help="seed of every random number")
+    if device:
+        common.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+                            help="where the network runs; auto takes a GPU when there is one")
+    common.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info",
+                        help="how much to print")
+
+
+def add_subject(parser, name: str, numbered: str | None, **options) -> None:
+    """What a command is about: the first word after `kstep <command>`, a flag in the numbered script."""
+    if numbered is None:
+        parser.add_argument(name, nargs="?", **options)
+    else:
+        parser.add_argument(f"--{name}", **options)
+
+
+def _number(kind: type, text: str, fits: Callable[[float], bool], wanted: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a {wanted}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """A flag's whole number of 1 or more."""
+    return _number(int, text, lambda n: 1 <= n <= MOST, f"whole number >= 1{_most(text)}")
+
+
+def non_negative_int(text: str) -> int:
+    """A flag's whole number of 0 or more."""
+    return _number(int, text, lambda n: 0 <= n <= MOST, f"whole number >= 0{_most(text)}")
+
+
+def _most(text: str) -> str:
+    return f" and <= {MOST}" if text.isdigit() and int(text) > MOST else ""
+
+
+def positive_float(text: str) -> float:
+    """A flag's finite number above 0."""
+    return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
+
+
+def non_negative_float(text: str) -> float:
+    """A flag's finite number of 0 or more."""
+    return _number(float, text, lambda x: 0 <= x < float("inf"), "number >= 0")
+
+
+def optional_path(text: str | None) -> Path | None:
+    """A Path, None for a flag that was left out."""
+    return Path(text) if text else None

@@ -1,0 +1,26 @@
+"""Learn a network for sampling from true calls alone: <out>.learn/{network.pt, labels.npz}.
+
+    kstep learn CCO --out ethanol.npz    # then: kstep sample CCO --checkpoint ethanol.npz.learn/network.pt --tune ...
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from kstep.cli import sample
+
+log = logging.getLogger("kstep")
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep learn`: those of `kstep sample`."""
+    sample.add_flags(parser, numbered)
+
+
+def run(args) -> None:
+    """Learn, and say where the network is."""
+    from kstep.stages.sampling import learn_network
+
+    _, network = learn_network(replace(sample.load(args), learn=True))
+    log.info("-> %s", network)

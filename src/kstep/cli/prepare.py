@@ -1,0 +1,50 @@
+"""SMILES -> conformers, topology and OpenMM System: what every later stage starts from.
+
+    kstep prepare CCO --name ethanol
+    kstep prepare data/molecules.smi --out-dir data/raw
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from kstep.cli.flags import add_common_arguments, add_subject, positive_int
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep prepare`, or of 00."""
+    from kstep.molecules import DEFAULT
+    from kstep.molecules.prepare import FORCE_FIELDS, NONE
+
+    which = parser.add_argument_group("molecules")
+    add_subject(which, "smiles", numbered, default="data/molecules.smi",
+                help="file of lines 'SMILES name [charge=.. multiplicity=..]', or one SMILES with --name")
+    which.add_argument("--name", help="the molecule's name; --smiles is then a SMILES, not a file")
+    which.add_argument("--multiplicity", type=positive_int,
+                       help="spin multiplicity 2S+1 of a literal SMILES (a file states it per line)")
+    which.add_argument("--molecule", action="append", metavar="NAME", default=[],
+                       help="prepare only this molecule of the file; may be repeated (default: all)")
+    which.add_argument("--out-dir", default="data/raw", type=Path, help="folder for <name>/ and metadata.json")
+    how = parser.add_argument_group("structures")
+    how.add_argument("--force-field", default=DEFAULT,
+                     help=f"one of {', '.join(FORCE_FIELDS)} or another *.offxml / gaff-<version>; '{NONE}' "
+                          "writes no system.xml, enough for QM of molecules without parameters")
+    how.add_argument("--n-conformers", type=positive_int, default=20,
+                     help="conformers embedded per molecule, before duplicates are dropped")
+    how.add_argument("--max-attempts", type=positive_int, default=100, help="embedding attempts per conformer")
+    add_common_arguments(parser)
+
+
+def run(args) -> int:
+    """Prepare, and say what was and what could not be."""
+    from kstep.stages.preparation import PreparationSettings, prepare_all
+
+    settings = PreparationSettings(
+        args.smiles, args.out_dir, args.name, args.multiplicity, tuple(args.molecule), args.force_field,
+        args.n_conformers, args.max_attempts, args.seed)
+    done, problems = prepare_all(settings)
+    print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out_dir}")
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if problems else 0

@@ -1,0 +1,58 @@
+"""What surrounds a command: logging, exit codes, and the parser of its flags."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from kstep.errors import PhysicsError, UserError, sentence_of
+
+# One thread per true call: two are many times slower on a shared machine, and BLAS reads
+# these variables only once, at import.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+log = logging.getLogger("kstep")
+
+
+def setup_logging(level: str = "info") -> None:
+    """Log to stderr, one line each."""
+    logging.basicConfig(level=level.upper(), format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
+    for noisy in ("matplotlib", "pymbar", "jax", "absl", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Run `main`: its code, or that of its failure, which becomes one sentence on stderr.
+
+    0 done, 2 a user's mistake, 3 the physics failed, 130 interrupted.
+    """
+    try:
+        return main() or 0
+    except PhysicsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except (UserError, OSError, MemoryError) as error:  # a folder that cannot be written, a name too long, no space ...
+        if not isinstance(error, UserError):
+            log.debug("where it happened", exc_info=True)
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished work is on disk, --resume continues where the script has it",
+              file=sys.stderr)
+        return 130
+
+
+def run_command(command, description: str, *, numbered: str | None = None, prog: str | None = None,
+                argv: list[str] | None = None) -> int:
+    """Parse the flags of a module of kstep.cli and run it; `numbered`: with the flags of that numbered script."""
+    from kstep.cli.flags import make_parser
+
+    parser = make_parser(description, prog)
+    command.add_flags(parser, numbered)
+    parser.set_defaults(numbered=numbered)
+    args = parser.parse_args(argv)
+    setup_logging(args.log_level)
+    return command.run(args) or 0

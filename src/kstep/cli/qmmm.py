@@ -1,0 +1,140 @@
+"""QM/MM: a QM region in an OpenMM environment, sampled exactly with one QM call per k timesteps.
+
+    kstep qmmm --out outputs/qmmm/ethanol.npz                      # ethanol in a droplet of water
+    kstep qmmm --smiles CCCC --qm-atoms 0 1 4 5 6 7 8 --waters 0 --out outputs/qmmm/butane.npz
+    kstep qmmm --pdb data/alanine_dipeptide.pdb --qm-atoms 10 11 12 13 --out outputs/qmmm/peptide.npz
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kstep.cli.flags import add_common_arguments, non_negative_int, optional_path, positive_float, positive_int
+from kstep.config import BaselineConfig, load_config, parse_assignments, validate
+from kstep.errors import UserError
+
+log = logging.getLogger("kstep")
+
+SHORTEST_FS, LONGEST_FS = 0.001, 5.0
+DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800}
+DT_FS, HYDROGEN_DA = 1.0, 4.0
+K_STEPS, K_STEPS_OF_TRUE_DYNAMICS = 50, 4  # the second where velocities follow the true potential
+RESTART_STEPS = 20  # macro-steps between restart files: a QM call among charges may take a minute
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep qmmm` and of qmmm_example.py."""
+    from kstep.schemes import PREFERRED, SCHEMES
+
+    what = parser.add_argument_group("atoms and true physics")
+    where = what.add_mutually_exclusive_group()
+    where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
+    where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where not QM")
+    what.add_argument("--waters", type=non_negative_int, help="of the droplet around --smiles (default: 20); 0: none")
+    what.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
+    what.add_argument("--qm-config", default="configs/qm.yaml",
+                      help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
+    what.add_argument("--embedding", choices=["electrostatic", "mechanical"], default="electrostatic",
+                      help="of the true potential: MM charges polarise the QM, or meet fixed charges")
+    network = parser.add_argument_group("network")
+    network.add_argument("--checkpoint", help="network of the capped region, from an earlier run of this script or 06b")
+    network.add_argument("--learn", action="store_true",
+                         help="first learn the network, from the true calls of this run alone; so it is without "
+                              "--checkpoint")
+    network.add_argument("--model-config", help="the network to learn (default: configs/model_pair_mlp.yaml), or what "
+                         "--checkpoint must have been built from")
+    network.add_argument("--learn-config", help="YAML of learning (default: configs/learn.yaml)")
+    network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
+    network.add_argument("--labels",
+                         help="past_tolerance learn: labels the network was learned from, so that it is kept")
+    scheme = parser.add_argument_group("scheme")
+    scheme.add_argument("--scheme", choices=[name for name, kind in SCHEMES.items() if kind.traits.head != "jump"],
+                        default=PREFERRED[0].name,
+                        help="plain asks the QM at every step: the honest competitor")
+    scheme.add_argument("--thermostat", choices=["none", "langevin"], default="none",
+                        help="around the schemes other than metropolis; none is NVE")
+    scheme.add_argument("--k-steps", type=positive_int,
+                        help="timesteps per QM call, metropolis: their mean (default 50; impulse: 4, plain: 1)")
+    scheme.add_argument("--dt-fs", type=positive_float, help="timestep, fs (default: 1)")
+    scheme.add_argument("--hydrogen-mass", type=positive_float,
+                        help="metropolis: mass of the sampler's hydrogens, Da (default: 4); the ensemble stays exact")
+    scheme.add_argument("--tune", action="store_true",
+                        help="metropolis: choose what is left out of --dt-fs and --k-steps by measurement")
+    scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
+                        help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
+    run_flags = parser.add_argument_group("run")
+    run_flags.add_argument("--steps", type=positive_int, default=200, help="macro-steps = QM calls per replica")
+    run_flags.add_argument("--burn-in-steps", type=non_negative_int, default=20, help="macro-steps before them")
+    run_flags.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
+    run_flags.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
+    run_flags.add_argument("--resume", action="store_true", help="go on where a run that was cut left off")
+    run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
+    add_common_arguments(parser, device=True, overrides=True)
+
+
+def check(args) -> None:
+    """Refuse flags that contradict each other or that nobody would read."""
+    from kstep.schemes import SCHEMES
+
+    given = {name for name in (*DEFAULTS, "hydrogen_mass") if getattr(args, name) is not None}
+    traits = SCHEMES[args.scheme].traits
+    if not traits.needs_network and args.k_steps not in (None, 1):
+        raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
+    if not traits.needs_network and (args.checkpoint or args.learn or args.model_config or given - {"waters"}):
+        raise UserError("plain carries nothing with a network; leave out --checkpoint, --model-config, --learn, "
+                        "--learn-config, --learn-calls and --hydrogen-mass")
+    if traits.sets_temperature and args.thermostat != "none":
+        raise UserError(f"{args.scheme} draws its own momenta; --thermostat goes with the other schemes")
+    if args.checkpoint and args.learn:
+        raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
+    if args.checkpoint and given & {"learn_config", "learn_calls"}:
+        raise UserError("a network from --checkpoint learns nothing; leave out --learn-config and --learn-calls")
+    if args.pdb and "waters" in given:
+        raise UserError("--waters are those around --smiles; the waters of --pdb are in its file")
+    if args.pdb and args.qm_atoms is None:
+        raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
+    if args.dt_fs and not SHORTEST_FS <= args.dt_fs <= LONGEST_FS:
+        raise UserError(f"a timestep of {args.dt_fs:g} fs carries no molecule; give --dt-fs from {SHORTEST_FS} to "
+                        f"{LONGEST_FS:g}")
+
+
+def settings_of(args):
+    """The QM's config and the run's; --set goes to the QM where that has the key."""
+    from kstep.forces import load_qm_config
+    from kstep.schemes import SCHEMES
+    from kstep.schemes.hybrid_config import HybridConfig
+
+    given = parse_assignments(args.assignments)
+    of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
+    own = {key: given.pop(key) for key in set(given) & of_run}
+    traits = SCHEMES[args.scheme].traits
+    k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
+    hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
+    return load_qm_config(args.qm_config, given), validate(HybridConfig, {
+        "scheme": args.scheme, "steps": args.steps, "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
+        "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
+        "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
+        "hydrogen_mass_Da": args.hydrogen_mass or hydrogen_Da,
+        "thermostat": args.thermostat, "tune": args.tune, "tempering_K": args.tempering_K, "store_forces": False,
+        "checkpoint_interval": RESTART_STEPS, **own}, "settings")
+
+
+def run(args) -> None:
+    """Learn where there is no network, run, and say in one line what came out."""
+    from kstep.learning.learn_config import LearnConfig
+    from kstep.models.model_config import ModelConfig
+    from kstep.runs.counters import describe
+    from kstep.stages.region_sampling import RegionSettings, sample_region
+
+    check(args)
+    qm, hybrid = settings_of(args)
+    if args.model_config:
+        load_config(ModelConfig, args.model_config)  # now, before the surroundings take their time
+    settings = RegionSettings(
+        qm, hybrid, args.out, args.smiles, args.pdb, DEFAULTS["waters"] if args.waters is None else args.waters,
+        args.qm_atoms and tuple(args.qm_atoms), args.embedding, optional_path(args.checkpoint),
+        load_config(LearnConfig, args.learn_config or DEFAULTS["learn_config"]),
+        args.learn_calls or DEFAULTS["learn_calls"], optional_path(args.model_config), optional_path(args.labels),
+        args.seed, args.num_workers, args.device, args.resume)
+    log.info("%s -> %s", describe(sample_region(settings)), settings.out)

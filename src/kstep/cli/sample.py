@@ -1,0 +1,140 @@
+"""Hybrid dynamics: the network makes k steps, the true physics is asked once.
+
+From nothing but a SMILES string: learn the network, freeze it, sample exactly.
+
+    kstep sample CCO --learn --out ethanol.npz
+    kstep sample data/raw/aspirin --config md --checkpoint outputs/checkpoints/best.pt --out aspirin.npz
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kstep.cli.flags import (
+    add_common_arguments,
+    non_negative_float,
+    non_negative_int,
+    optional_path,
+    positive_float,
+    positive_int,
+)
+from kstep.config import load_config, parse_assignments
+from kstep.errors import UserError
+
+log = logging.getLogger("kstep")
+
+CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/md.yaml"),
+          "06b": ("--qm-config", "configs/qm.yaml")}
+# flags that are keys of the hybrid config: unset ones leave the YAML's value
+KEYS = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
+        "hydrogen_mass_Da", "tempering_K", "tune", "project_residual")
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep sample`, or of 06 or 06b."""
+    from kstep.schemes import SCHEMES
+
+    flag, default = CONFIG[numbered]
+    what = parser.add_argument_group("molecule and true physics")
+    if numbered is None:
+        what.add_argument("molecule", metavar="MOLECULE",
+                          help="a SMILES, or a prepared folder such as data/raw/ethanol")
+        named = "its formula"
+    else:
+        what.add_argument("--molecule", help="prepared folder such as data/raw/ethanol")
+        what.add_argument("--smiles", help="instead of --molecule: a SMILES string, prepared on the spot")
+        named = "that of the output file"
+    what.add_argument("--name", help=f"name of the molecule of a SMILES (default: {named})")
+    what.add_argument(flag, default=default, dest="physics_config",
+                      help="YAML of the true physics and the baseline temperature (K) and dt_fs")
+    network = parser.add_argument_group("network")
+    network.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain or --learn")
+    network.add_argument("--learn", action="store_true",
+                         help="metropolis: first learn the network, from the true calls of this run alone")
+    network.add_argument("--model-config", help="check that the checkpoint was built from this model YAML; with "
+                         "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
+    network.add_argument("--learn-config", default="configs/learn.yaml",
+                         help="YAML of learning: with --learn, or past_tolerance learn")
+    network.add_argument("--labels",
+                         help="past_tolerance learn: dataset the network was trained on, so that it is kept")
+    scheme = parser.add_argument_group("scheme")
+    scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
+    scheme.add_argument("--scheme", choices=tuple(SCHEMES), help="how k steps are made and judged")
+    scheme.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
+    scheme.add_argument("--dt-fs", type=positive_float, help="timestep, fs")
+    scheme.add_argument("--thermostat", choices=["none", "langevin"], help="around all but metropolis; none is NVE")
+    scheme.add_argument("--hydrogen-mass", type=positive_float, dest="hydrogen_mass_Da",
+                        help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
+    scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
+                        help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
+    scheme.add_argument("--tune", action="store_true", default=None,
+                        help="metropolis: choose the timestep and the length by measurement before production")
+    scheme.add_argument("--project-residual", action="store_const", const=True,
+                        help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
+    scheme.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
+    scheme.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
+    run_flags = parser.add_argument_group("run")
+    run_flags.add_argument("--out", required=True, help="trajectory file to write (.npz)")
+    run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
+    run_flags.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
+    run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
+    run_flags.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
+    run_flags.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
+    run_flags.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
+    run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file")
+    add_common_arguments(parser, device=True, overrides=True)
+
+
+def load(args):
+    """The settings of the run."""
+    from kstep.forces import load_qm_config
+    from kstep.forces.openmm import MDConfig
+    from kstep.learning.learn_config import LearnConfig
+    from kstep.schemes.hybrid_config import HybridConfig
+    from kstep.stages.physics import load_physics
+    from kstep.stages.sampling import SamplingSettings
+
+    if args.numbered == "06":
+        config = load_config(MDConfig, args.physics_config)
+    else:
+        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config)
+    given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
+    hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
+    return SamplingSettings(
+        open_subject(args, config), hybrid, Path(args.out), optional_path(args.checkpoint), args.learn,
+        load_config(LearnConfig, args.learn_config), optional_path(args.model_config), optional_path(args.labels),
+        optional_path(args.initial_md), args.frame, args.seed, args.num_workers, args.device, args.resume)
+
+
+def open_subject(args, config):
+    """The true physics of the molecule that the flags name."""
+    from kstep.molecules.molecule import check_name
+    from kstep.molecules.prepare import molecule_from_smiles
+    from kstep.stages.physics import TruePhysics, open_physics, prepared_physics
+
+    if args.numbered is None:
+        return open_physics(args.molecule, config, name=args.name, seed=args.seed)
+    if (args.molecule is None) == (args.smiles is None):
+        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string")
+    if args.molecule is not None:
+        if args.name is not None:
+            raise UserError("--name names the molecule of --smiles; one of --molecule has its name already")
+        return prepared_physics(args.molecule, config)
+    if args.name is None:
+        try:
+            check_name(Path(args.out).stem)
+        except UserError as error:
+            raise UserError(f"--out {args.out} also names the molecule, and {error}; or give the molecule's own as "
+                            "--name") from None
+    molecule, system_xml = molecule_from_smiles(args.smiles, args.name or Path(args.out).stem, seed=args.seed)
+    return TruePhysics(molecule, config, system_xml=system_xml)
+
+
+def run(args) -> None:
+    """Learn where that is asked, run, and say in one line what came out."""
+    from kstep.runs.counters import describe
+    from kstep.stages.sampling import sample
+
+    settings = load(args)
+    log.info("%s -> %s", describe(sample(settings)), settings.out)

@@ -1,0 +1,250 @@
+"""Sampling a molecule from Python: what `import kstep` offers.
+
+    molecule   a SMILES, the path of a prepared folder, or a Molecule
+    physics    a YAML of configs/ or its name ("qm", "md"), a backend ("tblite", "xtb", "openmm", "pyscf"), a method of
+               xTB ("GFN2-xTB"), a mapping of config keys, a config object, or any ASE calculator or factory of one
+    settings   keywords that are the keys of the config, checked with "did you mean"
+
+A run that starts worker processes must stand below `if __name__ == "__main__":` in a script, since they import it
+again. The functions are those of the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kstep.config import BaselineConfig, load_config
+from kstep.errors import UserError
+from kstep.forces.openmm import MDConfig
+from kstep.learning.learn_config import LearnConfig
+from kstep.molecules.molecule import Molecule
+from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, write_prepared
+from kstep.result import Result
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.shipped import find_config
+from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
+from kstep.stages.plain_md import PlainMDSettings, run_one
+from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
+
+HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Subject = str | Path | Molecule
+Settings = bool | str | Path | Mapping[str, Any]
+
+
+def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = None, force_field: str | None = None,
+            n_conformers: int = 20, seed: int = 0) -> Molecule:
+    """Conformers and topology of a SMILES (named by its formula without `name`).
+
+    out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
+    see 00 (None: MMFF94 where it has parameters).  Raises UserError for what is no molecule.
+    """
+    if force_field is None and out is None and n_conformers == 20:
+        return molecule_from_smiles(smiles, name, seed=seed)[0]
+    named = name or molecule_from_smiles(smiles, None, seed=seed)[0].name
+    prepared = prepare_molecule(named, smiles, n_conformers=n_conformers, seed=seed,
+                                **({} if force_field is None else {"force_field": force_field}))
+    if out is not None:
+        write_prepared(prepared, out)
+    return prepared.molecule
+
+
+def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
+           network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
+           start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
+           device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+    """A hybrid run, exact where its scheme is: k network steps, one true call.
+
+    learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
+    network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
+    to write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml,
+    such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
+    broke.
+    """
+    return _sampled(_sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
+                              settings))
+
+
+def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
+          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None,
+          device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+    """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
+
+    settings: keys of configs/learn.yaml.
+    """
+    own = {} if temperature_K is None else {"temperature_K": temperature_K}
+    run = _sampling(molecule, physics, settings or True, None, out, name, None, None, seed, workers, device, resume,
+                    own)
+    return learn_network(run)[1]
+
+
+def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
+             name: str | None = None, seed: int = 0, workers: int | None = None, resume: bool = False,
+             **settings: Any) -> Result:
+    """Plain MD, every replica an independent seed from its own conformer.
+
+    out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
+    config of the physics, such as length_ps, dt_fs, replicas.
+    """
+    true = _physics(molecule, physics, name, seed, settings)
+    check_lengths(true.config, "settings")
+    if not true.is_mm:
+        _check_guard()  # its replicas run in processes of their own
+    _one_thread()
+    true.check()
+    path = _file(out, f"{true.molecule.name}_plain")
+    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume))
+    return Result(path)
+
+
+@dataclass(frozen=True)
+class Report:
+    """metrics: what metrics.json holds; problems: a sentence for each file that could not be judged.
+
+    Printing it gives its table.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        from kstep.analysis.show.text import format_text
+
+        return format_text(self.metrics)
+
+
+def evaluate(runs: Result | str | Path, baseline: Result | str | Path, *, out: str | Path = "evaluation",
+             seed: int = 0) -> Report:
+    """Judge runs (a file, or a folder of them) against plain MD.
+
+    Writes metrics.json, plots/ and report.html into the folder `out`.
+    """
+    from kstep.analysis.evaluate import evaluate as judge
+
+    return Report(Path(out), *judge(_path(baseline), _path(runs), out, seed=seed))
+
+
+def load(path: str | Path) -> Result:
+    """A trajectory file of any stage."""
+    result = Result(Path(path))
+    len(result)  # read now: a file that is none is found here
+    return result
+
+
+def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
+    """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
+
+    Formats: the keys of kstep.analysis.show.formats.FORMATS.
+    """
+    from kstep.analysis.show import formats
+
+    result = result if isinstance(result, Result) else Result(Path(result))
+    return formats.export(result.chosen, out, format)
+
+
+def _path(run: Result | str | Path) -> Path:
+    return run.path if isinstance(run, Result) else Path(run)
+
+
+def _sampled(settings: SamplingSettings) -> Result:
+    run_sampling(settings)
+    return Result(settings.out)
+
+
+def _sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
+              settings) -> SamplingSettings:
+    """The settings of a hybrid run, checked."""
+    true = _physics(molecule, physics, name, seed, {})
+    if true.workers(workers) > 1:
+        _check_guard()
+    _one_thread()
+    given = {} if isinstance(learn, bool) else learn
+    config = (load_config(LearnConfig, LEARN, dict(given)) if isinstance(given, Mapping) else
+              load_config(LearnConfig, given))
+    return SamplingSettings(
+        true, load_config(HybridConfig, HYBRID, settings), _file(out, true.molecule.name), network and Path(network),
+        learn is not False, config, initial_md=start and Path(start), frame=frame, seed=seed, n_workers=workers,
+        device=device, resume=resume)
+
+
+def _physics(molecule: Subject, physics: Any, name: str | None, seed: int, settings: dict[str, Any]) -> TruePhysics:
+    config, calculator = _config(physics, settings)
+    if not isinstance(molecule, Molecule):
+        true = open_physics(molecule, config, name=name, seed=seed)
+    else:
+        system_xml = None
+        if isinstance(config, MDConfig):  # a Molecule in memory has no System with it
+            system_xml = molecule_from_smiles(molecule.smiles, molecule.name, seed=seed)[1]
+        true = TruePhysics(molecule, config, system_xml=system_xml)
+    return true if calculator is None else TruePhysics(true.molecule, config, calculator=calculator)
+
+
+def _config(physics: Any, settings: dict[str, Any]) -> tuple[BaselineConfig, Any]:
+    """The config that `physics` means, with `settings` in it, and the calculator that it is, if it is one."""
+    from kstep.forces import BACKENDS
+
+    if isinstance(physics, BaselineConfig):
+        return (physics.__class__.model_validate(physics.model_dump() | settings) if settings else physics), None
+    if isinstance(physics, Mapping):
+        return load_physics(None, {**physics, **settings}), None
+    if isinstance(physics, str | Path):
+        if find_config(physics).is_file():
+            return load_physics(physics, settings), None
+        if physics in BACKENDS:
+            return load_physics(None, {"backend": physics, **settings}), None
+        if str(physics).upper().startswith(("GFN", "IPEA")):
+            return load_physics(None, {"method": physics, **settings}), None
+        raise UserError(f"physics '{physics}' is no config file, and no backend of {', '.join(BACKENDS)}")
+    from kstep.forces.ase import name_of
+
+    return load_physics(None, {"backend": "ase", "calculator": name_of(physics), **settings}), physics
+
+
+def _file(out: str | Path | None, name: str) -> Path:
+    """`out`, or a file of that name in the current folder that is not there yet."""
+    if out is not None:
+        return Path(out)
+    path, n = Path(f"{name}.npz"), 1
+    while path.exists():
+        n += 1
+        path = Path(f"{name}_{n}.npz")
+    return path
+
+
+def _one_thread() -> None:
+    """Two threads in one true call are slower than one; the libraries read this when they are first loaded."""
+    for variable in THREADS:
+        os.environ.setdefault(variable, "1")
+
+
+def _check_guard() -> None:
+    """UserError where worker processes would run the caller's script again.
+
+    Each of them imports the main program; what stands outside `if __name__ == "__main__":` would start there too.
+    """
+    main = sys.modules["__main__"]
+    source = getattr(main, "__file__", None)
+    if source is None or not os.path.isfile(source):
+        return  # a console or a notebook, which workers do not import
+    frame = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_globals is main.__dict__):
+        frame = frame.f_back
+    if frame is None:
+        return
+    try:
+        body = ast.parse(Path(source).read_text(encoding="utf-8")).body
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return
+    guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+                  and node.lineno <= frame.f_lineno <= (node.end_lineno or 0) for node in body)
+    if not guarded:
+        raise UserError(f"{source}, line {frame.f_lineno}: this starts worker processes, which import the script "
+                        "again; put what is to be run below  if __name__ == \"__main__\":  (or give workers=1)")

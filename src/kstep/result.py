@@ -1,0 +1,101 @@
+"""A finished run as Python sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kstep.schemas import PER_FRAME, Trajectory, load_trajectory
+
+if TYPE_CHECKING:
+    import ase
+    import mdtraj
+
+PRODUCTION = ("train", "reference", "drift")  # roles; the others equilibrate, or are hotter than what was asked for
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trajectory file: its production frames, or with `whole` all of them.  Printing it gives the one-line answer."""
+
+    path: Path
+    whole: bool = False
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """Every array of the file, in nm, ps, Da and kJ/mol (see kstep.schemas)."""
+        return load_trajectory(self.path)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file says of the run: method, scheme, settings, true calls, seconds, status."""
+        return self.trajectory.metadata
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Rows (F,) of the trajectory that this result stands for, replica after replica."""
+        t = self.trajectory
+        rows = np.arange(len(t.pos)) if self.whole else t.frames_of(*PRODUCTION)
+        return rows[np.lexsort((t.step[rows], t.replica[rows]))]
+
+    @property
+    def chosen(self) -> Trajectory:
+        """The trajectory of these frames alone."""
+        t = self.trajectory
+        arrays = {key: getattr(t, key) for key in PER_FRAME}
+        return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions (F,N,3), nm."""
+        return self.trajectory.pos[self.frames]
+
+    @property
+    def energies(self) -> np.ndarray:
+        """True potential energies (F,), kJ/mol."""
+        return self.trajectory.Epot[self.frames]
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of accepted proposals; None for a scheme that refuses nothing."""
+        return self.metadata.get("acceptance")
+
+    @property
+    def true_calls(self) -> int:
+        """Evaluations of the true potential, those of learning apart (metadata["true_calls_training"])."""
+        return self.metadata["true_calls"]
+
+    def all(self) -> Result:
+        """The same file with its equilibration and hot frames."""
+        return Result(self.path, whole=True)
+
+    def atoms(self) -> list[ase.Atoms]:
+        """The frames as ASE Atoms, with energies and, where the file has them, forces."""
+        from kstep.analysis.show.formats import to_atoms
+
+        return to_atoms(self.chosen)
+
+    def mdtraj(self) -> mdtraj.Trajectory:
+        """The frames as an MDTraj trajectory."""
+        from kstep.analysis.show.formats import to_mdtraj
+
+        return to_mdtraj(self.chosen)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[ase.Atoms]:
+        return iter(self.atoms())
+
+    def __str__(self) -> str:
+        from kstep.runs.counters import describe
+
+        m = self.metadata
+        text = (describe(m) if "tally" in m else
+                f"{m['molecule']} {m['scheme']}, {m['method']}: {len(self)} frames, {m['true_calls']} true calls")
+        return f"{text} -> {self.path}"

@@ -1,0 +1,94 @@
+"""A hybrid run of a QM region in an OpenMM environment: its network is the cheap potential of all atoms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kstep.config import ChargedConfig
+from kstep.errors import UserError
+from kstep.files import check_writable
+from kstep.learning.cold_start import learn_for, sampling_of
+from kstep.learning.learn_config import LearnConfig
+from kstep.learning.region_target import RegionTarget
+from kstep.molecules.droplet import read_pdb, solvate
+from kstep.molecules.prepare import prepare_molecule
+from kstep.processes import physical_cores
+from kstep.provenance import machine, provenance
+from kstep.runs.qmmm_network import embedded_recipe
+from kstep.runs.qmmm_system import QMMMSystem, embed
+from kstep.runs.run_hybrid import run_hybrid
+from kstep.runs.settings import prepare_run
+from kstep.schemes import SCHEMES
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.stages.sampling import device_of, relearner, yaml_of
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `pdb`: all atoms of a file; qm_atoms:
+    the region, from 0 (None: the whole molecule of smiles); embedding: electrostatic or mechanical; learn_calls: QM
+    calls that learning may take, which there is without `checkpoint`; the rest as in SamplingSettings.
+    """
+
+    qm: ChargedConfig
+    hybrid: HybridConfig
+    out: Path
+    smiles: str = "CCO"
+    pdb: Path | None = None
+    waters: int = 20
+    qm_atoms: tuple[int, ...] | None = None
+    embedding: str = "electrostatic"
+    checkpoint: Path | None = None
+    learn_config: LearnConfig = field(default_factory=LearnConfig)
+    learn_calls: int = 800
+    model_config: object = None
+    labels: Path | None = None
+    seed: int = 0
+    n_workers: int | None = None
+    device: str = "auto"
+    resume: bool = False
+
+
+def sample_region(settings: RegionSettings) -> dict:
+    """Run, write settings.out, and return its metadata."""
+    s = settings
+    _check_network(s)
+    check_writable(s.out)
+    system = _system(s)
+    device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
+    target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,
+                          starts_K=s.qm.temperature_K, inner_dt_fs=s.hybrid.dt_fs, about=system.facts, device=device,
+                          **sampling_of(s.hybrid, s.qm))
+    if SCHEMES[s.hybrid.scheme].traits.needs_network and checkpoint is None:
+        checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
+                               n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume)
+    run = prepare_run(system.molecule, lambda settled: system.spec, s.qm.method, s.hybrid, s.qm, out=s.out,
+                      checkpoint=checkpoint, model_config=yaml_of(s.model_config), seed=s.seed, n_workers=n_workers,
+                      device=device, resume=s.resume, recipe=embedded_recipe(system.spec, s.qm.method),
+                      facts=system.facts)
+    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, s.labels))
+
+
+def _check_network(s: RegionSettings) -> None:
+    """A checkpoint that cannot be read is found before the surroundings take their time."""
+    if s.checkpoint is not None and SCHEMES[s.hybrid.scheme].traits.needs_network:
+        from kstep.models import checkpoint as checkpoints
+
+        checkpoints.load(s.checkpoint)
+
+
+def _system(s: RegionSettings) -> QMMMSystem:
+    """The QM region in its surroundings."""
+    facts = {"waters": 0 if s.pdb else s.waters}
+    how = dict(embedding=s.embedding, n_starts=s.hybrid.replicas, seed=s.seed)
+    if s.pdb:
+        return embed(s.out.stem, read_pdb(s.pdb), s.qm_atoms, s.qm, facts=facts, **how)
+    prepared = prepare_molecule("solute", s.smiles, seed=s.seed)
+    molecule = prepared.molecule
+    atoms = range(len(molecule)) if s.qm_atoms is None else s.qm_atoms
+    if max(atoms) >= len(molecule):
+        raise UserError(f"QM atom {max(atoms)} is not in the molecule, whose {len(molecule)} atoms are 0 to "
+                        f"{len(molecule) - 1}")
+    return embed(s.out.stem, solvate(prepared, s.waters), atoms, s.qm, smiles=s.smiles,
+                 multiplicity=molecule.multiplicity, facts=facts, **how)
