@@ -1,7 +1,7 @@
 """Does 08_advise.py predict what then really happens?  Forecast, then the real runs, side by side.
 
 Learns and samples a molecule with 06b --learn, runs plain MD at 1 fs with 01b (or takes --plain), then asks 08_advise
-without and with the network that was learned, and merges predicted and measured into benchmarks/advise.json.
+without and with the network that was learned, and merges predicted and measured into benchmarks/results/advise.json.
 What is there already under outputs/advise is kept; delete it to measure again.
 
     python benchmarks/advise.py --smiles CCO --name ethanol
@@ -13,9 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from running import ROOT, sh
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT, sh
 
-RESULT = ROOT / "benchmarks" / "advise.json"
+RESULT = RESULTS / "advise.json"
 SAMPLES = 10_000
 
 
@@ -60,7 +61,7 @@ def main():
     data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     data[args.name] = {"before any training": figures(work / "cold.json"),
                        "with a network and a pilot run": figures(work / "pilot.json")}
-    RESULT.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    write_json_compact(RESULT, data)
     for when, told in data[args.name].items():
         for check in told["checks"]:
             for o in ("torsion", "energy"):

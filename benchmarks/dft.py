@@ -2,7 +2,7 @@
 
 06b learns from nothing and samples; a short plain run (01c) says what one of its calls costs here; the network's own
 dynamics says how fast plain MD forgets its energy, since plain MD itself would take days.  Compared is what 100
-effective samples of the potential energy cost, labels, training and burn-in included.  Writes benchmarks/dft.json.
+effective samples of the potential energy cost, labels, training and burn-in included.  Writes benchmarks/results/dft.json.
 
     python benchmarks/dft.py
 """
@@ -10,24 +10,20 @@ effective samples of the potential energy cost, labels, training and burn-in inc
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from guides import put
-from running import ROOT, sh
+from kstep.analysis.measure.profile import characterise
+from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of
+from kstep.files import write_json_compact
+from kstep.forces import load_qm_config, physics_spec
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import load_trajectory
+from kstep.study.benchmark import network_reference as network_dynamics
+from kstep.units import FS_PER_PS
+from running import RESULTS, ROOT, machine, provenance, sh
 
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.analysis.measure.profile import characterise  # noqa: E402
-from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of  # noqa: E402
-from kstep.forces import load_qm_config, physics_spec  # noqa: E402
-from kstep.molecules.molecule import Molecule  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from kstep.study.benchmark import network_reference as network_dynamics  # noqa: E402
-from kstep.units import FS_PER_PS  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "dft.json"
+RESULT = RESULTS / "dft.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- dft -->"
 NAME, SMILES = "methanol", "CO"
 # the coarser grid is twice as fast; rotating the molecule changes its energy by 0.01 kT
@@ -139,7 +135,7 @@ def main():
     settings = load_qm_config(files["config"])
     result = {"molecule": NAME, "method": settings.method, "machine": machine(), **provenance(),
               "config": settings.model_dump(), **judge(files)}
-    write_json_atomic(RESULT, result)
+    write_json_compact(RESULT, result)
     put(GUIDE, MARK, table(result))
     print(json.dumps({key: result[key] for key in result if key not in ("machine", "config", "versions")}, indent=1))
 

@@ -1,7 +1,7 @@
 """EGNN, Transformer-EGNN and pair_mlp on the same data with the same CPU time of training: ethanol, GFN2-xTB.
 
 Energy networks: force and energy error on replicas that no training saw, time per evaluation, and the acceptance of
-metropolis with each.  Jump networks (pair_mlp has no jump head): error of one jump.  Writes benchmarks/models.json.
+metropolis with each.  Jump networks (pair_mlp has no jump head): error of one jump.  Writes benchmarks/results/models.json.
 
     python benchmarks/models.py
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import ethanol
 from guides import put
+from kstep.files import write_json_compact
 from kstep.schemas import load_trajectory
 from kstep.units import NM_PER_ANGSTROM
-from running import ROOT, sh
-from utils import machine, provenance, write_json_atomic
+from running import RESULTS, ROOT, machine, provenance, sh
 
-RESULT, GUIDE, MARK = ROOT / "benchmarks" / "models.json", ROOT / "MODELS.md", "<!-- models -->"
+RESULT, GUIDE, MARK = RESULTS / "models.json", ROOT / "MODELS.md", "<!-- models -->"
 WORK = ROOT / "outputs" / "models"
 BUDGET_S = 80
 LRS = (1e-2, 3e-3)
@@ -124,7 +124,7 @@ def main():
     result = {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(), "budget_cpu_s": BUDGET_S,
               "lrs": LRS, "jump_fs": JUMP_K * ethanol.DT_FS,
               "networks": {arch: found[arch] for arch in NETWORKS if arch in found}}
-    write_json_atomic(RESULT, result)
+    write_json_compact(RESULT, result)
     put(GUIDE, MARK, table(result))
     print(table(result))
 

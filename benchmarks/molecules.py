@@ -6,7 +6,7 @@
 
 Structure is judged inside a thermostat, drift in NVE.  Controls: plain MD with the same true calls at 0.25 fs, plain
 MD with the same calls over the same time (dt = k x 0.25 fs), and jump without its network.  What is there under
-outputs/molecules is kept, so an interrupted run goes on; figures go to benchmarks/molecules.json.
+outputs/molecules is kept, so an interrupted run goes on; figures go to benchmarks/results/molecules.json.
 
     python benchmarks/molecules.py
     python benchmarks/molecules.py --molecules ethanol water
@@ -16,23 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from guides import put
-from running import ROOT, sh
+from judging import judged
+from kstep.analysis.measure.profile import characterise
+from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
+from running import RESULTS, ROOT, machine, provenance, sh
 
-sys.path.insert(0, str(ROOT / "src"))
-
-from judging import judged  # noqa: E402
-from kstep.analysis.measure.profile import characterise  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "molecules.json"
+RESULT = RESULTS / "molecules.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- molecules -->"
 WORK = Path("outputs/molecules")
 SMILES = Path("data/qm_molecules.smi")
@@ -228,7 +224,7 @@ def main():
         for name, rows in zip(args.molecules, threads.map(lambda n: judge(n, runs(n, jump)), args.molecules)):
             data["molecules"][name] = rows
             data.update(machine=machine(), method="GFN2-xTB", jump_training_steps=JUMP_STEPS, **provenance())
-            write_json_atomic(RESULT, data)
+            write_json_compact(RESULT, data)
             print(f"{name}: judged", flush=True)
     put(GUIDE, MARK, table(data))
 

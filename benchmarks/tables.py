@@ -11,12 +11,14 @@ import argparse
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
-TEMPERING = ROOT / "benchmarks" / "tempering.json"
-VALIDATION = ROOT / "benchmarks" / "validation.json"
-MEMORY = ROOT / "benchmarks" / "memory.json"
-ADVISE = ROOT / "benchmarks" / "advise.json"
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT
+
+EXACT_AND_FAST = RESULTS / "exact_and_fast.json"
+TEMPERING = RESULTS / "tempering.json"
+VALIDATION = RESULTS / "validation.json"
+MEMORY = RESULTS / "memory.json"
+ADVISE = RESULTS / "advise.json"
 START, END = "<!-- tables -->", "<!-- /tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -238,7 +240,7 @@ def add(path: Path) -> None:
         raise SystemExit(f"error: {path} is not a benchmark.json of src/07_benchmark.py")
     data = json.loads(EXACT_AND_FAST.read_text()) if EXACT_AND_FAST.exists() else {}
     data[name] = entry
-    EXACT_AND_FAST.write_text(json.dumps(data, indent=1) + "\n")
+    write_json_compact(EXACT_AND_FAST, data)
 
 
 def advise(data: dict) -> str:
@@ -272,7 +274,7 @@ def memory(data: dict) -> str:
 
 def tables() -> str:
     """All tables as Markdown."""
-    data = json.loads((ROOT / "benchmarks" / "pipeline.json").read_text())
+    data = json.loads((RESULTS / "pipeline.json").read_text())
     on = data["machine"]
     parts = [f"Measured on {on['cores']} cores of one {on['cpu']}, no GPU."]
     for name, function in (("qm_metropolis", qm_metropolis), ("qm_jump", qm_jump), ("mm", mm), ("mm_native", mm_native)):

@@ -5,7 +5,7 @@ decorrelated frames of xTB dynamics at 400 K, validated on independent replicas;
 the cheaper method's own dynamics.  Both sides take the same optimiser steps and choose one of the same learning
 rates, on seed 0, where they are judged: from scratch at the full count, pretrained at a third.  The error is
 that of the network at the last step, never of a chosen one.
-Writes benchmarks/transfer.json and transfer.png.
+Writes benchmarks/results/transfer.json and docs/transfer.png.
 
     python benchmarks/transfer.py
 """
@@ -23,20 +23,17 @@ import numpy as np
 
 from dft import config_file
 from guides import put
-from running import ROOT, here, sh
-
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.forces import load_qm_config, physics_spec  # noqa: E402
-from kstep.forces.pool import EvaluationPool  # noqa: E402
-from kstep.molecules.molecule import Molecule  # noqa: E402
-from kstep.schemas import load_dataset, load_trajectory, save_dataset  # noqa: E402
-from kstep.training.labels import Labels  # noqa: E402
-from kstep.units import NM_PER_ANGSTROM  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
+from kstep.files import write_json_atomic, write_json_compact
+from kstep.forces import load_qm_config, physics_spec
+from kstep.forces.pool import EvaluationPool
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import load_dataset, load_trajectory, save_dataset
+from kstep.training.labels import Labels
+from kstep.units import NM_PER_ANGSTROM
+from running import RESULTS, ROOT, here, machine, provenance, sh
 
 GUIDE, MARK = ROOT / "MODELS.md", "<!-- transfer -->"
-RESULT, FIGURE = ROOT / "benchmarks" / "transfer.json", ROOT / "benchmarks" / "transfer.png"
+RESULT, FIGURE = RESULTS / "transfer.json", ROOT / "docs" / "transfer.png"
 WORK = ROOT / "outputs" / "transfer"
 SEEDS, PRETRAINING_LR = (0, 1, 2), 1e-2
 TEMPERATURE_K, FRAME_FS = 400, 50  # frames further apart in time than a bond or an angle remembers
@@ -310,7 +307,7 @@ def main():
         data["studies"][key] = measure(key, STUDIES[key], smiles)
         data.update(machine=machine(), seeds=SEEDS, pretraining_lr=PRETRAINING_LR, temperature_K=TEMPERATURE_K,
                     frame_fs=FRAME_FS, **provenance())
-        write_json_atomic(RESULT, data)
+        write_json_compact(RESULT, data)
     data = json.loads(RESULT.read_text())
     plot(data)
     put(GUIDE, MARK, table(data))

@@ -2,7 +2,7 @@
 
 MMFF94 (OpenMM, Reference platform) and, for metropolis, GFN2-xTB are the true potentials.  The
 network is a deliberately imperfect pair_mlp, fitted for a few seconds to few labels of hot frames, so that
-impulse and metropolis have a residual to correct.  Figures are merged into benchmarks/validation.json; a
+impulse and metropolis have a residual to correct.  Figures are merged into benchmarks/results/validation.json; a
 row that is there is kept, so an interrupted run continues.
 
     python benchmarks/validation.py
@@ -15,17 +15,13 @@ import argparse
 import copy
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
 import numpy as np  # noqa: E402
 
+from kstep.files import write_json_compact  # noqa: E402
 from kstep.forces import physics_spec  # noqa: E402
 from kstep.forces.openmm import MDConfig, make_context, read_system  # noqa: E402
 from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
@@ -45,9 +41,9 @@ from kstep.training.fit import fit  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
 from physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
+from running import RESULTS, ROOT, machine, provenance  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "validation.json"
+RESULT = RESULTS / "validation.json"
 REPLICAS, FRAMES = 250, 12
 COLD_K, HOT_LABELS_K = 300.0, 450.0
 FRICTION_PER_PS, SPACING_PS, BURN_IN_PS = 20.0, 0.12, 0.36
@@ -271,7 +267,7 @@ def main():
             start = time.process_time()
             done[name] = measure[name]() | {"cpu_s": 0.0, "git_commit": provenance()["git_commit"]}
             done[name]["cpu_s"] = time.process_time() - start
-            write_json_atomic(RESULT, data)
+            write_json_compact(RESULT, data)
             print(f"{name}: {worst(done[name])}", flush=True)
     from tables import validation
 
