@@ -1,4 +1,4 @@
-"""The wheel carries configs/ and data/ inside the package, where kstep.shipped looks for them; the rest is pyproject.toml."""
+"""The wheel carries configs/ and data/ inside the package; all else is in pyproject.toml."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ SHIPPED = {"configs": "*.yaml", "data": "*.smi"}
 
 
 class BuildWithConfigs(build_py):
-    """Copies the shipped folders of the repository's root into the package that is built; an editable install has them."""
+    """Copies the shipped folders of the repository into the package that is built; an editable install has them."""
 
     def run(self):
         super().run()

@@ -23,7 +23,8 @@ SAMPLES = 10_000
 def figures(path: Path) -> dict:
     """What a forecast said, and how it compares with the runs it was checked against."""
     told = json.loads(path.read_text())
-    keep = ("molecule", "method", "machine", "git_commit", "samples", "factor", "plain", "sampler", "learning", "checks")
+    keep = ("molecule", "method", "machine", "git_commit", "samples", "factor", "plain", "sampler", "learning",
+            "checks")
     forecast = {o: {key: row[key] for key in ("plain_cpu_s", "total_cpu_s", "gain", "break_even_samples", "verdict")}
                 for o, row in told["forecast"].items()}
     for check in told["checks"]:
@@ -46,11 +47,12 @@ def main():
     smiles = work / "molecule.smi"
     smiles.write_text(f"{args.smiles} {args.name}\n")
     sh(molecule, "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", work / "raw")
-    sh(real, "src/06b_hybrid_integrate_qm.py", "--molecule", molecule, "--learn", "--replicas", 64, "--steps", args.steps,
-       "--out", real)
+    sh(real, "src/06b_hybrid_integrate_qm.py", "--molecule", molecule, "--learn", "--replicas", 64, "--steps",
+       args.steps, "--out", real)
     plain = args.plain or work / "plain" / args.name / "trajectory.npz"
     if args.plain_ps:
-        sh(plain, "src/01b_run_qm_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--out", work / "plain",
+        sh(plain, "src/01b_run_qm_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--out",
+           work / "plain",
            "--replicas", 6, "--set", "dt_fs=1.0", "--set", f"length_ps={args.plain_ps}", "--set", "hot_length_ps=0",
            "--set", "save_interval_steps=2")
     network = real.with_name(real.name + ".learn") / "network.pt"

@@ -2,7 +2,8 @@
 
 06b learns from nothing and samples; a short plain run (01c) says what one of its calls costs here; the network's own
 dynamics says how fast plain MD forgets its energy, since plain MD itself would take days.  Compared is what 100
-effective samples of the potential energy cost, labels, training and burn-in included.  Writes benchmarks/results/dft.json.
+effective samples of the potential energy cost, labels, training and burn-in included.  Writes
+benchmarks/results/dft.json.
 
     python benchmarks/dft.py
 """
@@ -49,11 +50,11 @@ def run(work: Path) -> dict:
     files = {"config": config, "molecule": work / "raw" / NAME, "hybrid": work / f"{NAME}.npz",
              "plain": work / "plain" / NAME / "trajectory.npz", "network": work / "network_dynamics.npz"}
     sh(files["molecule"], "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", work / "raw")
-    sh(files["hybrid"], "src/06b_hybrid_integrate_qm.py", "--molecule", files["molecule"], "--qm-config", config, "--learn",
-       "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN, "--num-workers", WORKERS, "--resume",
-       "--out", files["hybrid"])
-    sh(files["plain"], "src/01c_run_pyscf_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--config", config,
-       "--out", work / "plain", "--replicas", 2, "--num-workers", WORKERS, "--resume",
+    sh(files["hybrid"], "src/06b_hybrid_integrate_qm.py", "--molecule", files["molecule"], "--qm-config", config,
+       "--learn", "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN, "--num-workers", WORKERS,
+       "--resume", "--out", files["hybrid"])
+    sh(files["plain"], "src/01c_run_pyscf_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--config",
+       config, "--out", work / "plain", "--replicas", 2, "--num-workers", WORKERS, "--resume",
        *(word for pair in ("dt_fs=1", f"length_ps={PLAIN_PS}", "equilibration_ps=0.02") for word in ("--set", pair)))
     if not files["network"].exists():
         molecule, settings = Molecule.load(files["molecule"]), load_qm_config(config)
@@ -122,10 +123,10 @@ def table(data: dict) -> str:
     lines = ["| | metropolis, from a cold start | plain MD, 1 fs |", "|---|---|---|",
              *(f"| {label} | {mine} | {other} |" for label, mine, other in rows)]
     return "\n".join(lines) + (
-        f"\n\nThe timesteps of plain MD are the network's own dynamics, {plain['network_ps']:.0f} ps over {REPLICAS} replicas in "
-        f"all, certified by a spread of E_true - E_ML of {certificate['spread_kJ_per_mol']:.2g} kJ/mol and a force error of "
-        f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A; the price of its call is that of {plain['timed_calls']} steps "
-        "of plain MD run here.")
+        f"\n\nThe timesteps of plain MD are the network's own dynamics, {plain['network_ps']:.0f} ps over {REPLICAS} "
+        f"replicas in all, certified by a spread of E_true - E_ML of {certificate['spread_kJ_per_mol']:.2g} kJ/mol "
+        f"and a force error of {certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A; the price of its call is that "
+        f"of {plain['timed_calls']} steps of plain MD run here.")
 
 
 def main():

@@ -3,7 +3,8 @@
 Aspirin, GFN2-xTB, 64 replicas, with the network of a cold start of 07_benchmark.py.  Wants the machine for itself.
 Writes benchmarks/results/overlap.json.
 
-    python benchmarks/overlap.py --molecule data/raw/aspirin --checkpoint outputs/benchmark/aspirin/learn/seed_0.npz.learn/network.pt
+    python benchmarks/overlap.py --molecule data/raw/aspirin \\
+        --checkpoint outputs/benchmark/aspirin/learn/seed_0.npz.learn/network.pt
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def main():
     for repeat in range(args.repeats):
         for parts in (2, 1):
             out = WORK / f"{parts}_{repeat}.npz"
-            subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule, "--checkpoint",
-                            args.checkpoint, *FLAGS, "--out", str(out)], check=True)
+            subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule,
+                            "--checkpoint", args.checkpoint, *FLAGS, "--out", str(out)], check=True)
             metadata = load_trajectory(out).metadata
             rows.append({"parts": parts, **{key: metadata[key] for key in KEPT}})
     write_json_compact(RESULT, {"machine": machine(), **provenance(), "runs": rows})

@@ -53,7 +53,8 @@ class Windows:
 
     def __init__(self, part: str, k: int, split: Path | None):
         arrays, metadata = load_dataset(ethanol.dataset(part, k))
-        chosen = np.arange(len(arrays["k_steps"])) if split is None else select(arrays, metadata, json.loads(split.read_text()))
+        chosen = (np.arange(len(arrays["k_steps"])) if split is None
+                  else select(arrays, metadata, json.loads(split.read_text())))
         chosen = chosen[arrays["k_steps"][chosen] == k]
         run = load_trajectory(ethanol.WORK / part / "ethanol" / "trajectory.npz")
         n, tau = len(arrays["atom_types"]), k * ethanol.DT_FS * PS_PER_FS
@@ -202,8 +203,8 @@ def table(data: dict) -> str:
     def row(label, values):
         return f"| {label} | " + " | ".join("-" if v is None else f"{v:.1e}" for v in values) + " |"
 
-    lines = [f"| position error of one step, A, after {data['budget_cpu_s']:g} CPU s of training | " + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |",
-             "|---" * (len(horizons) + 1) + "|",
+    lines = [f"| position error of one step, A, after {data['budget_cpu_s']:g} CPU s of training | "
+             + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |", "|---" * (len(horizons) + 1) + "|",
              row("x + v tau", [h["straight"] for h in horizons]),
              row("x + v tau + F tau^2 / 2m", [h["taylor"] for h in horizons]),
              row("our propagator alone", [h["ours"]["propagator_A"] for h in horizons]),
@@ -230,7 +231,8 @@ def main():
         test = windows["test"]
         left_out = {"egno_authors": not args.egno, "egno_long": k != LONG_K}
         names = [name for name in PEERS if not left_out.get(name)]
-        horizons.append({"k": k, "tau_fs": k * ethanol.DT_FS, "windows": {part: len(w.x) for part, w in windows.items()},
+        horizons.append({"k": k, "tau_fs": k * ethanol.DT_FS,
+                         "windows": {part: len(w.x) for part, w in windows.items()},
                          "straight": rmse(test.x + test.v, test.future[-1]),
                          "taylor": rmse(test.x + test.v + test.f, test.future[-1]),
                          "ours": ours(k, data, True), "ours_no_force": ours(k, data, False),

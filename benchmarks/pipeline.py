@@ -184,7 +184,8 @@ def qm_jump(name: str) -> None:
         row["plain_same_calls"] = judged(reference, hybrid(name, script, work / f"hybrid/plain_nve_k{k}.npz", "plain",
                                                            "--dt-fs", 0.25, "--steps", steps, *common))
         row["plain_same_calls_and_time"] = judged(reference, hybrid(
-            name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps, *common))
+            name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps,
+            *common))
         store("qm_jump", f"{name} k={k}", row)
 
 
@@ -208,7 +209,8 @@ def mm(name: str = "aspirin") -> None:
     reference = characterise(load_trajectory(reference_file))
     energy = train(work, 8, "energy", "mm_energy", "mm_training")
     # short moves cannot equilibrate conformers; long ones of the same exact sampler can, for every run below
-    equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint", energy,
+    equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint",
+                          energy,
                           "--k-steps", 1000, "--dt-fs", 1.0, "--set", "length_law=fixed", "--replicas", REPLICAS,
                           "--steps", 64, "--burn-in-steps", 256,
                           "--num-workers", os.cpu_count())

@@ -2,7 +2,8 @@
 
 Plain QM/MM in NVE (drift), plain QM/MM in a thermostat (what it samples per QM call), metropolis with a network
 learned in the same command, and the cheap potential's own dynamics, asked now and then what the truth is.  Runs in
-outputs/benchmark/qmmm, writes benchmarks/results/qmmm.json and the table of QMMM_INTEGRATION.md; what is there already is kept.
+outputs/benchmark/qmmm, writes benchmarks/results/qmmm.json and the table of QMMM_INTEGRATION.md; what is there
+already is kept.
 
     python benchmarks/qmmm.py
 """
@@ -57,7 +58,7 @@ def together(entry: dict) -> dict:
     Plain dynamics that holds fewer than 50 samples has no rate; it is then taken from the cheap potential's own
     dynamics, under the same thermostat, which `checked` certifies with QM calls.
     """
-    plain, cheap, fast = (entry[name] for name in ("plain", "cheap", "metropolis"))
+    plain, fast = (entry[name] for name in ("plain", "metropolis"))
     source = "plain" if plain["effective_energy_samples"] >= FEWEST_FOR_A_RATE else "cheap"
     samples, length_ps = (entry[source][key] for key in ("effective_energy_samples", "length_ps"))
     enough = min(samples, fast["effective_energy_samples"]) >= FEWEST_FOR_A_RATE

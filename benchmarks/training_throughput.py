@@ -120,7 +120,8 @@ def older_tree(commit: str, work: Path) -> Path:
     tree = work / f"tree_{commit}"
     if not tree.exists():
         packed = subprocess.run(["git", "archive", commit, "src", "configs"], cwd=ROOT, check=True, capture_output=True)
-        tarfile.open(fileobj=io.BytesIO(packed.stdout)).extractall(tree, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+            archive.extractall(tree, filter="data")
     return tree
 
 

@@ -46,7 +46,8 @@ def locked() -> list[str]:
         try:
             found = distribution(name)
         except PackageNotFoundError:
-            raise SystemExit(f"error: {requirement} is not installed; run pip install -e '.[{','.join(EXTRAS)}]'") from None
+            extras = ",".join(EXTRAS)
+            raise SystemExit(f"error: {requirement} is not installed; run pip install -e '.[{extras}]'") from None
         if Version(found.version) not in requirement.specifier:
             raise SystemExit(f"error: {name} {found.version} is installed, {requirement} is wanted")
         if not known or requirement.extras:
@@ -54,7 +55,8 @@ def locked() -> list[str]:
             chosen = requirement.extras or {""}
             todo += [need for need in map(Requirement, found.requires or ())
                      if not need.marker or any(need.marker.evaluate(here | {"extra": extra}) for extra in chosen)]
-    return [pins[name] + ("" if "" in markers[name] else f"; {' or '.join(sorted(markers[name]))}") for name in sorted(pins)]
+    return [pins[name] + ("" if "" in markers[name] else f"; {' or '.join(sorted(markers[name]))}")
+            for name in sorted(pins)]
 
 
 def main():

@@ -1,6 +1,7 @@
 """Every command of the guides names scripts, flags, settings and files that exist, and GETTING_STARTED is followed."""
 
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -92,7 +93,7 @@ def check_python(script, words):
     known, flags = help_of(script), [word.partition("=")[0] for word in words if word.startswith("--")]
     for flag in flags:
         assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{script} has no flag {flag}"
-    for flag, value in zip(words, words[1:]):
+    for flag, value in itertools.pairwise(words):
         if flag == "--set":
             assert value.partition("=")[0] in settings(), f"no YAML has the key of --set {value}"
         choices = re.search(rf"(?<![\w-]){flag} \{{([\w,-]+)\}}", known) if flag.startswith("--") else None

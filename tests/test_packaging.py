@@ -14,7 +14,8 @@ from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-INSTALLED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"] + PROJECT["optional-dependencies"]["docs"]
+EXTRAS = PROJECT["optional-dependencies"]
+INSTALLED = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["docs"]]
 
 
 def test_the_wheel_carries_configs_molecules_command_and_types(tmp_path):
@@ -24,7 +25,7 @@ def test_the_wheel_carries_configs_molecules_command_and_types(tmp_path):
     (tree / "data").mkdir()
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "data/qm_molecules.smi"):
         shutil.copy(ROOT / file, tree / file)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path],
+    subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", tmp_path],
                    cwd=tree, check=True, capture_output=True, timeout=300)
     with zipfile.ZipFile(next(tmp_path.glob("kstep-*.whl"))) as wheel:
         names = set(wheel.namelist())

@@ -35,7 +35,8 @@ def test_a_published_record_is_rounded_and_compact(path, tmp_path):
     assert path.read_text() == (tmp_path / "again.json").read_text(), "write it with kstep.files.write_json_compact"
 
 
-def test_rounding_moves_no_figure_that_is_printed(rng=np.random.default_rng(0)):
+def test_rounding_moves_no_figure_that_is_printed():
+    rng = np.random.default_rng(0)
     values = [*(rng.normal(size=2000) * 10.0 ** rng.integers(-6, 6, 2000)).tolist(), 2.83348, -4.417482, 0.285 + 1e-16]
     for value, short in zip(values, rounded(values), strict=True):
         assert abs(short - value) <= 1.01 * 10.0 ** (np.floor(np.log10(abs(value))) - 4)

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 
-SCRIPTS = sorted(path.name for path in (ROOT / "src").glob("0*.py")) + ["qmmm_example.py"]
+SCRIPTS = [*sorted(path.name for path in (ROOT / "src").glob("0*.py")), "qmmm_example.py"]
 SHARED = "".join((ROOT / "src" / name).read_text() for name in ("hybrid_flags.py", "qm_baselines.py"))
 
 
