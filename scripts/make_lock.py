@@ -14,12 +14,14 @@ from pathlib import Path
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "requirements.lock"
 EXTRAS = ("test", "docs")
+OLDEST = "3.11.2"  # the oldest Python that must be able to install them: Debian 12 has it
 HEAD = """# Exact versions for scripts/setup_env.sh; ranges are in pyproject.toml.  Written by scripts/make_lock.py.
 # PyTorch is installed first and by this pin; its CUDA libraries follow from it.
 """
@@ -50,6 +52,8 @@ def locked() -> list[str]:
             raise SystemExit(f"error: {requirement} is not installed; run pip install -e '.[{extras}]'") from None
         if Version(found.version) not in requirement.specifier:
             raise SystemExit(f"error: {name} {found.version} is installed, {requirement} is wanted")
+        if OLDEST not in SpecifierSet(found.metadata["Requires-Python"] or ""):
+            raise SystemExit(f"error: {name} {found.version} does not install under Python {OLDEST}; take an older one")
         if not known or requirement.extras:
             pins[name] = f"{name}=={Version(found.version).public}"
             chosen = requirement.extras or {""}
