@@ -1,4 +1,4 @@
-"""The bars of the pipeline, measured: every figure of README's first tables comes from here.
+"""The bars of the pipeline, measured: every figure of the first tables of docs/RESULTS.md comes from here.
 
 Runs the numbered scripts as a user would, in outputs/benchmark, then judges their files with
 kstep.analysis and merges the figures into benchmarks/results/pipeline.json.  What is there already is

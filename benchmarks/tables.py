@@ -1,7 +1,7 @@
-"""The tables of README from the JSON files beside this script.
+"""The tables of docs/RESULTS.md from the JSON files in benchmarks/results.
 
     python benchmarks/tables.py            print them
-    python benchmarks/tables.py --write    put them between the markers of README.md
+    python benchmarks/tables.py --write    put them into docs/RESULTS.md
     python benchmarks/tables.py --add outputs/benchmark/ethanol/benchmark.json    take a molecule's benchmark (07) in
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from guides import put
 from kstep.files import write_json_compact
 from running import RESULTS, ROOT
 
@@ -19,7 +20,7 @@ TEMPERING = RESULTS / "tempering.json"
 VALIDATION = RESULTS / "validation.json"
 MEMORY = RESULTS / "memory.json"
 ADVISE = RESULTS / "advise.json"
-START, END = "<!-- tables -->", "<!-- /tables -->"
+GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
 
@@ -308,19 +309,16 @@ def tables() -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="replace the tables in README.md")
+    parser.add_argument("--write", action="store_true", help="replace the tables in docs/RESULTS.md")
     parser.add_argument("--add", type=Path, metavar="BENCHMARK.JSON",
                         help="take in a benchmark of src/07_benchmark.py first")
     args = parser.parse_args()
     if args.add:
         add(args.add)
-    if not args.write:
+    if args.write:
+        put(GUIDE, MARK, tables())
+    else:
         print(tables())
-        return
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(START)
-    readme.write_text(f"{before}{START}\n{tables()}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

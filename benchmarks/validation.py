@@ -1,4 +1,4 @@
-"""Every scheme against physical_validation on ethanol: the figures of README's table of ensembles.
+"""Every scheme against physical_validation on ethanol: the figures of the table of ensembles in docs/RESULTS.md.
 
 MMFF94 (OpenMM, Reference platform) and, for metropolis, GFN2-xTB are the true potentials.  The
 network is a deliberately imperfect pair_mlp, fitted for a few seconds to few labels of hot frames, so that
