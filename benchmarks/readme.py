@@ -110,7 +110,7 @@ def figures(read) -> str:
          each(lambda entry: middle(entry["cold_start"], lambda seed: seed["true_calls"])["true_calls"])),
         ("CPU time of 100 independent energies of methanol, PBE/def2-SVP, the same two",
          f"{ratio(dft['total_cpu_s']['ratio'])} times less"),
-        (f"`metropolis` on {len(chains)} molecules: acceptance; <exp(-ΔH/kT)>, which is 1 for an exact sampler",
+        (f"`metropolis` on {len(chains)} molecules: acceptance; `<exp(-ΔH/kT)>`, which is 1 for an exact sampler",
          f"{min(c['acceptance'] for c in chains):.2f} to {max(c['acceptance'] for c in chains):.2f}; "
          f"within {max(identity):.1f} standard errors of 1"),
         ("an ester that 300 K does not turn over: share of its other form, all started from one form, all from the "
