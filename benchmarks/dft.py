@@ -2,7 +2,8 @@
 
 06b learns from nothing and samples; a short plain run (01c) says what one of its calls costs here; the network's own
 dynamics says how fast plain MD forgets its energy, since plain MD itself would take days.  Compared is what 100
-effective samples of the potential energy cost, labels, training and burn-in included.  Writes benchmarks/dft.json.
+effective samples of the potential energy cost, labels, training and burn-in included.  Writes
+benchmarks/results/dft.json.
 
     python benchmarks/dft.py
 """
@@ -10,24 +11,20 @@ effective samples of the potential energy cost, labels, training and burn-in inc
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from guides import put
-from running import ROOT, sh
+from kstep.analysis.measure.profile import characterise
+from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of
+from kstep.files import write_json_compact
+from kstep.forces import load_qm_config, physics_spec
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import load_trajectory
+from kstep.study.benchmark import network_reference as network_dynamics
+from kstep.units import FS_PER_PS
+from running import RESULTS, ROOT, machine, provenance, sh
 
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.analysis.measure.profile import characterise  # noqa: E402
-from kstep.analysis.measure.samples import effective_samples, per, ratio, series_of  # noqa: E402
-from kstep.forces import load_qm_config, physics_spec  # noqa: E402
-from kstep.molecules.molecule import Molecule  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from kstep.study.benchmark import network_reference as network_dynamics  # noqa: E402
-from kstep.units import FS_PER_PS  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "dft.json"
+RESULT = RESULTS / "dft.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- dft -->"
 NAME, SMILES = "methanol", "CO"
 # the coarser grid is twice as fast; rotating the molecule changes its energy by 0.01 kT
@@ -53,11 +50,11 @@ def run(work: Path) -> dict:
     files = {"config": config, "molecule": work / "raw" / NAME, "hybrid": work / f"{NAME}.npz",
              "plain": work / "plain" / NAME / "trajectory.npz", "network": work / "network_dynamics.npz"}
     sh(files["molecule"], "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", work / "raw")
-    sh(files["hybrid"], "src/06b_hybrid_integrate_qm.py", "--molecule", files["molecule"], "--qm-config", config, "--learn",
-       "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN, "--num-workers", WORKERS, "--resume",
-       "--out", files["hybrid"])
-    sh(files["plain"], "src/01c_run_pyscf_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--config", config,
-       "--out", work / "plain", "--replicas", 2, "--num-workers", WORKERS, "--resume",
+    sh(files["hybrid"], "src/06b_hybrid_integrate_qm.py", "--molecule", files["molecule"], "--qm-config", config,
+       "--learn", "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN, "--num-workers", WORKERS,
+       "--resume", "--out", files["hybrid"])
+    sh(files["plain"], "src/01c_run_pyscf_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--config",
+       config, "--out", work / "plain", "--replicas", 2, "--num-workers", WORKERS, "--resume",
        *(word for pair in ("dt_fs=1", f"length_ps={PLAIN_PS}", "equilibration_ps=0.02") for word in ("--set", pair)))
     if not files["network"].exists():
         molecule, settings = Molecule.load(files["molecule"]), load_qm_config(config)
@@ -126,10 +123,10 @@ def table(data: dict) -> str:
     lines = ["| | metropolis, from a cold start | plain MD, 1 fs |", "|---|---|---|",
              *(f"| {label} | {mine} | {other} |" for label, mine, other in rows)]
     return "\n".join(lines) + (
-        f"\n\nThe timesteps of plain MD are the network's own dynamics, {plain['network_ps']:.0f} ps over {REPLICAS} replicas in "
-        f"all, certified by a spread of E_true - E_ML of {certificate['spread_kJ_per_mol']:.2g} kJ/mol and a force error of "
-        f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A; the price of its call is that of {plain['timed_calls']} steps "
-        "of plain MD run here.")
+        f"\n\nThe timesteps of plain MD are the network's own dynamics, {plain['network_ps']:.0f} ps over {REPLICAS} "
+        f"replicas in all, certified by a spread of E_true - E_ML of {certificate['spread_kJ_per_mol']:.2g} kJ/mol "
+        f"and a force error of {certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A; the price of its call is that "
+        f"of {plain['timed_calls']} steps of plain MD run here.")
 
 
 def main():
@@ -139,7 +136,7 @@ def main():
     settings = load_qm_config(files["config"])
     result = {"molecule": NAME, "method": settings.method, "machine": machine(), **provenance(),
               "config": settings.model_dump(), **judge(files)}
-    write_json_atomic(RESULT, result)
+    write_json_compact(RESULT, result)
     put(GUIDE, MARK, table(result))
     print(json.dumps({key: result[key] for key in result if key not in ("machine", "config", "versions")}, indent=1))
 

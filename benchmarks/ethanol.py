@@ -7,23 +7,19 @@ replicas from other seeds, which nothing is trained on or chosen by.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from kstep.files import write_json_atomic
+from kstep.models import checkpoint as checkpoints
+from kstep.schemas import load_dataset
+from kstep.training.batches import Windows
+from kstep.training.losses import Scales
+from kstep.training.train_config import TrainConfig
+from kstep.training.validation_error import validate
 from running import ROOT, here, sh
-
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.models import checkpoint as checkpoints  # noqa: E402
-from kstep.schemas import load_dataset  # noqa: E402
-from kstep.training.batches import Windows  # noqa: E402
-from kstep.training.losses import Scales  # noqa: E402
-from kstep.training.train_config import TrainConfig  # noqa: E402
-from kstep.training.validation_error import validate  # noqa: E402
-from utils import write_json_atomic  # noqa: E402
 
 WORK = ROOT / "outputs" / "ethanol"
 DT_FS, KS, STRIDE, WINDOWS = 0.25, (8, 16, 80), 8, 4000

@@ -17,7 +17,7 @@ def judged(reference, path: Path) -> dict:
     tally = metadata["tally"]
     produced_ps = tally["macro_steps"] * metadata["jump_fs"] * PS_PER_FS
     moved_ps = produced_ps * (metadata["acceptance"] if metadata["scheme"] == "metropolis" else 1.0)
-    price = {f"{kind}_s_per_ps": metadata[f"{kind}_production_s"] / moved_ps if moved_ps else None  # None: it broke before
+    price = {f"{kind}_s_per_ps": metadata[f"{kind}_production_s"] / moved_ps if moved_ps else None  # it broke before
              for kind in ("wall", "cpu")}
     out = {
         "scheme": metadata["scheme"], "k_steps": metadata["k_steps"], "dt_fs": metadata["dt_fs"],

@@ -1,7 +1,7 @@
 """Memory of whole runs: 64 replicas of a 41-atom molecule from a cold start, and a trajectory of a million frames.
 
 What is summed is the proportional set size (PSS) of the command and all its workers, sampled
-five times a second: pages that processes share count once.  Writes benchmarks/memory.json.
+five times a second: pages that processes share count once.  Writes benchmarks/results/memory.json.
 
     python benchmarks/memory.py
 """
@@ -15,12 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT, machine, provenance
 
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT, WORK = ROOT / "benchmarks" / "memory.json", Path("outputs/memory")
+RESULT, WORK = RESULTS / "memory.json", Path("outputs/memory")
 RUNS = {
     # learning stops early: its memory is reached in the first rounds, and the run goes on as it would
     "64 replicas of tridecane (41 atoms), --learn, GFN2-xTB": (
@@ -71,7 +69,7 @@ def main():
     learn.write_text((ROOT / "configs/learn.yaml").read_text().replace("max_true_calls: 20000", "max_true_calls: 1500"))
     done = {label: measure(script, name, smiles, [str(learn) if flag == "LEARN" else flag for flag in flags])
             for label, (script, name, smiles, flags) in RUNS.items()}
-    write_json_atomic(RESULT, {"machine": machine(), **provenance(), "runs": done})
+    write_json_compact(RESULT, {"machine": machine(), **provenance(), "runs": done})
     print(json.dumps(done, indent=1))
 
 

@@ -1,7 +1,8 @@
 """EGNN, Transformer-EGNN and pair_mlp on the same data with the same CPU time of training: ethanol, GFN2-xTB.
 
 Energy networks: force and energy error on replicas that no training saw, time per evaluation, and the acceptance of
-metropolis with each.  Jump networks (pair_mlp has no jump head): error of one jump.  Writes benchmarks/models.json.
+metropolis with each.  Jump networks (pair_mlp has no jump head): error of one jump.  Writes
+benchmarks/results/models.json.
 
     python benchmarks/models.py
 """
@@ -17,12 +18,12 @@ from pathlib import Path
 
 import ethanol
 from guides import put
+from kstep.files import write_json_compact
 from kstep.schemas import load_trajectory
 from kstep.units import NM_PER_ANGSTROM
-from running import ROOT, sh
-from utils import machine, provenance, write_json_atomic
+from running import RESULTS, ROOT, machine, provenance, sh
 
-RESULT, GUIDE, MARK = ROOT / "benchmarks" / "models.json", ROOT / "MODELS.md", "<!-- models -->"
+RESULT, GUIDE, MARK = RESULTS / "models.json", ROOT / "MODELS.md", "<!-- models -->"
 WORK = ROOT / "outputs" / "models"
 BUDGET_S = 80
 LRS = (1e-2, 3e-3)
@@ -106,7 +107,8 @@ def table(data: dict) -> str:
              row("us per energy and forces, 1 replica", lambda net: f"{net['latency_us']['1']:.0f}"),
              row("us per replica, 64 replicas", lambda net: f"{net['latency_us']['64']:.1f}"),
              row("acceptance of metropolis", lambda net: f"{net['metropolis']['acceptance']:.3f}"),
-             row(f"one jump of {data['jump_fs']:g} fs: steps x batch", jump(lambda j: f"{j['steps']:,} x {j['batch_size']}")),
+             row(f"one jump of {data['jump_fs']:g} fs: steps x batch",
+                 jump(lambda j: f"{j['steps']:,} x {j['batch_size']}")),
              row("position error, A", jump(lambda j: f"{j['dx_rmse_nm'] * angstrom:.1e}")),
              row("of its propagator alone", jump(lambda j: f"{j['propagator_dx_rmse_nm'] * angstrom:.1e}"))]
     return "\n".join(lines)
@@ -115,16 +117,17 @@ def table(data: dict) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--latency-repeats", type=int, default=2, help="runs of 03_model.py, of which the fastest counts")
+    parser.add_argument("--latency-repeats", type=int, default=2,
+                        help="runs of 03_model.py, of which the fastest counts")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     data = ethanol.data()
     old = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else {}
     found = old | {arch: judge(arch, data, args.latency_repeats) for arch in args.networks}
-    result = {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(), "budget_cpu_s": BUDGET_S,
-              "lrs": LRS, "jump_fs": JUMP_K * ethanol.DT_FS,
+    result = {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(),
+              "budget_cpu_s": BUDGET_S, "lrs": LRS, "jump_fs": JUMP_K * ethanol.DT_FS,
               "networks": {arch: found[arch] for arch in NETWORKS if arch in found}}
-    write_json_atomic(RESULT, result)
+    write_json_compact(RESULT, result)
     put(GUIDE, MARK, table(result))
     print(table(result))
 

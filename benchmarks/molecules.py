@@ -1,4 +1,4 @@
-"""The 22 small molecules of data/qm_molecules.smi, GFN2-xTB: what k = 4, 8 and 1000 give, beside the floor and plain MD.
+"""The 22 small molecules of data/qm_molecules.smi, GFN2-xTB: what k = 4, 8 and 1000 give, beside floor and plain MD.
 
     metropolis  k = 1000 at 0.5 fs, each molecule from a cold start (--learn)
     impulse     k = 4 and 8 at 0.25 fs, with the networks that those cold starts learned
@@ -6,7 +6,7 @@
 
 Structure is judged inside a thermostat, drift in NVE.  Controls: plain MD with the same true calls at 0.25 fs, plain
 MD with the same calls over the same time (dt = k x 0.25 fs), and jump without its network.  What is there under
-outputs/molecules is kept, so an interrupted run goes on; figures go to benchmarks/molecules.json.
+outputs/molecules is kept, so an interrupted run goes on; figures go to benchmarks/results/molecules.json.
 
     python benchmarks/molecules.py
     python benchmarks/molecules.py --molecules ethanol water
@@ -16,23 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from guides import put
-from running import ROOT, sh
+from judging import judged
+from kstep.analysis.measure.profile import characterise
+from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
+from running import RESULTS, ROOT, machine, provenance, sh
 
-sys.path.insert(0, str(ROOT / "src"))
-
-from judging import judged  # noqa: E402
-from kstep.analysis.measure.profile import characterise  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "molecules.json"
+RESULT = RESULTS / "molecules.json"
 GUIDE, MARK = ROOT / "QM_WORKFLOW.md", "<!-- molecules -->"
 WORK = Path("outputs/molecules")
 SMILES = Path("data/qm_molecules.smi")
@@ -66,7 +62,8 @@ def plain(folder: str, chosen: list[str], first_replica: int, replicas: int, len
     if missing:
         settings = (f"dt_fs={DT_FS}", f"length_ps={length_ps}", "hot_length_ps=0", "equilibration_ps=0.5",
                     "redraw_interval_ps=0.25")
-        sh(trajectory(folder, missing[-1]), BASELINE, "--smiles-file", SMILES, "--raw", WORK / "raw", "--out", WORK / folder,
+        sh(trajectory(folder, missing[-1]), BASELINE, "--smiles-file", SMILES, "--raw", WORK / "raw", "--out",
+           WORK / folder,
            "--first-replica", first_replica, "--replicas", replicas, "--num-workers", n_workers, "--resume",
            *(word for name in missing for word in ("--molecule", name)),
            *(word for pair in settings for word in ("--set", pair)))
@@ -93,7 +90,8 @@ def runs(name: str, jump: Path) -> dict[str, Path]:
 
     def run(label: str, *flags) -> Path:
         made[label] = folder / f"{label.replace(' ', '_').replace('=', '')}.npz"
-        sh(made[label], HYBRID, "--molecule", WORK / "raw" / name, "--num-workers", 1, "--seed", 1, "--out", made[label], *flags)
+        sh(made[label], HYBRID, "--molecule", WORK / "raw" / name, "--num-workers", 1, "--seed", 1, "--out",
+           made[label], *flags)
         return made[label]
 
     learned = run("metropolis", *METROPOLIS)
@@ -117,30 +115,33 @@ def judge(name: str, files: dict[str, Path]) -> dict:
     """The figures of a molecule; a run that broke before production has none of structure."""
     reference = characterise(load_trajectory(trajectory("reference", name)))
     rows = {label: judged(reference, path) for label, path in files.items()}
-    keep = ("scheme", "k_steps", "dt_fs", "true_calls", "true_calls_training", "proposals", "produced_ps", "wall_s_per_ps",
+    keep = ("scheme", "k_steps", "dt_fs", "true_calls", "true_calls_training", "proposals", "produced_ps",
+            "wall_s_per_ps",
             "cpu_s_per_ps", "status", "drift", "bond_rmse_A", "angle_rmse_deg", "acceptance", "exp_minus_beta_dH",
             "refused_jumps", "plain_steps", "calls_saved")
     return {label: {key: row[key] for key in keep if key in row} for label, row in rows.items()}
 
 
 def table(data: dict) -> str:
-    """What QM_WORKFLOW.md shows: schemes and controls over all molecules, then metropolis and impulse molecule by molecule."""
+    """What QM_WORKFLOW.md shows: schemes and controls over all molecules, then molecule by molecule."""
     return over_all(data["molecules"]) + "\n\n" + each(data["molecules"])
 
 
 def over_all(molecules: dict) -> str:
     """A row per scheme: its price, and how many molecules keep what such tools are held to."""
-    lines = ["| | timesteps per true call | CPU time, plain / this | bond error, A (floor) | angle error, deg (floor) | NVE drift, "
-             "kJ/mol/ps (95 %) | blown up in NVE |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | timesteps per true call | CPU time, plain / this | bond error, A (floor) | angle error, deg (floor) "
+             "| NVE drift, kJ/mol/ps (95 %) | blown up in NVE |", "|---|---|---|---|---|---|---|"]
     for k in KS:
         asked = HELD_TO[k]
         lines.append(f"| **asked at k = {k}** | {asked['speed_up']} | {asked['speed_up']} | {asked['bond_rmse_A']} | "
                      f"{asked['angle_rmse_deg']} | {asked['drift']} | none |")
         for scheme in SCHEMES:
-            rows = {name: {kind: row[f"{scheme} k={k} {kind}"] for kind in ("nvt", "nve")} for name, row in molecules.items()}
+            rows = {name: {kind: row[f"{scheme} k={k} {kind}"] for kind in ("nvt", "nve")}
+                    for name, row in molecules.items()}
             plain = {name: row[f"plain same calls k={k} nvt"] for name, row in molecules.items()}
             nvt = {name: row["nvt"] for name, row in rows.items()}
-            lines.append(f"| {LABELS[scheme].format(k=k, dt=k * DT_FS)} | {_median(calls_per_step(row) for row in nvt.values()):.1f} | "
+            lines.append(f"| {LABELS[scheme].format(k=k, dt=k * DT_FS)} | "
+                         f"{_median(calls_per_step(row) for row in nvt.values()):.1f} | "
                          f"{_cheaper((plain[name], row) for name, row in nvt.items()):.1f} | "
                          + " | ".join(_structure(nvt.values(), key, digits, asked[key]) for key, digits in STRUCTURE)
                          + f" | {_drift([row['nve']['drift'] for row in rows.values()], asked['drift'])} | "
@@ -156,14 +157,16 @@ def over_all(molecules: dict) -> str:
 
 def each(molecules: dict) -> str:
     """A row per molecule."""
-    lines = ["| | metropolis: acceptance | <exp(-beta dH)> | calls to learn | bond error, A (floor) | impulse k = 4: drift | "
-             "k = 8: drift | jump k = 4: drift |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| | metropolis: acceptance | <exp(-beta dH)> | calls to learn | bond error, A (floor) | impulse k = 4: "
+             "drift | k = 8: drift | jump k = 4: drift |", "|---|---|---|---|---|---|---|---|"]
     for name, row in molecules.items():
         mc, identity = row["metropolis"], row["metropolis"]["exp_minus_beta_dH"]
         bond = mc["bond_rmse_A"]
         lines.append(f"| {name.replace('_', ' ')} | {mc['acceptance']:.3f} | {identity['mean']:.3f} +- "
-                     f"{identity['standard_error']:.3f} | {mc['true_calls_training']} | {bond['value']:.4f} ({bond['floor']:.4f}) | "
-                     + " | ".join(_slope(row[label]) for label in ("impulse k=4 nve", "impulse k=8 nve", "jump k=4 nve"))
+                     f"{identity['standard_error']:.3f} | {mc['true_calls_training']} | {bond['value']:.4f} "
+                     f"({bond['floor']:.4f}) | "
+                     + " | ".join(_slope(row[label]) for label in ("impulse k=4 nve", "impulse k=8 nve",
+                                                                   "jump k=4 nve"))
                      + " |")
     return "\n".join(lines)
 
@@ -193,8 +196,8 @@ def _structure(rows, key: str, digits: int, asked: float) -> str:
     if not have:
         return "broke"
     kept = sum(entry["value"] <= asked for entry in have)
-    return (f"{_median(entry['value'] for entry in have):.{digits}f} ({_median(entry['floor'] for entry in have):.{digits}f}); "
-            f"{kept} of {len(rows)}")
+    return (f"{_median(entry['value'] for entry in have):.{digits}f} "
+            f"({_median(entry['floor'] for entry in have):.{digits}f}); {kept} of {len(rows)}")
 
 
 def _drift(drifts: list[dict], asked: float) -> str:
@@ -215,7 +218,8 @@ def _slope(row: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--molecules", nargs="+", choices=names(), default=names(), help="all of them train the jump network")
+    parser.add_argument("--molecules", nargs="+", choices=names(), default=names(),
+                        help="all of them train the jump network")
     parser.add_argument("--jobs", type=int, default=2, help="molecules at a time, one core each")
     args = parser.parse_args()
     (ROOT / WORK).mkdir(parents=True, exist_ok=True)
@@ -228,7 +232,7 @@ def main():
         for name, rows in zip(args.molecules, threads.map(lambda n: judge(n, runs(n, jump)), args.molecules)):
             data["molecules"][name] = rows
             data.update(machine=machine(), method="GFN2-xTB", jump_training_steps=JUMP_STEPS, **provenance())
-            write_json_atomic(RESULT, data)
+            write_json_compact(RESULT, data)
             print(f"{name}: judged", flush=True)
     put(GUIDE, MARK, table(data))
 

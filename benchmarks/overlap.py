@@ -1,9 +1,10 @@
 """Do network and physics wait for each other?  The same exact run with one batch and with two half-batches in flight.
 
 Aspirin, GFN2-xTB, 64 replicas, with the network of a cold start of 07_benchmark.py.  Wants the machine for itself.
-Writes benchmarks/overlap.json.
+Writes benchmarks/results/overlap.json.
 
-    python benchmarks/overlap.py --molecule data/raw/aspirin --checkpoint outputs/benchmark/aspirin/learn/seed_0.npz.learn/network.pt
+    python benchmarks/overlap.py --molecule data/raw/aspirin \\
+        --checkpoint outputs/benchmark/aspirin/learn/seed_0.npz.learn/network.pt
 """
 
 from __future__ import annotations
@@ -13,14 +14,11 @@ import json
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT, machine, provenance
 
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT, WORK = ROOT / "benchmarks" / "overlap.json", ROOT / "outputs" / "overlap"
+RESULT, WORK = RESULTS / "overlap.json", ROOT / "outputs" / "overlap"
 FLAGS = ("--scheme", "metropolis", "--k-steps", "1180", "--dt-fs", "1.25", "--hydrogen-mass", "4", "--replicas", "64",
          "--steps", "40", "--burn-in-steps", "2", "--set", "length_law=fixed")
 KEPT = ("wall_production_s", "cpu_production_s", "wall_network_s", "wall_waiting_s", "busy_share", "acceptance")
@@ -48,11 +46,11 @@ def main():
     for repeat in range(args.repeats):
         for parts in (2, 1):
             out = WORK / f"{parts}_{repeat}.npz"
-            subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule, "--checkpoint",
-                            args.checkpoint, *FLAGS, "--out", str(out)], check=True)
+            subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule,
+                            "--checkpoint", args.checkpoint, *FLAGS, "--out", str(out)], check=True)
             metadata = load_trajectory(out).metadata
             rows.append({"parts": parts, **{key: metadata[key] for key in KEPT}})
-    write_json_atomic(RESULT, {"machine": machine(), **provenance(), "runs": rows})
+    write_json_compact(RESULT, {"machine": machine(), **provenance(), "runs": rows})
     print(json.dumps(rows, indent=1))
 
 

@@ -2,7 +2,7 @@
 
     EGNN   Satorras, Hoogeboom, Welling, ICML 2021, equations 3, 5, 6 and 7: a network of its own for each horizon
     EGNO   Xu et al., ICML 2024: the state repeated at P times, and before each of the same layers a convolution along
-           time, which multiplies the lowest Fourier modes by learned complex weights (for vectors: x and v mix as wholes)
+           time, which multiplies the lowest Fourier modes by learned complex weights (vectors: x and v mix as wholes)
 
     m_ij = phi_e(h_i, h_j, |x_i - x_j|^2, a_ij)
     v_i' = phi_v(h_i) v_i [+ phi_f(h_i) f_i] + mean_j (x_i - x_j) phi_x(m_ij)

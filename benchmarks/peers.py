@@ -6,7 +6,7 @@
 
 The peers are benchmarks/peer_networks.py, written from their papers; with --egno PATH the authors' own EGNO
 (github.com/MinkaiXu/EGNO, MIT) is trained beside them from a clone.  Every network has the same budget of CPU time and
-two learning rates to choose from.  Judged on replicas that no training saw.  Writes benchmarks/peers.json.
+two learning rates to choose from.  Judged on replicas that no training saw.  Writes benchmarks/results/peers.json.
 
     python benchmarks/peers.py --egno /tmp/egno
 """
@@ -25,6 +25,7 @@ import torch
 
 import ethanol
 from guides import put
+from kstep.files import write_json_atomic, write_json_compact
 from kstep.schemas import load_dataset, load_trajectory, save_dataset
 from kstep.topology import find_angles
 from kstep.training.optimiser import learning_rate
@@ -32,10 +33,9 @@ from kstep.training.splits import select
 from kstep.training.weight_average import Average
 from kstep.units import NM_PER_ANGSTROM, PS_PER_FS
 from peer_networks import Predictor
-from running import ROOT
-from utils import machine, provenance, read_json, write_json_atomic
+from running import RESULTS, ROOT, machine, provenance
 
-RESULT, GUIDE, MARK = ROOT / "benchmarks" / "peers.json", ROOT / "MODELS.md", "<!-- peers -->"
+RESULT, GUIDE, MARK = RESULTS / "peers.json", ROOT / "MODELS.md", "<!-- peers -->"
 WORK = ROOT / "outputs" / "peers"
 BUDGET_S = 20
 OUR_LRS, PEER_LRS = (1e-2, 3e-3), (3e-3, 1e-3)
@@ -53,7 +53,8 @@ class Windows:
 
     def __init__(self, part: str, k: int, split: Path | None):
         arrays, metadata = load_dataset(ethanol.dataset(part, k))
-        chosen = np.arange(len(arrays["k_steps"])) if split is None else select(arrays, metadata, read_json(split))
+        chosen = (np.arange(len(arrays["k_steps"])) if split is None
+                  else select(arrays, metadata, json.loads(split.read_text())))
         chosen = chosen[arrays["k_steps"][chosen] == k]
         run = load_trajectory(ethanol.WORK / part / "ethanol" / "trajectory.npz")
         n, tau = len(arrays["atom_types"]), k * ethanol.DT_FS * PS_PER_FS
@@ -159,7 +160,7 @@ def peer(name: str, k: int, windows: dict, clone: Path | None) -> dict:
     """A peer at one horizon; the learning rate is chosen on the validation blocks."""
     kept = WORK / f"{name}_k{k}.json"
     if kept.exists():
-        return read_json(kept)
+        return json.loads(kept.read_text())
     remainder = name == "egnn_remainder"
 
     def once(judged, lr, budget_s):
@@ -202,8 +203,8 @@ def table(data: dict) -> str:
     def row(label, values):
         return f"| {label} | " + " | ".join("-" if v is None else f"{v:.1e}" for v in values) + " |"
 
-    lines = [f"| position error of one step, A, after {data['budget_cpu_s']:g} CPU s of training | " + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |",
-             "|---" * (len(horizons) + 1) + "|",
+    lines = [f"| position error of one step, A, after {data['budget_cpu_s']:g} CPU s of training | "
+             + " | ".join(f"{h['tau_fs']:g} fs" for h in horizons) + " |", "|---" * (len(horizons) + 1) + "|",
              row("x + v tau", [h["straight"] for h in horizons]),
              row("x + v tau + F tau^2 / 2m", [h["taylor"] for h in horizons]),
              row("our propagator alone", [h["ours"]["propagator_A"] for h in horizons]),
@@ -230,15 +231,16 @@ def main():
         test = windows["test"]
         left_out = {"egno_authors": not args.egno, "egno_long": k != LONG_K}
         names = [name for name in PEERS if not left_out.get(name)]
-        horizons.append({"k": k, "tau_fs": k * ethanol.DT_FS, "windows": {part: len(w.x) for part, w in windows.items()},
+        horizons.append({"k": k, "tau_fs": k * ethanol.DT_FS,
+                         "windows": {part: len(w.x) for part, w in windows.items()},
                          "straight": rmse(test.x + test.v, test.future[-1]),
                          "taylor": rmse(test.x + test.v + test.f, test.future[-1]),
                          "ours": ours(k, data, True), "ours_no_force": ours(k, data, False),
                          "peers": {name: peer(name, k, windows, args.egno) for name in names}})
-        write_json_atomic(RESULT, {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(),
+        write_json_compact(RESULT, {"molecule": "ethanol", "method": "GFN2-xTB", "machine": machine(), **provenance(),
                                    "budget_cpu_s": BUDGET_S, "batch": BATCH, "our_lrs": OUR_LRS, "peer_lrs": PEER_LRS,
                                    "horizons": horizons})
-    found = read_json(RESULT)
+    found = json.loads(RESULT.read_text())
     put(GUIDE, MARK, table(found))
     print(table(found))
 

@@ -1,7 +1,7 @@
-"""The bars of the pipeline, measured: every figure of README's first tables comes from here.
+"""The bars of the pipeline, measured: every figure of the first tables of docs/RESULTS.md comes from here.
 
 Runs the numbered scripts as a user would, in outputs/benchmark, then judges their files with
-kstep.analysis and merges the figures into benchmarks/pipeline.json.  What is there already is
+kstep.analysis and merges the figures into benchmarks/results/pipeline.json.  What is there already is
 kept, so an interrupted benchmark continues; delete outputs/benchmark to measure again.
 
     python benchmarks/pipeline.py --sections qm-metropolis qm-jump --molecules ethanol aspirin
@@ -14,22 +14,18 @@ import argparse
 import json
 import os
 import statistics
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+import numpy as np
 
-import numpy as np  # noqa: E402
+from judging import judged
+from kstep.analysis.measure.profile import characterise
+from kstep.files import write_json_compact
+from kstep.schemas import load_dataset, load_trajectory
+from kstep.units import PS_PER_FS
+from running import RESULTS, ROOT, machine, provenance, sh
 
-from judging import judged  # noqa: E402
-from kstep.analysis.measure.profile import characterise  # noqa: E402
-from kstep.schemas import load_dataset, load_trajectory  # noqa: E402
-from kstep.units import PS_PER_FS  # noqa: E402
-from running import sh  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "pipeline.json"
+RESULT = RESULTS / "pipeline.json"
 WORK = ROOT / "outputs" / "benchmark"
 SMILES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
 QM_REFERENCE_PS = {"ethanol": 40, "aspirin": 8}  # per replica
@@ -46,7 +42,7 @@ def store(section: str, key: str, figures: dict) -> None:
     data = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     data.setdefault("machine", machine())
     data.setdefault(section, {})[key] = {**figures, **{"git_commit": provenance()["git_commit"]}}
-    write_json_atomic(RESULT, data)
+    write_json_compact(RESULT, data)
     print(json.dumps({key: figures}, indent=1), flush=True)
 
 
@@ -188,7 +184,8 @@ def qm_jump(name: str) -> None:
         row["plain_same_calls"] = judged(reference, hybrid(name, script, work / f"hybrid/plain_nve_k{k}.npz", "plain",
                                                            "--dt-fs", 0.25, "--steps", steps, *common))
         row["plain_same_calls_and_time"] = judged(reference, hybrid(
-            name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps, *common))
+            name, script, work / f"hybrid/plain_nve_k{k}_long.npz", "plain", "--dt-fs", 0.25 * k, "--steps", steps,
+            *common))
         store("qm_jump", f"{name} k={k}", row)
 
 
@@ -212,7 +209,8 @@ def mm(name: str = "aspirin") -> None:
     reference = characterise(load_trajectory(reference_file))
     energy = train(work, 8, "energy", "mm_energy", "mm_training")
     # short moves cannot equilibrate conformers; long ones of the same exact sampler can, for every run below
-    equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint", energy,
+    equilibrated = hybrid(name, script, work / "hybrid_mm_start/metropolis_k1000.npz", "metropolis", "--checkpoint",
+                          energy,
                           "--k-steps", 1000, "--dt-fs", 1.0, "--set", "length_law=fixed", "--replicas", REPLICAS,
                           "--steps", 64, "--burn-in-steps", 256,
                           "--num-workers", os.cpu_count())

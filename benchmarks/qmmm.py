@@ -2,7 +2,8 @@
 
 Plain QM/MM in NVE (drift), plain QM/MM in a thermostat (what it samples per QM call), metropolis with a network
 learned in the same command, and the cheap potential's own dynamics, asked now and then what the truth is.  Runs in
-outputs/benchmark/qmmm, writes benchmarks/qmmm.json and the table of QMMM_INTEGRATION.md; what is there already is kept.
+outputs/benchmark/qmmm, writes benchmarks/results/qmmm.json and the table of QMMM_INTEGRATION.md; what is there
+already is kept.
 
     python benchmarks/qmmm.py
 """
@@ -13,18 +14,20 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 from guides import put
-from kstep.analysis.measure.energy import energy_drift  # noqa: E402
-from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE  # noqa: E402
-from kstep.analysis.measure.statistics import estimate_means  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from kstep.units import PS_PER_FS  # noqa: E402
-from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
+from kstep.analysis.measure.energy import energy_drift
+from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE
+from kstep.analysis.measure.statistics import estimate_means
+from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
+from kstep.units import PS_PER_FS
+from pipeline import WORK
+from running import RESULTS, ROOT, machine, provenance, sh
 
 GUIDE, MARK = ROOT / "QMMM_INTEGRATION.md", "<!-- measured -->"
-RESULT = ROOT / "benchmarks" / "qmmm.json"
+RESULT = RESULTS / "qmmm.json"
 SYSTEMS = {"ethanol_in_20_waters": ("--smiles", "CCO", "--waters", 20),
            "half_of_butane": ("--smiles", "CCCC", "--waters", 0, "--qm-atoms", 0, 1, 4, 5, 6, 7, 8)}
 RUNS = {"nve": ("--scheme", "plain", "--dt-fs", 0.5, "--replicas", 8, "--burn-in-steps", 200, "--steps", 1500),
@@ -55,7 +58,7 @@ def together(entry: dict) -> dict:
     Plain dynamics that holds fewer than 50 samples has no rate; it is then taken from the cheap potential's own
     dynamics, under the same thermostat, which `checked` certifies with QM calls.
     """
-    plain, cheap, fast = (entry[name] for name in ("plain", "cheap", "metropolis"))
+    plain, fast = (entry[name] for name in ("plain", "metropolis"))
     source = "plain" if plain["effective_energy_samples"] >= FEWEST_FOR_A_RATE else "cheap"
     samples, length_ps = (entry[source][key] for key in ("effective_energy_samples", "length_ps"))
     enough = min(samples, fast["effective_energy_samples"]) >= FEWEST_FOR_A_RATE
@@ -156,7 +159,7 @@ def main():
             data.setdefault(system, {})[name] = figures(name, out)
         data[system]["together"] = together(data[system])
         data["git_commit"] = provenance()["git_commit"]
-        write_json_atomic(RESULT, data)
+        write_json_compact(RESULT, data)
         put(GUIDE, MARK, table(data))
         print(json.dumps({system: data[system]}, indent=1), flush=True)
 

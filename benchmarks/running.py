@@ -1,4 +1,5 @@
-"""How a benchmark runs a numbered script: one thread, kept results, and the command for all to see."""
+"""What every benchmark shares: how it runs a numbered script (one thread, kept results, the command for all to see),
+where its results go, and what it says of the machine."""
 
 from __future__ import annotations
 
@@ -10,6 +11,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"  # one JSON a benchmark, rounded and compact (kstep.files.write_json_compact)
+sys.path.insert(0, str(ROOT / "src"))  # utils, which the numbered scripts share
+
+from utils import git_commit, machine, provenance  # noqa: E402, F401 (benchmarks take them from here)
+
 PHYSICS_FAILED = 3  # exit code of a run whose dynamics broke; what came before is there
 
 

@@ -1,7 +1,7 @@
-"""The tables of README from the JSON files beside this script.
+"""The tables of docs/RESULTS.md from the JSON files in benchmarks/results.
 
     python benchmarks/tables.py            print them
-    python benchmarks/tables.py --write    put them between the markers of README.md
+    python benchmarks/tables.py --write    put them into docs/RESULTS.md
     python benchmarks/tables.py --add outputs/benchmark/ethanol/benchmark.json    take a molecule's benchmark (07) in
 """
 
@@ -11,13 +11,16 @@ import argparse
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-EXACT_AND_FAST = ROOT / "benchmarks" / "exact_and_fast.json"
-TEMPERING = ROOT / "benchmarks" / "tempering.json"
-VALIDATION = ROOT / "benchmarks" / "validation.json"
-MEMORY = ROOT / "benchmarks" / "memory.json"
-ADVISE = ROOT / "benchmarks" / "advise.json"
-START, END = "<!-- tables -->", "<!-- /tables -->"
+from guides import put
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT
+
+EXACT_AND_FAST = RESULTS / "exact_and_fast.json"
+TEMPERING = RESULTS / "tempering.json"
+VALIDATION = RESULTS / "validation.json"
+MEMORY = RESULTS / "memory.json"
+ADVISE = RESULTS / "advise.json"
+GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
 
@@ -81,8 +84,10 @@ def qm_metropolis(section: dict) -> str:
         lambda s: ", ".join(f"{r['exp_minus_beta_dH']['mean']:.3f} +- {r['exp_minus_beta_dH']['standard_error']:.3f}"
                             for r in s["seeds"]))
     row("proposals per seed", ">= 2000", lambda s: s["seeds"][0]["proposals"])
-    row("wall seconds per ps of accepted trajectory", "", lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['seeds'])[1]:.4f}")
-    row("- plain at 1 fs, same cores and replicas", "", lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['plain_1fs'])[1]:.3f}")
+    row("wall seconds per ps of accepted trajectory", "",
+        lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['seeds'])[1]:.4f}")
+    row("- plain at 1 fs, same cores and replicas", "",
+        lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['plain_1fs'])[1]:.3f}")
     row("ratio of the two, network trained", ">= 30 ethanol, >= 100 aspirin", lambda s: f"{s['wall_ratio_median']:.0f}")
     row("effective energy samples per 1000 true calls", "",
         lambda s: f"{sorted(r['sampling']['energy_per_1000_calls'] for r in s['seeds'])[1]:.0f}")
@@ -102,11 +107,13 @@ def qm_jump(section: dict) -> str:
                      drift(row["nve"]["drift"]), f"{row['nve']['calls_saved']:.2f}x", drift(row["no_network"]["drift"]),
                      drift(row["plain_same_calls"]["drift"]), drift(row["plain_same_calls_and_time"]["drift"]),
                      f"{held[0]}, {held[3]}"])
-    return ("### GFN2-xTB, `jump`: k = 4 and 8 at 0.25 fs\n\nOne-step position error on held-out windows (RMS over atoms), "
-            "bar: at most 1/10 of one velocity-Verlet step of the same length. Then NVE without thermostat or rescale; "
-            "drift of the true total energy in kJ/mol/ps with its 95 % interval. k = 4 and 8 at 0.25 fs are 1 and 2 fs, "
-            "where plain Verlet itself is stable: its column at dt = k x 0.25 fs makes the same calls over the same time.\n\n"
-            + table(["", "jump / Verlet, A", "ratio", "jump, NVE drift", "calls saved", "no network", "plain 0.25 fs, same calls",
+    return ("### GFN2-xTB, `jump`: k = 4 and 8 at 0.25 fs\n\nOne-step position error on held-out windows (RMS over "
+            "atoms), bar: at most 1/10 of one velocity-Verlet step of the same length. Then NVE without thermostat or "
+            "rescale; drift of the true total energy in kJ/mol/ps with its 95 % interval. k = 4 and 8 at 0.25 fs are "
+            "1 and 2 fs, where plain Verlet itself is stable: its column at dt = k x 0.25 fs makes the same calls "
+            "over the same time.\n\n"
+            + table(["", "jump / Verlet, A", "ratio", "jump, NVE drift", "calls saved", "no network",
+                     "plain 0.25 fs, same calls",
                      "plain at k dt, same calls and time", "tools of this kind: calls saved, drift"], rows))
 
 
@@ -115,7 +122,8 @@ def mm(section: dict) -> str:
     for key, row in by_k(section):
         k = row["jump"]["k_steps"]
         m, p = row["metropolis"], row["metropolis_plain_same_calls"]
-        exact.append([key, f"{m['acceptance']:.3f}", beside_floor(m["bond_rmse_A"], 5), beside_floor(p["bond_rmse_A"], 5),
+        exact.append([key, f"{m['acceptance']:.3f}", beside_floor(m["bond_rmse_A"], 5),
+                      beside_floor(p["bond_rmse_A"], 5),
                       beside_floor(m["angle_rmse_deg"], 3), beside_floor(p["angle_rmse_deg"], 3),
                       f"{m['wall_s_per_ps']:.3f} / {p['wall_s_per_ps']:.3f}"])
         j, n, p = row["jump"], row["jump_no_network"], row["jump_plain_same_calls"]
@@ -123,13 +131,15 @@ def mm(section: dict) -> str:
         fast.append([key, beside_floor(j["bond_rmse_A"], 4), held[1], beside_floor(j["angle_rmse_deg"], 2), held[2],
                      f"{j['calls_saved']:.2f}x", f">= {0.8 * k:.1f}x, {held[0]}",
                      f"{j['refused_jumps']} of {j['proposals']}",
-                     f"{n['calls_saved']:.2f}x", f"{beside_floor(p['bond_rmse_A'], 4)}, {beside_floor(p['angle_rmse_deg'], 2)}",
+                     f"{n['calls_saved']:.2f}x", f"{beside_floor(p['bond_rmse_A'], 4)}, "
+                                                 f"{beside_floor(p['angle_rmse_deg'], 2)}",
                      f"{j['wall_s_per_ps']:.2f} / {p['wall_s_per_ps']:.2f}"])
-    return ("### MMFF94 (OpenMM), aspirin, 1 fs, 300 K\n\n`metropolis` (bars: within 1.5 floors, at most 0.003 A and 0.6 deg):\n\n"
+    return ("### MMFF94 (OpenMM), aspirin, 1 fs, 300 K\n\n`metropolis` (bars: within 1.5 floors, at most 0.003 A and "
+            "0.6 deg):\n\n"
             + table(["", "acceptance", "bond error, A", "plain, same calls", "angle error, deg", "plain, same calls",
                      "wall s per ps: metropolis / plain"], exact)
-            + "\n\n`jump` inside a Langevin thermostat, bars in the columns beside (bond and angle: the figures tools of "
-              "this kind are held to):\n\n"
+            + "\n\n`jump` inside a Langevin thermostat, bars in the columns beside (bond and angle: the figures tools "
+              "of this kind are held to):\n\n"
             + table(["", "bond error, A", "bar", "angle error, deg", "bar", "calls saved", "bar; tools of this kind",
                      "macro-steps with a refused jump", "calls saved without network", "plain, same calls",
                      "wall s per ps: jump / plain"], fast))
@@ -141,8 +151,8 @@ def mm_native(section: dict) -> str:
         us = row["us_per_step"]
         fastest = min(us, key=us.get)
         text.append(f"OpenMM's own loop takes {us[fastest]:.0f} us per step of {name} on one core ({fastest}): "
-                    f"{us[fastest] * 1e-3:.3f} s per ps, half of that per ps of two replicas on two cores. Compare the last "
-                    "columns: MM is where methods are proved, not where they pay.")
+                    f"{us[fastest] * 1e-3:.3f} s per ps, half of that per ps of two replicas on two cores. Compare "
+                    "the last columns: MM is where methods are proved, not where they pay.")
     return "\n\n".join(text)
 
 
@@ -163,8 +173,8 @@ def exact_and_fast(section: dict) -> str:
     for name in names:
         entry = section[name]
         head, *lines = entry["table"]
-        parts.append(f"{name}, {entry['method']}, {entry['temperature_K']:g} K, {entry['settings']['num_workers']} workers "
-                     f"on {entry['machine']['cpu']}:\n\n" + table(head, lines)
+        parts.append(f"{name}, {entry['method']}, {entry['temperature_K']:g} K, {entry['settings']['num_workers']} "
+                     f"workers on {entry['machine']['cpu']}:\n\n" + table(head, lines)
                      + "\n\n" + "\n".join(f"- {line}" for line in entry["sentences"]))
     return "\n\n".join(parts)
 
@@ -189,8 +199,9 @@ def tempering(data: dict) -> str:
     return (f"### Parallel tempering: the ester of `{s['smiles']}` turns over\n\n"
             f"GFN2-xTB; {s['ladders']} ladders of {ladder} K, {s['steps']} macro-steps after {s['burn_in_steps']} of "
             "burn-in, counted in the table. Only the Z form was given. Learning took "
-            f"{z['true_calls_training']} true calls more; {min(swaps):.2f} to {max(swaps):.2f} of the swaps of neighbours were "
-            f"accepted, and {z['acceptance']:.3f} of the proposals. Errors come from the spread of the ladders.\n\n"
+            f"{z['true_calls_training']} true calls more; {min(swaps):.2f} to {max(swaps):.2f} of the swaps of "
+            f"neighbours were accepted, and {z['acceptance']:.3f} of the proposals. Errors come from the spread of "
+            "the ladders.\n\n"
             + table(["", "true calls", "crossings of 90 degrees, all rungs", "changes between Z and E at 300 K",
                      "E at 300 K", "E at 300 K, MBAR over rungs"], rows)
             + f"\n\nFree energy of E above Z: {above}{apart}. `python benchmarks/tempering.py` repeats it.")
@@ -203,27 +214,30 @@ def validation(data: dict) -> str:
         if "deviation_largest" in row:
             steps = ", ".join(f"{dt:g}" for dt in row["dt_fs"])
             notes.append(f"{name}, k = {row['k_steps']}, dt = {steps} fs: RMS of the total energy "
-                         f"{', '.join(f'{e:.3g}' for e in row['rms_kJ_per_mol'])} kJ/mol; its ratios leave dt^2 by at most "
-                         f"{100 * row['deviation_largest']:.1f} % ({row['starts']} starts, median "
+                         f"{', '.join(f'{e:.3g}' for e in row['rms_kJ_per_mol'])} kJ/mol; its ratios leave dt^2 by at "
+                         f"most {100 * row['deviation_largest']:.1f} % ({row['starts']} starts, median "
                          f"{100 * row['deviation_median']:.1f} %).")
             continue
         samples = row["samples"]
         independent = min(n for s in samples for key, n in s["independent"].items() if key != "frames")
 
         def most(group, part, samples=samples):
-            return f"{max(part(s[group])[key] for s in samples for key in ('shape_sigma', 'mean_sigma', 'width_sigma')):.1f}"
+            sigmas = (part(s[group])[key] for s in samples for key in ("shape_sigma", "mean_sigma", "width_sigma"))
+            return f"{max(sigmas):.1f}"
 
-        elements = [most("equipartition", lambda e, key=key: e[key]) for key in ("H", "C", "O", "rotational", "internal")]
+        elements = [most("equipartition", lambda e, key=key: e[key])
+                    for key in ("H", "C", "O", "rotational", "internal")]
         rows.append([name, row["true"], f"{independent:.0f}", most("kinetic", lambda k: k), *elements,
                      f"{row['potential_sigma']:.1f}", f"{row['total_sigma']:.1f}"])
         if "chains" in row:
-            notes.append(f"{name}: acceptance {' and '.join(format(c['acceptance'], '.2f') for c in row['chains'])}; force error of its "
-                         f"network {row['network']['force_error_kJ_per_mol_A']:.1f} kJ/mol/A.")
-    return ("### Ensembles: `physical_validation` on ethanol\n\n" + f"300 and {data.get('hot_K', float('nan')):g} K, a network "
-            "fitted to few labels. Each cell: the largest deviation, in standard errors, of the distribution (Kolmogorov-Smirnov), "
-            "its mean and its width at either temperature; bar: 3.\n\n" + table(
-                ["", "true potential", "independent frames, least", "kinetic energy", "H", "C", "O", "rotation", "vibration",
-                 "two temperatures: potential", "total energy"], rows)
+            notes.append(f"{name}: acceptance {' and '.join(format(c['acceptance'], '.2f') for c in row['chains'])}; "
+                         f"force error of its network {row['network']['force_error_kJ_per_mol_A']:.1f} kJ/mol/A.")
+    return ("### Ensembles: `physical_validation` on ethanol\n\n"
+            + f"300 and {data.get('hot_K', float('nan')):g} K, a network "
+            "fitted to few labels. Each cell: the largest deviation, in standard errors, of the distribution "
+            "(Kolmogorov-Smirnov), its mean and its width at either temperature; bar: 3.\n\n" + table(
+                ["", "true potential", "independent frames, least", "kinetic energy", "H", "C", "O", "rotation",
+                 "vibration", "two temperatures: potential", "total energy"], rows)
             + "\n\n" + "\n".join(f"- {note}" for note in notes)
             + "\n\n`python benchmarks/validation.py` repeats it "
             f"({sum(row['cpu_s'] for row in data['rows'].values()):.0f} CPU seconds).")
@@ -235,10 +249,10 @@ def add(path: Path) -> None:
         entry = json.loads(path.read_text())
         name = entry["molecule"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise SystemExit(f"error: {path} is not a benchmark.json of src/07_benchmark.py")
+        raise SystemExit(f"error: {path} is not a benchmark.json of src/07_benchmark.py") from None
     data = json.loads(EXACT_AND_FAST.read_text()) if EXACT_AND_FAST.exists() else {}
     data[name] = entry
-    EXACT_AND_FAST.write_text(json.dumps(data, indent=1) + "\n")
+    write_json_compact(EXACT_AND_FAST, data)
 
 
 def advise(data: dict) -> str:
@@ -257,25 +271,27 @@ def advise(data: dict) -> str:
                 rows.append([molecule, occasion, check["scheme"],
                              *(cell(check, name, told["factor"]) for name in ("energy", "torsion"))])
     return ("### What `src/08_advise.py` foretold, over what then happened\n\nCPU seconds for effective samples of the "
-            "energy and of the slowest torsion, in brackets the factor within which it is meant to hold; learning is not in it."
-            "\n\n" + table(["", "known beforehand", "of", "energy", "slowest torsion"], rows)
-            + "\n\n`python benchmarks/advise.py` repeats it (aspirin: `--smiles \"CC(=O)Oc1ccccc1C(=O)O\" --name aspirin "
-              "--steps 120 --plain-ps 0`).")
+            "energy and of the slowest torsion, in brackets the factor within which it is meant to hold; learning is "
+            "not in it.\n\n" + table(["", "known beforehand", "of", "energy", "slowest torsion"], rows)
+            + "\n\n`python benchmarks/advise.py` repeats it (aspirin: `--smiles \"CC(=O)Oc1ccccc1C(=O)O\" --name "
+              "aspirin --steps 120 --plain-ps 0`).")
 
 
 def memory(data: dict) -> str:
     """What benchmarks/memory.py measured."""
     rows = [[label, f"{run['highest_MB']:.0f}", f"{run['file_MB']:.1f}"] for label, run in data["runs"].items()]
-    return ("### Memory of whole runs\n\n" + table(["", "highest memory, all processes, MB", "trajectory file, MB"], rows)
+    return ("### Memory of whole runs\n\n"
+            + table(["", "highest memory, all processes, MB", "trajectory file, MB"], rows)
             + "\n\n`python benchmarks/memory.py` repeats it.")
 
 
 def tables() -> str:
     """All tables as Markdown."""
-    data = json.loads((ROOT / "benchmarks" / "pipeline.json").read_text())
+    data = json.loads((RESULTS / "pipeline.json").read_text())
     on = data["machine"]
     parts = [f"Measured on {on['cores']} cores of one {on['cpu']}, no GPU."]
-    for name, function in (("qm_metropolis", qm_metropolis), ("qm_jump", qm_jump), ("mm", mm), ("mm_native", mm_native)):
+    for name, function in (("qm_metropolis", qm_metropolis), ("qm_jump", qm_jump), ("mm", mm),
+                           ("mm_native", mm_native)):
         if name in data:
             parts.append(function(data[name]))
     if EXACT_AND_FAST.exists():
@@ -293,18 +309,16 @@ def tables() -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="replace the tables in README.md")
-    parser.add_argument("--add", type=Path, metavar="BENCHMARK.JSON", help="take in a benchmark of src/07_benchmark.py first")
+    parser.add_argument("--write", action="store_true", help="replace the tables in docs/RESULTS.md")
+    parser.add_argument("--add", type=Path, metavar="BENCHMARK.JSON",
+                        help="take in a benchmark of src/07_benchmark.py first")
     args = parser.parse_args()
     if args.add:
         add(args.add)
-    if not args.write:
+    if args.write:
+        put(GUIDE, MARK, tables())
+    else:
         print(tables())
-        return
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(START)
-    readme.write_text(f"{before}{START}\n{tables()}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

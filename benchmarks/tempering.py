@@ -4,7 +4,7 @@ Starts from one conformer, with the methyl group beside the C=O (Z); nobody tell
 which lies behind some 45 kJ/mol of ester rotation.  One command of 06b learns and samples on a ladder;
 then the same network on the ladder from E, at 300 K without a ladder, and plain MD, each with the same
 number of true calls.  Runs in outputs/benchmark/tempering, merges its figures into
-benchmarks/tempering.json; what is there already is kept.
+benchmarks/results/tempering.json; what is there already is kept.
 
     python benchmarks/tempering.py
 """
@@ -16,16 +16,18 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from kstep.analysis.measure.torsions import count_transitions  # noqa: E402
-from kstep.dihedrals import dihedrals_deg  # noqa: E402
-from kstep.molecules.molecule import Molecule  # noqa: E402
-from kstep.schemas import load_trajectory  # noqa: E402
-from kstep.units import kT  # noqa: E402
-from pipeline import ROOT, WORK, machine, provenance, sh, write_json_atomic  # also puts src on the path
+from kstep.analysis.measure.torsions import count_transitions
+from kstep.dihedrals import dihedrals_deg
+from kstep.files import write_json_compact
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import load_trajectory
+from kstep.units import kT
+from pipeline import WORK
+from running import RESULTS, machine, provenance, sh
 
-RESULT = ROOT / "benchmarks" / "tempering.json"
+RESULT = RESULTS / "tempering.json"
 SMILES, NAME = "COC(=O)F", "methyl_fluoroformate"
 ESTER = np.array([[0, 1, 2, 3]])  # C-O-C=O: near 0 degrees in Z, near 180 in E
 CENTRES_DEG = np.array([-180.0, 0.0])
@@ -167,7 +169,7 @@ def store(name: str, figures: dict) -> None:
     if len(ladders) == 2:
         (a, da), (b, db) = ladders.values()
         data["errors_apart"] = abs(a - b) / float(np.hypot(da, db))
-    write_json_atomic(RESULT, data)
+    write_json_compact(RESULT, data)
     print(json.dumps({name: data[name]}, indent=1), flush=True)
 
 

@@ -2,7 +2,7 @@
 
 Trains each network on k = 8 windows of ethanol (MMFF94) with the config it is used with, from this tree and from
 an older commit in turns, and takes the best of the turns.  Clocks count CPU seconds of one thread, which
-a shared machine does not stretch.  Writes benchmarks/training_throughput.json.
+a shared machine does not stretch.  Writes benchmarks/results/training_throughput.json.
 
     python benchmarks/training_throughput.py
 """
@@ -18,10 +18,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from running import ROOT, sh
-
-sys.path.insert(0, str(ROOT / "src"))
-from utils import git_commit, machine, provenance, write_json_atomic  # noqa: E402
+from kstep.files import write_json_compact
+from running import RESULTS, ROOT, git_commit, machine, provenance, sh
 
 BEFORE = "3b7475f"  # the last commit whose training loop had not been looked at for speed
 CASES = {  # network: model config, its changes, train config
@@ -101,7 +99,7 @@ def parse():
     parser.add_argument("--turns", type=int, default=3, help="measurements of each tree")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "training_throughput")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "training_throughput.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "training_throughput.json")
     return parser.parse_args()
 
 
@@ -122,7 +120,8 @@ def older_tree(commit: str, work: Path) -> Path:
     tree = work / f"tree_{commit}"
     if not tree.exists():
         packed = subprocess.run(["git", "archive", commit, "src", "configs"], cwd=ROOT, check=True, capture_output=True)
-        tarfile.open(fileobj=io.BytesIO(packed.stdout)).extractall(tree, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+            archive.extractall(tree, filter="data")
     return tree
 
 
@@ -153,7 +152,7 @@ def main():
         best["times_faster"] = round(best["after"]["windows_per_s"] / best["before"]["windows_per_s"], 2)
         result["networks"][case] = best
         print(case, json.dumps(best, indent=1), flush=True)
-    write_json_atomic(args.out, result)
+    write_json_compact(args.out, result)
     print(f"-> {args.out}")
 
 

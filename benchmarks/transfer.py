@@ -1,11 +1,11 @@
 """Transfer: how many dear labels a network needs, from scratch and pretrained on a cheaper method.
 
-Two studies, one molecule each: MMFF94 -> GFN2-xTB (ethanol) and GFN2-xTB -> PBE/def2-SVP (methanol).  The dear labels are
-decorrelated frames of xTB dynamics at 400 K, validated on independent replicas; the cheap ones are thousands of frames of
-the cheaper method's own dynamics.  Both sides take the same optimiser steps and choose one of the same learning
-rates, on seed 0, where they are judged: from scratch at the full count, pretrained at a third.  The error is
+Two studies, one molecule each: MMFF94 -> GFN2-xTB (ethanol) and GFN2-xTB -> PBE/def2-SVP (methanol).  The dear labels
+are decorrelated frames of xTB dynamics at 400 K, validated on independent replicas; the cheap ones are thousands of
+frames of the cheaper method's own dynamics.  Both sides take the same optimiser steps and choose one of the same
+learning rates, on seed 0, where they are judged: from scratch at the full count, pretrained at a third.  The error is
 that of the network at the last step, never of a chosen one.
-Writes benchmarks/transfer.json and transfer.png.
+Writes benchmarks/results/transfer.json and docs/transfer.png.
 
     python benchmarks/transfer.py
 """
@@ -23,20 +23,17 @@ import numpy as np
 
 from dft import config_file
 from guides import put
-from running import ROOT, here, sh
-
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.forces import load_qm_config, physics_spec  # noqa: E402
-from kstep.forces.pool import EvaluationPool  # noqa: E402
-from kstep.molecules.molecule import Molecule  # noqa: E402
-from kstep.schemas import load_dataset, load_trajectory, save_dataset  # noqa: E402
-from kstep.training.labels import Labels  # noqa: E402
-from kstep.units import NM_PER_ANGSTROM  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
+from kstep.files import write_json_atomic, write_json_compact
+from kstep.forces import load_qm_config, physics_spec
+from kstep.forces.pool import EvaluationPool
+from kstep.molecules.molecule import Molecule
+from kstep.schemas import load_dataset, load_trajectory, save_dataset
+from kstep.training.labels import Labels
+from kstep.units import NM_PER_ANGSTROM
+from running import RESULTS, ROOT, here, machine, provenance, sh
 
 GUIDE, MARK = ROOT / "MODELS.md", "<!-- transfer -->"
-RESULT, FIGURE = ROOT / "benchmarks" / "transfer.json", ROOT / "benchmarks" / "transfer.png"
+RESULT, FIGURE = RESULTS / "transfer.json", ROOT / "docs" / "transfer.png"
 WORK = ROOT / "outputs" / "transfer"
 SEEDS, PRETRAINING_LR = (0, 1, 2), 1e-2
 TEMPERATURE_K, FRAME_FS = 400, 50  # frames further apart in time than a bond or an angle remembers
@@ -70,7 +67,8 @@ class Study:
 
 STUDIES = {
     "mm_xtb": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (25, 50, 100, 200, 600)),
-    "mm_xtb_egnn": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (50, 200, 600), "EGNN", steps=800, pretraining_steps=2000),
+    "mm_xtb_egnn": Study("ethanol", "CCO", "MMFF94", "GFN2-xTB", (50, 200, 600), "EGNN", steps=800,
+                         pretraining_steps=2000),
     "xtb_dft": Study("methanol", "CO", "GFN2-xTB", "PBE/def2-SVP", (12, 25, 50, 100, 300)),
 }
 NETWORKS = {  # model YAML of configs/, train YAML, flags beside, learning rates to choose from
@@ -129,8 +127,8 @@ def train(out: Path, study: Study, dataset: Path, steps: int, lr: float, seed: i
     config.write_text(re.sub(r"(?m)^heads:.*\n(  .*\n)*", heads, (ROOT / "configs" / model).read_text()))
     splits = (WORK / f"{study.name}_{part}.json" for part in ("train", "val"))
     here(out / "training.json", "src/04_train.py", "--dataset", dataset, "--model-config", config, "--train-config",
-         f"configs/{recipe}", "--splits", *splits, "--max-steps", steps, "--seed", seed, "--out-dir", out, "--log-level",
-         "warning", "--set", f"lr={lr}", "--set", "max_epochs=100000", *own, *flags)
+         f"configs/{recipe}", "--splits", *splits, "--max-steps", steps, "--seed", seed, "--out-dir", out,
+         "--log-level", "warning", "--set", f"lr={lr}", "--set", "max_epochs=100000", *own, *flags)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "force_rmse_kJ_per_mol_nm" in row][-1]
     if last["step"] != steps:
@@ -175,7 +173,7 @@ def measure(key: str, study: Study, smiles: Path) -> dict:
             rows = np.random.default_rng([seed, 7]).permutation(study.full)[:n]
             write_dataset(folder / f"n{n}_{seed}.npz", molecule, dear.select(rows), validation, study.dear)
     for side, tuned_at in sides.items():
-        def once(n, seed, lr):
+        def once(n, seed, lr, side=side):
             start = ("--pretrained", starts[seed] / "last.pt") if side == "pretrained" else ()
             out = folder / side / f"n{n}_{seed}_{lr}"
             return train(out, study, folder / f"n{n}_{seed}.npz", study.steps, lr, seed, *start)
@@ -310,7 +308,7 @@ def main():
         data["studies"][key] = measure(key, STUDIES[key], smiles)
         data.update(machine=machine(), seeds=SEEDS, pretraining_lr=PRETRAINING_LR, temperature_K=TEMPERATURE_K,
                     frame_fs=FRAME_FS, **provenance())
-        write_json_atomic(RESULT, data)
+        write_json_compact(RESULT, data)
     data = json.loads(RESULT.read_text())
     plot(data)
     put(GUIDE, MARK, table(data))

@@ -1,8 +1,8 @@
-"""Every scheme against physical_validation on ethanol: the figures of README's table of ensembles.
+"""Every scheme against physical_validation on ethanol: the figures of the table of ensembles in docs/RESULTS.md.
 
 MMFF94 (OpenMM, Reference platform) and, for metropolis, GFN2-xTB are the true potentials.  The
 network is a deliberately imperfect pair_mlp, fitted for a few seconds to few labels of hot frames, so that
-impulse and metropolis have a residual to correct.  Figures are merged into benchmarks/validation.json; a
+impulse and metropolis have a residual to correct.  Figures are merged into benchmarks/results/validation.json; a
 row that is there is kept, so an interrupted run continues.
 
     python benchmarks/validation.py
@@ -15,17 +15,13 @@ import argparse
 import copy
 import json
 import os
-import sys
 import time
-from pathlib import Path
 
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
 import numpy as np  # noqa: E402
 
+from kstep.files import write_json_compact  # noqa: E402
 from kstep.forces import physics_spec  # noqa: E402
 from kstep.forces.openmm import MDConfig, make_context, read_system  # noqa: E402
 from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
@@ -45,9 +41,9 @@ from kstep.training.fit import fit  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
 from physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402
-from utils import machine, provenance, write_json_atomic  # noqa: E402
+from running import RESULTS, ROOT, machine, provenance  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "validation.json"
+RESULT = RESULTS / "validation.json"
 REPLICAS, FRAMES = 250, 12
 COLD_K, HOT_LABELS_K = 300.0, 450.0
 FRICTION_PER_PS, SPACING_PS, BURN_IN_PS = 20.0, 0.12, 0.36
@@ -86,7 +82,8 @@ class Copies:
         self.true_calls += len(positions)
         self.context.setPositions(positions.reshape(-1, 3))
         forces = self.context.getState(getForces=True).getForces(asNumpy=True)._value
-        return Truth(np.full(len(positions), np.nan), forces.reshape(positions.shape), np.zeros(len(positions), dtype=bool))
+        return Truth(np.full(len(positions), np.nan), forces.reshape(positions.shape),
+                     np.zeros(len(positions), dtype=bool))
 
     submit = evaluate
 
@@ -115,8 +112,10 @@ class Bench:
         self.mm = EvaluationPool(physics_spec(self.molecule, MDConfig(platform="Reference"), system_xml=self.xml))
         self.copies = Copies(self.xml, len(self.molecule), REPLICAS)
         conformers = self.molecule.conformers[np.arange(REPLICAS) % len(self.molecule.conformers)]
-        self.hot = self._langevin(Plain(self.masses, 1e-3), conformers, HOT_LABELS_K, 600, 600, np.random.default_rng(0))[0]
-        apart = np.abs(self.copies.evaluate(self.hot.positions).forces - self.mm.evaluate(self.hot.positions).forces).max()
+        self.hot = self._langevin(Plain(self.masses, 1e-3), conformers, HOT_LABELS_K, 600, 600,
+                                  np.random.default_rng(0))[0]
+        ours, theirs = (pool.evaluate(self.hot.positions).forces for pool in (self.copies, self.mm))
+        apart = np.abs(ours - theirs).max()
         if not apart < 1e-6:
             raise SystemExit(f"copies of the molecule differ from the molecule by {apart:g} kJ/mol/nm")
 
@@ -135,8 +134,10 @@ class Bench:
         truth = pool.evaluate(x)
         labels, rest = (Labels(x[s], truth.energy[s], truth.forces[s], HOT_LABELS_K)
                         for s in (slice(0, LABELS - 50), slice(LABELS - 50, None)))
-        found = fit(ModelConfig(arch="pair_mlp", pair_hidden=[64, 64]), self.molecule, labels, LearnConfig(), method=method,
-                    true_calls=len(x), dt_fs=0.5, temperature_K=HOT_LABELS_K, seed=0, validation=rest, passes=FIT_PASSES)
+        found = fit(ModelConfig(arch="pair_mlp", pair_hidden=[64, 64]), self.molecule, labels, LearnConfig(),
+                    method=method,
+                    true_calls=len(x), dt_fs=0.5, temperature_K=HOT_LABELS_K, seed=0, validation=rest,
+                    passes=FIT_PASSES)
         path = ROOT / "outputs" / "validation" / f"{method}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.save(path, found.checkpoint)
@@ -153,7 +154,8 @@ class Bench:
         energy = [self.mm.evaluate(f.positions).energy for f in frames]
         return self._sample(frames, energy, self.masses, temperature_K)
 
-    def metropolis(self, network, pool, temperature_K: float, seed: int, frames_wanted: int = FRAMES) -> tuple[Sample, dict]:
+    def metropolis(self, network, pool, temperature_K: float, seed: int,
+                   frames_wanted: int = FRAMES) -> tuple[Sample, dict]:
         """Frames of the exact sampler with heavy hydrogens; velocities are those the sampler keeps."""
         masses = np.where(self.numbers == 1, PROPOSAL["hydrogen_mass_Da"], self.masses)
         scheme = Metropolis(Carrier(network), masses, PROPOSAL["dt_fs"] * PS_PER_FS, PROPOSAL["k_steps"], temperature_K,
@@ -183,14 +185,16 @@ class Bench:
         totals = {}
         for dt_fs in NVE_DT_FS[name]:
             scheme = self.scheme(name, network, dt_fs)
-            series = []
+            series: list[np.ndarray] = []
             run(scheme, self.mm, initial_state(self.mm, x, v), rng, round(NVE_PS / (scheme.k_steps * scheme.dt_ps)),
-                reporters=[lambda s, info: series.append(s.energy + kinetic_energy(s.velocities, self.masses))])
+                reporters=[lambda s, _, kept=series: kept.append(
+                    s.energy + kinetic_energy(s.velocities, self.masses))])
             totals[scheme.dt_ps] = np.array(series)
         each = [convergence({dt: t[:, r] for dt, t in totals.items()}) for r in range(NVE_REPLICAS)]
         return {"dt_fs": list(NVE_DT_FS[name]), "k_steps": 1 if name == "plain" else IMPULSE_K,
                 "rms_kJ_per_mol": [float(t.std(axis=0).mean()) for t in totals.values()],
-                "deviation_median": float(np.median(each)), "deviation_largest": float(max(each)), "starts": NVE_REPLICAS}
+                "deviation_median": float(np.median(each)), "deviation_largest": float(max(each)),
+                "starts": NVE_REPLICAS}
 
     def scheme(self, name: str, network, dt_fs: float):
         if name == "plain":
@@ -256,8 +260,8 @@ def worst(row: dict) -> str:
 
 
 def main():
-    names = ["metropolis", "plain 0.5 fs", "impulse 0.5 fs", "plain NVE", "impulse NVE", "plain 0.25 fs", "impulse 0.25 fs",
-             "metropolis xtb"]
+    names = ["metropolis", "plain 0.5 fs", "impulse 0.5 fs", "plain NVE", "impulse NVE", "plain 0.25 fs",
+             "impulse 0.25 fs", "metropolis xtb"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=names, default=names)
     args = parser.parse_args()
@@ -271,7 +275,7 @@ def main():
             start = time.process_time()
             done[name] = measure[name]() | {"cpu_s": 0.0, "git_commit": provenance()["git_commit"]}
             done[name]["cpu_s"] = time.process_time() - start
-            write_json_atomic(RESULT, data)
+            write_json_compact(RESULT, data)
             print(f"{name}: {worst(done[name])}", flush=True)
     from tables import validation
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sets up .venv in the repository root: Python, torch, the pinned dependencies, kstep in editable
-# mode.  Does nothing when it is already there and pyproject.toml has not changed.
+# Sets up .venv in the repository root: Python, torch, the exact versions of requirements.lock, kstep in editable
+# mode.  Does nothing when it is already there and neither pyproject.toml nor the lock has changed.
 #   PYTHON=python3.12 bash scripts/setup_env.sh        another interpreter (default: the newest found)
 #   PIP_OPTIONS="--index-url ..." bash scripts/...     extra options of the torch install
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stamp=.venv/.kstep-ready
-wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
+wanted=$(cat pyproject.toml requirements.lock | cksum)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -35,19 +35,13 @@ venv=.venv/bin/python
 if "$venv" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then
     echo "== torch $("$venv" -c 'from importlib.metadata import version; print(version("torch"))') is there already"
 else
-    echo "== installing torch 2.13.0"
+    torch=$(grep '^torch==' requirements.lock)
+    echo "== installing $torch"
     # shellcheck disable=SC2086
-    "$venv" -m pip install --quiet --disable-pip-version-check torch==2.13.0 ${PIP_OPTIONS:-}
+    "$venv" -m pip install --quiet --disable-pip-version-check "$torch" ${PIP_OPTIONS:-}
 fi
 echo "== installing the other dependencies (a minute or two)"
-"$venv" - > .venv/requirements.txt <<'PY'
-import tomllib
-
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-wanted = project["dependencies"] + project["optional-dependencies"]["test"]
-print("\n".join(line for line in wanted if not line.startswith("torch==")))
-print("setuptools>=68")
-PY
+grep -v '^torch==' requirements.lock > .venv/requirements.txt
 "$venv" -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
 "$venv" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "$wanted" > "$stamp"

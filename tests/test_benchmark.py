@@ -180,6 +180,7 @@ def test_targets_are_data_and_a_wrong_key_is_named(tmp_path):
 
 
 def test_published_tables_hold_the_bars_and_the_schemes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)

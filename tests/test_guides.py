@@ -1,6 +1,7 @@
 """Every command of the guides names scripts, flags, settings and files that exist, and GETTING_STARTED is followed."""
 
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -14,8 +15,8 @@ import yaml
 
 from conftest import ROOT, run_python
 
-GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "ARCHITECTURE.md",
-          "CONTRIBUTING.md"]
+GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
+          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/TROUBLESHOOTING.md"]
 CHAIN = "GETTING_STARTED.md"
 ELSEWHERE = {"git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda", "torchrun"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
@@ -74,9 +75,17 @@ def cases():
 @functools.cache
 def help_of(script):
     """What --help says; '' for a script that takes no flags, which --help would run."""
-    if not re.search(r"ArgumentParser|make_parser", (ROOT / script).read_text()):
+    if not re.search(r"ArgumentParser|make_parser|run_script", (ROOT / script).read_text()):
         return ""
     finished = run_python(script, "--help")
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@functools.cache
+def help_of_command(name):
+    """What `kstep <name> --help` says."""
+    finished = run_python("-m", "kstep", name, "--help")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -89,10 +98,14 @@ def settings():
 
 def check_python(script, words):
     assert (ROOT / script).is_file(), f"{script} does not exist"
-    known, flags = help_of(script), [word.partition("=")[0] for word in words if word.startswith("--")]
+    check_flags(script, help_of(script), words)
+
+
+def check_flags(script, known, words):
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
     for flag in flags:
         assert re.search(rf"(?<![\w-]){flag}(?![\w-])", known), f"{script} has no flag {flag}"
-    for flag, value in zip(words, words[1:]):
+    for flag, value in itertools.pairwise(words):
         if flag == "--set":
             assert value.partition("=")[0] in settings(), f"no YAML has the key of --set {value}"
         choices = re.search(rf"(?<![\w-]){flag} \{{([\w,-]+)\}}", known) if flag.startswith("--") else None
@@ -112,11 +125,13 @@ def test_a_command_of_the_guides_can_be_given(guide, words):
     while words and re.match(r"\w+=", words[0]):
         variables.append(words.pop(0).partition("=")[0])
     for word in words:
-        if re.match(r"(configs|data|examples|benchmarks)/[\w.-]+\.(yaml|smi|pdb|json|patch)$", word):
+        if re.match(r"(configs|data|examples|benchmarks)/[\w.-]+\.(yaml|smi|pdb|patch)$", word):
             assert (ROOT / word).is_file(), f"{word} does not exist"
     program, *rest = words
     if program == "python" and not rest[0].startswith("-"):
         check_python(rest[0], rest[1:])
+    elif program == "kstep":
+        check_flags(f"kstep {rest[0]}", help_of_command(rest[0]), rest[1:])
     elif program == "bash":
         check_shell(rest[0], variables)
     elif program == "python":
@@ -130,6 +145,9 @@ def test_the_check_of_commands_can_fail():
                 ["src/06b_hybrid_integrate_qm.py", "--scheme", "metroplis"], ["src/04_train.py", "--set", "lrr=1"]):
         with pytest.raises(AssertionError):
             check_python(bad[0], bad[1:])
+    for bad in (["sample", "--replicass", "3"], ["sample", "--scheme", "metroplis"], ["sampel"]):
+        with pytest.raises(AssertionError):
+            check_flags(bad[0], help_of_command(bad[0]), bad[1:])
     with pytest.raises(AssertionError):
         check_shell("train_qm.sh", ["MAX_JOB"])
 
@@ -138,7 +156,7 @@ def test_the_check_of_commands_can_fail():
 def test_links_and_files_of_the_guides_exist(guide):
     text = re.sub(r"^```diff.*?^```", "", (ROOT / guide).read_text(), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / guide).parent.joinpath(target).exists(), target
     for name in re.findall(r"(?<![\w/])(?:src|tests|benchmarks|scripts)/[\w./-]+\.(?:py|sh|json)", text):
         assert (ROOT / name).is_file(), name
 
@@ -152,7 +170,11 @@ def test_getting_started_can_be_followed(tmp_path):
     for folder in ("src", "configs", "scripts"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "fast_learn.yaml").write_text(FAST_LEARNING)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    command = tmp_path / "bin" / "kstep"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kstep "$@"\n')
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
                    "PYTHONPATH": str(tmp_path / "src")}
     finished = subprocess.run(["bash", "-euc", text], cwd=tmp_path, env=environment, capture_output=True, text=True,
                               timeout=900)

@@ -1,12 +1,21 @@
-"""Figures in README and the guides come from the benchmark's JSON and from nowhere else."""
+"""README is short and its Python runs; figures in it and in the guides come from the benchmarks' JSON and nowhere else."""
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
+from kstep.files import rounded, write_json_compact
+
+
+# What makes the Python of README fast, and leaves it the same: as written, as run.
+FASTER = {"learn=True": "learn=True"}
 
 
 def benchmark(name, monkeypatch):
@@ -21,13 +30,53 @@ def test_a_guide_shows_what_was_measured(name, monkeypatch):
     assert module.table(data) in module.GUIDE.read_text(), f"run python benchmarks/{name}.py"
 
 
-def test_readme_tables_are_those_of_the_benchmark(monkeypatch):
+def test_the_page_of_results_shows_what_was_measured(monkeypatch):
     module = benchmark("tables", monkeypatch)
+    assert module.tables() in module.GUIDE.read_text(), "run python benchmarks/tables.py --write"
+
+
+def test_figures_and_picture_of_the_readme_are_what_was_measured(monkeypatch):
+    module = benchmark("readme", monkeypatch)
+    assert module.figures(module.read) in module.GUIDE.read_text(), "run python benchmarks/readme.py"
+    assert module.PICTURE.read_text() == module.svg(module.read("exact_and_fast")), "run python benchmarks/readme.py"
+
+
+def test_the_readme_is_short_and_shows_its_picture():
     text = (ROOT / "README.md").read_text()
-    assert module.tables() in text, "run python benchmarks/tables.py --write"
+    assert text.count("\n") <= 150 and "](docs/speed.svg)" in text
+
+
+def test_the_python_of_the_readme_runs(tmp_path):
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    assert len(block.splitlines()) <= 12
+    for written, run in FASTER.items():
+        assert written in block, f"README no longer says {written!r}"
+        block = block.replace(written, run)
+    finished = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600,
+                              env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_published_record_is_rounded_and_compact(path, tmp_path):
+    write_json_compact(tmp_path / "again.json", json.loads(path.read_text()))
+    assert path.read_text() == (tmp_path / "again.json").read_text(), "write it with kstep.files.write_json_compact"
+
+
+def test_rounding_moves_no_figure_that_is_printed():
+    rng = np.random.default_rng(0)
+    values = [*(rng.normal(size=2000) * 10.0 ** rng.integers(-6, 6, 2000)).tolist(), 2.83348, -4.417482, 0.285 + 1e-16]
+    for value, short in zip(values, rounded(values), strict=True):
+        assert abs(short - value) <= 1.01 * 10.0 ** (np.floor(np.log10(abs(value))) - 4)
+        assert all(f"{short:.{digits}g}" == f"{value:.{digits}g}" for digits in range(1, 5)), value
+
+
+def test_rounding_leaves_what_is_no_measurement():
+    assert rounded({"calls": 252004, "ok": True, "none": None, "name": "x", "pair": (0.123456789, 0.0)}) == \
+        {"calls": 252004, "ok": True, "none": None, "name": "x", "pair": [0.12346, 0.0]}
 
 
 def test_every_file_the_readme_names_exists():
     text = (ROOT / "README.md").read_text()
-    for name in set(re.findall(r"(?:src|configs|benchmarks)/[\w./-]+\.(?:py|yaml|json)", text)):
+    for name in set(re.findall(r"(?:src|configs|docs)/[\w./-]+\.(?:py|yaml|json|svg|md)", text)):
         assert (ROOT / name).is_file(), name

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 
-SCRIPTS = sorted(path.name for path in (ROOT / "src").glob("0*.py")) + ["qmmm_example.py"]
+SCRIPTS = [*sorted(path.name for path in (ROOT / "src").glob("0*.py")), "qmmm_example.py"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kstep.errors import UserError
 
@@ -56,12 +57,12 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def write_json_atomic(path: str | Path, data) -> None:
+def write_json_atomic(path: str | Path, data: Any) -> None:
     """Write JSON whole, keys sorted."""
     write_text_atomic(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
-def rounded(data, digits: int = SIGNIFICANT_DIGITS):
+def rounded(data: Any, digits: int = SIGNIFICANT_DIGITS) -> Any:
     """JSON-like data with every float to `digits` significant digits; whole numbers, texts and flags stay.
 
     Fewer digits of the result are those of the float itself, so that no printed figure moves.  Numbers of NumPy become
@@ -73,7 +74,7 @@ def rounded(data, digits: int = SIGNIFICANT_DIGITS):
         if not math.isfinite(data):
             return None
         near = float(f"{data:.{digits}g}")
-        if any(f"{near:.{n}g}" != f"{data:.{n}g}" for n in range(1, digits)):  # the rounding made a tie: 2.83348 -> 2.8335
+        if any(f"{near:.{n}g}" != f"{data:.{n}g}" for n in range(1, digits)):  # it made a tie: 2.83348 -> 2.8335
             unit = 10.0 ** (math.floor(math.log10(abs(near))) - digits + 1)
             near = float(f"{near + math.copysign(unit, data - near):.{digits}g}")
         return near
@@ -86,10 +87,11 @@ def rounded(data, digits: int = SIGNIFICANT_DIGITS):
 
 def write_json_compact(path: str | Path, data: dict, *, levels: int = 2, sort_keys: bool = True) -> None:
     """Write a record whole: floats to five digits, a line for each entry of the upper levels."""
-    def text(value, levels: int) -> str:
+    def text(value: Any, levels: int) -> str:
         if not (levels and isinstance(value, dict) and value):
             return json.dumps(value, separators=(",", ":"), sort_keys=sort_keys)
-        entries = (f"{json.dumps(str(key))}: {text(value[key], levels - 1)}" for key in (sorted(value) if sort_keys else value))
+        entries = (f"{json.dumps(str(key))}: {text(value[key], levels - 1)}"
+                   for key in (sorted(value) if sort_keys else value))
         return "{\n" + ",\n".join(entries) + "\n}"
 
     write_text_atomic(path, text(rounded(data), levels) + "\n")
