@@ -102,3 +102,21 @@ def test_one_schema_does_not_pass_for_the_other(tmp_path):
     (tmp_path / "t.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:-200])
     with pytest.raises(UserError, match="truncated"):
         load_dataset(tmp_path / "t.npz")
+
+
+def test_joined_trajectories_keep_their_replicas_and_segments_apart():
+    import synthetic
+    from kstep.schemas import join_trajectories
+
+    one, two = synthetic.ethanol(0, 2, 10, scheme="metropolis"), synthetic.ethanol(1, 3, 10)
+    two.replica += 100
+    for segment in two.segments:
+        segment["replica"] += 100
+    joined = join_trajectories([one, two])
+    assert sorted(set(joined.replica.tolist())) == [0, 1, 2, 3, 4] and len(joined.pos) == len(one.pos) + len(two.pos)
+    for trajectory, start in ((one, 0), (two, len(one.pos))):
+        for frame in range(len(trajectory.pos)):
+            mine, theirs = joined.segments[joined.segment[start + frame]], trajectory.segments[trajectory.segment[frame]]
+            assert mine == {**theirs, "replica": joined.replica[start + frame]}
+    assert len(joined.accepted) == 0 and len(one.accepted) > 0  # plain MD accepts nothing
+    assert join_trajectories([one]).accepted.dtype == bool
