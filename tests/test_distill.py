@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.runs import network_geometries as explore
-from kstep.runs.network_dynamics import NetworkFrame
+from kstep.runs.network_dynamics import Carrier, NetworkFrame, network_dynamics
 from kstep.schemas import load_dataset, save_dataset
+from kstep.schemes.maxwell import draw_velocities
 from kstep.training import distillation as distill, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
@@ -199,6 +201,20 @@ def test_geometries_have_the_temperature_that_was_asked_for():
 def test_geometries_of_a_hole_are_thrown_away():
     x = explored(Spring(hole=0.03), 2000)  # 2.3 sigma away
     assert 1000 < len(x) < 2000 and np.linalg.norm(x[:, 0] - x[:, 1], axis=-1).max() < 0.19
+
+
+@pytest.mark.parametrize("frames_per_draw", [1, 3])
+def test_the_networks_own_dynamics_is_redrawn_as_often_as_asked(frames_per_draw):
+    network, masses, x = Spring(), np.array([12.0, 16.0]), bonds_at_rest(4)
+    frames = network_dynamics(network, Carrier(network), x, masses, 300.0, np.random.default_rng(3), dt_fs=0.5,
+                              steps_per_frame=7, frames_per_draw=frames_per_draw)
+    rng = np.random.default_rng(3)
+    for done, frame in enumerate(islice(frames, 6)):
+        if done % frames_per_draw == 0:
+            v = draw_velocities(4, masses, 300.0, rng)
+        x, v = Carrier(network)(x, v, masses, 0.0005, 7)
+        assert np.array_equal(frame.positions, x) and np.array_equal(frame.velocities, v)
+        assert all(map(np.array_equal, (frame.energy, frame.forces), network.energy_and_forces(x)))
 
 
 def test_known_ground_has_bonds_and_distances_and_energies():

@@ -125,3 +125,21 @@ def test_a_file_of_before_the_record_is_read_as_it_is(tmp_path):
     old = {**RECORD, "masses_sampler": [1.0], "steps": 200}  # a QM/MM run's of version 1.0
     write_npz(tmp_path / "t.npz", {**read_npz(tmp_path / "t.npz"), "metadata": _pack_metadata(old, "trajectory")})
     assert load_trajectory(tmp_path / "t.npz").metadata["steps"] == 200
+
+
+def test_joined_trajectories_keep_their_replicas_and_segments_apart():
+    import synthetic
+    from kstep.schemas import join_trajectories
+
+    one, two = synthetic.ethanol(0, 2, 10, scheme="metropolis"), synthetic.ethanol(1, 3, 10)
+    two.replica += 100
+    for segment in two.segments:
+        segment["replica"] += 100
+    joined = join_trajectories([one, two])
+    assert sorted(set(joined.replica.tolist())) == [0, 1, 2, 3, 4] and len(joined.pos) == len(one.pos) + len(two.pos)
+    for trajectory, start in ((one, 0), (two, len(one.pos))):
+        for frame in range(len(trajectory.pos)):
+            mine, theirs = joined.segments[joined.segment[start + frame]], trajectory.segments[trajectory.segment[frame]]
+            assert mine == {**theirs, "replica": joined.replica[start + frame]}
+    assert len(joined.accepted) == 0 and len(one.accepted) > 0  # plain MD accepts nothing
+    assert join_trajectories([one]).accepted.dtype == bool

@@ -51,7 +51,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +301,25 @@ def load_trajectory(path: str | Path) -> Trajectory:
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{f.name: arrays[f.name] for f in fields(Trajectory) if f.name != "metadata"},
                       metadata=metadata)
+
+
+def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
+    """Trajectories of one molecule as one, replicas and segments renumbered; an array that not all hold is left out.
+
+    The metadata are the first one's, with the segments of all.
+    """
+    first, segments, n_replicas = trajectories[0], [], 0
+    pieces: dict[str, list[np.ndarray]] = {key: [] for key in PER_FRAME}
+    for t in trajectories:
+        shift = n_replicas - (int(t.replica.min()) if len(t.replica) else 0)
+        for key in PER_FRAME:
+            pieces[key].append(getattr(t, key))
+        pieces["segment"][-1], pieces["replica"][-1] = t.segment + len(segments), t.replica + shift
+        segments += [{**s, "replica": s["replica"] + shift} for s in t.segments]
+        n_replicas = int(pieces["replica"][-1].max(initial=n_replicas - 1)) + 1
+    whole = {key: all(len(p) == len(t.pos) for p, t in zip(parts, trajectories)) for key, parts in pieces.items()}
+    return replace(first, metadata={**first.metadata, "segments": segments},
+                   **{key: np.concatenate(parts) if whole[key] else parts[0][:0] for key, parts in pieces.items()})
 
 
 def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from kstep.analysis.judge.compare import check_comparable, compare
 from kstep.analysis.judge.controls import BASELINE, judge
 from kstep.analysis.judge.verdict import Outcome, Role, Verdict
-from kstep.analysis.measure.profile import characterise, merge, production_temperature_K
+from kstep.analysis.measure.profile import characterise, production_temperature_K
 from kstep.analysis.metrics import METRICS
 from kstep.analysis.metrics.sampling import rates_of
 from kstep.analysis.show import plots
@@ -25,7 +25,7 @@ from kstep.analysis.show.text import format_text
 from kstep.errors import UserError, did_you_mean
 from kstep.files import check_writable, write_json_compact
 from kstep.scheme_traits import traits_of
-from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemas import Trajectory, join_trajectories, load_trajectory
 
 log = logging.getLogger("kstep")
 
@@ -134,7 +134,11 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
             problems.append(_naming(path, error))
     if not loaded:
         raise UserError(f"no baseline of '{molecule}' can be read")
-    return merge(loaded)
+    total = {key: sum(t.metadata.get(key) or 0 for t in loaded)
+             for key in ("true_calls", "true_calls_training", "wall_s", "cpu_s")}
+    joined = join_trajectories(loaded)
+    joined.metadata.update(total)
+    return joined
 
 
 def _naming(path, error):

@@ -21,7 +21,15 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import replacing
-from kstep.schemas import PER_FRAME, complete_trajectory, load_trajectory, read_npz, save_trajectory, write_npz
+from kstep.schemas import (
+    PER_FRAME,
+    complete_trajectory,
+    join_trajectories,
+    load_trajectory,
+    read_npz,
+    save_trajectory,
+    write_npz,
+)
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
@@ -203,17 +211,6 @@ def _stream(target: zipfile.ZipFile, key: str, chunks: list[Path], dtype) -> Non
 
 def join_replicas(path: Path, pieces: list[Path], metadata: dict) -> None:
     """Join one-replica trajectories of one molecule into a single file, replicas renumbered."""
-    parts = [load_trajectory(piece) for piece in pieces]
-    segments, frames = [], {key: [] for key in PER_FRAME}
-    for replica, part in enumerate(parts):
-        for key in PER_FRAME:
-            value = getattr(part, key)
-            if key == "segment":
-                value = value + len(segments)
-            elif key == "replica":
-                value = np.full_like(value, replica)
-            frames[key].append(value)
-        segments += [{**s, "replica": replica} for s in part.segments]
-    constants = {k: getattr(parts[0], k) for k in ("masses", "masses_sampler", "atom_types", "bonds")}
-    arrays = {key: np.concatenate(values) for key, values in frames.items()}
-    save_trajectory(path, {**constants, **arrays}, {**metadata, "segments": segments})
+    joined = vars(join_trajectories([load_trajectory(piece) for piece in pieces]))
+    segments = joined.pop("metadata")["segments"]
+    save_trajectory(path, joined, {**metadata, "segments": segments})

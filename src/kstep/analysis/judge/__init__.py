@@ -1,1 +1,1 @@
-"""A run set against its reference: structure, ensemble, cost, verdict."""
+"""A run set against its reference, and against plain MD: values, no words."""

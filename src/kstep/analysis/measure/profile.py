@@ -11,7 +11,7 @@ from kstep.analysis.measure.energy import element_temperatures, kinetic_energy_c
 from kstep.analysis.measure.statistics import MeanEstimate, block_length, estimate_means, split_r_hat
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
-from kstep.schemas import PER_FRAME, Trajectory
+from kstep.schemas import Trajectory
 
 MOST_FRAMES = 200_000  # above, every n-th frame is read: geometry converges long before
 CHUNK = 20_000
@@ -89,34 +89,6 @@ def production_temperature_K(trajectory: Trajectory) -> float | None:
         raise UserError(f"production frames at several temperatures ({sorted(found)} K) in one file "
                         "cannot be averaged; give warmer stretches the role 'hot'")
     return float(found.pop()) if found else None
-
-
-def merge(trajectories: list[Trajectory]) -> Trajectory:
-    """Several files of the same molecule and method as one, replicas and segments renumbered."""
-    if len(trajectories) == 1:
-        return trajectories[0]
-    first = trajectories[0]
-    segments, pieces = [], {key: [] for key in PER_FRAME}
-    n_replicas = 0
-    for t in trajectories:
-        for key in PER_FRAME:
-            value = getattr(t, key)
-            if key == "segment":
-                value = value + len(segments)
-            elif key == "replica":
-                value = value - (value.min() if len(value) else 0) + n_replicas
-            pieces[key].append(value)
-        n_replicas = int(pieces["replica"][-1].max()) + 1 if len(t.replica) else n_replicas
-        segments += t.segments
-    joined = {}
-    for key, parts in pieces.items():
-        whole = all(len(p) == len(t.pos) for p, t in zip(parts, trajectories))
-        joined[key] = np.concatenate(parts) if whole else parts[0][:0]  # an array only some files hold
-    total = {key: sum(t.metadata.get(key) or 0 for t in trajectories)
-             for key in ("true_calls", "true_calls_training", "wall_s", "cpu_s")}
-    metadata = {**first.metadata, **total, "segments": segments}
-    return Trajectory(**joined, masses=first.masses, masses_sampler=first.masses_sampler,
-                      atom_types=first.atom_types, bonds=first.bonds, metadata=metadata)
 
 
 def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, rdf_maximum_nm: float = 1.0,

@@ -10,14 +10,14 @@ NOT_DEFINED = "n/a"
 
 
 class Cell(str):
-    """Text that a verdict stands behind: what it should make a reader think is in `verdict`."""
+    """Text that a verdict stands behind, which says what a reader should think of it at a glance."""
 
     verdict: Verdict | None
 
-    def __new__(cls, text: str, verdict: Verdict | None = None):
-        """The text, with its verdict."""
+    def __new__(cls, text: str, verdict: str):
+        """The text, with its verdict; '' for none."""
         cell = super().__new__(cls, text)
-        cell.verdict = verdict
+        cell.verdict = Verdict(verdict) if verdict else None
         return cell
 
 

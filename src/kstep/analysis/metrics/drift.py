@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kstep.analysis.judge.verdict import Verdict
 from kstep.analysis.measure.energy import energy_drift
-from kstep.analysis.metrics.cells import number, with_error
-from kstep.analysis.metrics.metric import NOTHING, Metric, verdict_cell
+from kstep.analysis.metrics.cells import Cell, number, with_error
+from kstep.analysis.metrics.metric import NOTHING, Metric
 from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
 
@@ -54,7 +54,7 @@ class Drift(Metric):
         slope += " (95 %)" if drift["half_width_95"] is not None else ""
         more = (f" after {number(drift['first_blow_up_ps'])} ps ({drift['blown_up_segments']} of {drift['segments']})"
                 if drift["blown_up_segments"] else "")
-        return slope, "", verdict_cell(drift["verdict"], more)
+        return slope, "", Cell(drift["verdict"] + more, drift["verdict"])
 
     def lines(self, result):
         """One line, of a run without drift too."""

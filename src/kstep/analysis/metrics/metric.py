@@ -13,7 +13,7 @@ from kstep.analysis.measure import statistics
 from kstep.analysis.measure.profile import Profile
 from kstep.analysis.measure.samples import Rotamers, common_rotamers, effective_samples, series_of
 from kstep.analysis.measure.statistics import MeanEstimate
-from kstep.analysis.metrics.cells import NOT_DEFINED, Cell, number, with_error
+from kstep.analysis.metrics.cells import NOT_DEFINED, number, with_error
 from kstep.scheme_traits import SchemeTraits, traits_of
 from kstep.schemas import Trajectory
 
@@ -222,8 +222,3 @@ def _scale_of_pairs(h: MeanEstimate, r: MeanEstimate, weights: np.ndarray) -> np
     pair = 1.0 / r.shares[:, None] + 1.0 / r.shares[None, :]
     denominator = (weights * r.mean_variance).sum() * pair
     return np.sqrt((weights * (h.mean_variance + r.mean_variance)).sum() / np.maximum(denominator, 1e-300))
-
-
-def verdict_cell(verdict: Verdict, more: str = "") -> Cell:
-    """A verdict with what specifies it: 'blew up after 1.5 ps'."""
-    return Cell(f"{verdict}{more}", verdict)

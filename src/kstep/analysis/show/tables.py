@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kstep.analysis.judge.verdict import Role, Verdict
 from kstep.analysis.metrics import ANGLE_ERROR, BOND_ERROR, DRIFT, METRICS
-from kstep.analysis.metrics.cells import NOT_DEFINED, number
+from kstep.analysis.metrics.cells import NOT_DEFINED, Cell, number
 
 Table = tuple[list[str], list[list[str]]]  # header and lines
 
@@ -37,7 +37,7 @@ def summary_table(molecule: dict) -> Table:
 
 def _short(metric, result: dict) -> str:
     value, floor, verdict = metric.cells(result)
-    return f"{value}, floor {floor.split(' ')[0]}: {verdict}" if verdict else value
+    return Cell(f"{value}, floor {floor.split(' ')[0]}: {verdict}", verdict) if verdict else value
 
 
 def _acceptance_or_drift(result: dict) -> str:
@@ -45,7 +45,7 @@ def _acceptance_or_drift(result: dict) -> str:
         return f"accepts {number(result['proposals']['acceptance'])}"
     value, _, words = DRIFT.cells(result)
     if words:
-        return f"{value} kJ/mol/ps, {words}"
+        return Cell(f"{value} kJ/mol/ps, {words}", result["drift"]["verdict"])
     certificate = result["certificate"]
     return f"E_true - E_ML spread {number(certificate['spread_kJ_per_mol'])} kJ/mol" if certificate else NOT_DEFINED
 
