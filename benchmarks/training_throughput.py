@@ -80,7 +80,7 @@ def watch(step):
     return step == steps
 with tempfile.TemporaryDirectory() as out:
     loop.train(model, data, train, val, how, scales, out_dir=out, progress=False, should_stop=watch,
-               facts=facts_of(arrays, metadata, train, f"{work}/dataset_k8.npz", config.arch))
+               facts=facts_of(arrays, metadata, train, f"{work}/dataset_k8.npz", config))
 (first, before), (last, after) = marks[0], marks[-1]
 parts = {part: after[part] - before.get(part, 0.0) for part in after}
 validation = parts.pop("validation", 0.0)

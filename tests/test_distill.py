@@ -50,7 +50,7 @@ def work(tmp_path_factory):
     normalise.fit(model, data, torch.as_tensor(rows[0]))
     train(model, data, *rows, TrainConfig(batch_size=32, max_epochs=60, lr=1e-2, ema_decay=0.9),
           normalise.scales(data, torch.as_tensor(rows[0])), out_dir=folder / "teacher", progress=False,
-          facts=facts_of(arrays, metadata, rows[0], folder / "dataset_k4.npz", "egnn"))
+          facts=facts_of(arrays, metadata, rows[0], folder / "dataset_k4.npz", TEACHER))
     return folder
 
 

@@ -4,10 +4,17 @@ A model is a torch module over `MoleculeBatch` (kstep/models/batch.py).  It comp
 dtype of its parameters, whatever the dtype of the batch, and returns energies, positions and
 velocities in the dtype of the batch: float32 weights add a float32 correction to float64 positions.
 
-    model = build_model(config, molecule)      registry name `config.arch`: a key of REGISTRY
+    model = build_model(config, molecule)      of the class REGISTRY[config.arch]
     model.config                               the ModelConfig it was built from
     model.elements (E,) int64 buffer           atomic numbers it knows; others raise UserError
     model.dt_ps () float64 buffer              baseline timestep the jump head belongs to
+    model.layout(batch, sparse)                what positions do not change, for a batch that is used again; or None
+
+what the class can do, which others ask instead of its name
+    bound_to_one_molecule     knows one molecule in one order of its atoms, and is built with its numbers and bonds
+    ways                      to compute its forces (execution.py), the ones that cost nothing to try first
+    fits_labels               has `features`, `layers` and `energy_and_gradient`, which training/label_fit.py works on
+    bears_bfloat16            learns under autocast (`amp` of the training)
 
 energy head (config.heads.energy)
     model.energy(batch)              (P,) kJ/mol, absolute: reference energies + learned part
@@ -42,39 +49,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from kstep.errors import UserError, did_you_mean
+from kstep.models.egnn import EGNN
 from kstep.models.model_config import ModelConfig
+from kstep.models.pair_mlp import PairMLP
+from kstep.models.transformer_egnn import TransformerEGNN
 
-
-def _egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.egnn import EGNN
-
-    return EGNN(config)
-
-
-def _transformer_egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.transformer_egnn import TransformerEGNN
-
-    return TransformerEGNN(config)
-
-
-def _pair_mlp(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.pair_mlp import PairMLP
-
-    if molecule is None:
-        raise UserError("pair_mlp is bound to one molecule: build it with that molecule's numbers and bonds")
-    return PairMLP(config, molecule)
-
-
-REGISTRY = {"egnn": _egnn, "transformer_egnn": _transformer_egnn, "pair_mlp": _pair_mlp}
+REGISTRY = {"egnn": EGNN, "transformer_egnn": TransformerEGNN, "pair_mlp": PairMLP}
 
 
 def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
     """Build the network `config.arch` names.
 
-    `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by models bound to one molecule
-    (pair_mlp); the others ignore it.  Raises UserError for an unknown architecture.
+    `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by networks bound to one molecule, ignored by others.
     """
-    if config.arch not in REGISTRY:
-        raise UserError(f"model: unknown arch '{config.arch}'{did_you_mean(config.arch, REGISTRY)}")
-    return REGISTRY[config.arch](config, molecule)
+    kind = config.network_class
+    return kind(config, molecule) if kind.bound_to_one_molecule else kind(config)
+
+
+def names_of(capability: str) -> str:
+    """'pair_mlp' for "fits_labels": the architectures that have a capability, for a message."""
+    return " or ".join(name for name, kind in REGISTRY.items() if getattr(kind, capability))

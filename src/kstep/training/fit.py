@@ -11,7 +11,6 @@ and seed give the same bits.
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ import numpy as np
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models import build_model, checkpoint as checkpoints, names_of
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.training.initial_weights import packed
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
-from kstep.training.optimiser import adamw, learning_rate
+from kstep.training.optimiser import adamw, descend, learning_rate
 from kstep.training.train_config import FitConfig
 from kstep.training.weight_average import Average
 from kstep.training.whitening import whitened
@@ -61,8 +60,9 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     that training goes on from the very function it left.  Raises UserError for too few labels, another
     architecture, or a loss that is not finite.
     """
-    if model_config.arch != "pair_mlp":
-        raise UserError(f"labels are fitted with arch pair_mlp, the model config says {model_config.arch}")
+    if not model_config.network_class.fits_labels:
+        raise UserError(f"labels are fitted with arch {names_of('fits_labels')}, the model config says "
+                        f"{model_config.arch}")
     weights = labels.weights(config.fit_outlier_kT)
     usual = weights == 1.0
     if usual.sum() < FEWEST_LABELS:
@@ -191,11 +191,6 @@ def _optimise(model, molecule, labels: Labels, weights, config: FitConfig, scale
         loss = (w * (config.fit_lambda_energy * de.square() + config.fit_lambda_force * df)).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.fit_grad_clip)
-        if not math.isfinite(norm):
-            raise UserError(f"the loss is not finite at step {step} of the fit; lower fit_lr")
-        for entry in optimiser.param_groups:
-            entry["lr"] = learning_rate(step, steps, config.fit_lr, config.fit_warmup_ratio)
-        optimiser.step()
-        average.update(step)
+        rate = learning_rate(step, steps, config.fit_lr, config.fit_warmup_ratio)
+        descend(optimiser, parameters, average, step, rate, config.fit_grad_clip, way_out="lower fit_lr")
     average.keep()

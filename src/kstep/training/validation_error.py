@@ -75,13 +75,6 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
     return metrics
 
 
-def evenly(windows: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many of the windows, evenly spaced: the same ones at every validation."""
-    if len(windows) <= most:
-        return windows
-    return windows[torch.linspace(0, len(windows) - 1, most, device=windows.device).long()]
-
-
 def headline(metrics: dict) -> dict:
     """What the progress bar shows of a validation."""
     shown = [key for key in ("energy_rmse_kJ_per_mol", "dx_rmse_nm") if key in metrics] or ["val_loss"]
