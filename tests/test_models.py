@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model
+from kstep.models import REGISTRY, build_model, network_class
 from kstep.models.batch import MoleculeBatch
 from kstep.models.dense import CELLS_PER_PAIR, Grid
 from kstep.models.model_config import ModelConfig
@@ -18,7 +18,7 @@ from kstep.models.symmetry import predictions, shake, symmetry_errors
 
 DT_PS = 0.0005
 BOTH = {"energy": True, "jump": True}
-ARCHITECTURES = ["egnn", "transformer_egnn"]
+ARCHITECTURES = [name for name in REGISTRY if not network_class(name).bound_to_one_molecule]
 architectures = pytest.mark.parametrize("arch", ARCHITECTURES)
 
 
@@ -57,8 +57,8 @@ def model_of(seed=0, shaken=True, **keys):
     return model
 
 
-@pytest.mark.parametrize("arch, propagator", [("egnn", "taylor"), ("egnn", "bounded"), ("egnn", "auto"),
-                                              ("transformer_egnn", "bounded")])
+@pytest.mark.parametrize("arch, propagator", [("egnn", "taylor"), ("egnn", "auto"),
+                                              *((arch, "bounded") for arch in ARCHITECTURES)])
 def test_rotation_reflection_translation_and_permutation_change_nothing(arch, propagator):
     model, batch = model_of(arch=arch, propagator=propagator), ragged_batch()
     for operation, deviations in symmetry_errors(model, batch, torch.Generator().manual_seed(3)).items():

@@ -47,14 +47,24 @@ normalisation: registered buffers, so that state_dict carries them
 
 from __future__ import annotations
 
-from torch import nn
+import pkgutil
+from typing import TYPE_CHECKING
 
-from kstep.models.egnn import EGNN
-from kstep.models.model_config import ModelConfig
-from kstep.models.pair_mlp import PairMLP
-from kstep.models.transformer_egnn import TransformerEGNN
+if TYPE_CHECKING:
+    from torch import nn
 
-REGISTRY = {"egnn": EGNN, "transformer_egnn": TransformerEGNN, "pair_mlp": PairMLP}
+    from kstep.models.model_config import ModelConfig
+
+REGISTRY = {  # `arch` of a ModelConfig
+    "egnn": "kstep.models.egnn:EGNN",
+    "transformer_egnn": "kstep.models.transformer_egnn:TransformerEGNN",
+    "pair_mlp": "kstep.models.pair_mlp:PairMLP",
+}
+
+
+def network_class(arch: str) -> type[nn.Module]:
+    """The class of a name of REGISTRY, which its capabilities can be asked of."""
+    return pkgutil.resolve_name(REGISTRY[arch])
 
 
 def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
@@ -68,4 +78,4 @@ def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
 
 def names_of(capability: str) -> str:
     """'pair_mlp' for "fits_labels": the architectures that have a capability, for a message."""
-    return " or ".join(name for name, kind in REGISTRY.items() if getattr(kind, capability))
+    return " or ".join(name for name in REGISTRY if getattr(network_class(name), capability))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from kstep.errors import UserError
-from kstep.models import REGISTRY
+from kstep.models import network_class
 from kstep.models.batch import replicate
 from kstep.models.pair_mlp_fast import FastPairMLP
 
@@ -151,7 +151,7 @@ def possible_ways(arch: str, device: str) -> list[str]:
     """The ways worth timing for a network on a device, the ones that cost nothing to try first."""
     compiler = device == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
     missing = {"graphs": device != "cuda", "compiled": not compiler}
-    return [way for way in REGISTRY[arch].ways if not missing.get(way)]
+    return [way for way in network_class(arch).ways if not missing.get(way)]
 
 
 @dataclass

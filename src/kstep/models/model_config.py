@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from kstep.config import Config, Number, Positive
 from kstep.errors import did_you_mean
+from kstep.models import REGISTRY, network_class
 
 Width = Annotated[int, Field(ge=1, le=8192), Number]  # far beyond what a molecule needs, far below the memory
 Cutoff = Annotated[float, Field(ge=0.1, le=10), Number]  # nm; below 0.1 no atom sees another
@@ -53,8 +54,6 @@ class ModelConfig(Config):
     @field_validator("arch")
     @classmethod
     def _known(cls, arch: str) -> str:
-        from kstep.models import REGISTRY
-
         if arch not in REGISTRY:
             raise ValueError(f"there is no such network{did_you_mean(arch, REGISTRY)}")
         return arch
@@ -62,6 +61,4 @@ class ModelConfig(Config):
     @property
     def network_class(self) -> type:
         """What `arch` names; its class attributes say what it can do (kstep/models/__init__.py)."""
-        from kstep.models import REGISTRY
-
-        return REGISTRY[self.arch]
+        return network_class(self.arch)
