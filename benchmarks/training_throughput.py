@@ -37,7 +37,7 @@ from kstep.config import load_config
 from kstep.models import build_model
 from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import weight_average as average, losses, loop, normalisation as normalise
+from kstep.training import weight_average as average, losses, normalisation as normalise, window_training as loop
 from kstep.training.batches import Windows
 from kstep.training.train_config import TrainConfig
 from kstep.training.splits import select

@@ -15,7 +15,7 @@ from kstep.forces.tblite import QMConfig
 from kstep.models import build_model, execution as inner
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
-from kstep.models.pair_mlp_fast import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP
 from kstep.models.symmetry import shake
 from kstep.runs import production
 from kstep.runs.run_hybrid import run_hybrid

@@ -150,10 +150,11 @@ def test_a_batch_that_is_used_again_keeps_its_layout_alone(arch):
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("arch", [name for name in ARCHITECTURES if "sparse" in network_class(name).ways])
 @pytest.mark.parametrize("sizes", [(9, 9, 9), (5, 30, 1, 3)])
-def test_a_radius_graph_gives_what_all_pairs_give(sizes):
+def test_a_radius_graph_gives_what_all_pairs_give(arch, sizes):
     """Predictions, and what training goes down: only the order of the sums differs."""
-    model, batch = model_of(num_layers=3), ragged_batch(sizes, tau_steps=(8, 4, 1, 2)[:len(sizes)])
+    model, batch = model_of(arch=arch, num_layers=3), ragged_batch(sizes, tau_steps=(8, 4, 1, 2)[:len(sizes)])
     gradients = []
     dense, sparse = layouts_of(model, batch)
     assert isinstance(dense.layout[0], Grid) and isinstance(sparse.layout[0], RadiusGraph)

@@ -1,5 +1,11 @@
 """Networks: what every model promises to training and dynamics.
 
+In the order in which it reads best: model_config, batch (a ragged batch of molecules); egnn with its energy_head, the
+layers of its messages and the pairs they run along, dense or a radius_graph; jump_head with its propagator;
+transformer_egnn with its attention and bond_graph; pair_mlp with its gradient, by hand (pair_mlp_gradient) and in numpy
+(pair_mlp_numpy); symmetry (what no network may notice); checkpoint (files); execution (ways to compute forces, timed)
+and network (what dynamics sees).
+
 A model is a torch module over `MoleculeBatch` (kstep/models/batch.py).  It computes in the
 dtype of its parameters, whatever the dtype of the batch, and returns energies, positions and
 velocities in the dtype of the batch: float32 weights add a float32 correction to float64 positions.

@@ -33,6 +33,14 @@ REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans"
             "molecule", "temperature_K", "method", "data_sha256", "true_calls_training")
 
 
+def packed(model, facts: dict) -> dict:
+    """The checkpoint of a model: weights, buffers and facts."""
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
+            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
+
+
 def save(path: str | Path, checkpoint: dict) -> None:
     """Write a checkpoint, whole or not at all."""
     missing = [key for key in REQUIRED if key not in checkpoint]

@@ -1,6 +1,6 @@
 """The ways to compute a network's energy and forces in the inner loop, and the measured choice of one.
 
-    numpy      pair_mlp by hand (pair_mlp_fast.py), on the CPU
+    numpy      pair_mlp by hand (pair_mlp_numpy.py), on the CPU
     eager      PyTorch, operation by operation
     sparse     the same on the pairs within the cutoff alone (radius_graph.py), for large molecules
     compiled   torch.compile (inductor): faster code for a minute or two of compiling
@@ -24,7 +24,7 @@ import torch
 from kstep.errors import UserError
 from kstep.models import network_class
 from kstep.models.batch import replicate
-from kstep.models.pair_mlp_fast import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP
 
 log = logging.getLogger("kstep")
 

@@ -1,7 +1,7 @@
 """A trained network as dynamics sees it: arrays in, arrays out, and no torch in its interface.
 
 Inner velocity Verlet runs on whatever array `native` returns (numpy, or torch on a device: it
-depends on the way the network is computed, kstep/models/inner.py), always in float64.
+depends on the way the network is computed, kstep/models/execution.py), always in float64.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Network:
     def __init__(self, model: torch.nn.Module, numbers, masses, bonds, *, metadata: dict,
                  device: str = "cpu", delta_scale: float = 1.0, inner: str | None = None,
                  rows: int | None = None):
-        """inner: the way forces are computed (kstep/models/inner.py); None: numpy or eager, untimed.
+        """inner: the way forces are computed (kstep/models/execution.py); None: the first of the model's ways.
 
         rows: replicas that `compiled` is compiled for.
         """

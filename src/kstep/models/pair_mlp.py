@@ -10,7 +10,7 @@ raise a false wall but dig no bottomless hole.  The price is that one network kn
 one order of its atoms; `checkpoint.check_fits` refuses any other.
 
 The gradient is written out by hand, and so is the derivative of both that training needs
-(pair_mlp_core.py); `FastPairMLP` (pair_mlp_fast.py) runs the same formulas in numpy, in float32
+(pair_mlp_gradient.py); `FastPairMLP` (pair_mlp_numpy.py) runs the same formulas in numpy, in float32
 and without allocations, and is what dynamics calls.
 
 Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015 (2017).
@@ -29,7 +29,7 @@ from torch.nn import functional
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.model_config import ModelConfig
-from kstep.models.pair_mlp_core import EnergyAndSlope
+from kstep.models.pair_mlp_gradient import EnergyAndSlope
 
 
 class PairMLP(nn.Module):

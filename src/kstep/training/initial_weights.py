@@ -133,11 +133,3 @@ def _before_round(n: int, names: list[str]) -> list[str]:
     start = re.compile(r"^(\w+_head\.)?(embedding|encoding|start|vectors)\.")
     return [name for name in names if start.match(name)
             or (found := re.search(r"^(?:\w+_head\.)?layers\.(\d+)\.", name)) and int(found[1]) < n]
-
-
-def packed(model, facts: dict) -> dict:
-    """The checkpoint of a model: weights, buffers and facts."""
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    buffers = {name for name, _ in model.named_buffers()}
-    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
-            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}

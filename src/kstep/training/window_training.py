@@ -1,8 +1,11 @@
-"""The training loop: AdamW under warm-up and cosine, averaged weights, checkpoints and the log.
+"""Train any network on windows of one or many molecules: epochs, each validated, with checkpoints and a log.
+
+AdamW under warm-up and cosine; the averaged weights are validated and stored.
 
 The order of the windows depends on (seed, epoch) alone, so a run that was stopped anywhere and
 resumed takes the very steps it would have taken: on a CPU the weights come out bit-equal.
-Several processes take each step together (parallel.py).
+Several processes take each step together (distributed.py).  Self-learning fits its network to the labels
+of its one molecule elsewhere, in seconds and without files: label_fit.py.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from kstep.processes import physical_cores
 from kstep.training import losses, training_state as resuming
 from kstep.training.batches import Windows
 from kstep.training.distributed import Group
-from kstep.training.initial_weights import packed
 from kstep.training.normalisation import sample
 from kstep.training.objective import Objective
 from kstep.training.optimiser import adamw, descend, learning_rate
@@ -219,7 +221,7 @@ class Trainer:
         """Write the averaged network and what else is given."""
         if self.group.is_first:
             with self._off_the_clock(), self.average.applied():
-                checkpoints.save(self.out_dir / name, {**packed(self.model, self.facts), **more})
+                checkpoints.save(self.out_dir / name, {**checkpoints.packed(self.model, self.facts), **more})
             self.log.row("checkpoint", step=self.at.step, wall_s=self._wall_s(), file=name)
 
     def _save_last(self) -> None:

@@ -1,12 +1,15 @@
-"""Fit `pair_mlp` to labels: the lean loop of self-learning, for one molecule on one CPU thread.
+"""Fit a network to labels of one molecule: a given number of passes on one CPU thread, as self-learning needs them.
 
     loss = sum_s w_s [lambda_E (dE_s / spread of E)^2 + lambda_F <(dF_s / rms of F)^2>] / sum_s w_s
 
 over random batches whose equivalent hydrogens change places anew each time they are seen
-(training/exchange.py); w_s plays down labels far above thermal energies (`Labels.weights`),
+(equivalent_hydrogens.py); w_s plays down labels far above thermal energies (`Labels.weights`),
 which also stay out of every normalisation.  AdamW under warm-up and half a cosine, on a first layer
-in better coordinates (training/whitening.py); the averaged weights are what comes out.  The same labels
+in better coordinates (whitening.py); the averaged weights are what comes out.  The same labels
 and seed give the same bits.
+
+The whole fit lies in memory and is over in seconds: no epochs with validation, no files, nothing to resume.
+That is window_training.py, for datasets of windows, many molecules, jumps, GPUs and several processes.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from kstep.models import build_model, checkpoint as checkpoints, names_of
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
-from kstep.training.initial_weights import packed
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
 from kstep.training.optimiser import adamw, descend, learning_rate
@@ -86,7 +88,7 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
         with whitened(model.layers[0], model.features(_single(seen))[0], config.fit_whitening, fresh=start is None):
             _optimise(model, molecule, labels, weights, config, scales, steps, rng)
         model.eval()
-    checkpoint = packed(model, {
+    checkpoint = checkpoints.packed(model, {
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
         "molecule": {key: torch.as_tensor(getattr(molecule, key)) for key in ("numbers", "masses", "bonds")},
         "molecules": [molecule.name], "temperature_K": float(temperature_K), "method": method,
