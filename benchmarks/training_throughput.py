@@ -37,7 +37,7 @@ from kstep.config import load_config
 from kstep.models import build_model
 from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import weight_average as average, losses, loop, normalisation as normalise
+from kstep.training import weight_average as average, losses, normalisation as normalise, window_training as loop
 from kstep.training.batches import Windows
 from kstep.training.train_config import TrainConfig
 from kstep.training.splits import select
@@ -80,7 +80,7 @@ def watch(step):
     return step == steps
 with tempfile.TemporaryDirectory() as out:
     loop.train(model, data, train, val, how, scales, out_dir=out, progress=False, should_stop=watch,
-               facts=facts_of(arrays, metadata, train, f"{work}/dataset_k8.npz", config.arch))
+               facts=facts_of(arrays, metadata, train, f"{work}/dataset_k8.npz", config))
 (first, before), (last, after) = marks[0], marks[-1]
 parts = {part: after[part] - before.get(part, 0.0) for part in after}
 validation = parts.pop("validation", 0.0)

@@ -37,7 +37,7 @@ from kstep.schemes import Impulse, Metropolis, Plain  # noqa: E402
 from kstep.schemes.langevin import LangevinThermostat  # noqa: E402
 from kstep.schemes.maxwell import draw_velocities  # noqa: E402
 from kstep.schemes.state import State, kinetic_energy  # noqa: E402
-from kstep.training.fit import fit  # noqa: E402
+from kstep.training.label_fit import fit  # noqa: E402
 from kstep.training.labels import Labels  # noqa: E402
 from kstep.units import PS_PER_FS  # noqa: E402
 from physical_checks import Sample, check_pair, convergence, sigmas, suggested_interval_K  # noqa: E402

@@ -321,7 +321,7 @@ def mm(tmp_path_factory):
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
     from kstep.molecules.molecule import Molecule
-    from kstep.training.fit import fit
+    from kstep.training.label_fit import fit
     from kstep.training.labels import Labels
     from kstep.training.train_config import FitConfig
 

@@ -24,7 +24,7 @@ from kstep.training import distillation as distill, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
 from kstep.training.initial_weights import facts_of
-from kstep.training.loop import train
+from kstep.training.window_training import train
 from kstep.training.splits import make_splits, select
 from kstep.training.train_config import TrainConfig
 from springs import METHANOL, write_trajectory
@@ -52,7 +52,7 @@ def work(tmp_path_factory):
     normalise.fit(model, data, torch.as_tensor(rows[0]))
     train(model, data, *rows, TrainConfig(batch_size=32, max_epochs=60, lr=1e-2, ema_decay=0.9),
           normalise.scales(data, torch.as_tensor(rows[0])), out_dir=folder / "teacher", progress=False,
-          facts=facts_of(arrays, metadata, rows[0], folder / "dataset_k4.npz", "egnn"))
+          facts=facts_of(arrays, metadata, rows[0], folder / "dataset_k4.npz", TEACHER))
     return folder
 
 

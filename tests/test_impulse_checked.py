@@ -576,7 +576,7 @@ def test_learn_without_anything_that_trains_is_refused(water, water_spec, tmp_pa
 def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, tmp_path):
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
-    from kstep.training.fit import fit
+    from kstep.training.label_fit import fit
     from kstep.training.labels import Labels
     from kstep.learning.relearning import Relearner
     from kstep.learning.target import Target

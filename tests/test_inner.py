@@ -15,7 +15,7 @@ from kstep.forces.tblite import QMConfig
 from kstep.models import build_model, execution as inner
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
-from kstep.models.pair_mlp_fast import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP
 from kstep.models.symmetry import shake
 from kstep.runs import production
 from kstep.runs.run_hybrid import run_hybrid
@@ -57,7 +57,7 @@ def all_agree(model, way, x, **more):
 
 
 @pytest.mark.parametrize("make, way", [(make_model, "numpy"), (make_model, "eager"), (egnn, "eager"),
-                                       (transformer, "eager")])
+                                       (egnn, "sparse"), (transformer, "eager")])
 def test_every_way_gives_the_network(make, way):
     all_agree(make(), way, positions(5))
 
@@ -113,7 +113,7 @@ class Slow:
         time.sleep(self.seconds)
 
 
-def choose(seconds, monkeypatch, **more):
+def choose(seconds, monkeypatch, n_atoms=2, **more):
     monkeypatch.setattr(inner, "TRIAL_S", 0.02)
     networks, tried = {way: Slow(s) for way, s in seconds.items()}, []
 
@@ -121,7 +121,7 @@ def choose(seconds, monkeypatch, **more):
         tried.append(way)
         return networks[way]
 
-    return inner.choose(load, np.zeros((4, 2, 3)), list(seconds), **more), tried, networks
+    return inner.choose(load, np.zeros((4, n_atoms, 3)), list(seconds), **more), tried, networks
 
 
 def test_the_fastest_way_is_taken(monkeypatch):
@@ -145,6 +145,14 @@ def test_compiling_is_tried_only_where_a_run_is_long_enough(monkeypatch):
     assert short.way == "eager" and tried == ["eager"] and "not tried" in short.left_out["compiled"]
     (long, _), tried, _ = choose(seconds, monkeypatch, n_steps=2 * steps)
     assert long.way == "compiled" and tried == ["eager", "compiled"] and not long.left_out
+
+
+def test_pairs_are_listed_only_where_a_molecule_reaches_beyond_the_cutoff(monkeypatch):
+    seconds = {"eager": 0.005, "sparse": 0.001}
+    (small, _), tried, _ = choose(seconds, monkeypatch, n_atoms=inner.WORTH_LISTING - 1)
+    assert small.way == "eager" and tried == ["eager"] and "not tried" in small.left_out["sparse"]
+    (large, _), tried, _ = choose(seconds, monkeypatch, n_atoms=inner.WORTH_LISTING)
+    assert large.way == "sparse" and tried == ["eager", "sparse"] and not large.left_out
 
 
 def test_a_way_that_fails_leaves_the_others(monkeypatch):
@@ -236,3 +244,5 @@ def test_a_resumed_run_keeps_the_way_that_was_measured(water, tmp_path):
 def test_ways_fit_network_and_device():
     assert inner.possible_ways("egnn", "cpu")[0] == "eager" and "numpy" not in inner.possible_ways("egnn", "cuda")
     assert inner.possible_ways("pair_mlp", "cuda")[:3] == ["numpy", "eager", "graphs"]
+    assert "sparse" in inner.possible_ways("egnn", "cpu") and "graphs" not in inner.possible_ways("egnn", "cpu")
+    assert "sparse" not in inner.possible_ways("transformer_egnn", "cpu")

@@ -14,13 +14,13 @@ from kstep.errors import UserError
 from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
-from kstep.models.pair_mlp_core import EnergyAndSlope
+from kstep.models.pair_mlp_gradient import EnergyAndSlope
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
-from kstep.training.fit import expected_acceptance, fit
+from kstep.training.label_fit import expected_acceptance, fit
 from kstep.training.labels import Labels
 from kstep.training.splits import make_splits
 from kstep.training.train_config import FitConfig

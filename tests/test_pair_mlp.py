@@ -9,7 +9,7 @@ from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.batch import replicate
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
-from kstep.models.pair_mlp_fast import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP
 
 NUMBERS = np.array([6, 8, 1, 1, 1, 1])  # methanol
 MASSES = np.array([12.011, 15.999, 1.008, 1.008, 1.008, 1.008])

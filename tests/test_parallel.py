@@ -76,13 +76,13 @@ def test_an_error_in_one_process_ends_both(dataset, tmp_path):
     script = tmp_path / "fails.py"
     script.write_text(
         "import os, runpy, sys\n"
-        "from kstep.training import loop\n"
-        "take = loop.Trainer._take\n"
+        "from kstep.training import window_training\n"
+        "take = window_training.Trainer._take\n"
         "def failing(self, pieces):\n"
         "    if self.group.rank == 1 and self.at.step == 2:\n"
-        "        raise loop.UserError('the second process gives up')\n"
+        "        raise window_training.UserError('the second process gives up')\n"
         "    take(self, pieces)\n"
-        "loop.Trainer._take = failing\n"
+        "window_training.Trainer._take = failing\n"
         f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n")

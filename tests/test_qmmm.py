@@ -42,7 +42,7 @@ from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import kinetic_energy
-from kstep.training.fit import fit
+from kstep.training.label_fit import fit
 from kstep.training.initial_weights import check_dynamics
 from kstep.training.labels import Labels
 

@@ -331,7 +331,7 @@ def test_the_single_precision_network_retraces_its_path(ethanol):
 
     from kstep.models import build_model
     from kstep.models.model_config import ModelConfig
-    from kstep.models.pair_mlp_fast import FastPairMLP
+    from kstep.models.pair_mlp_numpy import FastPairMLP
 
     torch.manual_seed(0)
     model = build_model(ModelConfig(arch="pair_mlp", pair_hidden=[32, 32], heads={"energy": True, "jump": False}),

@@ -16,7 +16,7 @@ from kstep.schemas import load_dataset
 from kstep.training import losses, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
-from kstep.training.loop import train
+from kstep.training.window_training import train
 from kstep.training.optimiser import learning_rate
 from kstep.training.train_config import TrainConfig
 from springs import METHANOL, WATER, write_trajectory

@@ -19,7 +19,7 @@ from kstep.schemas import load_dataset
 from kstep.training import initial_weights as start, losses
 from kstep.training.batches import Windows
 from kstep.training.distributed import Group
-from kstep.training.loop import train
+from kstep.training.window_training import train
 from kstep.training.objective import Objective
 from kstep.training.rotations import random_rotations, turns_of_epoch
 from kstep.training.step_plan import Piece, drawn, shares_of

@@ -19,7 +19,6 @@ from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
 from kstep.models.symmetry import predictions, symmetry_errors
 from kstep.topology import ring_bonds
-from kstep.training.initial_weights import packed
 from test_models import model_of, ragged_batch
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +200,7 @@ def test_the_yaml_lists_and_explains_every_key():
 
 def test_checkpoint_round_trip(tmp_path):
     model, batch = transformer().float(), ragged_batch()
-    checkpoints.save(tmp_path / "best.pt", {**FACTS, **packed(model, FACTS)})
+    checkpoints.save(tmp_path / "best.pt", {**FACTS, **checkpoints.packed(model, FACTS)})
     again = checkpoints.model_from(checkpoints.load(tmp_path / "best.pt"))
     assert not again.training
     for what, (_, values) in predictions(model.eval(), batch).items():

@@ -38,10 +38,12 @@ def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_con
     model_config: a ModelConfig, or the YAML of one (None: that of a pair_mlp); how: as of `learner.learn`.
     """
     from kstep.learning.learner import learn
+    from kstep.models import names_of
     from kstep.models.model_config import ModelConfig
 
     model = model_config if isinstance(model_config, ModelConfig) else load_config(ModelConfig, model_config or DEFAULT_MODEL)
-    if model.arch != "pair_mlp":
-        raise UserError(f"--learn fits arch pair_mlp, and the model config says {model.arch}; leave --model-config out")
+    if not model.network_class.fits_labels:
+        raise UserError(f"--learn fits arch {names_of('fits_labels')}, and the model config says {model.arch}; leave "
+                        "--model-config out")
     check_writable(out)
     return learn(target, model, config, folder=Path(f"{out}.learn"), **how)

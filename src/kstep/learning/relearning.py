@@ -22,12 +22,12 @@ class Relearner:
 
     def __init__(self, checkpoint: Path, target: Target, config, *, dt_fs: float, seed: int,
                  earlier: str | Path | None = None):
-        from kstep.models import checkpoint as checkpoints
+        from kstep.models import checkpoint as checkpoints, names_of
 
-        arch = checkpoints.load(checkpoint)["config"]["arch"]
-        if arch != "pair_mlp":
-            raise UserError(f"past_tolerance: learn trains pair_mlp, and {checkpoint} is of arch {arch}; use "
-                            "past_tolerance: stop")
+        network = checkpoints.config_of(checkpoints.load(checkpoint))
+        if not network.network_class.fits_labels:
+            raise UserError(f"past_tolerance: learn trains {names_of('fits_labels')}, and {checkpoint} is of arch "
+                            f"{network.arch}; use past_tolerance: stop")
         self.target, self.config, self.how = target, config, {"dt_fs": dt_fs, "seed": seed}
         self.earlier = Labels.empty(len(target.labelled))
         if earlier is not None:
@@ -40,12 +40,11 @@ class Relearner:
     def __call__(self, recorded, start: Path, out: Path) -> None:
         """Train on the recorded truths, going on from checkpoint `start`; write checkpoint `out`."""
         from kstep.models import checkpoint as checkpoints
-        from kstep.models.model_config import ModelConfig
 
         before = checkpoints.load(start)
         labels = self.earlier.select(slice(None))
         labels.join(self.target.labels(recorded.positions, recorded, self.target.temperatures_K[0]))
-        done = self.target.fit(labels, ModelConfig(**before["config"]), self.config, start=before["state_dict"],
+        done = self.target.fit(labels, checkpoints.config_of(before), self.config, start=before["state_dict"],
                                true_calls=int(before.get("true_calls_training") or 0), **self.how)
         checkpoints.save(out, done)
         log.info("learned %d labels, %d of them recorded by this run -> %s", len(labels), len(recorded.energy), out)

@@ -67,7 +67,7 @@ class Target:
 
     def fit(self, labels: Labels, model, config, **how) -> dict:
         """The checkpoint of a network fitted to labels; how: what `training.fit.fit` takes besides."""
-        from kstep.training.fit import fit
+        from kstep.training.label_fit import fit
 
         return fit(model, self.labelled, labels, config, method=self.method, temperature_K=self.temperatures_K[0],
                    **how).checkpoint

@@ -1,13 +1,26 @@
 """Networks: what every model promises to training and dynamics.
 
+In the order in which it reads best: model_config, batch (a ragged batch of molecules); egnn with its energy_head, the
+layers of its messages and the pairs they run along, dense or a radius_graph; jump_head with its propagator;
+transformer_egnn with its attention and bond_graph; pair_mlp with its gradient, by hand (pair_mlp_gradient) and in numpy
+(pair_mlp_numpy); symmetry (what no network may notice); checkpoint (files); execution (ways to compute forces, timed)
+and network (what dynamics sees).
+
 A model is a torch module over `MoleculeBatch` (kstep/models/batch.py).  It computes in the
 dtype of its parameters, whatever the dtype of the batch, and returns energies, positions and
 velocities in the dtype of the batch: float32 weights add a float32 correction to float64 positions.
 
-    model = build_model(config, molecule)      registry name `config.arch`: a key of REGISTRY
+    model = build_model(config, molecule)      of the class REGISTRY[config.arch]
     model.config                               the ModelConfig it was built from
     model.elements (E,) int64 buffer           atomic numbers it knows; others raise UserError
     model.dt_ps () float64 buffer              baseline timestep the jump head belongs to
+    model.layout(batch, sparse)                what positions do not change, for a batch that is used again; or None
+
+what the class can do, which others ask instead of its name
+    bound_to_one_molecule     knows one molecule in one order of its atoms, and is built with its numbers and bonds
+    ways                      to compute its forces (execution.py), the ones that cost nothing to try first
+    fits_labels               has `features`, `layers` and `energy_and_gradient`, which training/label_fit.py works on
+    bears_bfloat16            learns under autocast (`amp` of the training)
 
 energy head (config.heads.energy)
     model.energy(batch)              (P,) kJ/mol, absolute: reference energies + learned part
@@ -40,41 +53,35 @@ normalisation: registered buffers, so that state_dict carries them
 
 from __future__ import annotations
 
-from torch import nn
+import pkgutil
+from typing import TYPE_CHECKING
 
-from kstep.errors import UserError, did_you_mean
-from kstep.models.model_config import ModelConfig
+if TYPE_CHECKING:
+    from torch import nn
 
+    from kstep.models.model_config import ModelConfig
 
-def _egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.egnn import EGNN
-
-    return EGNN(config)
-
-
-def _transformer_egnn(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.transformer_egnn import TransformerEGNN
-
-    return TransformerEGNN(config)
+REGISTRY = {  # `arch` of a ModelConfig
+    "egnn": "kstep.models.egnn:EGNN",
+    "transformer_egnn": "kstep.models.transformer_egnn:TransformerEGNN",
+    "pair_mlp": "kstep.models.pair_mlp:PairMLP",
+}
 
 
-def _pair_mlp(config: ModelConfig, molecule: dict | None) -> nn.Module:
-    from kstep.models.pair_mlp import PairMLP
-
-    if molecule is None:
-        raise UserError("pair_mlp is bound to one molecule: build it with that molecule's numbers and bonds")
-    return PairMLP(config, molecule)
-
-
-REGISTRY = {"egnn": _egnn, "transformer_egnn": _transformer_egnn, "pair_mlp": _pair_mlp}
+def network_class(arch: str) -> type[nn.Module]:
+    """The class of a name of REGISTRY, which its capabilities can be asked of."""
+    return pkgutil.resolve_name(REGISTRY[arch])
 
 
 def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
     """Build the network `config.arch` names.
 
-    `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by models bound to one molecule
-    (pair_mlp); the others ignore it.  Raises UserError for an unknown architecture.
+    `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by networks bound to one molecule, ignored by others.
     """
-    if config.arch not in REGISTRY:
-        raise UserError(f"model: unknown arch '{config.arch}'{did_you_mean(config.arch, REGISTRY)}")
-    return REGISTRY[config.arch](config, molecule)
+    kind = config.network_class
+    return kind(config, molecule) if kind.bound_to_one_molecule else kind(config)
+
+
+def names_of(capability: str) -> str:
+    """'pair_mlp' for "fits_labels": the architectures that have a capability, for a message."""
+    return " or ".join(name for name in REGISTRY if getattr(network_class(name), capability))

@@ -59,7 +59,7 @@ class VectorDropout(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """(h, V, edges, weight, kernel) -> (h, V), in the place of `EquivariantLayer`."""
+    """(h, V, edges, pairs) -> (h, V), in the place of `EquivariantLayer`, for pairs on a grid."""
 
     def __init__(self, hidden_dim: int, vector_dim: int, edge_dim: int, activation: str, *, heads: int,
                  feedforward_dim: int, dropout: float):
@@ -81,11 +81,9 @@ class AttentionLayer(nn.Module):
         self.act = ACTIVATIONS[activation]()
         self.forward_out = nn.Linear(feedforward_dim, hidden_dim + vector_dim)
 
-    def forward(self, h, V, edges, weight, kernel):
-        """h (P,N,H), V (P,N,3,C) or None for zeros, edges (P,N,N,K), weight (P,N,N), kernel (P,N,4,N).
-
-        kernel: rows w_ij and w_ij r_ij/|r_ij| of `pair_kernel`.
-        """
+    def forward(self, h, V, edges, pairs):
+        """h (P,N,H), V (P,N,3,C) or None for zeros, edges (P,N,N,K) features of pairs."""
+        weight, kernel = pairs.weight, pairs.kernel
         bias, cross_bias = self.bias(edges).permute(0, 3, 1, 2).chunk(2, 1)
         dh, dV = self.attention(self.norm_self(h), edges, weight, kernel, bias)
         h = h + self.dropout(dh)

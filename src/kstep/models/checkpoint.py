@@ -33,6 +33,14 @@ REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans"
             "molecule", "temperature_K", "method", "data_sha256", "true_calls_training")
 
 
+def packed(model, facts: dict) -> dict:
+    """The checkpoint of a model: weights, buffers and facts."""
+    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
+            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
+
+
 def save(path: str | Path, checkpoint: dict) -> None:
     """Write a checkpoint, whole or not at all."""
     missing = [key for key in REQUIRED if key not in checkpoint]
@@ -65,7 +73,7 @@ def _check_facts(checkpoint: dict, path) -> None:
     if not isinstance(checkpoint["config"], dict) or not isinstance(checkpoint["state_dict"], dict):
         raise UserError(f"{path} is not a checkpoint of 04_train.py")
     checkpoint["config"].pop("pair_features", None)  # a key of the first checkpoints that never had a choice
-    checkpoint["config"] = validate(ModelConfig, checkpoint["config"], f"{path}, model config").model_dump()
+    checkpoint["config"] = config_of(checkpoint, path).model_dump()
     whole = [checkpoint["k_steps"], *(checkpoint["spans"] if isinstance(checkpoint["spans"], list) else [None])]
     if not all(isinstance(k, int) and k >= 1 for k in whole):
         raise UserError(f"{path}: k_steps and spans must be whole numbers >= 1; train again")
@@ -76,10 +84,19 @@ def _check_facts(checkpoint: dict, path) -> None:
             raise UserError(f"{path}: its weights hold NaN or infinity ('{name}'); train again")
 
 
+def config_of(checkpoint: dict, path: str | Path = "checkpoint") -> ModelConfig:
+    """The config of a checkpoint's network, which says its heads and its class."""
+    return validate(ModelConfig, dict(checkpoint["config"]), f"{path}, model config")
+
+
+def heads_of(checkpoint: dict) -> set[str]:
+    """Names of the heads that a checkpoint's network has: energy, jump."""
+    return {name for name, there in config_of(checkpoint).heads if there}
+
+
 def model_from(checkpoint: dict, path: str | Path = "checkpoint", device: str = "cpu") -> torch.nn.Module:
     """The trained network of a checkpoint, in eval mode."""
-    config = validate(ModelConfig, dict(checkpoint["config"]), f"{path}, model config")
-    model = build_model(config, molecule_arrays(checkpoint["molecule"]))
+    model = build_model(config_of(checkpoint, path), molecule_arrays(checkpoint["molecule"]))
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError:
@@ -99,7 +116,7 @@ def molecule_arrays(molecule: dict | None) -> dict | None:
 def check_config(checkpoint: dict, path, model_config: str | Path) -> None:
     """Refuse a checkpoint whose network is not the one of the model YAML."""
     wanted = load_config(ModelConfig, model_config).model_dump()
-    own = validate(ModelConfig, dict(checkpoint["config"]), f"{path}, model config").model_dump()
+    own = config_of(checkpoint, path).model_dump()
     different = [key for key in wanted if wanted[key] != own[key]]
     if different:
         raise UserError(f"{path} was not built from {model_config}: {', '.join(different)} differ")
@@ -113,11 +130,12 @@ def check_fits(checkpoint: dict, path, numbers, bonds, *, dt_fs: float | None = 
         raise UserError(f"{path} was trained on elements {sorted(map(int, checkpoint['elements']))}, "
                         f"the molecule also holds {unknown}")
     molecule = molecule_arrays(checkpoint["molecule"])
-    if molecule is not None and checkpoint["config"].get("arch") == "pair_mlp":
+    if molecule is not None and config_of(checkpoint, path).network_class.bound_to_one_molecule:
         given = {tuple(sorted(map(int, b))) for b in np.asarray(bonds).reshape(-1, 2)}
         own = {tuple(sorted(map(int, b))) for b in molecule["bonds"]}
         if not np.array_equal(molecule["numbers"], numbers) or given != own:
-            raise UserError(f"{path} was trained on another molecule or atom order, and pair_mlp knows only that one")
+            raise UserError(f"{path} was trained on another molecule or atom order, and {checkpoint['config']['arch']} "
+                            "knows only that one")
     if method is not None and checkpoint["method"] and method != checkpoint["method"]:
         raise UserError(f"{path} was trained on {checkpoint['method']}, this run uses {method}")
     if dt_fs is not None and abs(dt_fs - checkpoint["dt_fs"]) > 1e-9:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 import torch
 from torch import nn
 
@@ -14,14 +16,20 @@ from kstep.models.layers import EquivariantLayer
 from kstep.models.model_config import ModelConfig
 from kstep.units import NM_PER_ANGSTROM
 
+if TYPE_CHECKING:
+    from kstep.models.radius_graph import RadiusGraph
+
 ENERGY_LENGTH = 0.02  # nm: force_rms times this is the energy scale per atom
 
 
 class EGNN(nn.Module):
     """Energy, forces and jumps of any molecule made of `config.elements`.
 
-    See kstep/models/__init__.py for what each method promises.
+    See kstep/models/__init__.py for what each method and capability promises.
     """
+
+    bound_to_one_molecule, fits_labels, bears_bfloat16 = False, False, True
+    ways: ClassVar = ("eager", "sparse", "graphs", "compiled")
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -49,17 +57,12 @@ class EGNN(nn.Module):
             self.energy_head = EnergyHead(n, config, self._make_layer, self._make_encoding())
         self.jump_head = None
         if config.heads.jump:
-            self.jump_head = JumpHead(
-                n, covalent_radii_nm(elements), hidden_dim=config.hidden_dim, vector_dim=config.vector_dim,
-                num_layers=config.num_layers, cutoff_nm=config.cutoff_nm, num_rbf=config.num_rbf,
-                activation=config.activation, propagator=config.propagator,
-                spring_cutoff_nm=config.spring_cutoff_nm, max_disp_nm=config.max_disp_nm,
-                make_layer=self._make_layer, encoding=self._make_encoding())
+            self.jump_head = JumpHead(covalent_radii_nm(elements), config, self._make_layer, self._make_encoding())
 
     # what another architecture of the same heads replaces -----------------------------------
 
     def _make_layer(self, edge_dim: int) -> nn.Module:
-        """One round of messages (h, V, edges, weight, kernel) -> (h, V), as `EquivariantLayer` has it."""
+        """One round of messages (h, V, edges, pairs) -> (h, V), as `EquivariantLayer` has it."""
         return EquivariantLayer(self.config.hidden_dim, self.config.vector_dim, edge_dim, self.config.activation)
 
     def _make_encoding(self) -> nn.Module | None:
@@ -92,7 +95,7 @@ class EGNN(nn.Module):
         self._require(self.energy_head is not None, "energy head", "heads.energy: true")
         grid, species, local = self._grid(batch, positions)
         learned, _ = self.energy_head(grid, species, local)
-        reference = (self.reference_energy[species] * grid.mask).sum(1)
+        reference = grid.sums(self.reference_energy[species] * grid.mask)
         return (reference + learned.to(reference.dtype) * self.energy_scale).to(batch.positions.dtype)
 
     # jump --------------------------------------------------------------------------------
@@ -215,17 +218,26 @@ class EGNN(nn.Module):
                             "add them to 'elements' in the model's YAML and train again")
         return species
 
-    def layout(self, batch: MoleculeBatch) -> tuple[Grid, torch.Tensor]:
-        """Where the atoms of a batch sit and which elements they are: all that positions do not change."""
+    def layout(self, batch: MoleculeBatch, sparse: bool | None = None) -> tuple[Grid | RadiusGraph, torch.Tensor]:
+        """Where the atoms of a batch sit and which elements they are: all that positions do not change.
+
+        sparse: whether pairs are listed (radius_graph.py) or lie on a grid; None: as the positions make it faster.
+        """
         grid = Grid(batch)
+        if sparse is None and "sparse" in self.ways:
+            sparse = grid.mostly_empty(batch.positions, self.config.cutoff_nm)
+        if sparse:
+            from kstep.models.radius_graph import RadiusGraph  # torch_geometric takes seconds to load
+
+            grid = RadiusGraph(batch, grid)
         return grid, grid.pad(self._species(batch.numbers))
 
     def _grid(self, batch, positions):
         grid, species = batch.layout or self.layout(batch)
         padded = grid.pad(positions)
         # Centred before the cast to the weights' precision: a molecule far from the origin loses no digits.
-        centre = padded.detach().sum(1, keepdim=True) / grid.mask.sum(1)[:, None, None]
-        local = (padded - centre) * grid.mask[..., None]
+        centre = grid.sums(padded.detach()) / grid.sums(grid.mask)[:, None]
+        local = (padded - grid.spread(centre)) * grid.mask[..., None]
         dtype = next(self.parameters()).dtype
         return grid, species, local.to(dtype)
 

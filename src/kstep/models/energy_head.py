@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
+from kstep.models.dense import Grid, RadialBasis
 from kstep.models.layers import ACTIVATIONS
 from kstep.models.model_config import ModelConfig
 
@@ -29,19 +29,17 @@ class EnergyHead(nn.Module):
 
     def forward(self, grid: Grid, species, positions):
         """Energies per molecule (P,) and the force head's vectors (P,N,3) or None, in network units."""
-        direction, distance = pair_geometry(positions, grid.pair_mask)
-        weight = envelope(distance, self.cutoff) * grid.pair_mask
-        edges = self.basis(distance)
+        pairs = grid.pairs(positions, self.cutoff)
+        edges = self.basis(pairs.distance)
         h = self.embedding(species)
         if self.encoding is not None:
             h, edges = self.encoding(grid, species, h, edges)
-        kernel = pair_kernel(weight, direction)
         V = None
         for layer in self.layers:
-            h, V = layer(h, V, edges, weight, kernel)
-        energy = (self.readout(h)[..., 0] * grid.mask).sum(1)
+            h, V = layer(h, V, edges, pairs)
+        energy = grid.sums(self.readout(h)[..., 0] * grid.mask)
         if self.force is None:
             return energy, None
         force = self.force(V)[..., 0] * grid.mask[..., None]
-        mean = force.sum(1, keepdim=True) / grid.mask.sum(1)[:, None, None]
+        mean = grid.spread(grid.sums(force) / grid.sums(grid.mask)[:, None])
         return energy, (force - mean) * grid.mask[..., None]

@@ -1,7 +1,8 @@
 """The ways to compute a network's energy and forces in the inner loop, and the measured choice of one.
 
-    numpy      pair_mlp by hand (pair_mlp_fast.py), on the CPU
+    numpy      pair_mlp by hand (pair_mlp_numpy.py), on the CPU
     eager      PyTorch, operation by operation
+    sparse     the same on the pairs within the cutoff alone (radius_graph.py), for large molecules
     compiled   torch.compile (inductor): faster code for a minute or two of compiling
     graphs     the launches of one call recorded as a CUDA graph and replayed
 
@@ -21,16 +22,16 @@ import numpy as np
 import torch
 
 from kstep.errors import UserError
+from kstep.models import network_class
 from kstep.models.batch import replicate
-from kstep.models.pair_mlp import PairMLP
-from kstep.models.pair_mlp_fast import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP
 
 log = logging.getLogger("kstep")
 
-WAYS = ("numpy", "eager", "compiled", "graphs")
 TRIAL_S = 0.3  # for timing one way
 COMPILE_S = 60.0  # what compiling is expected to cost; a run shorter than a few of it cannot win it back
 WORTH_COMPILING_S = 3 * COMPILE_S
+WORTH_LISTING = 25  # atoms; below, most pairs are within the cutoff (benchmarks/ragged.json)
 CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide between two equals
 
 
@@ -40,7 +41,7 @@ class Numpy:
     device = "cpu"
 
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
-        if not isinstance(model, PairMLP):
+        if "numpy" not in model.ways:
             raise UserError("inner: numpy is written for pair_mlp alone; use inner: auto or eager for this network")
         self._fast = FastPairMLP(model)
 
@@ -54,6 +55,8 @@ class Numpy:
 
 class Eager:
     """The model as PyTorch runs it; native arrays are tensors on `device`."""
+
+    sparse = False
 
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
         torch.set_float32_matmul_precision("highest")  # TF32 would cost the last half of the digits
@@ -72,14 +75,19 @@ class Eager:
     def _build(self, x):
         """A function of positions (R,N,3) alone, R fixed: energy (R,) and forces (R,N,3)."""
         batch = replicate(*self._static, len(x), device=self.device)
-        if hasattr(self.model, "layout"):
-            batch.layout = self.model.layout(batch)
+        batch.layout = self.model.layout(batch, self.sparse)
 
         def call(x):
             energy, forces = self.model.energy_and_forces(replace(batch, positions=x.reshape(-1, 3)))
             return energy.detach(), forces.detach().reshape(x.shape)
 
         return call
+
+
+class Sparse(Eager):
+    """The same, without the pairs that lie beyond the cutoff, which are found anew in every call."""
+
+    sparse = True
 
 
 class Compiled(Eager):
@@ -136,16 +144,14 @@ class Graphs(Eager):
         return call
 
 
-BUILDERS = dict(zip(WAYS, (Numpy, Eager, Compiled, Graphs)))
+BUILDERS = {"numpy": Numpy, "eager": Eager, "sparse": Sparse, "compiled": Compiled, "graphs": Graphs}
 
 
 def possible_ways(arch: str, device: str) -> list[str]:
     """The ways worth timing for a network on a device, the ones that cost nothing to try first."""
-    ways = ["numpy"] if arch == "pair_mlp" else []
-    ways += ["eager", "graphs"] if device == "cuda" else ["eager"]
-    if device == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        ways.append("compiled")
-    return ways
+    compiler = device == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    missing = {"graphs": device != "cuda", "compiled": not compiler}
+    return [way for way in network_class(arch).ways if not missing.get(way)]
 
 
 @dataclass
@@ -176,6 +182,9 @@ def choose(load: Callable, positions: np.ndarray, ways: list[str], n_shards: int
         best = min(seconds.values(), default=float("inf"))
         if way == "compiled" and n_steps * best < WORTH_COMPILING_S:
             left_out[way] = f"not tried: its {n_steps:.2g} steps take {n_steps * best:.2g} s without"
+            continue
+        if way == "sparse" and positions.shape[1] < WORTH_LISTING:
+            left_out[way] = f"not tried: a molecule of {positions.shape[1]} atoms is within the cutoff"
             continue
         try:
             networks[way] = network = load(way)

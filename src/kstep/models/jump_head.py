@@ -24,8 +24,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kstep.models.dense import Grid, RadialBasis, envelope, pair_geometry, pair_kernel
+from kstep.models.dense import Grid, RadialBasis
 from kstep.models.layers import ACTIVATIONS
+from kstep.models.model_config import ModelConfig
 from kstep.models.propagator import SpringPropagator
 from kstep.units import kT
 
@@ -37,25 +38,21 @@ N_VECTORS = 6  # per atom, fed to the vector channels
 class JumpHead(nn.Module):
     """Equivariant network for the remainder beyond the cheap propagator."""
 
-    def __init__(self, n_elements: int, radii: torch.Tensor, *, hidden_dim: int, vector_dim: int, num_layers: int,
-                 cutoff_nm: float, num_rbf: int, activation: str, propagator: str, spring_cutoff_nm: float,
-                 max_disp_nm: float, make_layer, encoding: nn.Module | None = None):
-        """make_layer, encoding: as `EnergyHead` takes them; the others are keys of configs/model.yaml."""
+    def __init__(self, radii: torch.Tensor, config: ModelConfig, make_layer, encoding: nn.Module | None = None):
+        """radii (E,) nm: of the elements, as `SpringPropagator` takes them; make_layer, encoding: as `EnergyHead`."""
         super().__init__()
-        act = ACTIVATIONS[activation]
-        self.cutoff, self.max_disp, self.mode = cutoff_nm, max_disp_nm, propagator
-        self.springs = None
-        if propagator != "taylor":
-            self.springs = SpringPropagator(hidden_dim, num_rbf, spring_cutoff_nm, activation, radii)
-        self.basis = RadialBasis(num_rbf, cutoff_nm)
-        self.embedding = nn.Embedding(n_elements, hidden_dim)
-        self.start = nn.Sequential(nn.Linear(N_VECTORS + 4, hidden_dim), act(), nn.Linear(hidden_dim, hidden_dim))
-        self.vectors = nn.Linear(N_VECTORS, vector_dim, bias=False)
+        hidden, act = config.hidden_dim, ACTIVATIONS[config.activation]
+        self.cutoff, self.max_disp, self.mode = config.cutoff_nm, config.max_disp_nm, config.propagator
+        self.springs = None if self.mode == "taylor" else SpringPropagator(radii, config)
+        self.basis = RadialBasis(config.num_rbf, config.cutoff_nm)
+        self.embedding = nn.Embedding(len(radii), hidden)
+        self.start = nn.Sequential(nn.Linear(N_VECTORS + 4, hidden), act(), nn.Linear(hidden, hidden))
+        self.vectors = nn.Linear(N_VECTORS, config.vector_dim, bias=False)
         self.encoding = encoding
-        edge_dim = num_rbf + N_INVARIANTS + (encoding.pair_dim if encoding else 0)
-        self.layers = nn.ModuleList(make_layer(edge_dim) for _ in range(num_layers))
-        self.readout = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), act(), nn.Linear(hidden_dim, 2 * vector_dim))
-        self.out = nn.Linear(vector_dim, 2, bias=False)
+        edge_dim = config.num_rbf + N_INVARIANTS + (encoding.pair_dim if encoding else 0)
+        self.layers = nn.ModuleList(make_layer(edge_dim) for _ in range(config.num_layers))
+        self.readout = nn.Sequential(nn.Linear(hidden, hidden), act(), nn.Linear(hidden, 2 * config.vector_dim))
+        self.out = nn.Linear(config.vector_dim, 2, bias=False)
         nn.init.zeros_(self.out.weight)  # an untrained model is its propagator
 
     def deviations(self, grid: Grid, species, positions, velocities, acceleration, masses, tau, dt):
@@ -63,13 +60,11 @@ class JumpHead(nn.Module):
         use = self.springs is not None and (self.mode == "bounded" or bool((tau > TAYLOR_LIMIT_PS + 1e-7).any()))
         if not use:
             return torch.zeros_like(positions), torch.zeros_like(positions)
-        _, distance = pair_geometry(positions, grid.pair_mask)
-        steps = torch.round(tau / dt)
         inverse_mass = torch.where(grid.mask, 1.0 / masses, 0.0)[..., None]
-        dx, dv = self.springs(species, positions, distance, grid.pair_mask, velocities, acceleration, inverse_mass,
-                              steps, float(dt))
+        dx, dv = self.springs(grid, species, positions, velocities, acceleration, inverse_mass, torch.round(tau / dt),
+                              float(dt))
         if self.mode == "auto":
-            far = (tau > TAYLOR_LIMIT_PS + 1e-7)[:, None, None]
+            far = grid.spread(tau > TAYLOR_LIMIT_PS + 1e-7)[..., None]
             dx, dv = dx * far, dv * far
         return dx, dv
 
@@ -77,7 +72,7 @@ class JumpHead(nn.Module):
                 dx_scale, dv_scale):
         """Deviation from the Taylor propagator and the learned remainder: four (P,N,3) tensors.
 
-        All on the padded grid: species, masses (P,N); positions, velocities, forces (P,N,3);
+        All as the grid has them: species, masses (P,N); positions, velocities, forces (P,N,3);
         tau (P,); dx_scale, dv_scale (P,N,1).  Returns spring dx, dv, learned dx, dv (nm, nm/ps).
         """
         mask = grid.mask[..., None].to(positions.dtype)
@@ -85,7 +80,7 @@ class JumpHead(nn.Module):
         acceleration = forces / masses[..., None]
         spring_dx, spring_dv = self.deviations(grid, species, positions, velocities, acceleration, masses, tau, dt)
 
-        t = tau[:, None, None]
+        t = grid.spread(tau)[..., None]
         thermal = (kT(300.0) / masses).sqrt()[..., None]  # nm/ps; a unit, not a temperature
         move = velocities * t + acceleration * (0.5 * t * t) + spring_dx
         turn = acceleration * t + spring_dv
@@ -97,31 +92,29 @@ class JumpHead(nn.Module):
             torch.cat([(V.square().sum(2) + 1e-2).sqrt(), clock.expand(*V.shape[:2], 4)], -1))
         V = self.vectors(V)
 
-        direction, distance = pair_geometry(positions, grid.pair_mask)
-        weight = envelope(distance, self.cutoff) * grid.pair_mask
-        edges = torch.cat([self.basis(distance),
-                           self.pair_invariants(direction, distance, velocities, acceleration, move, turn, t)], -1)
+        pairs = grid.pairs(positions, self.cutoff)
+        edges = torch.cat([self.basis(pairs.distance),
+                           self.pair_invariants(pairs, velocities, acceleration, move, turn, t)], -1)
         if self.encoding is not None:
             h, edges = self.encoding(grid, species, h, edges)
-        kernel = pair_kernel(weight, direction)
         for layer in self.layers:
-            h, V = layer(h, V, edges, weight, kernel)
+            h, V = layer(h, V, edges, pairs)
         gate_x, gate_v = self.readout(h).chunk(2, -1)
         gates = torch.stack([gate_x, gate_v], 2)  # (P,N,2,C)
         out = torch.einsum("pnxc,pnoc,oc->pnxo", V, 1.0 + gates, self.out.weight)
         dx = self.bounded(out[..., 0] * dx_scale, self.max_disp)
         dv = self.bounded(out[..., 1] * dv_scale, self.max_disp / t)
-        share = (masses[..., None] * mask) / (masses[..., None] * mask).sum(1, keepdim=True)
-        dx = (dx - (share * dx).sum(1, keepdim=True)) * mask
-        dv = (dv - (share * dv).sum(1, keepdim=True)) * mask
+        share = (masses[..., None] * mask) / grid.spread(grid.sums(masses[..., None] * mask))
+        dx = (dx - grid.spread(grid.sums(share * dx))) * mask
+        dv = (dv - grid.spread(grid.sums(share * dv))) * mask
         return spring_dx, spring_dv, dx, dv
 
-    def pair_invariants(self, direction, distance, velocities, acceleration, move, turn, t):
+    def pair_invariants(self, pairs, velocities, acceleration, move, turn, t):
         """(P,N,N,6): how the pair's distance changes, to first order and where the propagator lands."""
-        t = t[..., None]
+        direction, distance, t = pairs.direction, pairs.distance, pairs.of_receivers(t)
 
         def difference(vector):
-            return vector[:, :, None] - vector[:, None]
+            return pairs.of_receivers(vector) - pairs.of_senders(vector)
 
         v, a, y, w = (difference(vector) for vector in (velocities, acceleration, move, turn))
         along_v = (v * direction).sum(-1, keepdim=True)

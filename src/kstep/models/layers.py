@@ -1,4 +1,4 @@
-"""One equivariant message-passing layer with scalar and vector channels, on a padded grid."""
+"""One equivariant message-passing layer with scalar and vector channels."""
 
 from __future__ import annotations
 
@@ -35,22 +35,14 @@ class EquivariantLayer(nn.Module):
             nn.Linear(hidden_dim, hidden_dim + vector_dim),
         )
 
-    def forward(self, h, V, edges, weight, kernel):
-        """h (P,N,H), V (P,N,3,C) or None for zeros, edges (P,N,N,K), weight (P,N,N), kernel (P,N,4,N).
-
-        kernel: rows w_ij and w_ij r_ij/|r_ij| of `pair_kernel`.  Sums over neighbours are taken
-        before the linear maps that follow them, which then act on N atoms instead of N^2 pairs.
-        """
-        m = self.act(self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.edge(edges))
-        moments = torch.matmul(kernel, m)  # (P,N,4,N) (P,N,N,H)
-        total = moments[:, :, 0]
+    def forward(self, h, V, edges, pairs):
+        """h (P,N,H), V (P,N,3,C) or None for zeros, edges (P,N,N,K) features of pairs (dense.py, radius_graph.py)."""
+        m = self.act(pairs.of_receivers(self.receiver(h)) + pairs.of_senders(self.sender(h)) + self.edge(edges))
         along, between = self.coefficients.weight.split(self.vector_dim)
-        gathered = torch.matmul(moments[:, :, 1:], along.t())
+        total, gathered = pairs.moments(m, along, between, V)
         seen = gathered
         if V is not None:
-            b = torch.matmul(between, m.flatten(1, 2).transpose(1, 2)).unflatten(2, weight.shape[1:])  # (P,C,N,N)
-            turned = torch.matmul(b * weight[:, None], V.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            gathered = gathered + turned - V * torch.matmul(total, between.t())[:, :, None]
+            gathered = gathered - V * torch.matmul(total, between.t())[:, :, None]
             kept, seen = self.mix(V).split(self.vector_dim, -1)
             seen = seen + gathered
         size = (seen.square().sum(2) + 1e-2).sqrt()  # smooth at zero

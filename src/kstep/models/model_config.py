@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kstep.config import Config, Number, Positive
+from kstep.errors import did_you_mean
+from kstep.models import REGISTRY, network_class
 
 Width = Annotated[int, Field(ge=1, le=8192), Number]  # far beyond what a molecule needs, far below the memory
 Cutoff = Annotated[float, Field(ge=0.1, le=10), Number]  # nm; below 0.1 no atom sees another
@@ -22,7 +24,7 @@ class Heads(Config):
 class ModelConfig(Config):
     """The network of configs/model.yaml; keys of the other architectures are ignored by design."""
 
-    arch: Literal["egnn", "transformer_egnn", "pair_mlp"] = "egnn"
+    arch: str = "egnn"  # a key of kstep.models.REGISTRY
     heads: Heads = Heads()
     elements: list[Annotated[int, Field(ge=1, le=118)]] = [1, 6, 7, 8, 9, 15, 16, 17, 35, 53]
     activation: Literal["silu", "gelu", "softplus"] = "silu"  # all smooth: energies are C2
@@ -48,3 +50,15 @@ class ModelConfig(Config):
 
     # pair_mlp
     pair_hidden: Annotated[list[Width], Field(min_length=1)] = [192, 192]
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, arch: str) -> str:
+        if arch not in REGISTRY:
+            raise ValueError(f"there is no such network{did_you_mean(arch, REGISTRY)}")
+        return arch
+
+    @property
+    def network_class(self) -> type:
+        """What `arch` names; its class attributes say what it can do (kstep/models/__init__.py)."""
+        return network_class(self.arch)

@@ -1,7 +1,7 @@
 """A trained network as dynamics sees it: arrays in, arrays out, and no torch in its interface.
 
 Inner velocity Verlet runs on whatever array `native` returns (numpy, or torch on a device: it
-depends on the way the network is computed, kstep/models/inner.py), always in float64.
+depends on the way the network is computed, kstep/models/execution.py), always in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from kstep.errors import UserError
 from kstep.models import checkpoint as checkpoints
 from kstep.models.batch import MoleculeBatch, replicate
 from kstep.models.execution import BUILDERS
-from kstep.models.pair_mlp import PairMLP
 from kstep.units import PS_PER_FS
 
 
@@ -29,11 +28,11 @@ class Network:
     def __init__(self, model: torch.nn.Module, numbers, masses, bonds, *, metadata: dict,
                  device: str = "cpu", delta_scale: float = 1.0, inner: str | None = None,
                  rows: int | None = None):
-        """inner: the way forces are computed (kstep/models/inner.py); None: numpy or eager, untimed.
+        """inner: the way forces are computed (kstep/models/execution.py); None: the first of the model's ways.
 
         rows: replicas that `compiled` is compiled for.
         """
-        inner = inner or ("numpy" if isinstance(model, PairMLP) else "eager")
+        inner = inner or model.ways[0]
         self.device = "cpu" if inner == "numpy" else device
         self.model = model.to(self.device).eval()
         self.model.requires_grad_(False)
@@ -88,7 +87,7 @@ class Network:
 
         x, v, f_true (R,N,3) at the start; span (R,) or one number of timesteps.
         """
-        if not self.metadata["heads"]["jump"]:
+        if not self.model.config.heads.jump:
             raise UserError("this checkpoint has no jump head; train a model with heads: {jump: true}")
         n_replicas = len(x)
         batch = self._batch(n_replicas)
@@ -104,6 +103,6 @@ class Network:
     def _batch(self, n_replicas: int) -> MoleculeBatch:
         if n_replicas not in self._batches:
             batch = replicate(*self._static, n_replicas, device=self.device)
-            batch.layout = self.model.layout(batch) if hasattr(self.model, "layout") else None
+            batch.layout = self.model.layout(batch, False)  # one call per true call: not worth a choice
             self._batches[n_replicas] = batch
         return self._batches[n_replicas]

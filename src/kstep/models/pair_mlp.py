@@ -10,7 +10,7 @@ raise a false wall but dig no bottomless hole.  The price is that one network kn
 one order of its atoms; `checkpoint.check_fits` refuses any other.
 
 The gradient is written out by hand, and so is the derivative of both that training needs
-(pair_mlp_core.py); `FastPairMLP` (pair_mlp_fast.py) runs the same formulas in numpy, in float32
+(pair_mlp_gradient.py); `FastPairMLP` (pair_mlp_numpy.py) runs the same formulas in numpy, in float32
 and without allocations, and is what dynamics calls.
 
 Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015 (2017).
@@ -19,6 +19,7 @@ Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch.nn import functional
 from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.model_config import ModelConfig
-from kstep.models.pair_mlp_core import EnergyAndSlope
+from kstep.models.pair_mlp_gradient import EnergyAndSlope
 
 
 class PairMLP(nn.Module):
@@ -38,8 +39,14 @@ class PairMLP(nn.Module):
     molecule: {"numbers" (N,) atomic numbers, "bonds" (B,2)}.
     """
 
-    def __init__(self, config: ModelConfig, molecule: dict):
+    bound_to_one_molecule, fits_labels = True, True
+    bears_bfloat16 = False  # three digits of a distance are no bond length
+    ways: ClassVar = ("numpy", "eager", "graphs", "compiled")
+
+    def __init__(self, config: ModelConfig, molecule: dict | None):
         super().__init__()
+        if molecule is None:
+            raise UserError("pair_mlp is bound to one molecule: build it with that molecule's numbers and bonds")
         if config.heads.jump or config.use_force_head or not config.heads.energy:
             raise UserError("pair_mlp has an energy head and no other; use arch egnn for the jump or force head")
         self.config = config
@@ -90,6 +97,9 @@ class PairMLP(nn.Module):
         self.energy_mean.fill_(float(energies.mean()))
         self.energy_scale.fill_(max(float(energies.std()), 1e-3))
 
+    def layout(self, batch: MoleculeBatch, sparse: bool = False) -> None:
+        """Nothing: pairs have fixed places."""
+
     def features(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """u (S,P), inverse distances (S,P) and distance vectors (S,3,P) of positions (S,N,3)."""
         # The component before the pair, so that both sums over atoms are one flat matrix product.
@@ -108,18 +118,18 @@ class PairMLP(nn.Module):
 
     def energy_and_forces(self, batch: MoleculeBatch, create_graph: bool = False):
         """Energy (P,) kJ/mol and forces (A,3) kJ/mol/nm of a batch of this molecule."""
-        positions = batch.positions.reshape(batch.n_graphs, -1, 3)
-        if positions.shape[1] != self.n_atoms or len(batch.numbers) != batch.n_graphs * self.n_atoms:
-            raise UserError(f"this pair_mlp knows one molecule of {self.n_atoms} atoms, "
-                            f"the batch holds {len(batch.numbers)} atoms in {batch.n_graphs} molecules")
-        # Centred first: single precision then resolves bonds, not distances from the origin.
-        positions = (positions - positions.mean(1, keepdim=True)).to(self.feature_mean.dtype)
         with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
-            energy, forces = self.energy_and_gradient(positions)
+            energy, forces = self.energy_and_gradient(self._local(batch))
         return energy, forces.reshape(-1, 3).to(batch.positions.dtype)
 
     def energy(self, batch: MoleculeBatch) -> torch.Tensor:
         """Energy (P,) kJ/mol, absolute, differentiable in positions and parameters."""
-        positions = batch.positions.reshape(batch.n_graphs, self.n_atoms, 3)
-        positions = (positions - positions.mean(1, keepdim=True)).to(self.feature_mean.dtype)
-        return self.energy_and_gradient(positions)[0]
+        return self.energy_and_gradient(self._local(batch))[0]
+
+    def _local(self, batch: MoleculeBatch) -> torch.Tensor:
+        """Positions (P,N,3), centred first: single precision then resolves bonds, not distances from the origin."""
+        positions = batch.positions.reshape(batch.n_graphs, -1, 3)
+        if positions.shape[1] != self.n_atoms or len(batch.numbers) != batch.n_graphs * self.n_atoms:
+            raise UserError(f"this pair_mlp knows one molecule of {self.n_atoms} atoms, "
+                            f"the batch holds {len(batch.numbers)} atoms in {batch.n_graphs} molecules")
+        return (positions - positions.mean(1, keepdim=True)).to(self.feature_mean.dtype)

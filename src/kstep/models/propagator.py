@@ -22,8 +22,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from kstep.models.dense import RadialBasis, envelope
+from kstep.models.dense import Grid, RadialBasis
 from kstep.models.layers import ACTIVATIONS
+from kstep.models.model_config import ModelConfig
 
 STIFFNESS = 3.5e5  # kJ/mol/nm^2, a C-H or C-C stretch
 SOFT = 3.0e4  # kJ/mol/nm^2, a bend as seen by the 1-3 distance
@@ -35,42 +36,39 @@ BOUND = 0.05  # nm: a spring stretched further pulls no harder
 class SpringPropagator(nn.Module):
     """Springs from invariants of the starting geometry, and the k substeps under them."""
 
-    def __init__(self, hidden_dim: int, num_rbf: int, cutoff: float, activation: str, radii: torch.Tensor):
+    def __init__(self, radii: torch.Tensor, config: ModelConfig):
         """`radii` (E,) nm: covalent radii of the elements, for the starting guess of the stiffness."""
         super().__init__()
-        self.cutoff = cutoff
+        hidden, act, self.cutoff = config.hidden_dim, ACTIVATIONS[config.activation], config.spring_cutoff_nm
         self.register_buffer("radii", radii)
-        self.embedding = nn.Embedding(len(radii), hidden_dim)
-        self.basis = RadialBasis(num_rbf, cutoff)
-        self.receiver = nn.Linear(hidden_dim, hidden_dim)
-        self.sender = nn.Linear(hidden_dim, hidden_dim, bias=False)
-        self.message = nn.Linear(num_rbf, hidden_dim, bias=False)
-        self.update = nn.Sequential(nn.Linear(2 * hidden_dim, hidden_dim), ACTIVATIONS[activation](),
-                                    nn.Linear(hidden_dim, hidden_dim))
-        self.ends = nn.Linear(hidden_dim, hidden_dim)
-        self.between = nn.Linear(num_rbf + 1, hidden_dim, bias=False)
-        self.act = ACTIVATIONS[activation]()
-        self.spring = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), ACTIVATIONS[activation](),
-                                    nn.Linear(hidden_dim, 6 + len(COUPLING_SIGNS)))
+        self.embedding = nn.Embedding(len(radii), hidden)
+        self.basis = RadialBasis(config.num_rbf, self.cutoff)
+        self.receiver = nn.Linear(hidden, hidden)
+        self.sender = nn.Linear(hidden, hidden, bias=False)
+        self.message = nn.Linear(config.num_rbf, hidden, bias=False)
+        self.update = nn.Sequential(nn.Linear(2 * hidden, hidden), act(), nn.Linear(hidden, hidden))
+        self.ends = nn.Linear(hidden, hidden)
+        self.between = nn.Linear(config.num_rbf + 1, hidden, bias=False)
+        self.act = act()
+        self.spring = nn.Sequential(nn.Linear(hidden, hidden), act(), nn.Linear(hidden, 6 + len(COUPLING_SIGNS)))
         # Couplings enter as products: from zero they would never start.
         nn.init.zeros_(self.spring[-1].weight[:6])
         nn.init.zeros_(self.spring[-1].bias)
 
-    def parameters_at(self, species, positions, distance, pair_mask):
-        """Springs of near pairs i < j: rows i, j (S,) of the (P*N) grid, lengths (S,) nm, parameters by name."""
-        n_graphs, size = species.shape
-        weight = envelope(distance, self.cutoff) * pair_mask
-        rbf = self.basis(distance)
+    def parameters_at(self, grid: Grid, species, positions):
+        """Springs of near pairs i < j: flat rows i, j (S,) of the atoms, lengths (S,) nm, parameters by name."""
+        pairs = grid.pairs(positions, self.cutoff)
+        rbf = self.basis(pairs.distance)
         h = self.embedding(species)
-        m = self.act(self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.message(rbf))
-        h = h + self.update(torch.cat([h, (m * weight[..., None]).sum(2)], -1))
-        upper = torch.ones(size, size, dtype=torch.bool, device=distance.device).triu(1)
-        p, i, j = torch.nonzero((weight > 0) & upper, as_tuple=True)
-        r, w = distance[p, i, j], weight[p, i, j]
-        reach = r / (self.radii[species[p, i]] + self.radii[species[p, j]])
-        features = torch.cat([rbf[p, i, j], (8.0 * (reach[:, None] - 1.0)).tanh()], -1)
-        ends = self.ends(h)
-        q = self.spring(self.act(ends[p, i] + ends[p, j] + self.between(features)))
+        m = self.act(pairs.of_receivers(self.receiver(h)) + pairs.of_senders(self.sender(h)) + self.message(rbf))
+        h = h + self.update(torch.cat([h, pairs.sums(m)], -1))
+        i, j, chosen = pairs.once()
+        radii = self.radii[species].flatten()
+        r, w = pairs.distance[chosen], pairs.weight[chosen]
+        reach = r / (radii[i] + radii[j])
+        features = torch.cat([rbf[chosen], (8.0 * (reach[:, None] - 1.0)).tanh()], -1)
+        ends = self.ends(h).flatten(0, 1)
+        q = self.spring(self.act(ends[i] + ends[j] + self.between(features)))
         q = 3.0 * torch.tanh(q / 3.0)
         guess = torch.exp(-((reach - 1.0) / 0.15).clamp(min=-1.5, max=30.0))
         springs = {
@@ -81,16 +79,15 @@ class SpringPropagator(nn.Module):
             "isotropic": w * SOFT * q[:, 5],
             "coupling": w[:, None] * q[:, 6:],
         }
-        return p * size + i, p * size + j, r, springs
+        return i, j, r, springs
 
-    def forward(self, species, positions, distance, pair_mask, velocities, acceleration, inverse_mass,
-                steps, dt):
+    def forward(self, grid: Grid, species, positions, velocities, acceleration, inverse_mass, steps, dt):
         """Deviations from the Taylor propagator, (P,N,3) nm and (P,N,3) nm/ps.
 
         species (P,N) element index; acceleration = F_true/m (P,N,3); inverse_mass (P,N,1);
         steps (P,) whole timesteps; dt ps.  One step deviates by exactly zero.
         """
-        i, j, r0, springs = self.parameters_at(species, positions, distance, pair_mask)
+        i, j, r0, springs = self.parameters_at(grid, species, positions)
         shape = positions.shape
         start = positions.reshape(-1, 3)
         v, a = velocities.reshape(-1, 3), acceleration.reshape(-1, 3)
@@ -100,7 +97,7 @@ class SpringPropagator(nn.Module):
         separation0, v_ij, a_ij = start[i] - start[j], v[i] - v[j], a[i] - a[j]
         x = torch.zeros_like(start)  # deviation of the position
         w = torch.zeros_like(start)  # deviation of the half-step velocity
-        per_atom = steps.to(v.dtype).repeat_interleave(shape[1])[:, None]
+        per_atom = grid.spread(steps.to(v.dtype)).expand(shape[:2]).reshape(-1, 1)
         coupling = springs["coupling"]
         signed = coupling * (SOFT * coupling.new_tensor(COUPLING_SIGNS))
         k_max = int(steps.max())

@@ -6,6 +6,8 @@ Heads, units, propagator and normalisation are the EGNN's.  What differs is a ro
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from kstep.errors import UserError
@@ -22,6 +24,8 @@ class TransformerEGNN(EGNN):
     Raises UserError where the heads do not divide hidden_dim and vector_dim.
     """
 
+    ways: ClassVar = ("eager", "graphs", "compiled")  # attention on a list of pairs pays from 4 cells per pair
+
     def __init__(self, config: ModelConfig):
         for key in ("hidden_dim", "vector_dim"):
             if getattr(config, key) % config.attention_heads:
@@ -29,9 +33,9 @@ class TransformerEGNN(EGNN):
                                 f"{config.attention_heads}; choose a multiple of it")
         super().__init__(config)
 
-    def layout(self, batch: MoleculeBatch):
+    def layout(self, batch: MoleculeBatch, sparse: bool | None = None):
         """The EGNN's, and the bond graph on its grid."""
-        grid, species = super().layout(batch)
+        grid, species = super().layout(batch, sparse)
         grid.bond_graph = bond_graph(batch, grid, self.config.max_bond_distance)
         return grid, species
 

@@ -136,11 +136,11 @@ def check_network(settings: NetworkCheckSettings) -> float:
 
     batch = example(MOLECULES["aspirin"], 2, generator)
     strange = sorted(set(batch.numbers.tolist()) - set(config.elements))
-    if config.arch != "pair_mlp" and strange:
+    if not config.network_class.bound_to_one_molecule and strange:
         raise UserError(f"{settings.where}: elements lacks {strange}, which the test molecules are made of")
     model = build(batch, 2).double().eval()
     print_sizes(model)
     shake(model, generator)
-    worst = check_symmetries(model, batch, generator, permutation=config.arch != "pair_mlp")
+    worst = check_symmetries(model, batch, generator, permutation=not model.bound_to_one_molecule)
     print_latency(build, device, generator, settings.with_compile)
     return worst

@@ -26,7 +26,7 @@ from kstep.training.initial_weights import (
     freeze,
     transfer,
 )
-from kstep.training.loop import train
+from kstep.training.window_training import train
 from kstep.training.splits import select
 from kstep.training.train_config import TrainConfig
 from kstep.training.validation_error import validate
@@ -78,7 +78,7 @@ def train_network(settings: TrainingSettings, group: Group = ALONE, device: str 
     train_windows, val_windows = _split(s, arrays, metadata)
     for name in ("best.pt", "last.pt"):
         check_writable(s.out_dir / name)
-    facts = facts_of(arrays, metadata, train_windows, s.dataset, s.model_config.arch)
+    facts = facts_of(arrays, metadata, train_windows, s.dataset, s.model_config)
     if s.teacher:
         teacher = checkpoints.load(s.teacher)
         chosen = np.concatenate([train_windows, val_windows])

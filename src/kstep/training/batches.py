@@ -105,7 +105,7 @@ class Windows:
         return len(self.k_steps)
 
     def exchange_hydrogens(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Random relabellings (n,N) of one molecule's equivalent hydrogens (training/exchange.py)."""
+        """Random relabellings (n,N) of one molecule's equivalent hydrogens (equivalent_hydrogens.py)."""
         own = self.of[molecule]
         return exchange_hydrogens(own["numbers"], own["bonds"], rng, n)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import sha256
+from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.train_config import TrainConfig
@@ -24,7 +25,7 @@ LABELLED_AT_ONCE = 64
 def check_teacher(teacher: dict, path: Path, model_config: ModelConfig, arrays: dict, windows: np.ndarray,
                   out_dir: Path) -> int:
     """Number of the one molecule of the chosen windows; UserError where distillation makes no sense."""
-    if not teacher["config"]["heads"]["energy"]:
+    if "energy" not in checkpoints.heads_of(teacher):
         raise UserError(f"--teacher {path} has no energy head to learn from; train one with heads: {{energy: true}}")
     if model_config.heads.jump or model_config.use_force_head:
         raise UserError("a teacher gives energies and forces; the student's model config must have the energy head alone")

@@ -4,7 +4,7 @@ PyTorch's DistributedDataParallel around the objective adds up the gradients (gl
 GPUs) while the backward pass still runs.  It wraps the loss, not the network: forces are a derivative
 taken inside its forward, and it only sees one module that returns one number.  Every process draws
 the same epoch and takes each world_size-th window of a batch; terms are weighed by what they average
-over (steps.py), so that the sum over processes is the loss and the gradient of the whole batch.
+over (step_plan.py), so that the sum over processes is the loss and the gradient of the whole batch.
 Weights, averages and optimisers therefore stay equal everywhere; the first process alone
 validates, writes and logs.  What the processes say to each other besides gradients goes over gloo.
 """

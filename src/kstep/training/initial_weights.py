@@ -12,15 +12,16 @@ import torch
 from kstep.errors import UserError, did_you_mean
 from kstep.files import sha256
 from kstep.models import checkpoint as checkpoints
+from kstep.models.model_config import ModelConfig
 from kstep.training.batches import Windows
 from kstep.training.normalisation import fitted_references, sample
 
 
-def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: Path, arch: str) -> dict:
+def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: Path, model_config: ModelConfig) -> dict:
     """What a checkpoint says about its data (kstep/models/checkpoint.py lists the keys)."""
     trained = np.unique(arrays["molecule_id"][train_windows])
     molecules = [Windows.molecule_of(m, arrays) for m in trained]
-    own = molecules[0] if arch == "pair_mlp" else None
+    own = molecules[0] if model_config.network_class.bound_to_one_molecule else None
     temperature, _ = Counter(arrays["temperature_K"][train_windows].tolist()).most_common(1)[0]
     return {
         "k_steps": int(metadata["k_steps"]), "dt_fs": float(arrays["dt_fs"]),
@@ -48,7 +49,7 @@ def check_dynamics(metadata: dict, heads, path) -> None:
 def check_same_data(checkpoint: dict, facts: dict, path, *, exactly: bool) -> None:
     """Refuse to go on from a checkpoint of another k, dt or (to resume) another dataset."""
     for key, words in (("k_steps", "k ="), ("dt_fs", "dt_fs")):
-        if checkpoint[key] != facts[key] and (exactly or checkpoint["config"]["heads"]["jump"]):
+        if checkpoint[key] != facts[key] and (exactly or "jump" in checkpoints.heads_of(checkpoint)):
             raise UserError(f"{path} was trained at {words} {checkpoint[key]}, the dataset has {words} {facts[key]}")
     if exactly and checkpoint["data_sha256"] != facts["data_sha256"]:
         raise UserError(f"{path} was trained on another dataset; train without --resume")
@@ -69,8 +70,10 @@ def transfer(model: torch.nn.Module, checkpoint: dict, path, data: Windows, wind
         own[name].shape == given[name].shape for name in own if name not in grows)
     if not fits or not torch.equal(own["elements"].cpu(), given["elements"].cpu()):
         raise UserError(f"{path} holds weights of another architecture or size; use its model config")
-    if "bonds" in own and any(not torch.equal(own[name].cpu(), given[name].cpu()) for name in ("numbers", "bonds")):
-        raise UserError(f"{path} was trained on another molecule or atom order, and pair_mlp knows only that one")
+    if model.bound_to_one_molecule and any(not torch.equal(own[name].cpu(), given[name].cpu())
+                                           for name in ("numbers", "bonds")):
+        raise UserError(f"{path} was trained on another molecule or atom order, and {model.config.arch} knows only "
+                        "that one")
     dt_ps = own["dt_ps"].clone()
     model.load_state_dict(given)
     model.dt_ps.copy_(dt_ps)
@@ -84,7 +87,7 @@ def refit_reference(model: torch.nn.Module, data: Windows, windows: torch.Tensor
     batch, targets = data.batch(chosen)
     predicted = [model.energy_and_forces(data.batch(rows)[0])[0].detach() for rows in chosen.split(256)]
     missing = targets.energy - torch.cat(predicted)
-    if model.config.arch == "pair_mlp":
+    if model.bound_to_one_molecule:
         model.energy_mean.add_(missing.mean())
         return
     elements, shift, _ = fitted_references(batch, missing)
@@ -130,11 +133,3 @@ def _before_round(n: int, names: list[str]) -> list[str]:
     start = re.compile(r"^(\w+_head\.)?(embedding|encoding|start|vectors)\.")
     return [name for name in names if start.match(name)
             or (found := re.search(r"^(?:\w+_head\.)?layers\.(\d+)\.", name)) and int(found[1]) < n]
-
-
-def packed(model, facts: dict) -> dict:
-    """The checkpoint of a model: weights, buffers and facts."""
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    buffers = {name for name, _ in model.named_buffers()}
-    return {"state_dict": state, "normalisation": {n: v for n, v in state.items() if n in buffers},
-            "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import torch
 
 from kstep.errors import UserError
-from kstep.training.batches import Targets
+from kstep.training.batches import Targets, Windows
+from kstep.training.step_plan import Piece
+from kstep.training.train_config import TrainConfig
 
 BOND_UNIT_NM = 0.001
 ANGLE_UNIT = math.radians(1.0)
@@ -104,6 +106,24 @@ def jump_terms(model, batch, targets: Targets, config) -> dict:
         apart = 1 - cosine * cosine_true - sine * sine_true  # 1 - cos(phi - phi_true)
         terms["struct_dihedral"] = 2 * apart.mean() / ANGLE_UNIT**2
     return terms
+
+
+def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
+    """The piece's part of all loss terms of its step."""
+    heads, terms = model.config.heads, {}
+    structure = heads.jump and bool(config.lambda_struct_angle or config.lambda_struct_dihedral)
+    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels,
+                                turns=piece.turns, structure=structure)
+    if heads.energy:
+        frames = (batch, targets)
+        if piece.at_end and heads.jump:
+            frames = data.batch(piece.windows, at_end=True, turns=piece.turns, structure=False)
+        terms |= energy_terms(model, *frames, scales, config, training=training)
+    if heads.jump:
+        terms |= jump_terms(model, batch, targets, config)
+    if piece.shares is None:
+        return terms
+    return {name: value * piece.shares[AVERAGED_OVER[name]] for name, value in terms.items()}
 
 
 def total(terms: dict, config) -> torch.Tensor:

@@ -14,7 +14,7 @@ SAMPLES = 5000  # windows that statistics are taken from
 
 
 def sample(windows: torch.Tensor, n: int = SAMPLES) -> torch.Tensor:
-    """At most n of the windows, evenly spaced."""
+    """At most n of the windows, evenly spaced: the same ones whenever it is asked."""
     if len(windows) <= n:
         return windows
     return windows[torch.linspace(0, len(windows) - 1, n, device=windows.device).long()]
@@ -52,9 +52,9 @@ def fit(model, data: Windows, train: torch.Tensor) -> None:
     chosen = sample(train)
     batch, targets = data.batch(chosen)
     dt_ps = data.dt_fs * PS_PER_FS
-    if model.config.arch == "pair_mlp":
+    if model.bound_to_one_molecule:
         if len(torch.unique(data.molecule[train])) != 1:
-            raise UserError("pair_mlp learns one molecule, the training split holds several; "
+            raise UserError(f"{model.config.arch} learns one molecule, the training split holds several; "
                             "pick one with 02_make_dataset.py --molecule NAME, or train arch egnn")
         # Equivalent hydrogens get the same scales, as they will change places.
         labels = data.exchange_hydrogens(int(data.molecule[chosen[0]]), np.random.default_rng(0), len(chosen))

@@ -19,7 +19,6 @@ from kstep.training.batches import Windows
 from kstep.training.losses import Scales
 from kstep.training.step_plan import Piece
 from kstep.training.train_config import TrainConfig
-from kstep.training.validation_error import loss_terms
 
 
 class Objective(nn.Module):
@@ -27,8 +26,8 @@ class Objective(nn.Module):
 
     def __init__(self, model: nn.Module, data: Windows, config: TrainConfig, scales: Scales):
         super().__init__()
-        if config.amp and model.config.arch == "pair_mlp":
-            raise UserError("amp: true rounds to three digits, and pair_mlp lives on distances; set amp: false")
+        if config.amp and not model.bears_bfloat16:
+            raise UserError(f"amp: true rounds to three digits, and {model.config.arch} lives on distances; set amp: false")
         self.model, self.data, self.config, self.scales = model, data, config, scales
         self.weights = losses.weights(config)
         self.log_variances = None
@@ -41,7 +40,7 @@ class Objective(nn.Module):
 
         progress: share of all steps that is done.
         """
-        terms = loss_terms(self.model, self.data, piece, self.config, self.scales, training=True)
+        terms = losses.loss_terms(self.model, self.data, piece, self.config, self.scales, training=True)
         weighed = {name: self.weights[name] * value for name, value in terms.items()}
         if self.log_variances is not None:
             weighed = {name: torch.exp(-s) * weighed[name] + self._part(piece, name) * s

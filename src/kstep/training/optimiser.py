@@ -6,6 +6,9 @@ import math
 
 import torch
 
+from kstep.errors import UserError
+from kstep.training.weight_average import Average
+
 
 def adamw(weights: list[torch.Tensor], *, lr: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
     """AdamW whose decay acts on matrices; biases and scales have no reason to be small."""
@@ -20,3 +23,14 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> fl
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+
+def descend(optimiser: torch.optim.AdamW, weights: list[torch.Tensor], average: Average, step: int, rate: float,
+            grad_clip: float, *, way_out: str) -> None:
+    """Step `step` down the gradients there are, of a norm of at most grad_clip; UserError where they are not finite."""
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(weights, grad_clip)):
+        raise UserError(f"the loss is not finite at step {step}; {way_out}")
+    for entry in optimiser.param_groups:
+        entry["lr"] = rate
+    optimiser.step()
+    average.update(step)

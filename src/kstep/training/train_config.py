@@ -54,7 +54,7 @@ class TrainConfig(Config):
 
 
 class FitConfig(Config):
-    """Self-learning: the fit of pair_mlp to the labels of a run (kstep/training/fit.py)."""
+    """Self-learning: the fit of pair_mlp to the labels of a run (kstep/training/label_fit.py)."""
 
     fit_passes: Positive = 300.0  # over all labels, in one fit
     fit_batch_size: Count = 64  # labels

@@ -1,4 +1,4 @@
-"""Loss and errors of a network: the terms of one batch, and their values over the validation windows."""
+"""Loss and errors of a network over the validation windows."""
 
 from __future__ import annotations
 
@@ -11,24 +11,6 @@ from kstep.training import losses
 from kstep.training.batches import Windows
 from kstep.training.step_plan import Piece, shares_of
 from kstep.training.train_config import TrainConfig
-
-
-def loss_terms(model, data: Windows, piece: Piece, config: TrainConfig, scales, *, training: bool) -> dict:
-    """The piece's part of all loss terms of its step."""
-    heads, terms = model.config.heads, {}
-    structure = heads.jump and bool(config.lambda_struct_angle or config.lambda_struct_dihedral)
-    batch, targets = data.batch(piece.windows, at_end=piece.at_end and not heads.jump, labels=piece.labels,
-                                turns=piece.turns, structure=structure)
-    if heads.energy:
-        frames = (batch, targets)
-        if piece.at_end and heads.jump:
-            frames = data.batch(piece.windows, at_end=True, turns=piece.turns, structure=False)
-        terms |= losses.energy_terms(model, *frames, scales, config, training=training)
-    if heads.jump:
-        terms |= losses.jump_terms(model, batch, targets, config)
-    if piece.shares is None:
-        return terms
-    return {name: value * piece.shares[losses.AVERAGED_OVER[name]] for name, value in terms.items()}
 
 
 def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, scales) -> dict:
@@ -51,7 +33,7 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
     for chosen in torch.split(windows, max(config.batch_size, 64)):
         with torch.no_grad():
             piece = Piece(chosen, shares=shares_of(data, chosen, windows))
-            loss += float(losses.total(loss_terms(model, data, piece, config, scales, training=False), config))
+            loss += float(losses.total(losses.loss_terms(model, data, piece, config, scales, training=False), config))
         batch, targets = data.batch(chosen, structure=False)
         if heads.energy:
             energy, forces = model.energy_and_forces(batch)
@@ -73,13 +55,6 @@ def validate(model, data: Windows, windows: torch.Tensor, config: TrainConfig, s
         metrics["energy_rmse_kJ_per_mol"] = float(de.square().mean().sqrt())
     metrics.update({name: math.sqrt(square[name] / counted[name]) for name in square})
     return metrics
-
-
-def evenly(windows: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many of the windows, evenly spaced: the same ones at every validation."""
-    if len(windows) <= most:
-        return windows
-    return windows[torch.linspace(0, len(windows) - 1, most, device=windows.device).long()]
 
 
 def headline(metrics: dict) -> dict:

@@ -71,7 +71,7 @@ def untrained_network(config, molecule, positions: np.ndarray, temperature_K: fl
     from kstep.models.network import Network
 
     model = build_model(config, {"numbers": molecule.numbers, "bonds": molecule.bonds})
-    if config.arch == "pair_mlp":
+    if model.bound_to_one_molecule:
         spread = 0.5 * len(molecule) * kT(temperature_K)
         model.fit_normalisation({"positions": positions, "energies": np.linspace(-spread, spread, len(positions))})
     return Network(model, molecule.numbers, molecule.masses, molecule.bonds, metadata={"spans": [1]})

@@ -28,7 +28,7 @@ def refit(runs: list[Path], molecule, out: Path, seed: int) -> None:
     from kstep.learning.learn_config import LearnConfig
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
-    from kstep.training.fit import fit
+    from kstep.training.label_fit import fit
     from kstep.training.labels import Labels
 
     labels, calls, cpu_s = Labels.empty(len(molecule)), 0, 0.0

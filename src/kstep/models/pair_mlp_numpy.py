@@ -23,11 +23,7 @@ class FastPairMLP:
             return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
 
         self.n_atoms = model.n_atoms
-        n_pairs = len(model.first)
-        incidence = np.zeros((n_pairs, model.n_atoms), dtype=np.float32)
-        incidence[np.arange(n_pairs), model.first.cpu().numpy()] = 1.0
-        incidence[np.arange(n_pairs), model.second.cpu().numpy()] = -1.0
-        self._incidence, self._gather = incidence, np.ascontiguousarray(incidence.T)
+        self._incidence, self._gather = single(model.incidence), single(model.incidence.T)
         self._mean = single(model.feature_mean)[:, None]
         self._inverse_std = 1.0 / single(model.feature_std)[:, None]
         self._weights = [single(layer.weight) for layer in model.layers]

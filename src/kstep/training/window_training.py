@@ -1,8 +1,11 @@
-"""The training loop: AdamW under warm-up and cosine, averaged weights, checkpoints and the log.
+"""Train any network on windows of one or many molecules: epochs, each validated, with checkpoints and a log.
+
+AdamW under warm-up and cosine; the averaged weights are validated and stored.
 
 The order of the windows depends on (seed, epoch) alone, so a run that was stopped anywhere and
 resumed takes the very steps it would have taken: on a CPU the weights come out bit-equal.
-Several processes take each step together (parallel.py).
+Several processes take each step together (distributed.py).  Self-learning fits its network to the labels
+of its one molecule elsewhere, in seconds and without files: label_fit.py.
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ from kstep.processes import physical_cores
 from kstep.training import losses, training_state as resuming
 from kstep.training.batches import Windows
 from kstep.training.distributed import Group
-from kstep.training.initial_weights import packed
+from kstep.training.normalisation import sample
 from kstep.training.objective import Objective
-from kstep.training.optimiser import adamw, learning_rate
+from kstep.training.optimiser import adamw, descend, learning_rate
 from kstep.training.step_plan import drawn, steps_per_epoch
 from kstep.training.train_config import TrainConfig
 from kstep.training.training_log import MetricsLog, StopRequest, peak_memory_MB, progress_bar
-from kstep.training.validation_error import evenly, headline, validate
+from kstep.training.validation_error import headline, validate
 from kstep.training.weight_average import Average
 
 SAVE_INTERVAL_S = 20.0  # between writes of last.pt
@@ -75,11 +78,11 @@ class Trainer:
         if self.device.type == "cpu":
             torch.set_num_threads(config.threads or physical_cores())
         self.train_windows = torch.as_tensor(train_windows, device=self.device)
-        self.val_windows = evenly(torch.as_tensor(val_windows, device=self.device), config.validation_samples)
+        self.val_windows = sample(torch.as_tensor(val_windows, device=self.device), config.validation_samples)
         self.total = config.max_epochs * steps_per_epoch(len(train_windows), config)
         self.total = min(self.total, max_steps) if max_steps else self.total
         # Only a network bound to labelled atoms has anything to learn from relabelled ones.
-        self.exchange = config.exchange_hydrogens and model.config.arch == "pair_mlp"
+        self.exchange = config.exchange_hydrogens and model.bound_to_one_molecule
 
         self.loss = Objective(model, data, config, scales)
         self.learned = [w for w in self.loss.parameters() if w.requires_grad]  # uncertainties of terms among them
@@ -134,8 +137,6 @@ class Trainer:
     def _take(self, pieces) -> None:
         """One optimiser step."""
         self.model.train()
-        for entry in self.optimiser.param_groups:
-            entry["lr"] = learning_rate(self.at.step, self.total, self.config.lr, self.config.warmup_ratio)
         self.optimiser.zero_grad(set_to_none=True)
         self._seed_dropout()
         for number, piece in enumerate(pieces, 1):
@@ -145,12 +146,9 @@ class Trainer:
                 (loss * self.group.size).backward()  # the exchange takes the mean of the gradients
             for name, value in {**terms, "loss": loss.detach()}.items():
                 self.at.sums[name] += value.double()  # read when a row is due: a GPU need not wait for each
-        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.grad_clip)
-        if not torch.isfinite(norm):
-            raise UserError(f"the loss is not finite at step {self.at.step}; lower lr or look for "
-                            "broken frames in the dataset")
-        self.optimiser.step()
-        self.average.update(self.at.step)
+        rate = learning_rate(self.at.step, self.total, self.config.lr, self.config.warmup_ratio)
+        descend(self.optimiser, self.learned, self.average, self.at.step, rate, self.config.grad_clip,
+                way_out="lower lr or look for broken frames in the dataset")
         self.at.summed += 1
         self.at.step += 1
         self.at.taken += 1
@@ -223,7 +221,7 @@ class Trainer:
         """Write the averaged network and what else is given."""
         if self.group.is_first:
             with self._off_the_clock(), self.average.applied():
-                checkpoints.save(self.out_dir / name, {**packed(self.model, self.facts), **more})
+                checkpoints.save(self.out_dir / name, {**checkpoints.packed(self.model, self.facts), **more})
             self.log.row("checkpoint", step=self.at.step, wall_s=self._wall_s(), file=name)
 
     def _save_last(self) -> None:

@@ -1,17 +1,19 @@
-"""Fit `pair_mlp` to labels: the lean loop of self-learning, for one molecule on one CPU thread.
+"""Fit a network to labels of one molecule: a given number of passes on one CPU thread, as self-learning needs them.
 
     loss = sum_s w_s [lambda_E (dE_s / spread of E)^2 + lambda_F <(dF_s / rms of F)^2>] / sum_s w_s
 
 over random batches whose equivalent hydrogens change places anew each time they are seen
-(training/exchange.py); w_s plays down labels far above thermal energies (`Labels.weights`),
+(equivalent_hydrogens.py); w_s plays down labels far above thermal energies (`Labels.weights`),
 which also stay out of every normalisation.  AdamW under warm-up and half a cosine, on a first layer
-in better coordinates (training/whitening.py); the averaged weights are what comes out.  The same labels
+in better coordinates (whitening.py); the averaged weights are what comes out.  The same labels
 and seed give the same bits.
+
+The whole fit lies in memory and is over in seconds: no epochs with validation, no files, nothing to resume.
+That is window_training.py, for datasets of windows, many molecules, jumps, GPUs and several processes.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +22,13 @@ import numpy as np
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models import build_model, checkpoint as checkpoints, names_of
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
-from kstep.training.initial_weights import packed
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
-from kstep.training.optimiser import adamw, learning_rate
+from kstep.training.optimiser import adamw, descend, learning_rate
 from kstep.training.train_config import FitConfig
 from kstep.training.weight_average import Average
 from kstep.training.whitening import whitened
@@ -61,8 +62,9 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     that training goes on from the very function it left.  Raises UserError for too few labels, another
     architecture, or a loss that is not finite.
     """
-    if model_config.arch != "pair_mlp":
-        raise UserError(f"labels are fitted with arch pair_mlp, the model config says {model_config.arch}")
+    if not model_config.network_class.fits_labels:
+        raise UserError(f"labels are fitted with arch {names_of('fits_labels')}, the model config says "
+                        f"{model_config.arch}")
     weights = labels.weights(config.fit_outlier_kT)
     usual = weights == 1.0
     if usual.sum() < FEWEST_LABELS:
@@ -86,7 +88,7 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
         with whitened(model.layers[0], model.features(_single(seen))[0], config.fit_whitening, fresh=start is None):
             _optimise(model, molecule, labels, weights, config, scales, steps, rng)
         model.eval()
-    checkpoint = packed(model, {
+    checkpoint = checkpoints.packed(model, {
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
         "molecule": {key: torch.as_tensor(getattr(molecule, key)) for key in ("numbers", "masses", "bonds")},
         "molecules": [molecule.name], "temperature_K": float(temperature_K), "method": method,
@@ -191,11 +193,6 @@ def _optimise(model, molecule, labels: Labels, weights, config: FitConfig, scale
         loss = (w * (config.fit_lambda_energy * de.square() + config.fit_lambda_force * df)).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.fit_grad_clip)
-        if not math.isfinite(norm):
-            raise UserError(f"the loss is not finite at step {step} of the fit; lower fit_lr")
-        for entry in optimiser.param_groups:
-            entry["lr"] = learning_rate(step, steps, config.fit_lr, config.fit_warmup_ratio)
-        optimiser.step()
-        average.update(step)
+        rate = learning_rate(step, steps, config.fit_lr, config.fit_warmup_ratio)
+        descend(optimiser, parameters, average, step, rate, config.fit_grad_clip, way_out="lower fit_lr")
     average.keep()
