@@ -161,7 +161,7 @@ def read_metadata(raw: str | Path) -> dict[str, dict]:
     except (json.JSONDecodeError, UnicodeDecodeError):
         known = None
     if not isinstance(known, dict):
-        raise UserError(f"{path} is not a JSON object; delete it and prepare the molecules again")
+        raise UserError(f"{path} is not a JSON object; move it away and prepare the molecules again")
     return known
 
 
@@ -182,7 +182,7 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
         if ((Chem.CanonSmiles(found.smiles), found.charge, found.multiplicity)
                 != (Chem.CanonSmiles(entry.smiles), charge, multiplicity)):
             raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
-                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or delete the folder")
+                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or choose another folder")
         return found
     force_field = DEFAULT if mmff_variant(molecule, DEFAULT) else NONE
     prepared = prepare_entry(entry, seed=seed, force_field=force_field)
