@@ -1,4 +1,4 @@
-"""Write API_REFERENCE.md from the signatures and docstrings of src/kstep, without importing any of it.
+"""Write API_REFERENCE.md, the Python interface, from the docstrings of src/kstep, without importing any of it.
 
     python scripts/make_api_reference.py            write it
     python scripts/make_api_reference.py --check    exit code 1 if the file is not what would be written
@@ -12,55 +12,68 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 RESULT = ROOT / "API_REFERENCE.md"
-GROUND = "kstep"
-PACKAGES = {  # in the order in which imports run
-    GROUND: "units, files, configs and the records that all others pass on",
-    "kstep.molecules": "SMILES to conformers and an OpenMM System",
-    "kstep.forces": "the true physics",
-    "kstep.models": "networks",
-    "kstep.runs": "schemes and the time loop",
-    "kstep.training": "windows, losses, the training loop",
-    "kstep.learning": "from a cold start to a frozen network",
-    "kstep.analysis": "trajectories measured, compared and reported",
-    "kstep.study.benchmark": "which runs a benchmark is made of, and their result",
-    "kstep.study.advice": "what a run will cost, with and without a network",
+WIDTH = 96  # columns of a signature
+SECTIONS = {  # title: (what it is for, names)
+    "The front door": ("`import kstep` gives these, and they are the stages of the command line.", [
+        "kstep.prepare", "kstep.sample", "kstep.simulate", "kstep.learn", "kstep.evaluate", "kstep.load",
+        "kstep.export", "kstep.Result", "kstep.front.Report", "kstep.Molecule", "kstep.UserError",
+        "kstep.errors.PhysicsError"]),
+    "Settings": ("The keys of `configs/*.yaml`, and keywords of the front door; those of a scheme are in its own file.",
+                 [
+        "kstep.schemes.base.RunConfig", "kstep.learning.learn_config.LearnConfig", "kstep.config.BaselineConfig",
+        "kstep.forces.tblite.QMConfig", "kstep.forces.pyscf.PyscfConfig", "kstep.forces.ase.AseConfig",
+        "kstep.forces.openmm.MDConfig", "kstep.models.model_config.ModelConfig",
+        "kstep.training.train_config.TrainConfig", "kstep.config.load_config"]),
+    "Files": ("Every .npz says its schema; keys, shapes and units are in the docstring of `kstep.schemas`.", [
+        "kstep.schemas.Trajectory", "kstep.schemas.load_trajectory", "kstep.schemas.save_trajectory",
+        "kstep.schemas.load_dataset", "kstep.schemas.save_dataset", "kstep.run_record.RunRecord",
+        "kstep.models.checkpoint.load"]),
+    "The true physics": ("To call a potential yourself, or to add one.", [
+        "kstep.forces.base.Physics", "kstep.forces.base.Backend", "kstep.forces.find_backend",
+        "kstep.forces.load_qm_config", "kstep.forces.physics_spec", "kstep.forces.calculator_spec",
+        "kstep.forces.qmmm_spec", "kstep.forces.pool.EvaluationPool", "kstep.forces.pool.Truth"]),
+    "Schemes": ("What happens around one true call: to drive dynamics yourself, or to add a scheme.", [
+        "kstep.schemes.base.Scheme", "kstep.scheme_traits.SchemeTraits", "kstep.scheme_traits.traits_of",
+        "kstep.schemes.state.State", "kstep.schemes.state.Info", "kstep.schemes.state.Proposal",
+        "kstep.schemes.metropolis.Metropolis", "kstep.schemes.impulse.Impulse", "kstep.schemes.checked.Checked",
+        "kstep.schemes.jump.Jump", "kstep.schemes.plain.Plain", "kstep.schemes.langevin.LangevinThermostat",
+        "kstep.runs.loop.initial_state", "kstep.runs.loop.macro_steps", "kstep.runs.loop.run"]),
+    "Networks": ("To build, carry with, and fit one.", [
+        "kstep.models.build_model", "kstep.models.network.Network", "kstep.runs.network_dynamics.make_carrier",
+        "kstep.training.labels.Labels", "kstep.training.fit.fit", "kstep.learning.learner.learn"]),
+    "Analysis": ("To measure and judge trajectories of your own, or to add a metric or a format.", [
+        "kstep.analysis.measure.profile.characterise", "kstep.analysis.judge.compare.compare",
+        "kstep.analysis.measure.samples.effective_samples", "kstep.analysis.measure.statistics.noise_floor",
+        "kstep.analysis.measure.statistics.split_r_hat", "kstep.analysis.metrics.metric.Metric",
+        "kstep.analysis.show.formats.export"]),
 }
 HEAD = """# API reference
 
-Written by `python scripts/make_api_reference.py` from the docstrings; do not edit. Public modules, classes and
-functions of `kstep`, grouped by package. Shapes: R replicas, N atoms, B bonds, T frames, P molecules or pairs, A atoms
-of a batch. Inside, all quantities are in nm, ps, Da, kJ/mol, elementary charges and K. A user's mistake raises
-`UserError`, physics that fails `PhysicsError`; both are one sentence.
+Written by `python scripts/make_api_reference.py` from the docstrings; do not edit. The names that a program of yours
+would use; everything else has its docstring in the source. Shapes: R replicas, N atoms, B bonds, T and F frames, P
+molecules or pairs, A atoms of a batch. Inside, all quantities are in nm, ps, Da, kJ/mol, elementary charges and K. A
+user's mistake raises `UserError`, physics that fails `PhysicsError`; both are one sentence.
 """
 
 
-@dataclass(frozen=True)
-class Module:
-    """One file: dotted name, parsed."""
-
-    name: str
-    tree: ast.Module
-
-    @property
-    def package(self) -> str:
-        parts = self.name.split(".")
-        return ".".join(parts[:2]) if len(parts) > 1 and ".".join(parts[:2]) in PACKAGES else GROUND
-
-
-def modules() -> list[Module]:
-    """All public modules, sorted by name."""
-    found = []
-    for path in sorted((SOURCE / "kstep").rglob("*.py")):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        if not any(part.startswith("_") and part != "__init__" for part in parts):
-            found.append(Module(".".join(part for part in parts if part != "__init__"), ast.parse(path.read_text())))
-    return sorted(found, key=lambda module: module.name)
+def found(path: str) -> tuple[Path, ast.ClassDef | ast.FunctionDef]:
+    """The file where a name is defined (it may be imported where it is offered), and what stands there."""
+    module, _, name = path.rpartition(".")
+    file = SOURCE.joinpath(*module.split("."))
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    tree = ast.parse(file.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return file, node
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
+            return found(f"{node.module}.{name}")
+    raise SystemExit(f"error: {path} is not there; correct SECTIONS in {Path(__file__).name}")
 
 
 def public(body: list[ast.stmt], kind) -> Iterator[ast.stmt]:
@@ -68,17 +81,23 @@ def public(body: list[ast.stmt], kind) -> Iterator[ast.stmt]:
     return (node for node in body if isinstance(node, kind) and not node.name.startswith("_"))
 
 
-def signature(function: ast.FunctionDef, name: str | None = None, *, is_method: bool = False) -> str:
-    """`name(arguments) -> result` as written, without self."""
+def signature(function: ast.FunctionDef, *, of_class: str | None = None, result: bool = True) -> str:
+    """`name(arguments) -> result` as written, without self; a long one has a line for each argument."""
     arguments = function.args
     decorators = {ast.unparse(d) for d in function.decorator_list}
-    if is_method and "staticmethod" not in decorators:
-        arguments = ast.arguments(**{**dict(ast.iter_fields(arguments)), **(
-            {"posonlyargs": arguments.posonlyargs[1:]} if arguments.posonlyargs else {"args": arguments.args[1:]})})
-    result = f" -> {ast.unparse(function.returns)}" if function.returns and name is None else ""
-    if is_method and decorators & {"property", "cached_property", "functools.cached_property"}:
-        return f"{name or function.name}{result}"
-    return f"{name or function.name}({ast.unparse(arguments)}){result}"
+    if of_class and "staticmethod" not in decorators:
+        first = "posonlyargs" if arguments.posonlyargs else "args"
+        arguments = ast.arguments(**{**dict(ast.iter_fields(arguments)), first: getattr(arguments, first)[1:]})
+    name = of_class if of_class and function.name == "__init__" else function.name
+    end = f" -> {ast.unparse(function.returns)}" if function.returns and result else ""
+    if decorators & {"property", "cached_property", "functools.cached_property"}:
+        return f"{name}{end}"
+    lines = [f"{name}("]
+    for word in re.split(r"(?<=,) (?![^(\[]*[)\]])", ast.unparse(arguments)):
+        if len(lines[-1]) + len(word) > WIDTH:
+            lines.append(" " * len(name))
+        lines[-1] += word if lines[-1].endswith("(") else f" {word}"
+    return "\n".join(lines) + f"){end}"
 
 
 def prose(text: str) -> str:
@@ -104,36 +123,36 @@ def described(node) -> list[str]:
     return lines
 
 
-def fields(cls: ast.ClassDef) -> list[str]:
-    """Annotated class attributes: the fields of dataclasses and configs, with their comments left out."""
+def fields(cls: ast.ClassDef, file: Path) -> list[str]:
+    """Annotated class attributes as they are written: the fields of dataclasses and configs, with their comments."""
+    lines = file.read_text().splitlines()
     rows = [node for node in cls.body if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_")]
     if not rows:
         return []
-    return ["```python", *(ast.unparse(node) for node in rows), "```", ""]
+    return ["```python", *(line[4:].split("  # type:")[0] for node in rows
+                           for line in lines[node.lineno - 1:node.end_lineno]), "```", ""]
 
 
-def describe_class(cls: ast.ClassDef) -> Iterator[str]:
+def describe_class(cls: ast.ClassDef, path: str, file: Path) -> Iterator[str]:
     start = next((f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-    bases = f"({', '.join(map(ast.unparse, cls.bases))})" if cls.bases else ""
-    yield from (f"#### class `{cls.name}{bases}`", "")
+    yield from (f"### {path}", "")
     yield from described(cls)
-    yield from fields(cls)
     if start:
-        yield from ("```python", signature(start, cls.name, is_method=True), "```", "")
+        yield from ("```python", signature(start, of_class=cls.name, result=False), "```", "")
         yield from described(start)
+    yield from fields(cls, file)
     for method in public(cls.body, ast.FunctionDef):
-        yield from (f"##### `{cls.name}.{signature(method, is_method=True)}`", "")
+        yield from (f"#### `{' '.join(signature(method, of_class=cls.name).split())}`", "")
         yield from described(method)
 
 
-def describe(module: Module) -> Iterator[str]:
-    yield from (f"### {module.name}", "")
-    yield from described(module.tree)
-    for cls in public(module.tree.body, ast.ClassDef):
-        yield from describe_class(cls)
-    for function in public(module.tree.body, ast.FunctionDef):
-        yield from (f"#### `{signature(function)}`", "")
-        yield from described(function)
+def describe(path: str) -> Iterator[str]:
+    file, node = found(path)
+    if isinstance(node, ast.ClassDef):
+        yield from describe_class(node, path, file)
+    else:
+        yield from (f"### {path}", "", "```python", signature(node), "```", "")
+        yield from described(node)
 
 
 def anchor(title: str) -> str:
@@ -143,16 +162,13 @@ def anchor(title: str) -> str:
 
 def reference() -> str:
     """The whole file."""
-    by_package = {name: [] for name in PACKAGES}
-    for module in modules():
-        by_package[module.package].append(module)
     contents, body = [], []
-    for name, members in by_package.items():
-        contents.append(f"- [{name}](#{anchor(name + ' package')}): {PACKAGES[name]}")
-        contents += [f"  - [{m.name}](#{anchor(m.name)})" for m in members]
-        body += [f"## {name} package", ""]
-        for member in members:
-            body += describe(member)
+    for title, (purpose, names) in SECTIONS.items():
+        links = ", ".join(f"[{name.rpartition('.')[2]}](#{anchor(name)})" for name in names)
+        contents.append(f"- [{title}](#{anchor(title)}): {links}")
+        body += [f"## {title}", "", purpose, ""]
+        for name in names:
+            body += describe(name)
     return "\n".join([HEAD, *contents, "", *body]).rstrip("\n") + "\n"
 
 

@@ -39,11 +39,13 @@ MAY_IMPORT = {
     "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
     "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},
-    "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "analysis"},
+    "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages",
+                       "analysis"},
     "result": GROUND | {"analysis", "runs"},
     "front": GROUND | {"molecules", "forces", "schemes", "learning", "stages", "analysis", "result"},
     "__main__": {"cli"},
-    "cli": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "study", "analysis",
+    "cli": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages", "study",
+                     "analysis",
                     "result", "front"},
 }
 FULL_CONFIGS = {"md.yaml": MDConfig, "qm.yaml": QMConfig, "qm_pyscf.yaml": PyscfConfig, "qm_ase.yaml": AseConfig,
@@ -79,7 +81,8 @@ def test_imports_run_one_way(path):
     for name, _ in imports(path):
         if name.startswith("kstep."):
             other = name.split(".")[1]
-            assert own == "__init__" or other in (own, "__version__") or other in MAY_IMPORT[own], f"{name_of(path)} imports {name}"
+            if own != "__init__":
+                assert other in {own, "__version__"} | MAY_IMPORT[own], f"{name_of(path)} imports {name}"
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if part_of(p) in ("runs", "schemes", "training", "schemas")],
@@ -193,8 +196,8 @@ def keywords_used(kind):
     return used
 
 
-@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, PyscfConfig, AseConfig, HybridConfig, ModelConfig, Heads, TrainConfig,
-                                  LearnConfig])
+@pytest.mark.parametrize("kind", [BaselineConfig, MDConfig, QMConfig, PyscfConfig, AseConfig, HybridConfig, ModelConfig,
+                                  Heads, TrainConfig, LearnConfig])
 def test_every_setting_does_something(kind):
     unread = set(kind.model_fields) - attributes_read() - keywords_used(kind)
     assert not unread, f"{kind.__name__}: no code reads {', '.join(sorted(unread))}"

@@ -64,7 +64,8 @@ def test_energy_error_falls_as_the_timestep_to_the_order(scheme, order, dt_fs):
     for refined in (1, 2):
         pool, totals = BatchPool(potential), []
         run(scheme(potential.masses, dt_fs * 1e-3 / refined), pool, start_state(pool, x, v), rng, 400 * refined,
-            reporters=[lambda s, info: totals.append(s.energy + kinetic_energy(s.velocities, potential.masses))])
+            reporters=[lambda s, info, kept=totals: kept.append(
+                s.energy + kinetic_energy(s.velocities, potential.masses))])
         fluctuation.append(np.std(totals, axis=0).mean())
     assert fluctuation[0] / fluctuation[1] == pytest.approx(2.0**order, rel=0.1)
 

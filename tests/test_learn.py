@@ -13,9 +13,9 @@ from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool, Truth
 from kstep.learning import learner as module
+from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
 from kstep.learning.target import Target
-from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turn
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
@@ -28,8 +28,8 @@ from kstep.topology import find_angles, find_rotatable_torsions
 from kstep.training.labels import Labels
 
 SMALL = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
-QUICK = dict(learn_replicas=6, bootstrap_labels_per_atom=10.0, last_length_fs=40.0, first_length_fs=20.0, inner_dt_fs=1.0,
-             fit_lr=0.02, verify_proposals=60)
+QUICK = dict(learn_replicas=6, bootstrap_labels_per_atom=10.0, last_length_fs=40.0, first_length_fs=20.0,
+             inner_dt_fs=1.0, fit_lr=0.02, verify_proposals=60)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def target(water, **more):
 
 
 def learn_it(water, folder, config=None, *, seed=1, resume=False, **more):
-    return learn(target(water, **more), SMALL, LearnConfig(**QUICK) if config is None else config, folder=folder, seed=seed,
-                 resume=resume)
+    return learn(target(water, **more), SMALL, LearnConfig(**QUICK) if config is None else config, folder=folder,
+                 seed=seed, resume=resume)
 
 
 def rows(folder):
@@ -163,7 +163,8 @@ def from_smiles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smiles")
     (folder / "learn.yaml").write_text(CONFIG)
     (folder / "model.yaml").write_text("arch: pair_mlp\npair_hidden: [24, 24]\n")
-    flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml", "--model-config", folder / "model.yaml",
+    flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml", "--model-config",
+             folder / "model.yaml",
              "--md-config", "configs/md_fast.yaml", "--out", folder / "water.npz", "--steps", 30, "--burn-in-steps", 3,
              "--replicas", 8, "--set", "shortest_mean_fs=20")
     finished = run_python("src/06_hybrid_integrate.py", *flags)
@@ -172,7 +173,7 @@ def from_smiles(tmp_path_factory):
 
 
 def test_one_command_leads_from_a_smiles_to_samples(from_smiles):
-    folder, _, trajectory = from_smiles
+    _, _, trajectory = from_smiles
     metadata = trajectory.metadata
     assert metadata["molecule"] == "water" and metadata["scheme"] == "metropolis" and metadata["acceptance"] > 0.5
     assert abs(metadata["mean_exp_minus_beta_dH"] - 1.0) < 4 * metadata["mean_exp_minus_beta_dH_error"] + 0.02
@@ -274,7 +275,8 @@ def test_a_turn_moves_one_torsion_and_nothing_else():
 
 
 def test_a_clash_starts_no_chain(peroxide, tmp_path):
-    learner = module._Learner(target(peroxide, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK), tmp_path, 1, 1, None)
+    learner = module._Learner(target(peroxide, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK), tmp_path, 1,
+                              1, None)
     x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
     state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
     answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rich")
-from kstep.cli.monitor.chart import draw  # noqa: E402
-from kstep.cli.monitor.frame import compose  # noqa: E402
-from kstep.cli.monitor.log import Follower, thin  # noqa: E402
+from kstep.cli.monitor.chart import draw
+from kstep.cli.monitor.frame import compose
+from kstep.cli.monitor.log import Follower, thin
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "qm_train_tui.py"

@@ -60,8 +60,8 @@ def test_unrestricted_is_chosen_by_the_multiplicity_unless_said(water):
 
 def test_settings_reach_the_electrons(water):
     mol = backend.build_molecule(water.numbers, water.conformers[0] * 18.9, "def2-SVP", 0, 1)
-    field = backend.mean_field(mol, backend.ScfSettings(functional="B3LYP", density_fit=True, grid_level=1, conv_tol=1e-7,
-                                                        max_iterations=17, dispersion="d3bj"))
+    field = backend.mean_field(mol, backend.ScfSettings(functional="B3LYP", density_fit=True, grid_level=1,
+                                                        conv_tol=1e-7, max_iterations=17, dispersion="d3bj"))
     assert (field.xc, field.grids.level, field.conv_tol, field.max_cycle, field.disp) == ("B3LYP", 1, 1e-7, 17, "d3bj")
     assert hasattr(field, "with_df") and mol.nao == 24
 

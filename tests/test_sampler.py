@@ -92,7 +92,8 @@ def test_every_true_call_is_seen_also_of_rejected_proposals():
     pool, rng, seen = BatchPool(spring()), np.random.default_rng(3), []
     scheme = Metropolis(Carrier(ForceNetwork(lambda x: np.zeros_like(x))), MASSES, 5e-3, 8, 300.0)
     state = start_state(pool, pairs(10, rng))
-    *_, (_, last) = macro_steps(scheme, pool, state, rng, 3, n_parts=2, observe=lambda p, t: seen.append((p.positions, t.energy)))
+    *_, (_, last) = macro_steps(scheme, pool, state, rng, 3, n_parts=2, observe=lambda p,
+                                t: seen.append((p.positions, t.energy)))
     assert sum(len(e) for _, e in seen) == 30 and not last.accepted.all()
     for x, energy in seen:
         assert np.allclose(spring().batch(x)[0], energy)
@@ -229,8 +230,8 @@ def test_the_length_follows_from_the_costs(monkeypatch):
     potential, rng = spring(), np.random.default_rng(10)
     network = SpringNetwork(potential)
     monkeypatch.setattr(tuning, "measure_costs", lambda *a, **k: tuning.Costs(true_call_s=9e-3, inner_step_s=1e-5))
-    report = tuning.tune(network, Carrier(network), CountedPool(potential), pairs(4, rng), MASSES, LADDER, rng, dt_fs=1.0,
-                         k_steps=None, use_hessian=False, wanted_acceptance=0.9, shortest_mean_fs=200.0)
+    report = tuning.tune(network, Carrier(network), CountedPool(potential), pairs(4, rng), MASSES, LADDER, rng,
+                         dt_fs=1.0, k_steps=None, use_hessian=False, wanted_acceptance=0.9, shortest_mean_fs=200.0)
     assert report["k_steps"] == 900 and report["dt_fs"] == 1.0 and report["integrator_acceptance"] == {}
 
 

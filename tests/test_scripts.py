@@ -39,7 +39,8 @@ def work(tmp_path_factory):
         script("02_make_dataset.py", "--md-root", work / root, "--out-root", work / root,
                "--splits-dir", work / root / "splits", "--ks", 4)
         for model, folder in (("model_pair_mlp", "energy"), ("model", "jump")):
-            script("04_train.py", "--dataset", work / root / "dataset_k4.npz", "--model-config", f"configs/{model}.yaml",
+            script("04_train.py", "--dataset", work / root / "dataset_k4.npz", "--model-config",
+                   f"configs/{model}.yaml",
                    "--train-config", "configs/train.yaml", "--splits", work / root / "splits/train.json",
                    work / root / "splits/val.json", "--out-dir", work / root / folder, *FAST_TRAINING)
     return work
@@ -281,7 +282,8 @@ def test_bad_files_are_one_sentence(work, tmp_path):
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     base = ("--qm-config", "configs/qm_fast.yaml", "--molecule", work / "raw/ethanol", "--scheme", "metropolis",
             "--out", tmp_path / "x.npz", "--steps", 1)
-    assert "truncated" in script("06b_hybrid_integrate_qm.py", *base, "--checkpoint", tmp_path / "cut.pt", expect=2).stderr
+    assert "truncated" in script("06b_hybrid_integrate_qm.py", *base, "--checkpoint", tmp_path / "cut.pt",
+                                 expect=2).stderr
     assert "needs a network" in script("06b_hybrid_integrate_qm.py", *base, expect=2).stderr
     other = ("--molecule", work / "raw/water", *base[:2], *base[4:])
     assert "another molecule" in script("06b_hybrid_integrate_qm.py", *other, "--checkpoint",
@@ -301,7 +303,8 @@ def test_bad_files_are_one_sentence(work, tmp_path):
 
 
 def test_bad_physics_is_one_sentence(work, tmp_path):
-    base = ("--smiles-file", work / "two.smi", "--raw", work / "raw", "--config", "configs/qm_fast.yaml", "--out", tmp_path)
+    base = ("--smiles-file", work / "two.smi", "--raw", work / "raw", "--config", "configs/qm_fast.yaml", "--out",
+            tmp_path)
     finished = script("01b_run_qm_baselines.py", *base, "--molecule", "ethanl", expect=2)
     assert "did you mean 'ethanol'" in finished.stderr
     finished = script("01b_run_qm_baselines.py", *base, "--molecule", "ethanol", "--set", "charge=1", expect=2)

@@ -1,4 +1,4 @@
-"""The studies of MODELS.md: how label efficiency is counted, and that the peers are the equivariant networks they claim to be."""
+"""The studies of MODELS.md: how label efficiency is counted, and that the peers are as equivariant as they claim."""
 
 import importlib
 

@@ -88,7 +88,7 @@ _TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
 PER_FRAME = tuple(k for k, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
 
 _DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
-    **{k: ("f8", ("A", 3)) for k in ("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk", "v_half")},
+    **dict.fromkeys(("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk", "v_half"), ("f8", ("A", 3))),
     "ptr": ("i8", ("P+1",)),
     "epot_t": ("f8", ("P",)),
     "epot_tk": ("f8", ("P",)),
@@ -264,7 +264,8 @@ def _check_dataset(path, arrays: dict, metadata: dict) -> None:
         if borders[0] != 0 or borders[-1] != len(arrays[rows]) or (np.diff(borders) < 0).any():
             raise UserError(f"{path}: '{offsets}' does not divide the rows of '{rows}'; run 02_make_dataset.py again")
     owner = arrays["molecule_id"]
-    if len(arrays["mol_ptr"]) != len(molecules) + 1 or len(owner) and not 0 <= owner.min() <= owner.max() < len(molecules):
+    listed = not len(owner) or 0 <= owner.min() <= owner.max() < len(molecules)
+    if len(arrays["mol_ptr"]) != len(molecules) + 1 or not listed:
         raise UserError(f"{path} refers to a molecule that its metadata does not list; run 02_make_dataset.py again")
     for m in range(len(molecules)):
         atoms = slice(*arrays["mol_ptr"][m:m + 2])

@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
     """A usage error is one sentence and exit code 2."""
 
     def error(self, message):
+        """Leave with that sentence."""
         self.exit(2, f"error: {message}; {self.prog} --help lists every flag\n")
 
 

@@ -227,5 +227,5 @@ def _lennard_jones() -> dict[str, Any]:
 
 
 BACKEND = Backend(AsePhysics, AseConfig, install="pip install ase, and the package of the calculator",
-                  packages=("ase",), check=check_calculator, method_keys="calculator and kwargs", energy_is_cheaper=True,
-                  known=KnownEnergy(-4.5442, _lennard_jones, tolerance=1e-4))
+                  packages=("ase",), check=check_calculator, method_keys="calculator and kwargs",
+                  energy_is_cheaper=True, known=KnownEnergy(-4.5442, _lennard_jones, tolerance=1e-4))

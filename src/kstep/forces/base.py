@@ -53,7 +53,7 @@ class Physics(ABC):
         """Further answers of the true call that just succeeded, by name; of the same shapes at every call."""
         return {}
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 (not every backend keeps any)
         """Drop whatever was kept from earlier geometries (SCF guesses)."""
 
     def energy_and_forces(self, positions: np.ndarray, slot: int = 0) -> tuple[float, np.ndarray]:

@@ -8,6 +8,7 @@ stays where that replica is.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -208,10 +209,8 @@ class EvaluationPool:
     def close(self) -> None:
         """Stop the workers."""
         for pipe, process in zip(self._pipes, self._processes):
-            try:
+            with contextlib.suppress(OSError):  # the worker is gone already, which is what we want
                 pipe.send(("stop",))
-            except OSError:
-                pass  # the worker is gone already, which is what we want
             process.join(timeout=2)
             if process.is_alive():
                 process.terminate()

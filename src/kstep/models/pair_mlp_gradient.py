@@ -45,7 +45,7 @@ class EnergyAndSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, by_energy, along):
         """Adjoints of everything for adjoints by_energy (S,) of e and along (S,P) of g."""
-        u, readout, linear, stiffness, *layers = ctx.saved_tensors
+        u, readout, _, stiffness, *layers = ctx.saved_tensors
         hidden, gates, slopes, back, pull = ctx.kept
         weights, n_layers = layers[0::2], len(layers) // 2
         tangents, raw_tangents = [along], []

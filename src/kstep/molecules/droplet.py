@@ -63,8 +63,8 @@ class Surroundings:
         crosses = inside[:, 0] != inside[:, 1]
         for (i, j), order in zip(self.bonds[crosses], orders[crosses]):
             if order > 1:
-                raise UserError(f"the QM region cuts the bond of atoms {i} and {j}, which has order {order:g}; move the "
-                                "boundary to a single bond between heavy atoms")
+                raise UserError(f"the QM region cuts the bond of atoms {i} and {j}, which has order {order:g}; move "
+                                "the boundary to a single bond between heavy atoms")
 
     def charge_of(self, atoms) -> int:
         """The whole charge of some atoms; indices that are not there are for `Region.cut` to refuse."""
@@ -224,8 +224,8 @@ def _check_positions(path, positions: np.ndarray) -> None:
     if near:
         i, j = min(near)
         apart_A = np.linalg.norm(positions[i] - positions[j]) / NM_PER_ANGSTROM
-        raise UserError(f"{path}: atoms {i} and {j} (from 0) are {apart_A:.2f} A apart; give coordinates in A, and each "
-                        "atom once")
+        raise UserError(f"{path}: atoms {i} and {j} (from 0) are {apart_A:.2f} A apart; give coordinates in A, and "
+                        "each atom once")
 
 
 def settle(surroundings: Surroundings, temperature_K: float, length_ps: float, seed: int,

@@ -193,8 +193,8 @@ def torsion(molecule, properties):
             continue
         j, k = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         for left, right in itertools.product(bond.GetBeginAtom().GetNeighbors(), bond.GetEndAtom().GetNeighbors()):
-            i, l = left.GetIdx(), right.GetIdx()
-            if i == k or l == j or i == l:
+            i, l = left.GetIdx(), right.GetIdx()  # noqa: E741 (atoms i-j-k-l)
+            if i in (k, l) or l == j:
                 continue
             found = properties.GetMMFFTorsionParams(molecule, i, j, k, l)
             if found and any(found[1:]):

@@ -54,7 +54,7 @@ class Molecule:
         return len(self.numbers)
 
     def rotatable_torsions(self) -> np.ndarray:
-        """Rotatable torsions (D,4), methyls apart (`topology.find_rotatable_torsions`), of the region where there is one."""
+        """Rotatable torsions (D,4) of the region, or of all, methyls apart (`topology.find_rotatable_torsions`)."""
         inside = slice(None) if self.region is None else np.isin(self.bonds, self.region).all(1)
         return find_rotatable_torsions(self.numbers, self.bonds[inside])
 
@@ -88,8 +88,8 @@ class Molecule:
         if not path.is_file():
             raise UserError(f"{path} does not exist; prepare it with 'python src/00_prep_mols.py'")
         if path.suffix != ".npz":
-            raise UserError(f"{path} is not a prepared molecule; prepare it from its SMILES with 00_prep_mols.py (kstep "
-                            "prepare) and give the folder that this writes")
+            raise UserError(f"{path} is not a prepared molecule; prepare it from its SMILES with 00_prep_mols.py "
+                            "(kstep prepare) and give the folder that this writes")
         arrays = read_npz(path)
         try:
             text = json.loads(str(arrays["metadata"]))
@@ -107,7 +107,8 @@ class Molecule:
             for key, shape in shapes.items():
                 array = getattr(molecule, key)
                 if array.shape != shape or array.dtype.kind not in ("f" if key == "masses" else "i"):
-                    raise UserError(f"{path}: '{key}' has shape {array.shape} and dtype {array.dtype}; prepare it again")
+                    raise UserError(f"{path}: '{key}' has shape {array.shape} and dtype {array.dtype}; prepare it "
+                                    "again")
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise

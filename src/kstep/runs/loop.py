@@ -7,6 +7,7 @@ is fixed, so a run repeats exactly.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def macro_steps(scheme, pool, state: State, rng: np.random.Generator, n_macro_st
     group = getattr(scheme, "group", 1)
     n_groups = state.n_replicas // group
     borders = [group * b for b in np.linspace(0, n_groups, min(n_parts, n_groups) + 1).astype(int)]
-    rows = [slice(a, b) for a, b in zip(borders, borders[1:])]
+    rows = [slice(a, b) for a, b in itertools.pairwise(borders)]
     parts, infos = [state.part(r) for r in rows], [None] * len(rows)
     flights = None
     for done in range(1, n_macro_steps + 1):

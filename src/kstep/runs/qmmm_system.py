@@ -30,7 +30,7 @@ class QMMMSystem:
 
 def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: str = "", multiplicity: int = 1,
           embedding: str = "electrostatic", n_starts: int = 1, seed: int = 0, facts: dict | None = None) -> QMMMSystem:
-    """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled starts.
+    """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled.
 
     smiles: of what is no water; multiplicity: of the region, whose charge is that of its atoms, where the config names
     neither; facts: more of them for the metadata.  Raises UserError for a region that cannot be cut out or computed.
@@ -54,7 +54,8 @@ def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: st
 
 def capped_molecule(region: Region, surroundings: Surroundings, positions: np.ndarray, charge: int,
                     multiplicity: int) -> Molecule:
-    """The capped region as a Molecule, for its network: its atoms, then link atoms; positions (S,N,3) nm of all atoms."""
+    """The capped region as a Molecule for its network: its atoms, then link atoms; positions (S,N,3) nm of all."""
     bonds, geometries = region.capped_bonds(surroundings.bonds), region.capped(positions)
-    return Molecule("region", "", region.capped_numbers(surroundings.numbers), region.capped_masses(surroundings.masses),
+    return Molecule("region", "", region.capped_numbers(surroundings.numbers),
+                    region.capped_masses(surroundings.masses),
                     bonds, np.ones(len(bonds)), geometries, np.zeros(len(geometries)), charge, multiplicity, "none")

@@ -101,7 +101,8 @@ def check_start(initial_md: str | Path | None, frame: int | None) -> None:
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
                 baseline: BaselineConfig, *, out: str | Path, checkpoint: str | Path | None = None,
                 model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
-                device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None, frame: int | None = None,
+                device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None,
+                frame: int | None = None,
                 recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 

@@ -18,7 +18,7 @@ GROWTH = 0.2  # a network learns again when there is so much more than last time
 
 @dataclass(frozen=True)
 class Recorded:
-    """True answers of a run: positions (L,N,3) nm, energy (L,) kJ/mol, forces (L,N,3) kJ/mol/nm, extra as in a Truth."""
+    """True answers of a run: positions (L,N,3) nm, energy (L,) kJ/mol, forces (L,N,3) kJ/mol/nm, extra as in Truth."""
 
     positions: np.ndarray
     energy: np.ndarray

@@ -20,8 +20,8 @@ def arrive(name: str, state: State, info: Info, proposal: Proposal, truth, veloc
     rows = proposal.rows
     if truth.failed.any():
         first = int(np.argmax(truth.failed))
-        raise PhysicsError(f"{name} dynamics of replica {rows[first]} broke at step {state.step}: {truth.messages[first]}; "
-                           f"{way_out}")
+        raise PhysicsError(f"{name} dynamics of replica {rows[first]} broke at step {state.step}: "
+                           f"{truth.messages[first]}; {way_out}")
     state = replace(
         state,
         positions=put(state.positions, rows, proposal.positions),

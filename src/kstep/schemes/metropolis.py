@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -181,7 +182,7 @@ def check_sampler(config: MetropolisConfig) -> None:
     ladder = config.tempering_K
     if ladder is None:
         return
-    if any(b <= a for a, b in zip(ladder, ladder[1:])):
+    if any(b <= a for a, b in itertools.pairwise(ladder)):
         raise UserError(f"tempering_K must rise from the target temperature upwards, not {ladder}")
     if config.temperature_K not in (None, ladder[0]):
         raise UserError(f"temperature_K {config.temperature_K:g} is not the first rung of tempering_K {ladder}")

@@ -124,7 +124,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
     chunk = CHUNK // per_block * per_block or per_block
     for frames in replicas:
         parts = {kind: [] for kind in series}
-        counts = {kind: 0.0 for kind in series}
+        counts = dict.fromkeys(series, 0.0)
         rdf_parts = []
         for start in range(0, len(frames), chunk):
             pos = trajectory.pos[frames[start: start + chunk]]

@@ -14,8 +14,8 @@ from kstep.analysis.measure.profile import Profile
 from kstep.analysis.measure.samples import Rotamers, common_rotamers, effective_samples, series_of
 from kstep.analysis.measure.statistics import MeanEstimate
 from kstep.analysis.metrics.cells import NOT_DEFINED, number, with_error
-from kstep.scheme_traits import SchemeTraits, traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import SchemeTraits, traits_of
 
 
 @dataclass

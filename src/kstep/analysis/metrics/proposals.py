@@ -14,14 +14,14 @@ LARGEST_ERROR = 0.03  # of <exp(-dH/kT)>, beyond which it decides nothing
 
 
 class Proposals(Metric):
-    """Acceptance and, where delta_H is recorded, <exp(-dH/kT)> over the production proposals: 1 for a correct sampler."""
+    """Acceptance and, where delta_H is recorded, <exp(-dH/kT)> over production: 1 for a correct sampler."""
 
     name, needs_frames = "proposals", False
-    about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of exp(-dH/kT) "
-             "over all proposals is exactly 1 when the sampler is correct.")
+    about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of "
+             "exp(-dH/kT) over all proposals is exactly 1 when the sampler is correct.")
 
     def compute(self, comparison):
-        """{"count", "acceptance"}, and of the identity {"exp_minus_beta_dH", "standard_error", "verdict", "delta_H_mean_kT"}."""
+        """Count and acceptance; of the identity exp_minus_beta_dH, its standard_error, verdict and delta_H_mean_kT."""
         run, profile, traits = comparison.run, comparison.profile, comparison.traits
         if not traits.can_refuse:
             return None

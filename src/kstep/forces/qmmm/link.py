@@ -66,8 +66,8 @@ class Region:
                                 "the boundary to a single bond between heavy atoms")
         shared, links = np.unique(hosts, return_counts=True)
         if (links > 1).any():
-            raise UserError(f"MM atom {shared[links > 1][0]} is bonded to two QM atoms, and one link atom cannot stand for both; "
-                            "take it into the QM region")
+            raise UserError(f"MM atom {shared[links > 1][0]} is bonded to two QM atoms, and one link atom cannot "
+                            "stand for both; take it into the QM region")
         lengths = (covalent_radii[np.asarray(numbers)[inside]] + covalent_radii[HYDROGEN]) * NM_PER_ANGSTROM
         return cls(atoms, inside, hosts, lengths)
 

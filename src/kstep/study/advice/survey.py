@@ -151,7 +151,8 @@ def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
                 **{o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}}
     c_call = costs.true_call_s + k_steps * costs.inner_step_s
     rows = [_price(row, here, expected, costs, c_call) for row in lengths]
-    own = rates.stand_in_dynamics(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs, task.redraw_ps,
+    own = rates.stand_in_dynamics(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs,
+                                  task.redraw_ps,
                             rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
     sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
                             chosen["dt_fs"], k_steps,

@@ -12,13 +12,14 @@ from kstep.study.benchmark.speedup import median_of
 
 # key of a target: what it bounds, and whether from below
 OF_MOLECULE = {"cold_start": "true calls to acceptance 0.8", "torsion_per_call": "times plain MD at 1 fs, at least",
-               "energy_per_call": "the same", "torsion_per_cpu_s": "the same", "total": "the same", "inner_us": "microseconds"}
+               "energy_per_call": "the same", "torsion_per_cpu_s": "the same", "total": "the same",
+               "inner_us": "microseconds"}
 OF_SCHEME = {"drift": "kJ/mol/ps", "spread": "kJ/mol", "force": "kJ/mol/A"}
 LEAST_ACCEPTANCE, LEAST_PROPOSALS, LEAST_LENGTH_FS = 0.8, 300, 200.0
 
 
 def load_targets(path: str | Path, molecule: str) -> dict:
-    """The targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where it has none."""
+    """Targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where it has none."""
     targets = read_yaml(path).get(molecule) or {}
     for key, value in targets.items():
         known, entries = (OF_SCHEME, value) if isinstance(value, dict) else (OF_MOLECULE, {key: value})
@@ -41,7 +42,8 @@ def bars(targets: dict, result: dict) -> list[dict]:
         met = None
         if target is not None and value is not None and decided:
             met = bool(value >= target if least else value <= target)
-        out.append({"bar": name, "key": scheme + key, "target": "" if target is None else f"{'>=' if least else '<='} {target:g}"
+        out.append({"bar": name, "key": scheme + key, "target": "" if target is None
+                    else f"{'>=' if least else '<='} {target:g}"
                     + ("x" if least else ""), "value": value, "measured": text, "met": met})
 
     cold = result.get("cold_start") or []
@@ -72,8 +74,8 @@ def bars(targets: dict, result: dict) -> list[dict]:
                              " (no cold start was run: labels of the given network priced)"), least=True)
     inner = result.get("inner_step")
     add("energy + force of the network, us per replica-step at 64 replicas", "inner_us",
-        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})" if inner else
-        "not measured")
+        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})"
+        if inner else "not measured")
     for scheme, own in targets.items():
         if isinstance(own, dict):
             _of_scheme(scheme, own, rows.get(scheme) or {}, add)
@@ -100,8 +102,8 @@ def cold_start(row: dict) -> dict:
 
     It decides the bar when at least 300 proposals of a mean length of 200 fs were accepted at 0.8 or more.
     """
-    ok = (row["acceptance"] is not None and row["acceptance"] >= LEAST_ACCEPTANCE and row["proposals"] >= LEAST_PROPOSALS
-          and row["jump_fs"] >= LEAST_LENGTH_FS)
+    ok = (row["acceptance"] is not None and row["acceptance"] >= LEAST_ACCEPTANCE
+          and row["proposals"] >= LEAST_PROPOSALS and row["jump_fs"] >= LEAST_LENGTH_FS)
     return {"seed": row["seed"], "true_calls": row["training"]["true_calls"], "acceptance": row["acceptance"],
             "proposals": row["proposals"], "mean_length_fs": row["jump_fs"], "cpu_s": row["training"]["cpu_s"],
             "decides": bool(ok)}
