@@ -1,8 +1,8 @@
-"""Dense pairs on a padded grid against a list of the pairs within the cutoff, and PyTorch Geometric's collation: CPU ms.
+"""Dense pairs on a padded grid against a list of the pairs within the cutoff, and torch_geometric's collation: CPU ms.
 
 Molecules of 10 to 100 atoms, alone, as replicas, and mixed in one batch of training.  Both ways to hold the pairs are
 the network's own (kstep/models/dense.py, radius_graph.py), on one thread, in turns within one process; a figure is the
-least CPU time of several turns.  Writes benchmarks/ragged.json, on which `dense.CELLS_PER_PAIR` rests.
+least CPU time of several turns.  Writes benchmarks/results/ragged.json, on which `dense.CELLS_PER_PAIR` rests.
 
     python benchmarks/ragged.py
 """
@@ -19,32 +19,30 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rdkit import Chem  # noqa: E402
-from rdkit.Chem import AllChem  # noqa: E402
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
-from running import ROOT  # noqa: E402
-
-sys.path.insert(0, str(ROOT / "src"))
-
-from kstep.config import load_config  # noqa: E402
-from kstep.models import build_model  # noqa: E402
-from kstep.models.dense import Grid  # noqa: E402
-from kstep.models.model_config import ModelConfig  # noqa: E402
-from kstep.training import normalisation  # noqa: E402
-from kstep.training.batches import Windows  # noqa: E402
-from kstep.training.objective import Objective  # noqa: E402
-from kstep.training.step_plan import Piece  # noqa: E402
-from kstep.training.train_config import TrainConfig  # noqa: E402
-from kstep.units import NM_PER_ANGSTROM, kT  # noqa: E402
-from utils import git_commit, machine, write_json_atomic  # noqa: E402
+from kstep.config import load_config
+from kstep.files import write_json_compact
+from kstep.models import build_model
+from kstep.models.dense import Grid
+from kstep.models.model_config import ModelConfig
+from kstep.training import normalisation
+from kstep.training.batches import Windows
+from kstep.training.objective import Objective
+from kstep.training.step_plan import Piece
+from kstep.training.train_config import TrainConfig
+from kstep.units import NM_PER_ANGSTROM, kT
+from running import RESULTS, ROOT, machine, provenance
 
 MOLECULES = {  # atoms: name, SMILES
-    10: ("acetone", "CC(C)=O"), 21: ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"), 33: ("ibuprofen", "CC(C)Cc1ccc(cc1)C(C)C(=O)O"),
+    10: ("acetone", "CC(C)=O"), 21: ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"),
+    33: ("ibuprofen", "CC(C)Cc1ccc(cc1)C(C)C(=O)O"),
     40: ("celecoxib", "Cc1ccc(cc1)-c1cc(nn1-c1ccc(cc1)S(N)(=O)=O)C(F)(F)F"),
     100: ("nona-alanyl-glycine", "N" + "[C@@H](C)C(=O)N" * 9 + "CC(=O)O")}
-NETWORKS = {"egnn": "configs/model.yaml", "transformer_egnn": "configs/model_transformer.yaml"}
+MODEL = "configs/model.yaml"
 INFERENCE = [(n, replicas) for n in MOLECULES for replicas in (1, 16)]
 TRAINING = [(10,), (21,), (33,), (40,), (100,), (10, 21), (10, 40), (10, 40, 100)]  # sizes in a batch
 HEADS = {"energy": {"energy": True, "jump": False}, "jump": {"energy": False, "jump": True}}
@@ -55,7 +53,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7, help="measurements of each call, of which the least counts")
     parser.add_argument("--least-s", type=float, default=0.1, help="CPU seconds of one measurement")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "ragged.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ragged.json")
     return parser.parse_args()
 
 
@@ -88,14 +86,15 @@ def windows_of(sizes: tuple[int, ...], n_windows: int) -> Windows:
         "v_half": v + noise(0.1), "epot_t": rng.normal(size=n_windows), "epot_tk": rng.normal(size=n_windows),
         "temperature_K": np.full(n_windows, 300.0), "dt_fs": DT_FS, "k_steps": np.full(n_windows, K_STEPS),
         "molecule_id": which, "ptr": np.concatenate([[0], np.cumsum(n_atoms)]),
-        "mol_ptr": np.cumsum([0] + [len(m["x"]) for m in own]), "atom_types": np.concatenate([m["numbers"] for m in own]),
+        "mol_ptr": np.cumsum([0] + [len(m["x"]) for m in own]),
+        "atom_types": np.concatenate([m["numbers"] for m in own]),
         "masses": np.concatenate([m["masses"] for m in own]), "bonds": np.concatenate([m["bonds"] for m in own]),
         "bond_ptr": np.cumsum([0] + [len(m["bonds"]) for m in own])}, {})
 
 
-def network(arch: str, head: str):
+def network(head: str):
     torch.manual_seed(0)
-    return build_model(load_config(ModelConfig, ROOT / NETWORKS[arch], {"heads": HEADS[head]}))
+    return build_model(load_config(ModelConfig, ROOT / MODEL, {"heads": HEADS[head]}))
 
 
 def least_ms(calls: dict, turns: int, least_s: float) -> dict[str, float]:
@@ -121,9 +120,9 @@ def compared(batch, cutoff: float, calls: dict, args) -> dict:
             "dense_ms": ms["dense"], "sparse_ms": ms["sparse"], "times_faster": ms["dense"] / ms["sparse"]}
 
 
-def inference(arch: str, n_atoms: int, replicas: int, args) -> dict:
+def inference(n_atoms: int, replicas: int, args) -> dict:
     """One call of energy and forces, float32."""
-    model = network(arch, "energy").eval().requires_grad_(False)
+    model = network("energy").eval().requires_grad_(False)
     batch, _ = windows_of((n_atoms,), replicas).batch(torch.arange(replicas), structure=False)
 
     def call(sparse):
@@ -138,9 +137,9 @@ def inference(arch: str, n_atoms: int, replicas: int, args) -> dict:
     return compared(batch, model.config.cutoff_nm, {"dense": call(False), "sparse": call(True)}, args)
 
 
-def training(arch: str, head: str, sizes: tuple[int, ...], args) -> dict:
+def training(head: str, sizes: tuple[int, ...], args) -> dict:
     """Loss and gradient of one batch with its collation; the optimiser's step costs the same on both sides."""
-    model, data, chosen = network(arch, head), windows_of(sizes, BATCH), torch.arange(BATCH)
+    model, data, chosen = network(head), windows_of(sizes, BATCH), torch.arange(BATCH)
     normalisation.fit(model, data, chosen)
     objective = Objective(model, data, TrainConfig(), normalisation.scales(data, chosen))
     layout = type(model).layout
@@ -156,24 +155,19 @@ def training(arch: str, head: str, sizes: tuple[int, ...], args) -> dict:
     return compared(batch, model.config.cutoff_nm, {"dense": call(False), "sparse": call(True)}, args)
 
 
-def collation(args) -> dict:
+def collation(sizes: tuple[int, ...], args) -> dict:
     """Making the tensors of a batch: `Windows.batch` against torch_geometric's Batch of as many Data objects."""
     from torch_geometric.data import Batch, Data
 
-    rows = {}
-    for sizes in ((10,), (10, 40, 100)):
-        data, chosen = windows_of(sizes, BATCH), torch.arange(BATCH)
-        parts = []
-        for window in range(BATCH):
-            one, targets = data.batch(torch.tensor([window]))
-            parts.append(Data(numbers=one.numbers, masses=one.masses, pos=one.positions, velocities=one.velocities,
-                              forces=one.forces, x_k=targets.x_k, v_half=targets.v_half, energy=targets.energy,
-                              tau_ps=one.tau_ps, bond_index=one.bonds.t(), angle_index=targets.angles.t(),
-                              torsion_index=targets.torsions.t(), num_nodes=len(one.numbers)))
-        rows[name_of(sizes)] = least_ms({"ours_ms": lambda data=data: data.batch(chosen),
-                                         "torch_geometric_ms": lambda parts=parts: Batch.from_data_list(parts)},
-                                        args.turns, args.least_s)
-    return rows
+    data, parts = windows_of(sizes, BATCH), []
+    for window in range(BATCH):
+        one, targets = data.batch(torch.tensor([window]))
+        parts.append(Data(numbers=one.numbers, masses=one.masses, pos=one.positions, velocities=one.velocities,
+                          forces=one.forces, x_k=targets.x_k, v_half=targets.v_half, energy=targets.energy,
+                          tau_ps=one.tau_ps, bond_index=one.bonds.t(), angle_index=targets.angles.t(),
+                          torsion_index=targets.torsions.t(), num_nodes=len(one.numbers)))
+    return least_ms({"ours_ms": lambda: data.batch(torch.arange(BATCH)),
+                     "torch_geometric_ms": lambda: Batch.from_data_list(parts)}, args.turns, args.least_s)
 
 
 def loading_s() -> dict:
@@ -187,32 +181,28 @@ def name_of(sizes) -> str:
     return "+".join(map(str, sizes)) + " atoms"
 
 
-def rounded(value):
-    """Numbers with five significant digits, wherever they stand."""
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
 def main():
     args = parse()
     torch.set_num_threads(1)
-    result = {"machine": machine(), "git_commit": git_commit(), "clock": "CPU ms of one thread", "turns": args.turns,
-              "versions": {name: version(name) for name in ("torch", "torch_geometric", "numpy", "rdkit")},
-              "molecules": {f"{n} atoms": name for n, (name, _) in MOLECULES.items()}, "windows_in_a_batch": BATCH,
-              "loading": loading_s(), "collation": collation(args), "inference": {}, "training": {}}
+    made_by = provenance()
+    made_by["versions"]["torch_geometric"] = version("torch_geometric")
+    result = {"machine": machine(), **made_by, "clock": "CPU ms of one thread", "turns": args.turns,
+              "network": "egnn", "config": MODEL, "windows_in_a_batch": BATCH, "loading": loading_s(),
+              "molecules": {f"{n} atoms": name for n, (name, _) in MOLECULES.items()},
+              "collation": {}, "inference": {}, "training": {}}
 
     def keep(table, key, row):
         result[table][key] = row
-        print(f"{table:10s} {key:44s}", {name: f"{value:.4g}" for name, value in row.items()}, flush=True)
+        print(f"{table:10s} {key:34s}", {name: f"{value:.4g}" for name, value in row.items()}, flush=True)
 
-    for arch in NETWORKS:
-        for n_atoms, replicas in INFERENCE:
-            keep("inference", f"{arch}, {n_atoms} atoms, replicas: {replicas}", inference(arch, n_atoms, replicas, args))
-        for head in HEADS:
-            for sizes in TRAINING:
-                keep("training", f"{arch}, {head}, {name_of(sizes)}", training(arch, head, sizes, args))
-    write_json_atomic(args.out, rounded(result))
+    for sizes in ((10,), (10, 40, 100)):
+        keep("collation", name_of(sizes), collation(sizes, args))
+    for n_atoms, replicas in INFERENCE:
+        keep("inference", f"{n_atoms} atoms, replicas: {replicas}", inference(n_atoms, replicas, args))
+    for head in HEADS:
+        for sizes in TRAINING:
+            keep("training", f"{head}, {name_of(sizes)}", training(head, sizes, args))
+    write_json_compact(args.out, result, sort_keys=False)
     print(f"-> {args.out}")
 
 

@@ -279,8 +279,9 @@ def test_bounded_propagator_stays_bounded_where_taylor_flies_away():
     """An O-H bond stretched by 0.01 nm and let go: after 12 fs Taylor is far out, the spring is not."""
     batch = MoleculeBatch(
         numbers=torch.tensor([8, 1]), masses=torch.tensor([15.999, 1.008], dtype=torch.float64),
-        positions=torch.tensor([[0.0, 0, 0], [0.106, 0, 0]], dtype=torch.float64), graph=torch.zeros(2, dtype=torch.int64),
-        n_graphs=1, bonds=torch.tensor([[0, 1]]), velocities=torch.zeros(2, 3, dtype=torch.float64),
+        positions=torch.tensor([[0.0, 0, 0], [0.106, 0, 0]], dtype=torch.float64),
+        graph=torch.zeros(2, dtype=torch.int64), n_graphs=1, bonds=torch.tensor([[0, 1]]),
+        velocities=torch.zeros(2, 3, dtype=torch.float64),
         forces=torch.tensor([[4000.0, 0, 0], [-4000.0, 0, 0]], dtype=torch.float64),
         tau_ps=torch.tensor([24 * DT_PS], dtype=torch.float64))
     moved = {}

@@ -57,9 +57,9 @@ import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from kstep.models.egnn import EGNN
     from kstep.models.model_config import ModelConfig
+    from kstep.models.pair_mlp import PairMLP
 
 REGISTRY = {  # `arch` of a ModelConfig
     "egnn": "kstep.models.egnn:EGNN",
@@ -68,12 +68,12 @@ REGISTRY = {  # `arch` of a ModelConfig
 }
 
 
-def network_class(arch: str) -> type[nn.Module]:
+def network_class(arch: str) -> type[EGNN | PairMLP]:
     """The class of a name of REGISTRY, which its capabilities can be asked of."""
     return pkgutil.resolve_name(REGISTRY[arch])
 
 
-def build_model(config: ModelConfig, molecule: dict | None = None) -> nn.Module:
+def build_model(config: ModelConfig, molecule: dict | None = None) -> EGNN | PairMLP:
     """Build the network `config.arch` names.
 
     `molecule` {"numbers" (N,), "bonds" (B,2)}: needed by networks bound to one molecule, ignored by others.

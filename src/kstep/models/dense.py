@@ -7,11 +7,16 @@ cells hold no pair, radius_graph.py offers the same operations on a list of the 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from kstep.models.batch import MoleculeBatch
 
-CELLS_PER_PAIR = 2.2  # of a grid, above which a list of pairs is faster on a CPU (benchmarks/ragged.json)
+if TYPE_CHECKING:
+    from kstep.models.bond_graph import BondGraph
+
+CELLS_PER_PAIR = 2.2  # of a grid, above which a list of pairs is faster on a CPU (benchmarks/ragged.py)
 
 
 class Grid:
@@ -19,6 +24,8 @@ class Grid:
 
     mask (P,N) bool: True where there is an atom; pair_mask (P,N,N) bool: two different atoms.
     """
+
+    bond_graph: BondGraph  # of a network that reads the bonds
 
     def __init__(self, batch: MoleculeBatch):
         n_graphs, n_atoms = batch.n_graphs, len(batch.numbers)
@@ -76,8 +83,8 @@ class Grid:
 class AllPairs:
     """Ordered pairs (i,j) on a grid: distance (P,N,N) nm, direction (P,N,N,3) from j to i, weight w (P,N,N).
 
-    Where there is no pair, distance is 1 and direction zero.  weight: the cutoff envelope, zero where there is no pair; kernel (P,N,4,N): rows w_ij and w_ij r_ij/|r_ij|, to sum
-    over neighbours j in one product.
+    weight: the cutoff envelope; kernel (P,N,4,N): rows w_ij and w_ij r_ij/|r_ij|, to sum over j in one product.  Where
+    there is no pair, distance is 1 and all else zero.
     """
 
     def __init__(self, positions: torch.Tensor, pair_mask: torch.Tensor, cutoff: float):

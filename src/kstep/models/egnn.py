@@ -29,7 +29,7 @@ class EGNN(nn.Module):
     """
 
     bound_to_one_molecule, fits_labels, bears_bfloat16 = False, False, True
-    ways: ClassVar = ("eager", "sparse", "graphs", "compiled")
+    ways: ClassVar[tuple[str, ...]] = ("eager", "sparse", "graphs", "compiled")
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -31,7 +31,7 @@ log = logging.getLogger("kstep")
 TRIAL_S = 0.3  # for timing one way
 COMPILE_S = 60.0  # what compiling is expected to cost; a run shorter than a few of it cannot win it back
 WORTH_COMPILING_S = 3 * COMPILE_S
-WORTH_LISTING = 25  # atoms; below, most pairs are within the cutoff (benchmarks/ragged.json)
+WORTH_LISTING = 25  # atoms; below, most pairs are within the cutoff (benchmarks/ragged.py)
 CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide between two equals
 
 
@@ -74,7 +74,8 @@ class Eager:
 
     def _build(self, x):
         """A function of positions (R,N,3) alone, R fixed: energy (R,) and forces (R,N,3)."""
-        batch = replicate(*self._static, len(x), device=self.device)
+        numbers, masses, bonds = self._static
+        batch = replicate(numbers, masses, bonds, len(x), device=self.device)
         batch.layout = self.model.layout(batch, self.sparse)
 
         def call(x):
@@ -144,7 +145,7 @@ class Graphs(Eager):
         return call
 
 
-BUILDERS = {"numpy": Numpy, "eager": Eager, "sparse": Sparse, "compiled": Compiled, "graphs": Graphs}
+BUILDERS: dict[str, type] = {"numpy": Numpy, "eager": Eager, "sparse": Sparse, "compiled": Compiled, "graphs": Graphs}
 
 
 def possible_ways(arch: str, device: str) -> list[str]:
@@ -188,7 +189,8 @@ def choose(load: Callable, positions: np.ndarray, ways: list[str], n_shards: int
             continue
         try:
             networks[way] = network = load(way)
-            seconds[way] = time_forces(network, positions if network.device == "cpu" else np.repeat(positions, n_shards, 0))
+            at_once = positions if network.device == "cpu" else np.repeat(positions, n_shards, 0)
+            seconds[way] = time_forces(network, at_once)
         except UserError:
             raise
         except Exception as error:  # a compiler or a driver fails in its own way; the other ways remain

@@ -59,6 +59,6 @@ class ModelConfig(Config):
         return arch
 
     @property
-    def network_class(self) -> type:
+    def network_class(self):
         """What `arch` names; its class attributes say what it can do (kstep/models/__init__.py)."""
         return network_class(self.arch)

@@ -60,7 +60,6 @@ class Network:
         hidden = {"state_dict", "normalisation", "training", "molecule"}
         metadata = {key: value for key, value in checkpoint.items() if key not in hidden}
         metadata["arch"] = checkpoint["config"]["arch"]
-        metadata["heads"] = checkpoint["config"]["heads"]
         return cls(model, numbers, masses, bonds, metadata=metadata, device=device, delta_scale=delta_scale,
                    inner=inner, rows=rows)
 

@@ -19,6 +19,7 @@ Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ class PairMLP(nn.Module):
 
     bound_to_one_molecule, fits_labels = True, True
     bears_bfloat16 = False  # three digits of a distance are no bond length
-    ways: ClassVar = ("numpy", "eager", "graphs", "compiled")
+    ways: ClassVar[tuple[str, ...]] = ("numpy", "eager", "graphs", "compiled")
 
     def __init__(self, config: ModelConfig, molecule: dict | None):
         super().__init__()
@@ -74,7 +75,7 @@ class PairMLP(nn.Module):
         self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("dt_ps", torch.zeros((), dtype=torch.float64))
         sizes = [n_pairs, *config.pair_hidden]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.readout = nn.Parameter(torch.randn(sizes[-1]) / sizes[-1])
         self.slope = nn.Parameter(torch.zeros(n_pairs))
         # q = softplus(stiffness); sum_p q_p u_p^2 / 2 starts at about 2 spreads of the energy.
@@ -114,7 +115,8 @@ class PairMLP(nn.Module):
         energy, g = EnergyAndSlope.apply(u, self.readout, self.slope, functional.softplus(self.stiffness), *weights)
         scale = self.energy_scale.to(g.dtype)
         pair_force = (g * (scale / self.feature_std) * inverse**3)[:, None, :] * d
-        return self.energy_mean + self.energy_scale * energy.double(), (pair_force @ self.incidence.to(d.dtype)).transpose(1, 2)
+        forces = (pair_force @ self.incidence.to(d.dtype)).transpose(1, 2)
+        return self.energy_mean + self.energy_scale * energy.double(), forces
 
     def energy_and_forces(self, batch: MoleculeBatch, create_graph: bool = False):
         """Energy (P,) kJ/mol and forces (A,3) kJ/mol/nm of a batch of this molecule."""

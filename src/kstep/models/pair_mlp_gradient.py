@@ -45,7 +45,7 @@ class EnergyAndSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, by_energy, along):
         """Adjoints of everything for adjoints by_energy (S,) of e and along (S,P) of g."""
-        u, readout, _, stiffness, *layers = ctx.saved_tensors
+        u, readout, _linear, stiffness, *layers = ctx.saved_tensors
         hidden, gates, slopes, back, pull = ctx.kept
         weights, n_layers = layers[0::2], len(layers) // 2
         tangents, raw_tangents = [along], []
@@ -55,7 +55,7 @@ class EnergyAndSlope(torch.autograd.Function):
         by_readout = by_energy @ hidden[-1] + tangents[-1].sum(0)
         by_linear = by_energy @ u + along.sum(0)
         by_stiffness = 0.5 * (by_energy @ (u * u)) + (u * along).sum(0)
-        by_layers = [None] * len(layers)
+        by_layers: list = [None] * len(layers)
         by_hidden, of_hidden = by_energy[:, None] * readout, readout  # adjoint of h_l; de/dh_l
         for n in range(n_layers - 1, -1, -1):
             gate, h = gates[n], hidden[n + 1]

@@ -35,7 +35,7 @@ class FastPairMLP:
         self._energy_mean = float(model.energy_mean)
         self._energy_scale = float(model.energy_scale)
         self._force_scale = self._inverse_std * np.float32(self._energy_scale)
-        self._n_replicas = None
+        self._n_replicas = 0
 
     def _allocate(self, n_replicas: int) -> None:
         pairs, widths = len(self._mean), [len(w) for w in self._weights]

@@ -41,8 +41,8 @@ class RadiusGraph:
 
     def pairs(self, positions: torch.Tensor, cutoff: float) -> NearPairs:
         """The pairs within the cutoff at positions (1,A,3) nm."""
-        edges, _ = dense_to_sparse(self.grid.near(positions[0], cutoff), self.grid.mask)
-        return NearPairs(positions[0], *edges, cutoff)
+        (i, j), _ = dense_to_sparse(self.grid.near(positions[0], cutoff), self.grid.mask)
+        return NearPairs(positions[0], i, j, cutoff)
 
 
 class NearPairs:

@@ -24,7 +24,7 @@ class TransformerEGNN(EGNN):
     Raises UserError where the heads do not divide hidden_dim and vector_dim.
     """
 
-    ways: ClassVar = ("eager", "graphs", "compiled")  # attention on a list of pairs pays from 4 cells per pair
+    ways: ClassVar[tuple[str, ...]] = ("eager", "graphs", "compiled")  # on lists attention pays from 4 cells per pair
 
     def __init__(self, config: ModelConfig):
         for key in ("hidden_dim", "vector_dim"):

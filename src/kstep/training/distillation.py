@@ -28,7 +28,8 @@ def check_teacher(teacher: dict, path: Path, model_config: ModelConfig, arrays: 
     if "energy" not in checkpoints.heads_of(teacher):
         raise UserError(f"--teacher {path} has no energy head to learn from; train one with heads: {{energy: true}}")
     if model_config.heads.jump or model_config.use_force_head:
-        raise UserError("a teacher gives energies and forces; the student's model config must have the energy head alone")
+        raise UserError("a teacher gives energies and forces; the student's model config must have the energy head "
+                        "alone")
     if path.resolve() in ((out_dir / name).resolve() for name in ("best.pt", "last.pt")):
         raise UserError(f"--out-dir {out_dir} holds the teacher, which the student would overwrite; choose another")
     molecules = np.unique(arrays["molecule_id"][windows])
@@ -88,7 +89,8 @@ def once(out_dir: Path, facts: dict, metadata: dict, resume: bool, make: Callabl
     if resume and path.is_file():
         arrays, kept = load_dataset(path)
         if kept["distilled_from"] != facts["distilled_from"] or kept["data_sha256"] != facts["data_sha256"]:
-            raise UserError(f"{path} was made with another teacher, dataset or distill_* setting; train without --resume")
+            raise UserError(f"{path} was made with another teacher, dataset or distill_* setting; train without "
+                            "--resume")
         n = kept["n_train"]
         return arrays, np.arange(n), np.arange(n, len(arrays["k_steps"]))
     arrays, train_windows, val_windows = make()

@@ -79,6 +79,9 @@ class Group:
             distributed.barrier()
 
 
+ALONE = Group()
+
+
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Group, str]]:
     """The processes torchrun started and this one's device; alone without torchrun.
@@ -86,7 +89,7 @@ def joined(device: str) -> Iterator[tuple[Group, str]]:
     Raises UserError for more processes than GPUs, and where another process died.
     """
     if "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield Group(), device
+        yield ALONE, device
         return
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda":

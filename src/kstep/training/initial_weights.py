@@ -39,8 +39,8 @@ def check_dynamics(metadata: dict, heads, path) -> None:
     """Refuse a jump head on a file of labels (geometries without velocities, and nothing that joins them), and labels
     that say too little without what came with them (`Labels.extra`)."""
     if metadata.get("extra"):
-        raise UserError(f"{path} holds labels of a QM region in the field of its environment, which only the learner of "
-                        "qmmm_example.py can divide; train on labels of a molecule alone")
+        raise UserError(f"{path} holds labels of a QM region in the field of its environment, which only the learner "
+                        "of qmmm_example.py can divide; train on labels of a molecule alone")
     if heads.jump and not metadata.get("dynamics", True):
         raise UserError(f"{path} holds labels without dynamics, from which no jump can be learned; "
                         "train an energy head alone (heads: {energy: true, jump: false})")
@@ -132,4 +132,4 @@ def _before_round(n: int, names: list[str]) -> list[str]:
         raise UserError(f"--freeze-layers {n}: the network has {rounds} rounds")
     start = re.compile(r"^(\w+_head\.)?(embedding|encoding|start|vectors)\.")
     return [name for name in names if start.match(name)
-            or (found := re.search(r"^(?:\w+_head\.)?layers\.(\d+)\.", name)) and int(found[1]) < n]
+            or ((found := re.search(r"^(?:\w+_head\.)?layers\.(\d+)\.", name)) and int(found[1]) < n)]

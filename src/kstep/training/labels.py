@@ -82,8 +82,8 @@ class Labels:
 
     def select(self, rows) -> Labels:
         """The labels of some rows (indices, a slice or a mask), copied."""
-        return Labels(*(getattr(self, name)[rows] for name in FIELDS),
-                      {name: values[rows] for name, values in self.extra.items()})
+        return Labels(**{name: getattr(self, name)[rows] for name in FIELDS},
+                      extra={name: values[rows] for name, values in self.extra.items()})
 
     def weights(self, limit_kT_per_dof: float) -> np.ndarray:
         """How much each label counts (S,): 1 for what thermal motion reaches, little far above.

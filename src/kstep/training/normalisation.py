@@ -63,7 +63,7 @@ def fit(model, data: Windows, train: torch.Tensor) -> None:
         model.fit_normalisation({"positions": positions.cpu().numpy(), "dt_ps": dt_ps,
                                  "energies": targets.energy.cpu().numpy()})
         return
-    elements, reference, residual = reference_energies(data, train)
+    elements, reference, _ = reference_energies(data, train)
     unknown = sorted(set(elements.tolist()) - set(model.elements.tolist()))
     if unknown:
         raise UserError(f"the data hold elements {unknown} that 'elements' of the model config lacks")

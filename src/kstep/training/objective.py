@@ -27,7 +27,8 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, data: Windows, config: TrainConfig, scales: Scales):
         super().__init__()
         if config.amp and not model.bears_bfloat16:
-            raise UserError(f"amp: true rounds to three digits, and {model.config.arch} lives on distances; set amp: false")
+            raise UserError(f"amp: true rounds to three digits, and {model.config.arch} lives on distances; set amp: "
+                            "false")
         self.model, self.data, self.config, self.scales = model, data, config, scales
         self.weights = losses.weights(config)
         self.log_variances = None

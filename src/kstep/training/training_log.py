@@ -96,7 +96,12 @@ class MetricsLog:
         except ImportError:
             raise UserError("tensorboard: true needs the package: pip install -e '.[tensorboard]'") from None
         board = SummaryWriter(out_dir / "tensorboard")
-        self._writers.append(lambda numbers, step: [board.add_scalar(k, v, step) for k, v in numbers.items()])
+
+        def write(numbers, step):
+            for name, value in numbers.items():
+                board.add_scalar(name, value, step)
+
+        self._writers.append(write)
         self._close.append(board.close)
 
     def _open_wandb(self, out_dir: Path, config: TrainConfig) -> None:

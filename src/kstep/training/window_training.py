@@ -24,7 +24,7 @@ from kstep.models import checkpoint as checkpoints
 from kstep.processes import physical_cores
 from kstep.training import losses, training_state as resuming
 from kstep.training.batches import Windows
-from kstep.training.distributed import Group
+from kstep.training.distributed import ALONE, Group
 from kstep.training.normalisation import sample
 from kstep.training.objective import Objective
 from kstep.training.optimiser import adamw, descend, learning_rate
@@ -53,7 +53,7 @@ class Outcome:
 
 def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, config: TrainConfig, scales, *,
           out_dir: str | Path, facts: dict, seed: int = 0, max_steps: int | None = None,
-          resume: dict | None = None, progress: bool = True, should_stop=None, group: Group = Group()) -> Outcome:
+          resume: dict | None = None, progress: bool = True, should_stop=None, group: Group = ALONE) -> Outcome:
     """Train until the schedule ends, patience or time runs out, or someone presses Ctrl-C.
 
     facts: what the checkpoint says besides weights (see kstep/models/checkpoint.py); max_steps
