@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -53,6 +53,18 @@ class BaselineConfig(Config):
     drift_length_ps: Positive = 5.0
     save_interval_steps: Count = 1
     replicas: Replicas = 2
+
+    if TYPE_CHECKING:  # the config of a backend has those that mean something to it
+        @property
+        def backend(self) -> Any: ...
+        @property
+        def method(self) -> Any: ...
+        @property
+        def charge(self) -> Any: ...
+        @property
+        def spin_multiplicity(self) -> Any: ...
+        @property
+        def platform(self) -> Any: ...
 
 
 class ChargedConfig(BaselineConfig):

@@ -18,7 +18,8 @@ def sentence_of(error: Exception) -> str:
     """What a failure says to a user: a UserError's sentence, or that of a disk or a memory that gives no more."""
     if isinstance(error, UserError | PhysicsError):
         return str(error)
-    where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    name = getattr(error, "filename", None)
+    where = f"{name}: " if name else ""
     return f"{where}{getattr(error, 'strerror', None) or error or 'not enough memory'}"
 
 

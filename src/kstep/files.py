@@ -97,7 +97,7 @@ def write_json_compact(path: str | Path, data: dict, *, levels: int = 2, sort_ke
     write_text_atomic(path, text(rounded(data), levels) + "\n")
 
 
-def read_json(path: str | Path):
+def read_json(path: str | Path) -> Any:
     """Read JSON; a missing or broken file is a UserError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -49,8 +49,8 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
     if force_field is None and out is None and n_conformers == 20:
         return molecule_from_smiles(smiles, name, seed=seed)[0]
     named = name or molecule_from_smiles(smiles, None, seed=seed)[0].name
-    prepared = prepare_molecule(named, smiles, n_conformers=n_conformers, seed=seed,
-                                **({} if force_field is None else {"force_field": force_field}))
+    chosen: dict[str, Any] = {} if force_field is None else {"force_field": force_field}
+    prepared = prepare_molecule(named, smiles, n_conformers=n_conformers, seed=seed, **chosen)
     if out is not None:
         write_prepared(prepared, out)
     return prepared.molecule

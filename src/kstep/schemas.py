@@ -53,6 +53,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class Trajectory:
         return np.flatnonzero(np.isin(self.segment, ids))
 
 
-def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
     """Write arrays to `path`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **arrays)
@@ -162,14 +163,15 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        if getattr(error, "errno", None) is not None:  # the disk or its rights, not the content: nothing to delete
+        if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
             f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
         ) from None
 
 
-def _check(path, kind: str, arrays: dict, known: dict, may_hold_nan=frozenset()) -> None:
+def _check(path: str | Path, kind: str, arrays: dict, known: dict,
+           may_hold_nan: Set[str] = frozenset()) -> None:
     sizes: dict[str, int] = {}
     for key, (dtype, shape) in known.items():
         if key not in arrays:
@@ -201,7 +203,7 @@ def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
     return np.array(json.dumps({**metadata, "schema": schema, "schema_version": SCHEMA_VERSION}))
 
 
-def _unpack_metadata(path, arrays: dict, schema: str) -> dict:
+def _unpack_metadata(path: str | Path, arrays: dict, schema: str) -> dict:
     try:
         metadata = json.loads(str(arrays.pop("metadata")))
     except (KeyError, json.JSONDecodeError):
@@ -218,7 +220,7 @@ def _unpack_metadata(path, arrays: dict, schema: str) -> dict:
     return metadata
 
 
-def check_molecule(path, numbers, masses, bonds) -> None:
+def check_molecule(path: str | Path, numbers: np.ndarray, masses: np.ndarray, bonds: np.ndarray) -> None:
     """Refuse atoms that no element has, masses <= 0 and bonds to atoms that are not there."""
     if len(numbers) == 0 or not (1 <= numbers.min() and numbers.max() <= 118):
         raise UserError(f"{path}: atomic numbers must lie between 1 and 118")
@@ -228,13 +230,13 @@ def check_molecule(path, numbers, masses, bonds) -> None:
         raise UserError(f"{path}: a bond names an atom that is not there (atoms are 0 to {len(numbers) - 1})")
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def _check_trajectory(path, arrays: dict, metadata: dict) -> None:
+def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
     """What the arrays' shapes do not say: segments, timestep, molecule."""
-    wanted = {"role": str, "ensemble": str, "replica": int, "temperature_K": (int, float)}
+    wanted: dict[str, Any] = {"role": str, "ensemble": str, "replica": int, "temperature_K": (int, float)}
     segments = metadata.get("segments")
     if not isinstance(segments, list) or not all(
             isinstance(s, dict) and all(isinstance(s.get(k), kind) for k, kind in wanted.items()) for s in segments):
@@ -248,7 +250,7 @@ def _check_trajectory(path, arrays: dict, metadata: dict) -> None:
         check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
 
 
-def _check_dataset(path, arrays: dict, metadata: dict) -> None:
+def _check_dataset(path: str | Path, arrays: dict, metadata: dict) -> None:
     """What the arrays' shapes do not say: offsets, molecules, timestep, and the metadata's keys."""
     molecules = metadata.get("molecules")
     if not isinstance(molecules, list) or not all(isinstance(m, dict) and "name" in m for m in molecules):

@@ -5,6 +5,15 @@ factor appears in a formula of the dynamics.  Backends convert once, at their ow
 the constants below (CODATA 2018).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Temperature = TypeVar("Temperature", float, "np.ndarray")  # K
+
 BOLTZMANN = 0.00831446261815324  # kJ/mol/K
 AVOGADRO = 6.02214076e23
 
@@ -25,6 +34,6 @@ FORCE_PER_HARTREE_BOHR = KJ_PER_HARTREE / NM_PER_BOHR  # kJ/mol/nm per Ha/bohr
 FORCE_PER_EV_ANGSTROM = KJ_PER_EV / NM_PER_ANGSTROM  # kJ/mol/nm per eV/A
 
 
-def kT(temperature_K: float) -> float:
-    """Thermal energy k_B T in kJ/mol."""
+def kT(temperature_K: Temperature) -> Temperature:
+    """Thermal energy k_B T in kJ/mol, of a number or of an array."""
     return BOLTZMANN * temperature_K

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from kstep.cli.flags import add_common_arguments, non_negative_int, optional_path, positive_float, positive_int
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
@@ -17,7 +18,7 @@ from kstep.errors import UserError
 log = logging.getLogger("kstep")
 
 SHORTEST_FS, LONGEST_FS = 0.001, 5.0
-DEFAULTS = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800}
+DEFAULTS: dict[str, Any] = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800}
 DT_FS, HYDROGEN_DA = 1.0, 4.0
 K_STEPS, K_STEPS_OF_TRUE_DYNAMICS = 50, 4  # the second where velocities follow the true potential
 RESTART_STEPS = 20  # macro-steps between restart files: a QM call among charges may take a minute

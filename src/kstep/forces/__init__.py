@@ -65,7 +65,7 @@ def load_qm_config(path: str | Path | None, overrides: dict[str, Any] | None = N
     if backend is None or not backend.has_electrons:
         known = [other for other in BACKENDS if find_backend(other).has_electrons]
         raise UserError(f"{where}: unknown backend {data['backend']!r}{did_you_mean(name, [*known, *plugged_in()])}")
-    kind = backend.config
+    kind: Any = backend.config
     if "method" in data and "method" not in kind.model_fields:
         keys = backend.method_keys or " and ".join(backend.own_keys)
         raise UserError(f"{where}: backend {name} has no key 'method'; write {keys}")
@@ -134,7 +134,7 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
     return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
 
 
-def electrons(config: ChargedConfig, charge: int, multiplicity: int) -> dict[str, int]:
+def electrons(config: BaselineConfig, charge: int, multiplicity: int) -> dict[str, int]:
     """The config's charge and multiplicity, or those of the molecule where it has none."""
     return {"charge": charge if config.charge is None else config.charge,
             "multiplicity": multiplicity if config.spin_multiplicity is None else config.spin_multiplicity}

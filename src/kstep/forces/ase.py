@@ -103,7 +103,8 @@ class AsePhysics(Physics):
 
 def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
     """The calculator of "package.module:Factory", of a factory, or itself; UserError says what is missing."""
-    factory, name = what, what if isinstance(what, str) else name_of(what)
+    factory: Any = what
+    name = what if isinstance(what, str) else name_of(what)
     if isinstance(what, str):
         try:
             factory = pkgutil.resolve_name(what)

@@ -12,6 +12,7 @@ import warnings
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
@@ -92,7 +93,8 @@ def check_backend(name: str) -> Row:
     except UserError as error:
         return Row(Part.BACKEND, name, State.BROKEN, False, found=str(error), remedy="mend or remove that package")
     versions = [_version(package) for package in backend.packages]
-    row = dict(part=Part.BACKEND, name=name, is_core=backend.is_core and name in BACKENDS, version=", ".join(versions))
+    row: dict[str, Any] = dict(part=Part.BACKEND, name=name, is_core=backend.is_core and name in BACKENDS,
+                               version=", ".join(versions))
     known = backend.known
     if known is None:
         return Row(**row, state=State.WORKS, found="it has no known energy to be asked for")
@@ -131,7 +133,7 @@ def check_packages() -> list[Row]:
 
 def check_package(name: str, remedy: str, *, is_core: bool = False) -> Row:
     """Import what a package is there for; name is that of its distribution."""
-    row = dict(part=Part.PACKAGE, name=name, is_core=is_core, version=_version(name))
+    row: dict[str, Any] = dict(part=Part.PACKAGE, name=name, is_core=is_core, version=_version(name))
     module, reason = _load(_module(name))
     if module is None:
         return Row(**row, state=State.BROKEN if reason else State.MISSING, found=reason, remedy=remedy)

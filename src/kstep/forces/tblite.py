@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -58,7 +58,7 @@ class TblitePhysics(Physics):
         self._calculator.set("max-iter", max_iterations)
         self._calculator.set("temperature", electronic_temperature_K * HARTREE_PER_KELVIN)
         self._warm_start = warm_start
-        self._last: dict[int, object] = {}
+        self._last: dict[int, Any] = {}
 
     def forget(self) -> None:
         """Drop the results that SCFs would start from."""

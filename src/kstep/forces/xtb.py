@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class XtbPhysics(Physics):
         self._muted = VERBOSITY_MUTED
         self._is_force_field = method == "GFN-FF"
         self._topology_positions = topology_positions
-        self._calculator = None
+        self._calculator: Any = None
         self._folder = tempfile.TemporaryDirectory(prefix="kstep-xtb-")
 
     def _prepare(self, bohr):

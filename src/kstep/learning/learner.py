@@ -18,6 +18,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,8 +74,8 @@ class _Learner:
         self.n_confirming = math.ceil(config.verify_proposals / self.n_chains)
         self.most_true_calls = most_true_calls
         self._check_budget()
-        self.carry = None
-        self.checkpoint = None
+        self.carry: Any = None  # kstep.runs.network_dynamics.make_carrier, once there is a network
+        self.checkpoint: dict[str, Any] | None = None
         self.network_path = folder / "network.pt"
         self.record = Record(folder, {"config": config.model_dump(), "model": model.model_dump(), **target.facts,
                                       "seed": seed, "workers": n_workers, "most_true_calls": most_true_calls})
@@ -147,8 +148,9 @@ class _Learner:
         with np.errstate(invalid="ignore"):
             calm = ~truth.failed & (truth.energy < state.energy.min() + reach)
         new = {"positions": turned, "energy": truth.energy, "forces": truth.forces}
-        return replace(state, **{name: put(getattr(state, name), rows[calm], value[calm])
-                                 for name, value in new.items()})
+        started: dict[str, Any] = {name: put(getattr(state, name), rows[calm], value[calm])
+                                   for name, value in new.items()}
+        return replace(state, **started)
 
     def _fit(self, passes: float) -> None:
         """Fit to all labels, going on from the network so far; `passes` over all of them."""
@@ -163,7 +165,8 @@ class _Learner:
     def _round(self, state: State) -> tuple[State, Seen]:
         """Proposals with the new network; every answer becomes a label."""
         p, config = self.progress, self.config
-        n_steps = max(1, min(math.ceil(config.round_growth * len(self.labels) / state.n_replicas), self._steps_left()))
+        wanted = math.ceil(config.round_growth * len(self.labels) / state.n_replicas)
+        n_steps = int(max(1, min(wanted, self._steps_left())))
         at_target = self._at_target()
         state, seen = self._propose(state, n_steps)
         if not at_target:

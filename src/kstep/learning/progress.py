@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Record:
         """
         if not self.chains.is_file():
             return None
-        arrays = read_npz(self.chains)
+        arrays: dict[str, Any] = read_npz(self.chains)
         text = json.loads(str(arrays.pop("text")))
         if text["fingerprint"] != self.fingerprint:
             raise UserError(f"{self.folder} was learned with other settings; use the same ones, or run without "

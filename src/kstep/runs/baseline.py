@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from kstep.units import BOLTZMANN, PS_PER_FS
 
 def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
                  replica: int, seed: int, resume: bool, checkpoint_interval_steps: int | None = None,
-                 progress: Callable[[int], None] = lambda n: None) -> dict[str, float]:
+                 progress: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
     """Carry one replica from `positions` (N,3) nm through the whole plan.
 
     Returns its true_calls, wall_s and cpu_s, those of an earlier part included.  `progress(n)` is told of

@@ -16,6 +16,7 @@ class Tally:
 
     def __init__(self, scheme: Scheme, saved: dict | None = None):
         self.scheme = scheme
+        self.counts: dict[str, Any]
         if saved is None:
             self.start_over()
         else:
@@ -23,8 +24,8 @@ class Tally:
 
     def start_over(self, **kept) -> None:
         """Forget all counts, as after a change of network; `kept` stays in the metadata."""
-        self.counts: dict[str, Any] = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "attempts": {},
-                                       **dict.fromkeys(self.scheme.traits.counters, 0), **kept}
+        self.counts = {"macro_steps": 0, "accepted": 0, "failed_true_calls": 0, "attempts": {},
+                       **dict.fromkeys(self.scheme.traits.counters, 0), **kept}
         self.certificate = Certificate()
 
     def add(self, state: State, info: Info) -> None:

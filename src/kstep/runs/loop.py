@@ -110,14 +110,17 @@ def macro_steps(scheme, pool, state: State, rng: np.random.Generator, n_macro_st
     n_groups = state.n_replicas // group
     borders = [group * b for b in np.linspace(0, n_groups, min(n_parts, n_groups) + 1).astype(int)]
     rows = [slice(a, b) for a, b in itertools.pairwise(borders)]
-    parts, infos = [state.part(r) for r in rows], [None] * len(rows)
+    parts: list[State] = [state.part(r) for r in rows]
+    infos: list[Info] = []
     flights = None
     for done in range(1, n_macro_steps + 1):
         if flights is None:
             flights = [loop.launch(part, r.start) for part, r in zip(parts, rows)]
         rest = done == n_macro_steps or pause(done)
+        infos = []
         for i, r in enumerate(rows):
-            parts[i], infos[i] = loop.land(flights[i])
+            parts[i], info = loop.land(flights[i])
+            infos.append(info)
             if not rest:  # this half goes on while the physics of the other is still at work
                 flights[i] = loop.launch(parts[i], r.start)
         if rest:

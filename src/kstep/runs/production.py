@@ -41,7 +41,9 @@ class Production:
             self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
         self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
         self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
-        self.segments, self.broken, self.stopped = None, None, None
+        self.segments: list[int] | None = None
+        self.broken: PhysicsError | None = None
+        self.stopped: str | None = None
 
     def begin(self, positions: np.ndarray | None, settled: dict) -> None:
         """Go on from the restart file of a resumed run, or begin at positions (R,N,3), None: the run's own.

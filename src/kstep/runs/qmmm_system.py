@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: st
     """
     spec = qmmm_spec(surroundings, qm_atoms, config, charge=surroundings.charge_of(qm_atoms), multiplicity=multiplicity,
                      embedding=embedding)
-    region = spec.build().region  # refused now, not after the settling
+    physics: Any = spec.build()  # refused now, not after the settling
+    region = physics.region
     log.info("%d atoms, %d of them QM, %d link atoms; %s by %s, %s embedding", len(surroundings.numbers),
              len(region.atoms), len(region.hosts), config.method, spec.settings["engine"], embedding)
     starts = settle(surroundings, config.temperature_K, SETTLE_PS, seed, n_starts)

@@ -83,8 +83,9 @@ class Tolerances:
         The tally starts over, since it belongs to one network, and remembers what it learned at.
         """
         answers = self._joined()
-        recorded = Recorded(*(answers.pop(name) for name in ("positions", "energy", "forces")),
-                            {name.removeprefix(EXTRA): values for name, values in answers.items()})
+        positions, energy, forces = (answers.pop(name) for name in ("positions", "energy", "forces"))
+        extra = {name.removeprefix(EXTRA): values for name, values in answers.items()}
+        recorded = Recorded(positions, energy, forces, extra)
         learned = tally.counts.setdefault("learned", [])
         if learned and len(recorded.energy) < (1.0 + GROWTH) * learned[-1]["truths"]:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class Info:
         )
 
 
-def per_replica(whole: State | Info) -> dict[str, np.ndarray]:
+def per_replica(whole: State | Info) -> dict[str, Any]:
     """The arrays (R,...) of a State or an Info, by name."""
     return {f.name: getattr(whole, f.name) for f in fields(whole) if f.name != "step"}
 
@@ -85,8 +85,8 @@ def join(parts: list[T]) -> T:
     """The parts of one State or Info, which are at the same step, put together again."""
     if len(parts) == 1:
         return parts[0]
-    return replace(parts[0], **{name: np.concatenate([getattr(p, name) for p in parts])
-                                for name in per_replica(parts[0])})
+    whole: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in per_replica(parts[0])}
+    return replace(parts[0], **whole)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def kinetic_energy(velocities: np.ndarray, masses: np.ndarray) -> np.ndarray:
     return 0.5 * np.einsum("...ni,...ni,n->...", velocities, velocities, masses)
 
 
-def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray | float) -> np.ndarray:
     """A copy of `array` with `values` at `rows`."""
     out = array.copy()
     out[rows] = values

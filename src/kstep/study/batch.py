@@ -59,7 +59,7 @@ class Wanted:
 
 def inputs(smiles_file: str, names: list[str] | None, qm_config: str | None) -> list[tuple[str, ...]]:
     """The stage of a QM config with its timestep, the molecules of a SMILES file, and the lines of it that are none."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     if qm_config:
         config = load_qm_config(qm_config)
         stage = "01c_run_pyscf_baselines.py" if config.backend == "pyscf" else "01b_run_qm_baselines.py"

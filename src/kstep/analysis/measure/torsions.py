@@ -71,7 +71,7 @@ def rotamer_populations(histogram: np.ndarray, centres: np.ndarray) -> np.ndarra
     return np.bincount(nearest, weights=histogram, minlength=len(centres)) / max(histogram.sum(), 1.0)
 
 
-def most_samples(transitions: int, populations: np.ndarray) -> float:
+def most_samples(transitions: float, populations: np.ndarray) -> float:
     """Largest number of independent samples that so few crossings can stand for.
 
     n independent draws from populations p cross n sum p (1 - p) times.  A run that sits in one

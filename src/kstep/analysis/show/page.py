@@ -54,7 +54,8 @@ CAPTIONS = {
 
 def _class(cell):
     verdict = verdict_of(cell)
-    return {True: ' class="within"', False: ' class="above"', None: ""}[verdict and verdict.tone]
+    tone = verdict.tone if verdict else None
+    return {True: ' class="within"', False: ' class="above"', None: ""}[tone]
 
 
 def _html_table(table):

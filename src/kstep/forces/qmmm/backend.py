@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.errors import UserError, did_you_mean
@@ -39,8 +41,9 @@ class QMMMPhysics(Physics):
         self.environment = divide(system_xml, bonds, self.region, charge)
         self.field_atoms = self.environment.field_atoms
         self.field_charges = self.environment.field_charges[self.field_atoms]
-        self._qm = ENGINES[engine](self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses),
-                                   charge=charge, multiplicity=multiplicity, **settings)
+        self._qm: Any = ENGINES[engine](
+            self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses), charge=charge,
+            multiplicity=multiplicity, **settings)
         self._mm = self.environment.mm_part(platform)
         self._coupling = self.environment.classical if embedding == "mechanical" else None
 

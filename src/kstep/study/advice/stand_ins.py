@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.errors import UserError
@@ -24,7 +26,8 @@ class ForceField:
         self._openmm = openmm
         self._system = read_system(system_xml, n_atoms)
         self._platform = openmm.Platform.getPlatformByName("Reference")
-        self._settings, self._context = None, None
+        self._settings: tuple | None = None
+        self._context: Any = None
 
     def _prepare(self, masses, dt_ps: float):
         if self._settings != (tuple(masses), dt_ps):
