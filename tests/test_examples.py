@@ -102,8 +102,8 @@ def test_a_new_scheme_is_right_in_metadata_last_line_judgement_and_report(tmp_pa
     run = applied("add_a_scheme", tmp_path)
     run(sys.executable, "-c", NETWORK)
     run(sys.executable, "src/00_prep_mols.py", "--smiles", "O", "--name", "water", "--out-dir", "raw")
-    run(sys.executable, "src/01_run_md_baselines.py", "--molecule", "raw/water", "--config", "configs/md_fast.yaml", "--out",
-        "md")
+    run(sys.executable, "src/01_run_md_baselines.py", "--molecule", "raw/water", "--config", "configs/md_fast.yaml",
+        "--out", "md")
     said = run(sys.executable, "src/06_hybrid_integrate.py", "--molecule", "raw/water", "--checkpoint", "network.pt",
                "--scheme", "generalised_hmc", "--set", "refresh=0.3", "--k-steps", 20, "--replicas", 8, "--steps", 40,
                "--out", "runs/water.npz")

@@ -107,7 +107,8 @@ def apart(a, b):
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_the_true_force_as_network_k_steps_are_k_steps_of_plain(kind):
     infos = []
-    plain, hybrid = go(Plain(MASSES, DT_PS), 80), go(scheme(kind, Springs()), 20, reporters=[lambda s, i: infos.append(i)])
+    plain, hybrid = go(Plain(MASSES, DT_PS), 80), go(scheme(kind, Springs()), 20,
+                                                     reporters=[lambda s, i: infos.append(i)])
     assert apart(plain, hybrid) < 1e-10 and hybrid.step == plain.step == 80
     assert np.array_equal(hybrid.energy, TRUTH.batch(hybrid.positions)[0])
     for info in infos:
@@ -219,7 +220,8 @@ def test_the_true_energy_error_is_second_order_in_the_timestep(kind):
         energy = []
         scheme_ = Plain(MASSES, dt_ps) if kind == "plain" else scheme("impulse", Springs(0.15), k, dt_ps)
         state = start(BatchPool(TRUTH), 1)
-        go(scheme_, round(0.8 / (k * dt_ps)), state, reporters=[lambda s, info: energy.append(float(total(s)[0]))])
+        go(scheme_, round(0.8 / (k * dt_ps)), state,
+           reporters=[lambda s, _, kept=energy: kept.append(float(total(s)[0]))])
         simulations.append(integrator_data(physical_validation, dt_ps, np.array(energy)))
     assert physical_validation.integrator.convergence(simulations, verbose=False) < 0.1
 
@@ -309,7 +311,8 @@ def test_the_certificate_equals_a_calculation_by_hand():
     assert figures["mean_kJ_per_mol"] == pytest.approx(difference.mean(), rel=1e-10)
     assert figures["spread_kJ_per_mol"] == pytest.approx(difference.std(), rel=1e-10)
     assert figures["force_rmse_kJ_per_mol_A"] == pytest.approx(0.1 * np.sqrt((force**2).mean()), rel=1e-10)
-    text = describe({"molecule": "m", "scheme": "checked", "k_steps": 4, "replicas": 3, "true_calls": 90, "jump_fs": 1.0,
+    text = describe({"molecule": "m", "scheme": "checked", "k_steps": 4, "replicas": 3, "true_calls": 90,
+                     "jump_fs": 1.0,
                      "wall_production_s": 1.0, "status": "stopped at macro-step 9: why", **tally.summary()})
     assert f"spread {difference.std():.3g} kJ/mol" in text and "stopped at macro-step 9: why" in text
 
@@ -318,7 +321,8 @@ def pairs(difference, force_error):
     """A state whose truths lie `difference` (R,) kJ/mol and `force_error` kJ/mol/A off the network's."""
     n = len(difference)
     return State(np.zeros((n, 2, 3)), np.zeros((n, 2, 3)), 1e6 + np.asarray(difference, float),
-                 np.full((n, 2, 3), 10.0 * force_error), network_energy=np.full(n, 1e6), network_forces=np.zeros((n, 2, 3)))
+                 np.full((n, 2, 3), 10.0 * force_error), network_energy=np.full(n, 1e6),
+                 network_forces=np.zeros((n, 2, 3)))
 
 
 def test_tolerances_are_judged_over_the_run_and_over_what_is_recent():
@@ -335,7 +339,7 @@ def test_tolerances_are_judged_over_the_run_and_over_what_is_recent():
     assert certificate.past(None, 0.45).startswith("the force error is 0.5 kJ/mol/A")
     again = Certificate(certificate.counts)
     for late in range(60):  # a late wandering is a percent of the run, yet seen
-        again.add(pairs(rng.normal(5.0, 0.4, 4) + [0.0, 0.0, 0.0, 2.5], 0.5))
+        again.add(pairs(rng.normal(5.0, 0.4, 4) + np.array([0.0, 0.0, 0.0, 2.5]), 0.5))
         if again.past(0.6, None):
             break
     assert 2 < late < 59 and "of late" in again.past(0.6, None)
@@ -438,7 +442,8 @@ def test_a_tolerance_stops_the_run_and_keeps_what_there_is(water, water_spec, tm
                           save_interval_steps=50)
     trajectory = load_trajectory(path)
     assert metadata["status"].startswith("stopped at macro-step ")
-    assert metadata["status"].endswith(f"past its tolerance of {limit:g}") and "the force error is" in metadata["status"]
+    assert metadata["status"].endswith(f"past its tolerance of {limit:g}")
+    assert "the force error is" in metadata["status"]
     done = int(metadata["status"].split()[3].rstrip(":"))
     assert 5 < done < 60 and len(trajectory.pos) == 4 and trajectory.step.max() == 4 * done
     assert metadata["status"] in describe({**metadata, "wall_production_s": 1.0})
@@ -456,7 +461,8 @@ def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, t
         assert drift_of(run_)["segments"] == 4
         found = certificate_of(run_)
         assert found["spread_kJ_per_mol"] == metadata["certificate"]["spread_kJ_per_mol"] > 0
-        assert found["verdicts"]["force_rmse_kJ_per_mol_A"] == ("within tolerance" if kind == "checked" else "no tolerance")
+        assert found["verdicts"]["force_rmse_kJ_per_mol_A"] == ("within tolerance" if kind == "checked"
+                                                                else "no tolerance")
     run_.metadata["certificate"]["force_rmse_kJ_per_mol_A"] = 2e6
     assert certificate_of(run_)["verdicts"]["force_rmse_kJ_per_mol_A"] == "past tolerance"
     run_.metadata["status"] = "stopped at macro-step 9: why"
@@ -574,12 +580,12 @@ def test_learn_without_anything_that_trains_is_refused(water, water_spec, tmp_pa
 
 
 def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, tmp_path):
+    from kstep.learning.relearning import Relearner
+    from kstep.learning.target import Target
     from kstep.models import checkpoint as checkpoints
     from kstep.models.model_config import ModelConfig
     from kstep.training.label_fit import fit
     from kstep.training.labels import Labels
-    from kstep.learning.relearning import Relearner
-    from kstep.learning.target import Target
     from kstep.training.train_config import FitConfig
 
     rng, true = np.random.default_rng(7), water_spec.build()
@@ -597,7 +603,8 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
     target, how = Target(molecule=water, spec=water_spec, method="mmff94", temperatures_K=(300.0,), length_fs=0.0), {
         "dt_fs": 0.5, "seed": 0}
     with pytest.raises(UserError, match="holds labels of mmff94, the run is of GFN2-xTB"):
-        Relearner(tmp_path / "poor.pt", replace(target, method="GFN2-xTB"), None, earlier=tmp_path / "labels.npz", **how)
+        Relearner(tmp_path / "poor.pt", replace(target, method="GFN2-xTB"), None, earlier=tmp_path / "labels.npz",
+                  **how)
     teach = Relearner(tmp_path / "poor.pt", target, FitConfig(fit_passes=60), earlier=tmp_path / "labels.npz", **how)
     metadata = run_module.run_hybrid(job, {}, {}, teach)
     learned = metadata["tally"]["learned"]

@@ -42,8 +42,8 @@ from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import kinetic_energy
-from kstep.training.label_fit import fit
 from kstep.training.initial_weights import check_dynamics
+from kstep.training.label_fit import fit
 from kstep.training.labels import Labels
 
 pytest.importorskip("xtb.interface")
@@ -80,7 +80,7 @@ def with_charges(system, scale):
 
 
 def embedded(network, physics, coupling=None):
-    """A network among the MM atoms of a QMMMPhysics, in double precision; without a coupling of its own the force field's."""
+    """A network among the MM atoms of a QMMMPhysics, in double precision; its coupling: the force field's if None."""
     environment = physics.environment
     return EmbeddedNetwork(network, environment, coupling or environment.classical, environment.mm_part("Reference"))
 
@@ -246,7 +246,7 @@ def test_the_divided_system_holds_no_charge_of_the_region_twice(chloroethanol):
 
 
 def test_what_the_region_lacks_of_a_whole_charge_crosses_the_cut_bond():
-    """amber14's ACE-ALA is no neutral group: cut at CA-C it has -0.0294 e, which the capped QM, of charge 0, has not."""
+    """amber14's ACE-ALA is no neutral group: cut at CA-C it has -0.0294 e, which the capped QM, of charge 0, lacks."""
     system = read_pdb(DIPEPTIDE)
     for atoms in (range(14), range(14, 22)):
         physics = qmmm_spec(system, atoms, SHARP).build()
@@ -257,7 +257,7 @@ def test_what_the_region_lacks_of_a_whole_charge_crosses_the_cut_bond():
 
 
 def test_the_region_has_the_charge_of_its_atoms_and_not_of_the_molecule():
-    """The neutral half of a cation, and its charged half, where MMFF94 leaves almost half an electron beyond the cut."""
+    """The neutral half of a cation, and its charged half; MMFF94 leaves almost half an electron beyond the cut."""
     prepared = prepare_molecule("solute", "OCC[NH3+]", n_conformers=2)
     system, neutral, charged = solvate(prepared, 0), [0, 1, 4, 5, 6], [2, 3, 7, 8, 9, 10, 11]
     assert [system.charge_of(atoms) for atoms in (neutral, charged, [3, 9, 10, 11], range(12))] == [0, 1, 1, 1]
@@ -490,8 +490,8 @@ def test_the_cheap_potential_is_one_potential(chloroethanol):
     assert np.isnan(inner.energy_and_forces(broken[None])[0][0])
 
 
-LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, first_length_fs=10, round_passes=30, round_growth=0.4,
-                    fit_passes=40, fit_lr=0.02, verify_proposals=12)
+LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, first_length_fs=10, round_passes=30,
+                    round_growth=0.4, fit_passes=40, fit_lr=0.02, verify_proposals=12)
 
 
 @pytest.fixture(scope="module")
@@ -514,7 +514,7 @@ def rounds(folder):
 
 
 def test_a_cut_learning_goes_on_to_the_same_network_and_coupling(learnable, tmp_path, monkeypatch):
-    target, learn_it = learnable
+    _, learn_it = learnable
     whole = checkpoints.load(learn_it(tmp_path / "whole", 160))
     *before, last = rounds(tmp_path / "whole")
     assert 156 < last["true_calls_training"] <= 160  # it ends within its budget, or before, when it is confirmed
@@ -686,7 +686,8 @@ def test_a_cut_crosses_single_bonds_alone(smiles, atoms, words):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda line: line[:30] + "".join(f"{float(line[c:c + 8]) / 10:8.3f}" for c in (30, 38, 46)) + line[54:], "A apart"),
+    (lambda line: line[:30] + "".join(f"{float(line[c:c + 8]) / 10:8.3f}" for c in (30, 38, 46)) + line[54:],
+     "A apart"),
     (lambda line: line[:30] + "     nan" + line[38:], "NaN"),
 ])
 def test_coordinates_that_are_none_are_refused(tmp_path, change, words):

@@ -167,7 +167,8 @@ def test_langevin_dynamics_of_ethanol_passes_physical_validation(ethanol, ethano
             per_atom.append((masses[:, None] * state.velocities**2).mean(axis=(0, 2)))
 
     with EvaluationPool(physics(ethanol, ethanol_xml), 1) as pool:
-        state = initial_state(pool, np.repeat(ethanol.conformers[:1], n, axis=0), draw_velocities(n, masses, 300.0, rng))
+        state = initial_state(pool, np.repeat(ethanol.conformers[:1], n, axis=0),
+                              draw_velocities(n, masses, 300.0, rng))
         state = run(Plain(masses, 5e-4), pool, state, rng, 3200, thermostat=LangevinThermostat(300.0, 40.0, masses),
                     reporters=[record])
     assert np.abs(np.einsum("rni,n->ri", state.velocities, masses)).max() < 1e-9
@@ -188,7 +189,8 @@ def test_langevin_without_friction_is_velocity_verlet(ethanol, ethanol_xml, warm
 
 def test_openmm_langevin_heats_ethanol_to_its_temperature(ethanol, ethanol_xml):
     """The thermostat of the equilibration: every atom at kT, and the centre of mass at rest afterwards."""
-    engine, rng, masses = openmm_engine(ethanol, ethanol_xml, friction_per_ps=50.0), np.random.default_rng(6), ethanol.masses
+    engine, rng, masses = openmm_engine(ethanol, ethanol_xml,
+                                        friction_per_ps=50.0), np.random.default_rng(6), ethanol.masses
     cold, frames = engine.start(ethanol.conformers[0], np.zeros_like(ethanol.conformers[0])), []
     last = engine.run(cold, stretch("NVT", 300.0, 82_000), rng, 100, frames.append)
     assert np.abs(np.einsum("rni,n->ri", last.velocities, masses)).max() < 1e-9
@@ -267,7 +269,8 @@ def water_averages(molecule, xml):
 
 # lengths between the half periods of stretch and bend, at which a harmonic mode returns to its own amplitude
 @pytest.mark.parametrize("hydrogen_mass_Da, k_steps", [(None, 12), (4.0, 20)])
-def test_metropolis_run_of_water_is_exact_under_any_hydrogen_mass(hydrogen_mass_Da, k_steps, water, tmp_path, monkeypatch):
+def test_metropolis_run_of_water_is_exact_under_any_hydrogen_mass(hydrogen_mass_Da, k_steps, water, tmp_path,
+                                                                  monkeypatch):
     """The whole run (pool, sampler masses, burn-in, tally, file) with a wrong network, against quadrature."""
     xml = mmff94_xml(water)
     exact = water_averages(water, xml)
@@ -289,7 +292,8 @@ def test_metropolis_run_of_water_is_exact_under_any_hydrogen_mass(hydrogen_mass_
     network.device, network.metadata = "cpu", {}
     monkeypatch.setattr(run_network, "load_network", lambda **_: network)
     hybrid = HybridConfig(scheme="metropolis", k_steps=k_steps, dt_fs=0.6, steps=350, burn_in_steps=40, replicas=64,
-                          temperature_K=300.0, hydrogen_mass_Da=hydrogen_mass_Da, checkpoint_interval=1000, inner="numpy")
+                          temperature_K=300.0, hydrogen_mass_Da=hydrogen_mass_Da, checkpoint_interval=1000,
+                          inner="numpy")
     spec = physics(water, xml)
     metadata = hybrid_module.run_hybrid(
         hybrid_module.HybridRun(water, spec, "mmff94", hybrid, None, tmp_path / "water.npz", seed=11), {}, {})

@@ -139,7 +139,8 @@ def test_joined_trajectories_keep_their_replicas_and_segments_apart():
     assert sorted(set(joined.replica.tolist())) == [0, 1, 2, 3, 4] and len(joined.pos) == len(one.pos) + len(two.pos)
     for trajectory, start in ((one, 0), (two, len(one.pos))):
         for frame in range(len(trajectory.pos)):
-            mine, theirs = joined.segments[joined.segment[start + frame]], trajectory.segments[trajectory.segment[frame]]
+            mine, theirs = joined.segments[joined.segment[start
+                                                          + frame]], trajectory.segments[trajectory.segment[frame]]
             assert mine == {**theirs, "replica": joined.replica[start + frame]}
     assert len(joined.accepted) == 0 and len(one.accepted) > 0  # plain MD accepts nothing
     assert join_trajectories([one]).accepted.dtype == bool

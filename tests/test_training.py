@@ -1,5 +1,6 @@
 """04: a short training lowers the loss, a resumed one is bit-equal, every lambda has its effect."""
 
+import itertools
 import runpy
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from kstep.schemas import load_dataset
 from kstep.training import losses, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
-from kstep.training.window_training import train
 from kstep.training.optimiser import learning_rate
 from kstep.training.train_config import TrainConfig
+from kstep.training.window_training import train
 from springs import METHANOL, WATER, write_trajectory
 from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, command, make_dataset, prepare, rows_of
 
@@ -98,7 +99,7 @@ def test_schedule_warms_up_and_ends_at_zero():
     config = TrainConfig(lr=1.0, warmup_ratio=0.1)
     rates = [learning_rate(step, 100, config.lr, config.warmup_ratio) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[100] == pytest.approx(0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_weights_without_a_head_are_refused():

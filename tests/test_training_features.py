@@ -19,11 +19,11 @@ from kstep.schemas import load_dataset
 from kstep.training import initial_weights as start, losses
 from kstep.training.batches import Windows
 from kstep.training.distributed import Group
-from kstep.training.window_training import train
 from kstep.training.objective import Objective
 from kstep.training.rotations import random_rotations, turns_of_epoch
 from kstep.training.step_plan import Piece, drawn, shares_of
 from kstep.training.train_config import TrainConfig
+from kstep.training.window_training import train
 from trainings import EGNN, JUMP, PAIR_MLP, ROOT, TRANSFORMER, make_dataset, prepare, rows_of
 
 
@@ -112,7 +112,7 @@ def test_rotated_windows_give_the_same_loss(dataset, mode):
         turned, _ = objective(Piece(chosen, at_end, turns=turns), 1.0)
         assert turned.item() == pytest.approx(plain.item(), rel=1e-9) and plain.item() != 0
     straight, _ = setup["data"].batch(chosen)
-    moved, truth = setup["data"].batch(chosen, turns=turns)
+    moved, _ = setup["data"].batch(chosen, turns=turns)
     for name in ("positions", "velocities", "forces"):
         assert torch.allclose(getattr(moved, name), torch.einsum("axy,ay->ax", turns[moved.graph],
                                                                  getattr(straight, name)))
@@ -305,8 +305,8 @@ def test_mixed_precision_is_close_and_not_equal(methanol):
         assert float(mixed.detach()) == pytest.approx(float(full.detach()), rel=0.05)
         assert float(mixed.detach()) != float(full.detach())
         assert all(torch.isfinite(w.grad).all() for w in setup["model"].parameters() if w.grad is not None)
+    setup = prepare(methanol, PAIR_MLP, amp=True)
     with pytest.raises(UserError, match="amp: true rounds"):
-        setup = prepare(methanol, PAIR_MLP, amp=True)
         Objective(setup["model"], setup["data"], setup["config"], setup["scales"])
 
 
@@ -384,8 +384,9 @@ def test_names_people_know_are_kept():
     known = {MDConfig: "temperature_K friction_per_ps dt_fs length_ps save_interval_steps",
              QMConfig: "method charge spin_multiplicity temperature_K friction_per_ps dt_fs length_ps",
              ModelConfig: "arch hidden_dim num_layers cutoff_nm max_disp_nm use_force_head attention_heads dropout",
-             TrainConfig: "batch_size grad_accum lr weight_decay max_epochs amp grad_clip lambda_force lambda_struct_bond "
-                          "lambda_struct_angle lambda_struct_dihedral random_rotate_mode warmup_ratio ema_decay wandb"}
+             TrainConfig: "batch_size grad_accum lr weight_decay max_epochs amp grad_clip lambda_force "
+                          "lambda_struct_bond lambda_struct_angle lambda_struct_dihedral random_rotate_mode "
+                          "warmup_ratio ema_decay wandb"}
     for kind, names in known.items():
         assert not set(names.split()) - set(kind.model_fields), kind.__name__
 
@@ -423,8 +424,8 @@ def test_rows_of_windows_are_the_same_for_even_and_ragged_molecules(dataset, met
     even.bonds.even = None
     assert quick == [tensor.tolist() for tensor in even.bonds.rows(even.molecule[chosen])]
     rows, owner = even.atoms.rows(chosen)
-    assert rows.tolist() == [*range(30, 36), *range(12, 18), *range(12, 18)] and owner.tolist() == sum(
-        ([i] * 6 for i in range(3)), [])
+    assert rows.tolist() == [*range(30, 36), *range(12, 18), *range(12, 18)] and owner.tolist() == [
+        i for i in range(3) for _ in range(6)]
 
 
 def test_shares_count_what_a_term_averages_over(dataset):

@@ -51,6 +51,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any

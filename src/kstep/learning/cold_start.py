@@ -29,7 +29,8 @@ def settle_cold_start(hybrid: HybridConfig) -> HybridConfig:
 def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:
     """What a Target must know of how its network will be used: temperatures_K and length_fs."""
     return {"temperatures_K": tuple(hybrid.tempering_K or (hybrid.temperature_K or baseline.temperature_K,)),
-            "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps else hybrid.shortest_mean_fs}
+            "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps
+            else hybrid.shortest_mean_fs}
 
 
 def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_config=None, **how) -> Path:
@@ -41,7 +42,8 @@ def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_con
     from kstep.models import names_of
     from kstep.models.model_config import ModelConfig
 
-    model = model_config if isinstance(model_config, ModelConfig) else load_config(ModelConfig, model_config or DEFAULT_MODEL)
+    model = model_config if isinstance(model_config, ModelConfig) else load_config(ModelConfig, model_config
+                                                                                   or DEFAULT_MODEL)
     if not model.network_class.fits_labels:
         raise UserError(f"--learn fits arch {names_of('fits_labels')}, and the model config says {model.arch}; leave "
                         "--model-config out")

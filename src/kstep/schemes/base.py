@@ -25,7 +25,8 @@ class RunConfig(Config):
     thermostat: Literal["none", "langevin"] = "langevin"  # around schemes that set no temperature themselves
     friction_per_ps: NonNegative = 5.0
     delta_scale: NonNegative = 1.0  # scales the learned correction
-    inner: Literal["auto", "numpy", "eager", "sparse", "compiled", "graphs"] = "auto"  # how the network's force is computed
+    inner: Literal["auto", "numpy", "eager", "sparse", "compiled",
+                   "graphs"] = "auto"  # how the network's force is computed
     store_forces: bool | None = None  # true forces in the trajectory; null: unless they would cost extra
     save_interval_steps: Count = 1  # macro-steps between stored frames
     checkpoint_interval: Count = 100  # macro-steps between restart files

@@ -26,10 +26,10 @@ from kstep.training.initial_weights import (
     freeze,
     transfer,
 )
-from kstep.training.window_training import train
 from kstep.training.splits import select
 from kstep.training.train_config import TrainConfig
 from kstep.training.validation_error import validate
+from kstep.training.window_training import train
 
 ALONE = Group()
 
