@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Sets up .venv if it is missing, then runs the tests.  Arguments go to pytest.
+# Sets up .venv if it is missing, then runs ruff, mypy and the tests.  Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup_env.sh
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+.venv/bin/python -m ruff check
+.venv/bin/python -m mypy
 exec .venv/bin/python -m pytest "$@"

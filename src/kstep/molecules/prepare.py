@@ -182,7 +182,7 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
         if ((Chem.CanonSmiles(found.smiles), found.charge, found.multiplicity)
                 != (Chem.CanonSmiles(entry.smiles), charge, multiplicity)):
             raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
-                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or choose another folder")
+                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or take another folder")
         return found
     force_field = DEFAULT if mmff_variant(molecule, DEFAULT) else NONE
     prepared = prepare_entry(entry, seed=seed, force_field=force_field)

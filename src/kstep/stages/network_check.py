@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def example(smiles: str, n_replicas: int, generator: torch.Generator):
     return batch
 
 
-def print_sizes(model: torch.nn.Module) -> None:
+def print_sizes(model: Any) -> None:
     """Parameters of each block."""
     total = sum(p.numel() for p in model.parameters())
     print(f"\n{model.config.arch}: {total} parameters")
