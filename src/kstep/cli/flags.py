@@ -50,7 +50,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
 def add_subject(parser, name: str, numbered: str | None, **options) -> None:
     """What a command is about: the first word after `kstep <command>`, a flag in the numbered script."""
     if numbered is None:
-        parser.add_argument(name, nargs="?", **options)
+        parser.add_argument(name.replace("-", "_"), nargs="?", metavar=name.upper(), **options)
     else:
         parser.add_argument(f"--{name}", **options)
 
