@@ -69,7 +69,8 @@ def _data(n_atoms: int, *, removed: int, temperature_K=None, dt_ps=None, traject
                             temperature_conversion=1.0, pressure_str="bar", pressure_conversion=1.0, time_str="ps",
                             time_conversion=1.0),
         ensemble=ensemble, **({} if dt_ps is None else {"dt": dt_ps}),
-        system=data.SystemData(natoms=n_atoms, nconstraints=0, ndof_reduction_tra=removed, ndof_reduction_rot=0, **whole),
+        system=data.SystemData(natoms=n_atoms, nconstraints=0, ndof_reduction_tra=removed, ndof_reduction_rot=0,
+                               **whole),
         observables=data.ObservableData(**observables),
         **({} if trajectory is None else {"trajectory": data.TrajectoryData(*trajectory)}))
 
@@ -108,7 +109,8 @@ def element_kinetic_energy(velocities: np.ndarray, masses: np.ndarray, atoms: np
         K = sum_g m v^2 / 2 + (f - 1) |P_g|^2 / (2 M_g),   f = 1 / (1 - M_g / M)
 
     P_g, M_g: momentum and mass of the group.  With the whole at rest the group moves as a body of reduced mass
-    M_g (1 - M_g / M), so K has exactly 3 n_g independent degrees of freedom.  velocities (...,N,3) nm/ps; atoms (N,) bool.
+    M_g (1 - M_g / M), so K has exactly 3 n_g independent degrees of freedom.  velocities (...,N,3) nm/ps; atoms (N,)
+    bool.
     """
     v, m = velocities[..., atoms, :], masses[atoms]
     momentum = np.einsum("...ni,n->...i", v, m)
@@ -152,7 +154,8 @@ def suggested_interval_K(sample: Sample) -> float:
 
 def convergence(energies: dict[float, np.ndarray]) -> float:
     """Largest relative deviation of an NVE run's energy fluctuation from the square of the timestep; {dt_ps: (T,)}."""
-    runs = [_data(1, removed=0, dt_ps=dt_ps, constant_of_motion=np.asarray(energy)) for dt_ps, energy in energies.items()]
+    runs = [_data(1, removed=0, dt_ps=dt_ps, constant_of_motion=np.asarray(energy))
+            for dt_ps, energy in energies.items()]
     return float(_physical_validation().integrator.convergence(runs, verbose=False))
 
 

@@ -29,7 +29,8 @@ SCRIPTS = Path(__file__).parent.parent / "src"
 
 # errors of averages
 
-def test_statistical_inefficiency_is_pymbars(rng=np.random.default_rng(0)):
+def test_statistical_inefficiency_is_pymbars():
+    rng = np.random.default_rng(0)
     logging.getLogger("pymbar").setLevel(logging.ERROR)
     from pymbar import timeseries
 

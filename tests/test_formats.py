@@ -17,7 +17,8 @@ def trajectory(box=False, scheme="plain"):
     """Two replicas of ethanol, interleaved as hybrids store them, with forces; in a skewed box or alone."""
     run = synthetic.ethanol(0, 2, 6, scheme=scheme)
     mixed = np.argsort(run.step, kind="stable")
-    arrays = {key: value[mixed] if len(value) == len(mixed) else value for key, value in vars(run).items() if key != "metadata"}
+    arrays = {key: value[mixed] if len(value) == len(mixed) else value
+              for key, value in vars(run).items() if key != "metadata"}
     arrays["forces"] = np.random.default_rng(1).standard_normal(run.pos.shape) * 500.0
     if box:
         arrays["box"] = np.tile([[3.0, 0, 0], [0.4, 3.1, 0], [0.2, 0.3, 3.2]], (len(mixed), 1, 1))
@@ -44,7 +45,8 @@ def test_ase_reads_what_ase_writes(name, box, tmp_path):
             continue
         assert atoms.get_potential_energy() * KJ_PER_EV == pytest.approx(run.Epot[frame])
         assert atoms.get_forces() * KJ_PER_EV * 10.0 == pytest.approx(run.forces[frame], abs=1e-4)
-        assert atoms.get_kinetic_energy() * KJ_PER_EV == pytest.approx(run.Ekin[frame], rel=1e-5)  # velocities and masses
+        # velocities and masses
+        assert atoms.get_kinetic_energy() * KJ_PER_EV == pytest.approx(run.Ekin[frame], rel=1e-5)
         assert atoms.pbc.all() == box and atoms.info.get("replica", run.replica[frame]) == run.replica[frame]
         if box:
             assert atoms.cell[:] == pytest.approx(10.0 * run.box[frame])
@@ -96,8 +98,8 @@ def test_molecules_are_residues_where_their_atoms_stand_together(order, names):
     run = Trajectory(**complete_trajectory({
         "pos": np.random.default_rng(0).random((1, n, 3)), "vel": np.zeros((1, n, 3)), "time_ps": np.zeros(1),
         "step": np.zeros(1), "replica": np.zeros(1), "segment": np.zeros(1), "Epot": np.zeros(1), "Ekin": np.zeros(1),
-        "Etot": np.zeros(1), "masses": np.ones(n), "masses_sampler": np.ones(n), "atom_types": numbers, "bonds": np.array(bonds)}),
-        metadata={"scheme": "plain"})
+        "Etot": np.zeros(1), "masses": np.ones(n), "masses_sampler": np.ones(n), "atom_types": numbers,
+        "bonds": np.array(bonds)}), metadata={"scheme": "plain"})
     topology = to_mdtraj(run).topology
     assert [residue.name for residue in topology.residues] == names
     assert [atom.element.atomic_number for atom in topology.atoms] == order

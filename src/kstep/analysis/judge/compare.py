@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.analysis.judge.verdict import Role
@@ -12,8 +14,8 @@ from kstep.analysis.measure.profile import Profile, characterise, production_tem
 from kstep.analysis.metrics import METRICS
 from kstep.analysis.metrics.metric import Comparison
 from kstep.errors import UserError
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 
 
 def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rdf_maximum_nm: float = 1.0,
@@ -23,7 +25,7 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
     Returns a nested dict of plain numbers and verdicts: facts of the run, "warnings" (sentences), and an entry for each
     of `METRICS` under its name, None where it is not defined; those that stand beside a floor are in "structure".
     """
-    options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "pool_hydrogens": pool_hydrogens}
+    options: dict[str, Any] = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "pool_hydrogens": pool_hydrogens}
     run = hybrid.trajectory if isinstance(hybrid, Profile) else hybrid
     base = reference.trajectory if isinstance(reference, Profile) else reference
     check_comparable(base, run)
@@ -44,7 +46,7 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
         "molecule": metadata["molecule"], "scheme": metadata["scheme"], "method": metadata["method"],
         "k_steps": metadata.get("k_steps"), "dt_fs": metadata.get("dt_fs"), "jump_fs": metadata.get("jump_fs"),
         "temperature_K": reference.temperature_K, "role": role_of(run), "status": metadata.get("status"),
-        "replicas": int(len(np.unique(run.replica))), "production_frames": hybrid.n_frames if hybrid else 0,
+        "replicas": len(np.unique(run.replica)), "production_frames": hybrid.n_frames if hybrid else 0,
         "reference_replicas": reference.n_replicas, "structure": {} if hybrid else None, "warnings": [],
     }
     if hybrid is not reference:
@@ -65,9 +67,11 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
 
 def _about_reference(reference: Profile) -> list[str]:
     if reference.n_replicas == 1:
-        return ["the reference is one replica, so no noise floor can be given; run at least four independent seeds or replicas"]
+        return ["the reference is one replica, so no noise floor can be given; run at least four independent seeds or "
+                "replicas"]
     return [] if reference.n_replicas >= 4 else [
-        f"the reference has only {reference.n_replicas} independent replicas; a trustworthy noise floor takes at least four"]
+        f"the reference has only {reference.n_replicas} independent replicas; a trustworthy noise floor takes at "
+        "least four"]
 
 
 def caveats(run: Trajectory) -> list[str]:
@@ -86,11 +90,11 @@ def caveats(run: Trajectory) -> list[str]:
 def _before_caveats(metadata: dict) -> list[str]:
     """What schemes said of themselves before runs stored it."""
     if traits_of(metadata).ensemble == "network":
-        return [f"{metadata['scheme']} follows the network's force, so its ensemble is the network's; E_true - E_ML and the "
-                "force error say how near that is to the true one"]
+        return [f"{metadata['scheme']} follows the network's force, so its ensemble is the network's; E_true - E_ML "
+                "and the force error say how near that is to the true one"]
     if (metadata.get("config") or {}).get("project_residual"):
-        return ["the kicks were projected off bond lengths and angle distances: the map is reversible but not symplectic, and "
-                "the run samples neither the true potential nor the network's exactly"]
+        return ["the kicks were projected off bond lengths and angle distances: the map is reversible but not "
+                "symplectic, and the run samples neither the true potential nor the network's exactly"]
     return []
 
 

@@ -36,8 +36,8 @@ class Verdict(StrEnum):
         return True if self in _GOOD else False if self in _BAD else None
 
 
-_GOOD = {Verdict.WITHIN_FLOOR, Verdict.RIGHT, Verdict.HOLDS, Verdict.WITHIN_TOLERANCE, Verdict.NO_DRIFT, Verdict.MAXWELL,
-         Verdict.CONVERGED}
+_GOOD = {Verdict.WITHIN_FLOOR, Verdict.RIGHT, Verdict.HOLDS, Verdict.WITHIN_TOLERANCE, Verdict.NO_DRIFT,
+         Verdict.MAXWELL, Verdict.CONVERGED}
 _BAD = {Verdict.ABOVE_FLOOR, Verdict.OFF, Verdict.VIOLATED, Verdict.PAST_TOLERANCE, Verdict.DRIFTS, Verdict.BLEW_UP,
         Verdict.NOT_MAXWELL, Verdict.NOT_CONVERGED}
 

@@ -86,7 +86,7 @@ def element_temperatures(trajectory: Trajectory, replicas: list[np.ndarray], n_d
     if n_dof < 3 * n_atoms:
         per_atom = 3.0 * (1.0 - masses / masses.sum()) if n_atoms > 1 else per_atom
         per_atom *= n_dof / per_atom.sum()
-    elements = sorted(set(int(z) for z in numbers))
+    elements = sorted({int(z) for z in numbers})
     columns = np.stack([(numbers == z).astype(float) for z in elements] + [np.ones(n_atoms)], axis=1)
     dof = per_atom @ columns
     series = []
@@ -127,4 +127,4 @@ def kinetic_energy_check(kinetic: list[np.ndarray], interval: float, n_dof: int,
     p_value = check(simulation, strict=True, verbosity=0, data_is_uncorrelated=True)
     mean, width = check(simulation, strict=False, verbosity=0, data_is_uncorrelated=True, bootstrap_seed=1)
     return {"p_value": float(p_value), "mean_deviation_se": float(mean), "width_deviation_se": float(width),
-            "independent_frames": int(len(sample))}
+            "independent_frames": len(sample)}

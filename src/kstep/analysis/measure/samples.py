@@ -88,7 +88,7 @@ class Rotamers:
     populations: np.ndarray
     known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def most_samples(self, crossings: float) -> float:
+    def most_samples(self, crossings: int) -> float:
         """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
         return most_samples(crossings, self.populations) if len(self.centres_deg) >= 2 else float("inf")
 
@@ -100,9 +100,9 @@ def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotame
     """
     out = []
     for d, label in enumerate((references + runs)[0].labels):
-        base = both = sum(_histogram(s, d) for s in references)
+        base = both = np.sum([_histogram(s, d) for s in references], axis=0)
         if runs:
-            own = sum(_histogram(s, d) for s in runs)
+            own = np.sum([_histogram(s, d) for s in runs], axis=0)
             both = base / base.sum() + own / own.sum()
         wells = find_rotamers(both)
         out.append(Rotamers(label, wells, rotamer_populations(both, wells), find_rotamers(base)))
@@ -111,8 +111,8 @@ def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotame
 
 def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]:
     """Torsions with at least two wells in the references, None for the others; and what only runs saw, in words."""
-    notes = [f"torsion {r.label} has {len(r.centres_deg)} wells in the runs but {len(r.known_deg)} in the plain reference, "
-             "which is too short to have left it; it is not counted"
+    notes = [f"torsion {r.label} has {len(r.centres_deg)} wells in the runs but {len(r.known_deg)} in the plain "
+             "reference, which is too short to have left it; it is not counted"
              for r in rotamers if len(r.known_deg) < 2 <= len(r.centres_deg)]
     return [r if len(r.known_deg) >= 2 else None for r in rotamers], notes
 
@@ -145,7 +145,8 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None],
     Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings"}}}.
     """
     columns = [d for d, r in enumerate(rotamers) if r is not None]
-    crossings = np.array([[count_transitions(t[:, d], rotamers[d].centres_deg) for d in columns] for t in series.torsions])
+    crossings = np.array([[count_transitions(t[:, d], rotamers[d].centres_deg) for d in columns]
+                          for t in series.torsions])
 
     def bounded(part, crossings):
         most = [rotamers[d].most_samples(int(crossings[:, i].sum())) for i, d in enumerate(columns)]

@@ -81,7 +81,7 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
         spacing = float(np.median(np.diff(trajectory.time_ps[frames])))
         if WAVENUMBER_PER_THZ / (2.0 * spacing) < GRID_CM[-1]:
             continue
-        length = int(round(window_ps / spacing)) + 1
+        length = round(window_ps / spacing) + 1
         windows += [(frames[start: start + length], spacing)
                     for start in range(0, len(frames) - length + 1, length)]
     if not windows:

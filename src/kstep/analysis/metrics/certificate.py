@@ -19,7 +19,8 @@ def certificate_of(run: Trajectory) -> dict | None:
         return None
     limits = {key: config.get(setting) for key, setting in LIMITS.items()}
     verdicts = {key: Verdict.NO_TOLERANCE if limit is None else
-                Verdict.WITHIN_TOLERANCE if found[key] <= limit else Verdict.PAST_TOLERANCE for key, limit in limits.items()}
+                Verdict.WITHIN_TOLERANCE if found[key] <= limit else Verdict.PAST_TOLERANCE
+                for key, limit in limits.items()}
     return {**found, "tolerances": limits, "verdicts": verdicts}
 
 
@@ -27,9 +28,10 @@ class NetworkCertificate(Metric):
     """Mean and spread of E_true - E_ML, and the force error, of schemes that record them (kstep.runs.certificate)."""
 
     name, needs_frames = "certificate", False
-    about = ("E_true - E_ML and force error", "How far the network's energy and force lay from the true ones at the end of "
-             "each macro-step of a scheme that records them. The mean is a constant and does no harm; the spread and the "
-             "force error do: where a run moves by the network's force alone, its ensemble is the network's.")
+    about = ("E_true - E_ML and force error", "How far the network's energy and force lay from the true ones at the "
+             "end of each macro-step of a scheme that records them. The mean is a constant and does no harm; the "
+             "spread and the force error do: where a run moves by the network's force alone, its ensemble is the "
+             "network's.")
 
     def compute(self, comparison):
         """See `certificate_of`."""
@@ -40,7 +42,8 @@ class NetworkCertificate(Metric):
         own, lines = result["certificate"], {}
         for key, label in LABELS.items() if own else ():
             limit = own["tolerances"][key]
-            lines[label] = number(own[key]), "" if limit is None else f"{number(limit)} (tolerance)", own["verdicts"][key]
+            beside = "" if limit is None else f"{number(limit)} (tolerance)"
+            lines[label] = number(own[key]), beside, own["verdicts"][key]
         return lines
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.metric import Metric
 from kstep.analysis.metrics.proposals import PROPOSALS
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 
 
 def cost_of(run: Trajectory, acceptance: float | None) -> dict:

@@ -6,8 +6,8 @@ from kstep.analysis.judge.verdict import Verdict
 from kstep.analysis.measure.energy import energy_drift
 from kstep.analysis.metrics.cells import Cell, number, with_error
 from kstep.analysis.metrics.metric import NOTHING, Metric
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 
 
 def rescales_energy(trajectory: Trajectory) -> bool:
@@ -34,8 +34,8 @@ class Drift(Metric):
     """Slope of the true total energy in NVE windows, with its 95 % interval."""
 
     name, label, unit, needs_frames = "drift", "energy drift", "kJ/mol/ps", False
-    about = ("Energy drift", "Slope of the true total energy when no thermostat acts, with its 95 % confidence interval. It "
-             "is not defined for a scheme that draws new velocities for each step.")
+    about = ("Energy drift", "Slope of the true total energy when no thermostat acts, with its 95 % confidence "
+             "interval. It is not defined for a scheme that draws new velocities for each step.")
 
     def compute(self, comparison):
         """See `drift_of`."""
@@ -43,7 +43,8 @@ class Drift(Metric):
 
     def warnings(self, comparison):
         """A rescale is said."""
-        return ["the run rescales its energy, which hides drift; none is reported"] if rescales_energy(comparison.run) else []
+        said = "the run rescales its energy, which hides drift; none is reported"
+        return [said] if rescales_energy(comparison.run) else []
 
     def cells(self, result: dict) -> tuple[str, str, str]:
         """Slope with its interval, and what it says."""

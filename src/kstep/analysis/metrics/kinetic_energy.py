@@ -17,12 +17,14 @@ class KineticEnergy(Metric):
     def compute(self, comparison):
         """What the profile holds, with its verdict; None with too few independent frames."""
         found = comparison.profile.kinetic
-        return found and {**found, "verdict": Verdict.MAXWELL if found["p_value"] >= SMALLEST_P else Verdict.NOT_MAXWELL}
+        return found and {**found, "verdict": Verdict.MAXWELL if found["p_value"] >= SMALLEST_P
+                          else Verdict.NOT_MAXWELL}
 
     def lines(self, result):
         """One line."""
-        own = result["kinetic"]
-        return {self.label: (number(own["p_value"]), f"{own['independent_frames']} frames", own["verdict"])} if own else {}
+        if not (own := result["kinetic"]):
+            return {}
+        return {self.label: (number(own["p_value"]), f"{own['independent_frames']} frames", own["verdict"])}
 
 
 KINETIC_ENERGY = KineticEnergy()

@@ -14,8 +14,8 @@ from kstep.analysis.measure.profile import Profile
 from kstep.analysis.measure.samples import Rotamers, common_rotamers, effective_samples, series_of
 from kstep.analysis.measure.statistics import MeanEstimate
 from kstep.analysis.metrics.cells import NOT_DEFINED, number, with_error
-from kstep.scheme_traits import SchemeTraits, traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import SchemeTraits, traits_of
 
 
 @dataclass
@@ -104,7 +104,7 @@ NOTHING = NOT_DEFINED, "", ""
 
 def _in_brief(value: str, beside: str, verdict: str) -> str:
     """A control's cell: its value, and whether that lies within a floor of its own."""
-    words = {Verdict.WITHIN_FLOOR: " (within)", Verdict.ABOVE_FLOOR: " (above)"}
+    words: dict[str, str] = {Verdict.WITHIN_FLOOR: " (within)", Verdict.ABOVE_FLOOR: " (above)"}
     return verdict if verdict == Verdict.REFERENCE else value + words.get(verdict, "")
 
 

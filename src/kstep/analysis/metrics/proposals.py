@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.analysis.judge.verdict import Verdict
@@ -14,14 +16,14 @@ LARGEST_ERROR = 0.03  # of <exp(-dH/kT)>, beyond which it decides nothing
 
 
 class Proposals(Metric):
-    """Acceptance and, where delta_H is recorded, <exp(-dH/kT)> over the production proposals: 1 for a correct sampler."""
+    """Acceptance and, where delta_H is recorded, <exp(-dH/kT)> over production: 1 for a correct sampler."""
 
     name, needs_frames = "proposals", False
-    about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of exp(-dH/kT) "
-             "over all proposals is exactly 1 when the sampler is correct.")
+    about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of "
+             "exp(-dH/kT) over all proposals is exactly 1 when the sampler is correct.")
 
     def compute(self, comparison):
-        """{"count", "acceptance"}, and of the identity {"exp_minus_beta_dH", "standard_error", "verdict", "delta_H_mean_kT"}."""
+        """Count, acceptance, and of the identity mean, standard error and verdict; None where nothing is refused."""
         run, profile, traits = comparison.run, comparison.profile, comparison.traits
         if not traits.can_refuse:
             return None
@@ -33,7 +35,7 @@ class Proposals(Metric):
         if count == 0:
             return None
         accepted = np.concatenate([run.accepted[f] for f in frames]) if len(run.accepted) else None
-        out = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
+        out: dict[str, Any] = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
         if known:
             temperature_K = profile.temperature_K if profile else run.metadata["temperature_K"]
             delta_H = [run.delta_H[f] for f in frames]

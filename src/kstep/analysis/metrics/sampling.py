@@ -24,8 +24,9 @@ class Sampling(Metric):
     """Effective samples of the potential energy and of the slowest torsion that has rotamers."""
 
     name = "sampling"
-    about = ("Effective samples", "How many independent frames would give the same error of the average. More per true call "
-             "means faster sampling. The slowest torsion counts; one that never crossed is named, not counted.")
+    about = ("Effective samples", "How many independent frames would give the same error of the average. More per "
+             "true call means faster sampling. The slowest torsion counts; one that never crossed is named, not "
+             "counted.")
 
     def compute(self, comparison):
         """Samples with errors, per call and second, and whether all torsions are converged."""

@@ -9,8 +9,8 @@ from kstep.analysis.measure import spectra
 from kstep.analysis.measure.profile import Profile
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.metric import Metric
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 
 LONGEST_WINDOW_PS = 2.0
 

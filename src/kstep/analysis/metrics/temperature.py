@@ -10,9 +10,9 @@ class Temperature(Metric):
     """Temperature of each element and of all atoms, and whether it is the target (equipartition)."""
 
     name = "temperature"
-    about = ("Temperature per element", "From velocities, with 3(1 - m/M) degrees of freedom per atom; all elements must "
-             "agree with the target within their errors. The kinetic-energy p value is small (below 0.01) when its "
-             "distribution is not Maxwell's.")
+    about = ("Temperature per element", "From velocities, with 3(1 - m/M) degrees of freedom per atom; all elements "
+             "must agree with the target within their errors. The kinetic-energy p value is small (below 0.01) when "
+             "its distribution is not Maxwell's.")
 
     def compute(self, comparison):
         """{element: {"temperature_K", "standard_error_K", "target_K", "verdict"}}."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.survey import Survey, sampler_of
 from kstep.units import FS_PER_PS
@@ -23,7 +23,8 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     """
     scheme, traits = run.metadata.get("scheme"), traits_of(run.metadata)
     if traits.needs_network and not traits.can_refuse:
-        raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against a sampler or plain MD")
+        raise UserError(f"{path} is a run of scheme '{scheme}'; a forecast can be checked against a sampler or plain "
+                        "MD")
     if not np.array_equal(run.atom_types, survey.numbers):
         raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
     sampler, found = sampler_of(run) if traits.needs_network else (None, rates.samples_of_run(run))

@@ -28,8 +28,8 @@ from kstep.errors import UserError
 from kstep.runs.loop import initial_state, run
 from kstep.runs.network_dynamics import network_dynamics
 from kstep.runs.tuning import NetworkAsTruth
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.schemes import Metropolis
 from kstep.units import PS_PER_FS, kT
 

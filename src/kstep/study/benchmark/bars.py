@@ -10,15 +10,13 @@ from kstep.config import read_yaml
 from kstep.errors import UserError, did_you_mean
 from kstep.study.benchmark.speedup import median_of
 
-# key of a target: what it bounds, and whether from below
-OF_MOLECULE = {"cold_start": "true calls to acceptance 0.8", "torsion_per_call": "times plain MD at 1 fs, at least",
-               "energy_per_call": "the same", "torsion_per_cpu_s": "the same", "total": "the same", "inner_us": "microseconds"}
-OF_SCHEME = {"drift": "kJ/mol/ps", "spread": "kJ/mol", "force": "kJ/mol/A"}
+OF_MOLECULE = ("cold_start", "torsion_per_call", "energy_per_call", "torsion_per_cpu_s", "total", "inner_us")
+OF_SCHEME = ("drift", "spread", "force")
 LEAST_ACCEPTANCE, LEAST_PROPOSALS, LEAST_LENGTH_FS = 0.8, 300, 200.0
 
 
 def load_targets(path: str | Path, molecule: str) -> dict:
-    """The targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where it has none."""
+    """The targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where none is."""
     targets = read_yaml(path).get(molecule) or {}
     for key, value in targets.items():
         known, entries = (OF_SCHEME, value) if isinstance(value, dict) else (OF_MOLECULE, {key: value})
@@ -41,7 +39,8 @@ def bars(targets: dict, result: dict) -> list[dict]:
         met = None
         if target is not None and value is not None and decided:
             met = bool(value >= target if least else value <= target)
-        out.append({"bar": name, "key": scheme + key, "target": "" if target is None else f"{'>=' if least else '<='} {target:g}"
+        out.append({"bar": name, "key": scheme + key, "target": "" if target is None else f"{'>=' if least else '<='} "
+                                                                                          f"{target:g}"
                     + ("x" if least else ""), "value": value, "measured": text, "met": met})
 
     cold = result.get("cold_start") or []
@@ -72,7 +71,8 @@ def bars(targets: dict, result: dict) -> list[dict]:
                              " (no cold start was run: labels of the given network priced)"), least=True)
     inner = result.get("inner_step")
     add("energy + force of the network, us per replica-step at 64 replicas", "inner_us",
-        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})" if inner else
+        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} "
+                                                f"({inner['architecture']})" if inner else
         "not measured")
     for scheme, own in targets.items():
         if isinstance(own, dict):
@@ -100,8 +100,8 @@ def cold_start(row: dict) -> dict:
 
     It decides the bar when at least 300 proposals of a mean length of 200 fs were accepted at 0.8 or more.
     """
-    ok = (row["acceptance"] is not None and row["acceptance"] >= LEAST_ACCEPTANCE and row["proposals"] >= LEAST_PROPOSALS
-          and row["jump_fs"] >= LEAST_LENGTH_FS)
+    ok = (row["acceptance"] is not None and row["acceptance"] >= LEAST_ACCEPTANCE
+          and row["proposals"] >= LEAST_PROPOSALS and row["jump_fs"] >= LEAST_LENGTH_FS)
     return {"seed": row["seed"], "true_calls": row["training"]["true_calls"], "acceptance": row["acceptance"],
             "proposals": row["proposals"], "mean_length_fs": row["jump_fs"], "cpu_s": row["training"]["cpu_s"],
             "decides": bool(ok)}

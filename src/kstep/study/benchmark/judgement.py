@@ -23,13 +23,14 @@ from kstep.units import kT
 
 HOW = (
     "errors of bonds and angles are against plain MD at 0.5 fs, the floor is what two samples of these sizes differ by",
-    "stretch shifts are against the shortest plain timestep that was run; a scheme that moves by the network's force alone "
-    "shows its spectrum in a run with a shorter macro-step, which leaves its dynamics as it is",
-    "CPU seconds per true call of plain MD come from short runs made side by side with the schemes (warm SCF restarts); the "
-    "long references may have run on a busy machine, so their seconds are not used",
-    "drift is that of the true total energy in NVE without thermostat or rescale; a scheme that redraws velocities has none",
-    "rates per true call and per CPU second are of production; 'training included' spreads labels, training and burn-in "
-    "over the samples of this one run",
+    "stretch shifts are against the shortest plain timestep that was run; a scheme that moves by the network's force "
+    "alone shows its spectrum in a run with a shorter macro-step, which leaves its dynamics as it is",
+    "CPU seconds per true call of plain MD come from short runs made side by side with the schemes (warm SCF "
+    "restarts); the long references may have run on a busy machine, so their seconds are not used",
+    "drift is that of the true total energy in NVE without thermostat or rescale; a scheme that redraws velocities "
+    "has none",
+    "rates per true call and per CPU second are of production; 'training included' spreads labels, training and "
+    "burn-in over the samples of this one run",
 )
 
 log = logging.getLogger("kstep")
@@ -72,7 +73,8 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
         run = {REFERENCE_FS: reference.trajectory, COMPETITOR_FS: competitor.trajectory}.get(dt, timed)
         rows[f"plain {dt:g} fs"] = plain_row(run, timed, reference, spectrum, rotamers, label, plan.n_workers)
     if f"plain {COMPETITOR_FS:g} fs" not in rows:
-        raise UserError(f"{plan.timed_path(COMPETITOR_FS)} does not exist, so a true call has no price; run the section plain")
+        raise UserError(f"{plan.timed_path(COMPETITOR_FS)} does not exist, so a true call has no price; run the "
+                        "section plain")
     price = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["cpu_s_per_call"]
 
     costs = read_costs(plan.out)
@@ -87,7 +89,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     if of_seeds:
         middle = _median_row(of_seeds)
         rows[middle["scheme"]] = middle
-    for scheme in (name for name, kind in SCHEMES.items() if kind.traits.needs_network and kind.traits.keeps_velocities):
+    for scheme, kind in SCHEMES.items():
+        if not (kind.traits.needs_network and kind.traits.keeps_velocities):
+            continue
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
@@ -95,9 +99,10 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
               for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
               if (status or "").startswith(("broke", "stopped"))]
     network = network_reference.load(plan.network_path) if plan.network_path.is_file() else None
-    if network is not None and not (spread := network[1]["certificate"]["spread_kJ_per_mol"]) <= kT(reference.temperature_K):
-        notes.append(f"the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of {spread:.3g} "
-                     "kJ/mol, is above kT; some of it has left the molecule's true valleys")
+    spread = network and network[1]["certificate"]["spread_kJ_per_mol"]
+    if network is not None and not spread <= kT(reference.temperature_K):
+        notes.append("the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of "
+                     f"{spread:.3g} kJ/mol, is above kT; some of it has left the molecule's true valleys")
         network = None
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
     rates = plain_rates(plain, calls_per_ps, rotamers, network)
@@ -108,8 +113,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     produced = [of_seed if of_same_network(exact[seed], learned[seed]) else cold_starts[seed]
                 for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
     result = {
-        "schema": "benchmark", "schema_version": 1, "molecule": plan.name, "method": reference.trajectory.metadata["method"],
-        "temperature_K": reference.temperature_K, "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
+        "schema": "benchmark", "schema_version": 1, "molecule": plan.name,
+        "method": reference.trajectory.metadata["method"], "temperature_K": reference.temperature_K,
+        "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
         "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
@@ -135,11 +141,13 @@ def of_same_network(a: Trajectory, b: Trajectory) -> bool:
 def _need(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Trajectory:
     found = load(plan.plain_path(dt_fs), reference)
     if found is None:
-        raise UserError(f"{plan.plain_path(dt_fs)} does not exist, so there is nothing to compare with; run the section plain")
+        raise UserError(f"{plan.plain_path(dt_fs)} does not exist, so there is nothing to compare with; run the "
+                        "section plain")
     if found.metadata.get("molecule") != plan.name:
         raise UserError(f"{plan.plain_path(dt_fs)} is of '{found.metadata.get('molecule')}', not of '{plan.name}'")
     if abs(found.metadata["dt_fs"] - dt_fs) > 1e-9:
-        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; choose another --out-dir")
+        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; "
+                        "choose another --out-dir")
     return found
 
 

@@ -7,6 +7,7 @@ side with everything else, since a long reference may have run on a busy machine
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from kstep.analysis.metrics import METRICS
 from kstep.analysis.metrics.drift import drift_of
 from kstep.analysis.metrics.metric import FlooredMetric
 from kstep.analysis.metrics.stretches import stretch_shifts
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.units import FS_PER_PS, PS_PER_FS
 
 IN_SHORT = tuple(m for m in METRICS if isinstance(m, FlooredMetric) and m.in_short)  # beside their floors
@@ -91,7 +92,7 @@ def samples_row(profile: Profile, rotamers: list[Rotamers | None], cost: dict, t
     calls, cpu_s = cost["true_calls_production"], cost["cpu_s_production"]
     before = {"true_calls": cost.get("true_calls_burn_in", 0) + (training or {}).get("true_calls", 0),
               "cpu_s": cost.get("cpu_s_burn_in", 0.0) + (training or {}).get("cpu_s", 0.0)}
-    out = {"all": found, "slowest_torsion_label": slow[0] if slow else None}
+    out: dict[str, Any] = {"all": found, "slowest_torsion_label": slow[0] if slow else None}
     for name, entry in (("energy", found["energy"]), ("torsion", slow[1] if slow else None)):
         if entry is None:
             continue
@@ -148,7 +149,8 @@ def plain_row(run: Trajectory, timed: Trajectory, reference: Profile, spectrum_r
     cost["true_calls_production"] = round(length_ps * cost["true_calls_per_ps"])
     cost["cpu_s_production"] = cost["true_calls_production"] * cost["cpu_s_per_call"]
     samples = samples_row(profile, rotamers, cost, None)
-    return {"scheme": run.metadata["scheme"], "dt_fs": run.metadata["dt_fs"], "jump_fs": run.metadata["dt_fs"], "acceptance": None,
+    dt_fs = run.metadata["dt_fs"]
+    return {"scheme": run.metadata["scheme"], "dt_fs": dt_fs, "jump_fs": dt_fs, "acceptance": None,
             "length_ps": length_ps, "cost": cost, "samples": samples, "status": run.metadata["status"],
             "torsion_rate": torsion_rate(samples, profile, label), **structure_row(reference, profile),
             **dynamics_row(spectrum_reference, timed, timed)}
@@ -162,8 +164,9 @@ def hybrid_row(run: Trajectory, reference: Profile, spectrum_reference: Profile 
     metadata, cost = run.metadata, hybrid_cost(run, command_cpu_s)
     training = training_cost(metadata, plain_cpu_s_per_call, training_s)
     out = {"scheme": metadata["scheme"], "dt_fs": metadata["dt_fs"], "jump_fs": metadata["jump_fs"],
-           "acceptance": metadata.get("acceptance"), "cost": cost, "training": training, "tuning": metadata.get("tuning"),
-           "status": metadata["status"], "proposals": metadata["tally"]["macro_steps"], "seed": metadata.get("seed"),
+           "acceptance": metadata.get("acceptance"), "cost": cost, "training": training,
+           "tuning": metadata.get("tuning"), "status": metadata["status"],
+           "proposals": metadata["tally"]["macro_steps"], "seed": metadata.get("seed"),
            **dynamics_row(spectrum_reference, nve, spectrum)}
     if profile is None:  # broke before production
         return {**out, "samples": None, "torsion_rate": None, "warnings": ["no production frames"]}

@@ -34,8 +34,8 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     found = effective_samples(plain, rotamers)
     calls = plain.length_ps * calls_per_ps
     slow = slowest(found["torsions"])
-    out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps, "torsion": None,
-           "network": None, "all": found}
+    out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps,
+           "torsion": None, "network": None, "all": found}
     if network is not None:
         out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
     if (energy := per(found["energy"], calls)) is not None:

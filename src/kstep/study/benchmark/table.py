@@ -87,39 +87,44 @@ def as_text(result: dict) -> str:
 def sentences(result: dict) -> list[str]:
     """What stands below the table: where the rates of plain MD come from, totals, what is missing, how it was made."""
     return [*plain_text(result["plain_rates"]),
-            *(total_text(up) for up in result["from_cold_start"] or result["speed_up"] if "total" in up), *result["notes"]]
+            *(total_text(up) for up in result["from_cold_start"] or result["speed_up"] if "total" in up),
+            *result["notes"]]
 
 
 def plain_text(rates: dict) -> list[str]:
     """Energy and slowest torsion of plain MD: what its run shows, and what the network's dynamics says."""
     direct, network, energy = rates.get("torsion_direct"), rates["network"], rates["energy_direct"]
-    out = [f"plain MD at 1 fs: {energy['samples']:.0f} +- {energy['standard_error']:.0f} effective samples of the energy in "
-           f"{rates['length_ps']:.0f} ps, {1e3 * energy['samples'] / rates['calls']:.2g} +- "
+    out = [f"plain MD at 1 fs: {energy['samples']:.0f} +- {energy['standard_error']:.0f} effective samples of the "
+           f"energy in {rates['length_ps']:.0f} ps, {1e3 * energy['samples'] / rates['calls']:.2g} +- "
            f"{1e3 * energy['standard_error'] / rates['calls']:.2g} per 1000 calls"]
     if direct:
         at_most = rates["torsion_at_most"]
         out.append(f"plain MD at 1 fs: {direct['samples']:.0f} +- {direct['standard_error']:.0f} effective samples of "
-                   f"{direct['label']} in {rates['length_ps']:.0f} ps ({direct['crossings']} crossings); its crossings of "
-                   f"{at_most['label']} allow at most {1e3 * at_most['per_call']:.3g} per 1000 calls (95 %)")
+                   f"{direct['label']} in {rates['length_ps']:.0f} ps ({direct['crossings']} crossings); its "
+                   f"crossings of {at_most['label']} allow at most {1e3 * at_most['per_call']:.3g} per 1000 calls (95 "
+                   "%)")
     if network:
         found, certificate = network["torsion"], network["certificate"]
-        often = (f"{1e3 * network['energy']['value']:.2g} +- {1e3 * network['energy']['error']:.1g} samples of the energy and "
+        often = (f"{1e3 * network['energy']['value']:.2g} +- {1e3 * network['energy']['error']:.1g} samples of the "
+                 "energy and "
                  if network["energy"] else "")
-        slow = (f"{1e3 * found['value']:.3g} +- {1e3 * found['error']:.2g} samples of {found['label']} per 1000 timesteps"
+        slow = (f"{1e3 * found['value']:.3g} +- {1e3 * found['error']:.2g} samples of {found['label']} per 1000 "
+                "timesteps"
                 if found else "fewer than 50 samples of its slowest torsion")
-        agreement = ", ".join(f"{a['observable']} {with_error(a['plain_over_network'])[:-1]}" for a in network["agreement"])
+        agreement = ", ".join(f"{a['observable']} {with_error(a['plain_over_network'])[:-1]}"
+                              for a in network["agreement"])
         out.append(f"the network's own dynamics, {network['length_ps']:.0f} ps at 1 fs, spread of E_true - E_ML "
                    f"{certificate['spread_kJ_per_mol']:.2g} kJ/mol, force error "
-                   f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A: {often}{slow}; rates of plain MD over its own where both "
-                   f"have 50 samples: {agreement or 'none'}")
+                   f"{certificate['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A: {often}{slow}; rates of plain MD over its "
+                   f"own where both have 50 samples: {agreement or 'none'}")
     return out
 
 
 def total_text(up: dict) -> str:
     """The parts of a total from a cold start, in one line."""
     t = up["total"]
-    return (f"seed {up['seed']}: CPU for {t['samples']:,} torsion samples: training {t['training_cpu_s']:.0f} s + burn-in "
-            f"{t['burn_in_cpu_s']:.0f} s + sampling {t['sampling_cpu_s']:.0f} s = {t['cpu_s']['value']:.0f} +- "
+    return (f"seed {up['seed']}: CPU for {t['samples']:,} torsion samples: training {t['training_cpu_s']:.0f} s + "
+            f"burn-in {t['burn_in_cpu_s']:.0f} s + sampling {t['sampling_cpu_s']:.0f} s = {t['cpu_s']['value']:.0f} +- "
             f"{t['cpu_s']['error']:.0f} s; plain {t['plain_cpu_s']['value']:.0f} +- {t['plain_cpu_s']['error']:.0f} s; "
             f"ratio {t['ratio']['value']:.3g} +- {t['ratio']['error']:.2g}")
 

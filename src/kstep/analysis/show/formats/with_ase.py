@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep.scheme_traits import traits_of
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, PS_PER_ASE_TIME
 
 
