@@ -109,8 +109,8 @@ def element_kinetic_energy(velocities: np.ndarray, masses: np.ndarray, atoms: np
         K = sum_g m v^2 / 2 + (f - 1) |P_g|^2 / (2 M_g),   f = 1 / (1 - M_g / M)
 
     P_g, M_g: momentum and mass of the group.  With the whole at rest the group moves as a body of reduced mass
-    M_g (1 - M_g / M), so K has exactly 3 n_g independent degrees of freedom.  velocities (...,N,3) nm/ps;
-    atoms (N,) bool.
+    M_g (1 - M_g / M), so K has exactly 3 n_g independent degrees of freedom.  velocities (...,N,3) nm/ps; atoms (N,)
+    bool.
     """
     v, m = velocities[..., atoms, :], masses[atoms]
     momentum = np.einsum("...ni,n->...i", v, m)

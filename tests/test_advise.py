@@ -1,4 +1,4 @@
-"""The advice: its arithmetic on made-up costs, estimates where the answer is known, the script as a user runs it."""
+"""The advice: its arithmetic on made-up costs, its estimates where the answer is known, the script as a user has it."""
 
 import json
 from dataclasses import replace

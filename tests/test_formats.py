@@ -17,8 +17,8 @@ def trajectory(box=False, scheme="plain"):
     """Two replicas of ethanol, interleaved as hybrids store them, with forces; in a skewed box or alone."""
     run = synthetic.ethanol(0, 2, 6, scheme=scheme)
     mixed = np.argsort(run.step, kind="stable")
-    arrays = {key: value[mixed] if len(value) == len(mixed) else value for key, value in vars(run).items()
-              if key != "metadata"}
+    arrays = {key: value[mixed] if len(value) == len(mixed) else value
+              for key, value in vars(run).items() if key != "metadata"}
     arrays["forces"] = np.random.default_rng(1).standard_normal(run.pos.shape) * 500.0
     if box:
         arrays["box"] = np.tile([[3.0, 0, 0], [0.4, 3.1, 0], [0.2, 0.3, 3.2]], (len(mixed), 1, 1))
@@ -45,8 +45,8 @@ def test_ase_reads_what_ase_writes(name, box, tmp_path):
             continue
         assert atoms.get_potential_energy() * KJ_PER_EV == pytest.approx(run.Epot[frame])
         assert atoms.get_forces() * KJ_PER_EV * 10.0 == pytest.approx(run.forces[frame], abs=1e-4)
-        assert atoms.get_kinetic_energy() * KJ_PER_EV == pytest.approx(run.Ekin[frame],
-                                                                       rel=1e-5)  # velocities and masses
+        # velocities and masses
+        assert atoms.get_kinetic_energy() * KJ_PER_EV == pytest.approx(run.Ekin[frame], rel=1e-5)
         assert atoms.pbc.all() == box and atoms.info.get("replica", run.replica[frame]) == run.replica[frame]
         if box:
             assert atoms.cell[:] == pytest.approx(10.0 * run.box[frame])

@@ -39,14 +39,13 @@ def judged(tmp_path_factory):
 def test_a_metric_of_the_registry_is_in_the_file_the_table_and_the_page(metric, judged):
     written, text, page = judged
     assert metric.meaning == written["keys"][metric.name]
-    found = [run if metric.section is None else run[metric.section]
-             for run in written["molecules"]["ethanol"]["runs"].values()]
+    runs = written["molecules"]["ethanol"]["runs"].values()
+    found = [run if metric.section is None else run[metric.section] for run in runs]
     assert all(metric.name in each for each in found)
     if all(each[metric.name] is None for each in found):
         assert metric.name == "stretches"  # these frames are too far apart for a spectrum
         return
-    labels = [label for run in written["molecules"]["ethanol"]["runs"].values()
-              for label in (*metric.lines(run), *((metric.table(run) or ((), ()))[0]))]
+    labels = [label for run in runs for label in (*metric.lines(run), *((metric.table(run) or ((), ()))[0]))]
     assert labels and all(label in text and html.escape(label) in page for label in labels)
     assert metric.about is None or html.escape(metric.about[0]) in page
 
@@ -85,8 +84,8 @@ def test_a_metric_finds_the_size_of_a_known_difference(name, expected):
         setattr(run, key, getattr(run, key)[production])
     assert entry["value"] == pytest.approx(expected(run), rel=0.02, abs=1e-9)
     assert entry["floor"] > 0 and entry["limit"] >= 1.5
-    assert entry["verdict"] == (Verdict.ABOVE_FLOOR if entry["value"] > entry["limit"] * entry["floor"]
-                                else Verdict.WITHIN_FLOOR)
+    above = entry["value"] > entry["limit"] * entry["floor"]
+    assert entry["verdict"] == (Verdict.ABOVE_FLOOR if above else Verdict.WITHIN_FLOOR)
 
 
 def test_effective_samples_of_the_report_are_those_of_the_benchmark():

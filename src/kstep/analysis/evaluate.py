@@ -71,7 +71,7 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     """
     problems: list[str] = []
     out_dir = Path(out_dir)
-    baselines = dict(find_trajectories(Path(baseline), problems).items())
+    baselines = find_trajectories(Path(baseline), problems)
     runs = find_trajectories(Path(hybrid), problems)
     if not baselines:
         raise UserError(f"{baseline} holds no trajectory that can be read"
@@ -186,8 +186,8 @@ def _evaluate_molecule(molecule, files, baselines, root, out_dir, options, probl
         judged["reference"][f"{key:g} K"] = own
         for name in (n for n in results if results[n]["temperature_K"] == reference.temperature_K):
             _judge_run(name, results, own)
-            if draw and (results[name]["role"] == Role.HYBRID
-                         or all(r["role"] != Role.HYBRID for r in results.values())):
+            hybrids = any(r["role"] == Role.HYBRID for r in results.values())
+            if draw and (results[name]["role"] == Role.HYBRID or not hybrids):
                 controls = {label: profiles[c] for label, c in results[name]["control_files"].items()
                             if results[c]["role"] == Role.PLAIN and profiles[c]}
                 folder = out_dir / "plots" / molecule / name.removesuffix(".npz").replace("/", "_")

@@ -125,8 +125,7 @@ def network_dynamics(network, carry, positions: np.ndarray, masses: np.ndarray, 
                      frames_per_draw: int) -> Iterator[NetworkFrame]:
     """The frames of `carry` from positions (R,N,3) nm, without end; velocities are drawn anew every frames_per_draw.
 
-    masses (N,) Da: any give the same geometries.  A replica that falls into a hole of the network goes on, perhaps as
-    NaN.
+    masses (N,) Da: any give the same geometries.  A replica in a hole of the network goes on, perhaps as NaN.
     """
     x, masses = positions, np.asarray(masses, dtype=np.float64)
     for frame in itertools.count():

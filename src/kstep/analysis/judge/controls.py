@@ -33,8 +33,8 @@ def judge(result: dict, controls: dict[str, dict]) -> list[dict]:
         for name, control in (near or {n: c for n, c in known.items() if n == BASELINE}).items():
             lost = _lost_on(result, control, budget, structure_too=name != BASELINE)
             out.append({"outcome": Outcome.LOST if lost else Outcome.WON, "control": name,
-                        "training_included": bool(extra),
-                        "converged": result["sampling"]["convergence"] != Verdict.NOT_CONVERGED, "lost_on": lost})
+                        "training_included": bool(extra), "lost_on": lost,
+                        "converged": result["sampling"]["convergence"] != Verdict.NOT_CONVERGED})
     return out or [{"outcome": Outcome.NO_CONTROL}]
 
 

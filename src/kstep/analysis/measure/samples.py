@@ -88,7 +88,7 @@ class Rotamers:
     populations: np.ndarray
     known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def most_samples(self, crossings: float) -> float:
+    def most_samples(self, crossings: int) -> float:
         """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
         return most_samples(crossings, self.populations) if len(self.centres_deg) >= 2 else float("inf")
 

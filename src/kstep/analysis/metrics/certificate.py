@@ -42,8 +42,8 @@ class NetworkCertificate(Metric):
         own, lines = result["certificate"], {}
         for key, label in LABELS.items() if own else ():
             limit = own["tolerances"][key]
-            allowed = "" if limit is None else f"{number(limit)} (tolerance)"
-            lines[label] = number(own[key]), allowed, own["verdicts"][key]
+            beside = "" if limit is None else f"{number(limit)} (tolerance)"
+            lines[label] = number(own[key]), beside, own["verdicts"][key]
         return lines
 
 

@@ -18,8 +18,8 @@ class DistributionDistance(FlooredMetric):
 
     in_short = False
     about = ("Wasserstein-1 and Jensen-Shannon", "How far a whole distribution is from the reference's, not only its "
-             "mean. Wasserstein-1 is the average distance one has to shift it; Jensen-Shannon is 0 for equal and 1 for "
-             "disjoint.")
+             "mean. Wasserstein-1 is the average distance one has to shift it; Jensen-Shannon is 0 for equal and 1 "
+             "for disjoint.")
 
     def __init__(self, kind: str, unit: str, is_divergence: bool):
         self.kind, self.is_divergence, one = kind, is_divergence, kind[:-1]
@@ -33,7 +33,7 @@ class DistributionDistance(FlooredMetric):
         return statistics.wasserstein_1(p, q, (upper - lower) / bins, circular=self.kind == "torsions")
 
     def of_each(self, comparison: Comparison) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Distances (C,) of run and pooled reference; those of replica pairs (R,R,C) and their scale, or None."""
+        """Distances (C,) of run and pooled reference; those of replica pairs (R,R,C) and their scale, None with one."""
         hybrid, reference = comparison.profile, comparison.reference
         table = reference.histograms[self.kind]
         values = self._distance(hybrid.histograms[self.kind].sum(axis=0), table.sum(axis=0))

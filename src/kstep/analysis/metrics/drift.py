@@ -35,7 +35,7 @@ class Drift(Metric):
 
     name, label, unit, needs_frames = "drift", "energy drift", "kJ/mol/ps", False
     about = ("Energy drift", "Slope of the true total energy when no thermostat acts, with its 95 % confidence "
-                             "interval. It is not defined for a scheme that draws new velocities for each step.")
+             "interval. It is not defined for a scheme that draws new velocities for each step.")
 
     def compute(self, comparison):
         """See `drift_of`."""
@@ -43,8 +43,8 @@ class Drift(Metric):
 
     def warnings(self, comparison):
         """A rescale is said."""
-        hidden = ["the run rescales its energy, which hides drift; none is reported"]
-        return hidden if rescales_energy(comparison.run) else []
+        said = "the run rescales its energy, which hides drift; none is reported"
+        return [said] if rescales_energy(comparison.run) else []
 
     def cells(self, result: dict) -> tuple[str, str, str]:
         """Slope with its interval, and what it says."""

@@ -22,9 +22,9 @@ class KineticEnergy(Metric):
 
     def lines(self, result):
         """One line."""
-        own = result["kinetic"]
-        return {self.label: (number(own["p_value"]), f"{own['independent_frames']} frames",
-                             own["verdict"])} if own else {}
+        if not (own := result["kinetic"]):
+            return {}
+        return {self.label: (number(own["p_value"]), f"{own['independent_frames']} frames", own["verdict"])}
 
 
 KINETIC_ENERGY = KineticEnergy()

@@ -23,7 +23,7 @@ class Proposals(Metric):
              "exp(-dH/kT) over all proposals is exactly 1 when the sampler is correct.")
 
     def compute(self, comparison):
-        """Count and acceptance; of the identity exp_minus_beta_dH, its standard_error, verdict and delta_H_mean_kT."""
+        """Count, acceptance, and of the identity mean, standard error and verdict; None where nothing is refused."""
         run, profile, traits = comparison.run, comparison.profile, comparison.traits
         if not traits.can_refuse:
             return None

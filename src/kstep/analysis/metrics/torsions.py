@@ -43,9 +43,8 @@ class Torsions(Metric):
             n, r_hat = mine["samples"], float(hybrid.torsion_r_hat[d])
             converged = r_hat <= R_HAT_LIMIT and (not many or n >= FEWEST_FOR_A_RATE)
             floor = _finite(floors[d])
-            has_rate = dynamics and length_ps > 0 and n >= FEWEST_FOR_A_RATE and many
-            rate = mine["crossings"] / length_ps if has_rate else None
-            enough = theirs["samples"] >= FEWEST_FOR_A_RATE and many
+            enough, enough_there = (many and samples >= FEWEST_FOR_A_RATE for samples in (n, theirs["samples"]))
+            rate = mine["crossings"] / length_ps if dynamics and length_ps > 0 and enough else None
             new = [float(c) for c in wells.centres_deg
                    if not len(wells.known_deg) or np.abs(wrap_deg(c - wells.known_deg)).min() > SAME_WELL_DEG]
             out.append({
@@ -58,10 +57,11 @@ class Torsions(Metric):
                 "convergence": Verdict.CONVERGED if converged else Verdict.NOT_CONVERGED,
                 "new_rotamers_deg": new,
                 "transitions": mine["crossings"], "transitions_reference": theirs["crossings"], "rate_per_ps": rate,
-                "rate_reference_per_ps": theirs["crossings"] / reference_ps if enough and reference_ps > 0 else None,
+                "rate_reference_per_ps": (theirs["crossings"] / reference_ps if enough_there and reference_ps > 0
+                                          else None),
                 "w1_deg": float(w1[d]), "w1_floor_deg": floor, "js": float(js[d]),
-                "verdict": (Verdict.NO_FLOOR if floor is None else Verdict.WITHIN_FLOOR
-                            if w1[d] <= ONE_COORDINATE * floor else Verdict.ABOVE_FLOOR),
+                "verdict": (Verdict.NO_FLOOR if floor is None else
+                            Verdict.WITHIN_FLOOR if w1[d] <= ONE_COORDINATE * floor else Verdict.ABOVE_FLOOR),
             })
         return out
 
@@ -69,9 +69,9 @@ class Torsions(Metric):
         """Torsions that the reference knows too little of."""
         out = []
         for torsion in comparison.value(self):
-            samples = torsion["effective_samples_reference"]
-            if torsion["state"] != TorsionState.ONE_ROTAMER and samples < FEWEST_FOR_A_RATE:
-                out.append(f"the reference holds only {samples:.0f} effective samples "
+            there = torsion["effective_samples_reference"]
+            if torsion["state"] != TorsionState.ONE_ROTAMER and there < FEWEST_FOR_A_RATE:
+                out.append(f"the reference holds only {there:.0f} effective samples "
                            f"of torsion {torsion['label']}; what depends on it has a floor that is too low")
             if torsion["new_rotamers_deg"]:
                 places = ", ".join(f"{c:.0f}" for c in torsion["new_rotamers_deg"])

@@ -54,8 +54,7 @@ CAPTIONS = {
 
 def _class(cell):
     verdict = verdict_of(cell)
-    tone = verdict.tone if verdict else None
-    return {True: ' class="within"', False: ' class="above"', None: ""}[tone]
+    return {True: ' class="within"', False: ' class="above"', None: ""}[verdict.tone if verdict else None]
 
 
 def _html_table(table):
@@ -85,8 +84,7 @@ def write_page(path: Path, metrics: dict, plot_root: Path, title: str) -> None:
         for run in shown_runs(molecule):
             result = molecule["runs"][run]
             parts.append(f"<h3>{e(run)}</h3>")
-            parts += [_sentence(sentence_of(v, result["role"]), "verdict lost" if v["outcome"] == Outcome.LOST
-                                else "verdict")
+            parts += [_sentence(sentence_of(v, result["role"]), "verdict" + " lost" * (v["outcome"] == Outcome.LOST))
                       for v in result["verdicts"]]
             parts += [_sentence(warning, "problem") for warning in result["warnings"]]
             parts += map(_html_table, tables(result, controls_of(run, molecule)))
@@ -94,8 +92,8 @@ def write_page(path: Path, metrics: dict, plot_root: Path, title: str) -> None:
                 data = base64.b64encode((plot_root / file).read_bytes()).decode()
                 parts.append(f'<figure><img alt="{e(CAPTIONS[plot])}" src="data:image/png;base64,{data}">'
                              f"<figcaption>{e(CAPTIONS[plot])}</figcaption></figure>")
-    notes = "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>"
-                    for k, v in dict(filter(None, (m.about for m in METRICS))).items())
+    about = dict(filter(None, (metric.about for metric in METRICS)))
+    notes = "".join(f"<dt>{e(heading)}</dt><dd>{e(words)}</dd>" for heading, words in about.items())
     parts.append(f"<h2>What the numbers mean</h2><dl>{notes}</dl>")
     write_text_atomic(
         path, f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '

@@ -18,8 +18,8 @@ def sentence_of(verdict: dict, role: str) -> str:
     against = (f"plain MD ({verdict['control']}) at the same number of true calls"
                + (", training included" if verdict["training_included"] else ""))
     if outcome == Outcome.WON:
-        return f"beats {against}" + ("" if verdict["converged"]
-                                     else ", though its own torsions are not converged yet either")
+        return f"beats {against}" + ("" if verdict["converged"] else ", though its own torsions are not converged yet "
+                                                                     "either")
     return f"does not beat {against}: {'; '.join(map(_loss, verdict['lost_on']))}"
 
 

@@ -10,16 +10,13 @@ from kstep.config import read_yaml
 from kstep.errors import UserError, did_you_mean
 from kstep.study.benchmark.speedup import median_of
 
-# key of a target: what it bounds, and whether from below
-OF_MOLECULE = {"cold_start": "true calls to acceptance 0.8", "torsion_per_call": "times plain MD at 1 fs, at least",
-               "energy_per_call": "the same", "torsion_per_cpu_s": "the same", "total": "the same",
-               "inner_us": "microseconds"}
-OF_SCHEME = {"drift": "kJ/mol/ps", "spread": "kJ/mol", "force": "kJ/mol/A"}
+OF_MOLECULE = ("cold_start", "torsion_per_call", "energy_per_call", "torsion_per_cpu_s", "total", "inner_us")
+OF_SCHEME = ("drift", "spread", "force")
 LEAST_ACCEPTANCE, LEAST_PROPOSALS, LEAST_LENGTH_FS = 0.8, 300, 200.0
 
 
 def load_targets(path: str | Path, molecule: str) -> dict:
-    """Targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where it has none."""
+    """The targets of a molecule from a YAML of {molecule: {key: number, scheme: {key: number}}}; {} where none is."""
     targets = read_yaml(path).get(molecule) or {}
     for key, value in targets.items():
         known, entries = (OF_SCHEME, value) if isinstance(value, dict) else (OF_MOLECULE, {key: value})
@@ -42,8 +39,8 @@ def bars(targets: dict, result: dict) -> list[dict]:
         met = None
         if target is not None and value is not None and decided:
             met = bool(value >= target if least else value <= target)
-        out.append({"bar": name, "key": scheme + key, "target": "" if target is None
-                    else f"{'>=' if least else '<='} {target:g}"
+        out.append({"bar": name, "key": scheme + key, "target": "" if target is None else f"{'>=' if least else '<='} "
+                                                                                          f"{target:g}"
                     + ("x" if least else ""), "value": value, "measured": text, "met": met})
 
     cold = result.get("cold_start") or []
@@ -74,8 +71,9 @@ def bars(targets: dict, result: dict) -> list[dict]:
                              " (no cold start was run: labels of the given network priced)"), least=True)
     inner = result.get("inner_step")
     add("energy + force of the network, us per replica-step at 64 replicas", "inner_us",
-        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} ({inner['architecture']})"
-        if inner else "not measured")
+        inner and inner["us_per_replica_step"], f"{inner['us_per_replica_step']:.2f} "
+                                                f"({inner['architecture']})" if inner else
+        "not measured")
     for scheme, own in targets.items():
         if isinstance(own, dict):
             _of_scheme(scheme, own, rows.get(scheme) or {}, add)

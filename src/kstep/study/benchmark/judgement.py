@@ -89,8 +89,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     if of_seeds:
         middle = _median_row(of_seeds)
         rows[middle["scheme"]] = middle
-    for scheme in (name for name, kind in SCHEMES.items() if kind.traits.needs_network
-                   and kind.traits.keeps_velocities):
+    for scheme, kind in SCHEMES.items():
+        if not (kind.traits.needs_network and kind.traits.keeps_velocities):
+            continue
         nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
@@ -100,7 +101,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     network = network_reference.load(plan.network_path) if plan.network_path.is_file() else None
     spread = network and network[1]["certificate"]["spread_kJ_per_mol"]
     if network is not None and not spread <= kT(reference.temperature_K):
-        notes.append(f"the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of "
+        notes.append("the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of "
                      f"{spread:.3g} kJ/mol, is above kT; some of it has left the molecule's true valleys")
         network = None
     calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
@@ -113,8 +114,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
                 for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name,
-        "method": reference.trajectory.metadata["method"],
-        "temperature_K": reference.temperature_K,
+        "method": reference.trajectory.metadata["method"], "temperature_K": reference.temperature_K,
         "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
         "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],

@@ -149,8 +149,8 @@ def plain_row(run: Trajectory, timed: Trajectory, reference: Profile, spectrum_r
     cost["true_calls_production"] = round(length_ps * cost["true_calls_per_ps"])
     cost["cpu_s_production"] = cost["true_calls_production"] * cost["cpu_s_per_call"]
     samples = samples_row(profile, rotamers, cost, None)
-    return {"scheme": run.metadata["scheme"], "dt_fs": run.metadata["dt_fs"], "jump_fs": run.metadata["dt_fs"],
-            "acceptance": None,
+    dt_fs = run.metadata["dt_fs"]
+    return {"scheme": run.metadata["scheme"], "dt_fs": dt_fs, "jump_fs": dt_fs, "acceptance": None,
             "length_ps": length_ps, "cost": cost, "samples": samples, "status": run.metadata["status"],
             "torsion_rate": torsion_rate(samples, profile, label), **structure_row(reference, profile),
             **dynamics_row(spectrum_reference, timed, timed)}
@@ -165,8 +165,8 @@ def hybrid_row(run: Trajectory, reference: Profile, spectrum_reference: Profile 
     training = training_cost(metadata, plain_cpu_s_per_call, training_s)
     out = {"scheme": metadata["scheme"], "dt_fs": metadata["dt_fs"], "jump_fs": metadata["jump_fs"],
            "acceptance": metadata.get("acceptance"), "cost": cost, "training": training,
-           "tuning": metadata.get("tuning"),
-           "status": metadata["status"], "proposals": metadata["tally"]["macro_steps"], "seed": metadata.get("seed"),
+           "tuning": metadata.get("tuning"), "status": metadata["status"],
+           "proposals": metadata["tally"]["macro_steps"], "seed": metadata.get("seed"),
            **dynamics_row(spectrum_reference, nve, spectrum)}
     if profile is None:  # broke before production
         return {**out, "samples": None, "torsion_rate": None, "warnings": ["no production frames"]}

@@ -44,5 +44,6 @@ def export(trajectory: Trajectory, path: str | Path, format: str | None = None) 
         try:
             FORMATS[name](trajectory, temporary)
         except ImportError as missing:
-            raise UserError(f"{path}: {name} takes the package '{missing.name}'; install it with pip") from None
+            raise UserError(f"{path}: to write {name} takes the package '{missing.name}'; install it with "
+                            "pip") from None
     return path
