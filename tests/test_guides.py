@@ -18,7 +18,8 @@ from conftest import ROOT, run_python
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
           "CONTRIBUTING.md", "docs/RESULTS.md", "docs/TROUBLESHOOTING.md"]
 CHAIN = "GETTING_STARTED.md"
-ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda", "torchrun"}
+ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda",
+             "torchrun"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),
