@@ -38,8 +38,9 @@ class Scheme:
     name: what --scheme and metadata call it; traits: what it needs and promises; Config: RunConfig with the keys
     that are its own; default_fs: about how long a macro-step is where k_steps is null.
 
-    Each one has k_steps (baseline timesteps of a macro-step), dt_ps, masses (N,) Da of the velocities it keeps,
-    group (replicas that must stay in one half-batch) and needs_forces (whether its true calls ask for forces).
+    Each one has network (None where it reads none); carry(x, v, masses, dt_ps, n_steps), the network's dynamics (see
+    kstep.runs.network_dynamics); masses (N,) Da of the velocities it keeps; dt_ps; k_steps (baseline timesteps of a
+    macro-step); group (replicas that must stay in one half-batch); needs_forces (whether true calls ask for forces).
     """
 
     name: ClassVar[str]
@@ -47,11 +48,12 @@ class Scheme:
     Config: ClassVar[type[RunConfig]] = RunConfig
     default_fs: ClassVar[float | None] = None
 
-    k_steps: int
-    dt_ps: float
-    masses: np.ndarray
     group: int = 1
     needs_forces: bool = True
+
+    def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
+        self.network, self.carry, self.dt_ps, self.k_steps = network, carry, dt_ps, k_steps
+        self.masses = np.asarray(masses, dtype=np.float64)
 
     def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """Where the true potential is asked next, for every pending replica; no true call."""
@@ -78,7 +80,7 @@ class Scheme:
         molecule: a Molecule of all atoms that move; network, carry: None without one (see
         kstep.runs.network_dynamics); masses (N,) Da: the sampler's; needs_forces: whether true forces are kept.
         """
-        return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)  # type: ignore[call-arg]
+        return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)
 
     def count(self, info: Info) -> dict[str, Any]:
         """What one macro-step adds to its sums: numbers, or dicts and lists of numbers, by name; a pure function."""

@@ -37,14 +37,6 @@ class Checked(Scheme):
     Config = CheckedConfig
     default_fs = 16.0
 
-    def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
-        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
-        self.network = network
-        self.carry = carry
-        self.masses = np.asarray(masses, dtype=np.float64)
-        self.dt_ps = dt_ps
-        self.k_steps = k_steps
-
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """16 fs; something that moves it, and something to learn past."""

@@ -40,12 +40,7 @@ class Impulse(Scheme):
     default_fs = 2.0
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int, project=None):
-        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics."""
-        self.network = network
-        self.carry = carry
-        self.masses = np.asarray(masses, dtype=np.float64)
-        self.dt_ps = dt_ps
-        self.k_steps = k_steps
+        super().__init__(network, carry, masses, dt_ps, k_steps)
         self.project = project
 
     @classmethod

@@ -61,13 +61,9 @@ class Jump(Scheme):
                  limits: JumpLimits, energy_rescale: bool = False):
         if k_steps not in network.spans:
             raise ValueError(f"the network jumps {network.spans} timesteps, not {k_steps}")
-        self.network = network
-        self.masses = np.asarray(masses, dtype=np.float64)
+        super().__init__(network, None, masses, dt_ps, k_steps)
         self.bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
-        self.dt_ps = dt_ps
-        self.k_steps = k_steps
-        self.limits = limits
-        self.energy_rescale = energy_rescale
+        self.limits, self.energy_rescale = limits, energy_rescale
         self.spans = sorted((s for s in network.spans if s <= k_steps), reverse=True)
         self._plain = Plain(masses, dt_ps)
 

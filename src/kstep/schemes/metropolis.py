@@ -59,16 +59,9 @@ class Metropolis(Scheme):
 
     def __init__(self, carry, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float, *,
                  length_law: str = "fixed", ladder: TemperatureLadder | None = None, needs_forces: bool = True):
-        """`carry(x, v, masses, dt_ps, n_steps)` is the network's dynamics; see kstep.runs.network_dynamics.
-
-        The test takes energies alone; with needs_forces false no true force is asked for, and State.forces is NaN.
-        """
-        self.carry = carry
-        self.masses = np.asarray(masses, dtype=np.float64)
-        self.dt_ps = dt_ps
-        self.k_steps = k_steps
-        self.length_law = length_law
-        self.needs_forces = needs_forces
+        """The test takes energies alone: with needs_forces false no true force is asked for, and State.forces is NaN."""
+        super().__init__(None, carry, masses, dt_ps, k_steps)
+        self.length_law, self.needs_forces = length_law, needs_forces
         self.ladder = ladder or TemperatureLadder((temperature_K,))
         self.group = self.ladder.n_rungs
 

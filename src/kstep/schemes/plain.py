@@ -20,11 +20,9 @@ class Plain(Scheme):
 
     name = "plain"
     traits = SchemeTraits(head=None)
-    k_steps = 1
 
     def __init__(self, masses: np.ndarray, dt_ps: float):
-        self.masses = np.asarray(masses, dtype=np.float64)
-        self.dt_ps = dt_ps
+        super().__init__(None, None, masses, dt_ps, 1)
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
