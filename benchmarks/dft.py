@@ -71,7 +71,7 @@ def judge(files: dict) -> dict:
     hybrid, plain = load_trajectory(files["hybrid"]), load_trajectory(files["plain"]).metadata
     done = hybrid.metadata
     profile = characterise(hybrid)
-    found = effective_samples(series_of(profile), [None] * len(profile.coordinates.torsion_labels))["energy"]
+    found = effective_samples(series_of(profile), [None] * len(profile.coordinates.labels["torsions"]))["energy"]
     series, network = network_dynamics.load(files["network"])
     slow = effective_samples(series, [None] * len(series.labels))["energy"]
     calls = done["true_calls"] - done["true_calls_burn_in"]

@@ -121,8 +121,8 @@ def test_angles_and_dihedrals_are_mdtrajs():
 
 def test_methyl_hydrogens_are_one_quantity():
     found = geometry.find_coordinates(synthetic.NUMBERS, synthetic.BONDS)
-    assert found.bond_labels == ["C0-C1", "C1-O2", "C0-H3 (x3)", "C1-H6 (x2)", "O2-H8"]
-    assert len(geometry.find_coordinates(synthetic.NUMBERS, synthetic.BONDS, pool_hydrogens=False).bond_labels) == 8
+    assert found.labels["bonds"] == ["C0-C1", "C1-O2", "C0-H3 (x3)", "C1-H6 (x2)", "O2-H8"]
+    assert len(geometry.find_coordinates(synthetic.NUMBERS, synthetic.BONDS, pool_hydrogens=False).labels["bonds"]) == 8
 
 
 def test_three_rotamers_are_found_and_recrossings_are_not_counted():

@@ -64,7 +64,7 @@ def test_a_metric_beside_its_floor_is_in_the_benchmark_too():
 
 
 def lengths_A(run):
-    bonds = find_coordinates(run.atom_types, run.bonds, pool_hydrogens=False).bonds
+    bonds = find_coordinates(run.atom_types, run.bonds, pool_hydrogens=False).atoms["bonds"]
     return 10.0 * np.linalg.norm(run.pos[:, bonds[:, 0]] - run.pos[:, bonds[:, 1]], axis=-1)
 
 

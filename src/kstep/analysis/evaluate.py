@@ -71,14 +71,11 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     """
     problems: list[str] = []
     out_dir = Path(out_dir)
-    baselines = find_trajectories(Path(baseline), problems)
-    runs = find_trajectories(Path(hybrid), problems)
-    if not baselines:
-        raise UserError(f"{baseline} holds no trajectory that can be read"
-                        + (f" ({problems[0]})" if problems else "") + "; run a baseline first")
-    if not runs:
-        raise UserError(f"{hybrid} holds no trajectory that can be read"
-                        + (f" ({problems[0]})" if problems else "") + "; run a hybrid first")
+    baselines, runs = (find_trajectories(Path(root), problems) for root in (baseline, hybrid))
+    for found, root, what in ((baselines, baseline, "baseline"), (runs, hybrid, "hybrid")):
+        if not found:
+            raise UserError(f"{root} holds no trajectory that can be read"
+                            + (f" ({problems[0]})" if problems else "") + f"; run a {what} first")
     check_writable(out_dir / "metrics.json")
     options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
     metrics: dict = {"schema": "metrics", "schema_version": 2, "keys": {m.name: m.meaning for m in METRICS},

@@ -19,13 +19,13 @@ from kstep.scheme_traits import traits_of
 
 
 def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rdf_maximum_nm: float = 1.0,
-            rdf_bins: int = 200, pool_hydrogens: bool = True, seed: int = 0) -> dict:
+            rdf_bins: int = 200, seed: int = 0) -> dict:
     """Judge a run (or a control) against a reference of independent plain replicas.
 
     Returns a nested dict of plain numbers and verdicts: facts of the run, "warnings" (sentences), and an entry for each
     of `METRICS` under its name, None where it is not defined; those that stand beside a floor are in "structure".
     """
-    options: dict[str, Any] = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "pool_hydrogens": pool_hydrogens}
+    options: dict[str, Any] = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
     run = hybrid.trajectory if isinstance(hybrid, Profile) else hybrid
     base = reference.trajectory if isinstance(reference, Profile) else reference
     check_comparable(base, run)

@@ -39,22 +39,26 @@ def angles_deg(pos: np.ndarray, triples: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(sine, np.einsum("tpi,tpi->tp", u, v)))
 
 
+def on_circle(angles: np.ndarray) -> np.ndarray:
+    """Cosines, then sines (T,2D) of angles (T,D) in degrees, which have averages as angles have not."""
+    return np.concatenate([np.cos(np.radians(angles)), np.sin(np.radians(angles))], axis=1)
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """The internal coordinates of a molecule.
 
-    bonds (B,2), angles (A,3), torsions (D,4); bond_group (B,), angle_group (A,): index of the
-    pooled quantity each belongs to; *_labels: one readable name per pooled quantity.
+    Of each kind, "bonds", "angles" and "torsions": atoms (C,2), (C,3) and (C,4); group (C,): index of the pooled
+    quantity each belongs to; labels: one readable name per pooled quantity.
     """
 
-    bonds: np.ndarray
-    angles: np.ndarray
-    torsions: np.ndarray
-    bond_group: np.ndarray
-    angle_group: np.ndarray
-    bond_labels: list[str]
-    angle_labels: list[str]
-    torsion_labels: list[str]
+    atoms: dict[str, np.ndarray]
+    group: dict[str, np.ndarray]
+    labels: dict[str, list[str]]
+
+    def weights(self, kind: str) -> np.ndarray:
+        """How many bonds, angles or torsions are in each pooled quantity (G,)."""
+        return np.bincount(self.group[kind], minlength=len(self.labels[kind])).astype(float)
 
 
 def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: bool = True) -> Coordinates:
@@ -65,13 +69,13 @@ def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: boo
     if pool_hydrogens:
         for group in equivalent_hydrogens(numbers, bonds):
             representative[group] = group[0]
-    angles = find_angles(len(numbers), bonds)
-    torsions = find_rotatable_torsions(numbers, bonds)
-    bond_group, bond_labels = _group(bonds, representative, numbers)
-    angle_group, angle_labels = _group(angles, representative, numbers)
-    torsion_labels = ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in torsions]
-    return Coordinates(bonds, angles, torsions, bond_group, angle_group, bond_labels, angle_labels,
-                       torsion_labels)
+    atoms = {"bonds": bonds, "angles": find_angles(len(numbers), bonds),
+             "torsions": find_rotatable_torsions(numbers, bonds)}
+    found = {kind: _group(atoms[kind], representative, numbers) for kind in ("bonds", "angles")}
+    found["torsions"] = (np.arange(len(atoms["torsions"])),
+                         ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in atoms["torsions"]])
+    return Coordinates(atoms, {kind: group for kind, (group, _) in found.items()},
+                       {kind: labels for kind, (_, labels) in found.items()})
 
 
 def _group(rows, representative, numbers):

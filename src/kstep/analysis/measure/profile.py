@@ -93,7 +93,7 @@ def production_temperature_K(trajectory: Trajectory) -> float | None:
 
 
 def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, rdf_maximum_nm: float = 1.0,
-                 rdf_bins: int = 200, pool_hydrogens: bool = True) -> Profile | None:
+                 rdf_bins: int = 200) -> Profile | None:
     """Measure the production frames of a trajectory; None if it has none.
 
     Distances come in Angstrom, angles in degrees, energies in kJ/mol.  Frames beyond 200 000 are
@@ -112,31 +112,22 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
     gaps = np.concatenate([np.diff(trajectory.time_ps[r]) for r in replicas])
     spacing = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
     n_dof = trajectory.segments[trajectory.segment[replicas[0][0]]]["n_dof"]
-    found = geometry.find_coordinates(trajectory.atom_types, trajectory.bonds, pool_hydrogens)
+    found = geometry.find_coordinates(trajectory.atom_types, trajectory.bonds)
 
-    series = {"bonds": [], "angles": [], "torsions": []}
-    histograms = {"bonds": [], "angles": [], "torsions": []}
-    rdf_blocks = []
+    series, histograms, rdf_blocks = {kind: [] for kind in GRIDS}, {kind: [] for kind in GRIDS}, []
     per_block = min(block_length(spacing), min(len(r) for r in replicas) // 4)
-    torsion_group = np.arange(len(found.torsions))
-    groups = {"bonds": (found.bond_group, len(found.bond_labels)),
-              "angles": (found.angle_group, len(found.angle_labels)),
-              "torsions": (torsion_group, len(torsion_group))}
     chunk = CHUNK // per_block * per_block or per_block
     for frames in replicas:
-        parts = {kind: [] for kind in series}
-        counts: dict[str, Any] = dict.fromkeys(series, 0.0)
-        rdf_parts = []
+        counts: dict[str, Any] = dict.fromkeys(GRIDS, 0.0)
+        parts, rdf_parts = {kind: [] for kind in GRIDS}, []
         for start in range(0, len(frames), chunk):
             pos = trajectory.pos[frames[start: start + chunk]]
-            values = {
-                "bonds": 10.0 * geometry.bond_lengths_nm(pos, found.bonds),
-                "angles": geometry.angles_deg(pos, found.angles),
-                "torsions": dihedrals_deg(pos, found.torsions),
-            }
+            values = {"bonds": 10.0 * geometry.bond_lengths_nm(pos, found.atoms["bonds"]),
+                      "angles": geometry.angles_deg(pos, found.atoms["angles"]),
+                      "torsions": dihedrals_deg(pos, found.atoms["torsions"])}
             for kind, value in values.items():
                 lower, upper, bins, _ = GRIDS[kind]
-                group, size = groups[kind]
+                group, size = found.group[kind], len(found.labels[kind])
                 counts[kind] = counts[kind] + geometry.grouped_histograms(value, group, size, lower, upper, bins)
                 parts[kind].append(value if kind == "torsions" else geometry.pool(value, group, size))
             if len(pos) >= per_block:
@@ -153,7 +144,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
         # an average over oscillations converges sooner than the distribution it oscillates in
         shape_n_eff[kind] = np.minimum(means[kind].n_eff, squares.n_eff)
     torsions = series["torsions"]
-    circle = [np.concatenate([np.cos(np.radians(x)), np.sin(np.radians(x))], axis=1) for x in torsions]
+    circle = [geometry.on_circle(x) for x in torsions]
     shape_n_eff["torsions"] = estimate_means(circle, spacing).n_eff.reshape(2, -1).min(axis=0)
     bin_n_eff = {kind: _bin_n_eff(series[kind], spacing) for kind in series}
     rdf_blocks = [b / np.maximum(b.sum(axis=1, keepdims=True), 1.0) for b in rdf_blocks]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import chi2
 
-from kstep.analysis.measure.geometry import find_coordinates
+from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.profile import GRIDS, Profile
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.analysis.measure.torsions import count_transitions, find_rotamers, most_samples, rotamer_populations
@@ -56,7 +56,7 @@ class Series:
 def series_of(profile: Profile) -> Series:
     """The series of a trajectory's production."""
     return Series([profile.trajectory.Epot[r] for r in profile.replicas], profile.torsion_series,
-                  profile.coordinates.torsion_labels, profile.spacing_ps)
+                  profile.coordinates.labels["torsions"], profile.spacing_ps)
 
 
 class Recording:
@@ -64,7 +64,7 @@ class Recording:
 
     def __init__(self, numbers, bonds, spacing_ps: float):
         found = find_coordinates(numbers, bonds)
-        self._torsions, self._labels, self._spacing_ps = found.torsions, found.torsion_labels, spacing_ps
+        self._torsions, self._labels, self._spacing_ps = found.atoms["torsions"], found.labels["torsions"], spacing_ps
         self._angles: list[np.ndarray] = []
         self.energies: list[np.ndarray] = []
 
@@ -130,8 +130,7 @@ def by_errors(series: Series, columns: list[int]) -> np.ndarray:
     energy = estimate_means([e[:, None] for e in series.energy], series.spacing_ps).n_eff
     if not columns:
         return energy
-    circle = [np.column_stack([np.cos(np.radians(t[:, columns])), np.sin(np.radians(t[:, columns]))])
-              for t in series.torsions]
+    circle = [on_circle(t[:, columns]) for t in series.torsions]
     return np.concatenate([energy, estimate_means(circle, series.spacing_ps).n_eff.reshape(2, -1).min(axis=0)])
 
 

@@ -24,16 +24,13 @@ class MeanGeometry(DifferenceOfMeans):
 
     def weights(self, profile):
         """Each pooled quantity counts as often as there are bonds or angles in it."""
-        found = profile.coordinates
-        group = {"bonds": found.bond_group, "angles": found.angle_group}[self.kind]
-        return np.bincount(group, minlength=len(profile.means[self.kind].mean)).astype(float)
+        return profile.coordinates.weights(self.kind)
 
     def detail(self, reference, h, r):
         """The bond or angle that is off most."""
-        found = reference.coordinates
-        labels = {"bonds": found.bond_labels, "angles": found.angle_labels}[self.kind]
         worst = int(np.abs(h.mean - r.mean).argmax())
-        return {"worst": {"label": labels[worst], "difference": float(h.mean[worst] - r.mean[worst]),
+        return {"worst": {"label": reference.coordinates.labels[self.kind][worst],
+                          "difference": float(h.mean[worst] - r.mean[worst]),
                           "standard_error": float(np.sqrt(h.mean_variance[worst] + r.mean_variance[worst]))}}
 
 

@@ -32,10 +32,6 @@ def cost_of(run: Trajectory, acceptance: float | None) -> dict:
         first = {r: run.time_ps[burn_in][run.replica[burn_in] == r].max(initial=0.0) for r in replicas}
         production_ps = total_ps - float(sum(first.values()))
     production_ps *= share
-    attempts = tally.get("attempts")
-    if attempts is None:
-        values, counts = np.unique(run.attempts[run.attempts > 0], return_counts=True)
-        attempts = {str(int(v)): int(c) for v, c in zip(values, counts)}
     return {
         "true_calls": int(calls), "true_calls_training": int(metadata.get("true_calls_training") or 0),
         "true_calls_burn_in": int(metadata.get("true_calls_burn_in") or 0),
@@ -44,7 +40,7 @@ def cost_of(run: Trajectory, acceptance: float | None) -> dict:
         "wall_s_per_ps": (production_wall or wall) / production_ps if production_ps > 0 and wall else None,
         "baseline_steps_covered": int(covered * share),
         "calls_saved_factor": covered * share / calls if calls else None,
-        "attempts": attempts,
+        "attempts": tally.get("attempts", {}),
         "counters": {words: tally[key] for key, words in traits_of(metadata).counters.items() if key in tally},
         "failed_true_calls": tally.get("failed_true_calls"),
     }

@@ -53,10 +53,7 @@ class DistributionDistance(FlooredMetric):
 
     def compute(self, comparison):
         """The mean distance beside its floor; None for a molecule without such coordinates."""
-        found = comparison.reference.coordinates
-        weights = {"bonds": np.bincount(found.bond_group, minlength=len(found.bond_labels)),
-                   "angles": np.bincount(found.angle_group, minlength=len(found.angle_labels)),
-                   "torsions": np.ones(len(found.torsions))}[self.kind].astype(float)
+        weights = comparison.reference.coordinates.weights(self.kind)
         if not len(weights):
             return None
 

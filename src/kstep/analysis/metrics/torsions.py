@@ -28,7 +28,7 @@ class Torsions(Metric):
     def compute(self, comparison):
         """One dict per rotatable torsion."""
         reference, hybrid = comparison.reference, comparison.profile
-        if hybrid is None or not reference.coordinates.torsion_labels:
+        if hybrid is None or not reference.coordinates.labels["torsions"]:
             return []
         (w1, pairs, scale), (js, _, _) = TORSION_W1.of_each(comparison), TORSION_JS.of_each(comparison)
         floors = np.full(len(w1), np.nan) if pairs is None else TORSION_W1.floors(pairs, scale)

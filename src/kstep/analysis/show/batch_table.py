@@ -5,6 +5,7 @@ from __future__ import annotations
 from kstep.analysis.judge.verdict import Role
 from kstep.analysis.metrics import ANGLE_ERROR, BOND_ERROR
 from kstep.analysis.metrics.cells import number
+from kstep.analysis.show.text import aligned
 
 HEADER = ["molecule", "run", "jump (fs)", "true calls", "fewer calls", "faster (wall)", "bond error (A)", "floor",
           "angle error (deg)", "floor", "drift (kJ/mol/ps)", "acceptance"]
@@ -17,16 +18,14 @@ def batch_table(reports: dict[str, dict]) -> str:
     plain control at the baseline's timestep, over those of the run; both as measured on the machine
     that made them.  Floors are what two samples of plain MD of these sizes differ by.
     """
-    rows = [HEADER]
+    rows = []
     for report in reports.values():
         for molecule, judged in report["molecules"].items():
             runs = judged["runs"]
             plain = runs.get("plain.npz", {}).get("cost", {}).get("wall_s_per_ps")
             for name in sorted(runs, key=lambda n: (runs[n]["role"] != Role.HYBRID, n)):
                 rows.append(_row(molecule, name.removesuffix(".npz"), runs[name], plain))
-    widths = [max(len(row[c]) for row in rows) for c in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return "\n".join(aligned((HEADER, rows)))
 
 
 def _row(molecule: str, name: str, run: dict, plain_wall_s_per_ps: float | None) -> list[str]:

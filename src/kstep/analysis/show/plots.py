@@ -96,8 +96,7 @@ def draw_rdf(reference: Profile, run: Profile, controls):
 
 def draw_distributions(kind: str, reference: Profile, run: Profile, controls):
     """One small panel per bond, angle or torsion: reference filled, this run and control as lines."""
-    found = reference.coordinates
-    labels = {"bonds": found.bond_labels, "angles": found.angle_labels, "torsions": found.torsion_labels}[kind]
+    labels = reference.coordinates.labels[kind]
     if not labels:
         return None
     lower, upper, bins, _ = GRIDS[kind]
