@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,14 @@ class Physics(ABC):
 
     A backend implements `_compute`, and `_compute_energy` where an energy alone is cheaper; only
     `energy_and_forces` and `energy` call them, and that is where true calls are counted and geometries are
-    checked, so nothing bypasses either.
+    checked, so nothing bypasses either.  One whose SCF may begin at a replica's last one keeps that in `_last`.
     """
 
     def __init__(self, numbers: np.ndarray, masses: np.ndarray):
         self.numbers = np.asarray(numbers, dtype=np.int64)
         self.masses = np.asarray(masses, dtype=np.float64)
         self._true_calls = 0
+        self._last: dict[int, Any] = {}  # of each slot
         radii = covalent_radii[self.numbers] * NM_PER_ANGSTROM
         self._closest_nm = np.maximum(MIN_DISTANCE_NM, 0.5 * (radii[:, None] + radii[None, :]))
         np.fill_diagonal(self._closest_nm, 0.0)
@@ -53,8 +55,9 @@ class Physics(ABC):
         """Further answers of the true call that just succeeded, by name; of the same shapes at every call."""
         return {}
 
-    def forget(self) -> None:  # noqa: B027 (not every backend keeps any)
+    def forget(self) -> None:
         """Drop whatever was kept from earlier geometries (SCF guesses)."""
+        self._last.clear()
 
     def energy_and_forces(self, positions: np.ndarray, slot: int = 0) -> tuple[float, np.ndarray]:
         """Energy in kJ/mol and forces (N,3) in kJ/mol/nm at positions (N,3) in nm.
@@ -84,6 +87,17 @@ class Physics(ABC):
         self._true_calls += 1
         check_geometry(self.numbers, positions, self._closest_nm)
         return positions
+
+
+@contextmanager
+def as_physics_error(what: str) -> Iterator[None]:
+    """Every library has errors of its own; a run knows PhysicsError: 'the xTB calculation failed: ...'."""
+    try:
+        yield
+    except PhysicsError:
+        raise
+    except Exception as error:
+        raise PhysicsError(f"{what} failed: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True)
@@ -147,10 +161,8 @@ def check_geometry(numbers: np.ndarray, positions: np.ndarray, closest_nm: np.nd
     distance = np.linalg.norm(positions[:, None] - positions[None, :], axis=-1)
     if (distance < closest_nm).any():
         i, j = np.argwhere(distance < closest_nm)[0]
-        raise PhysicsError(
-            f"atoms {i} ({SYMBOLS[int(numbers[i])]}) and {j} ({SYMBOLS[int(numbers[j])]}) are "
-            f"{distance[i, j] * 10:.3f} A apart, closer than {closest_nm[i, j] * 10:.2f} A"
-        )
+        raise PhysicsError(f"atoms {i} ({SYMBOLS[int(numbers[i])]}) and {j} ({SYMBOLS[int(numbers[j])]}) are "
+                           f"{distance[i, j] * 10:.3f} A apart, closer than {closest_nm[i, j] * 10:.2f} A")
 
 
 def check_start(physics: Physics, conformers: np.ndarray) -> None:
@@ -170,10 +182,8 @@ def check_electrons(numbers: np.ndarray, charge: int, multiplicity: int) -> None
     if abs(charge) > max(4, len(numbers)):
         raise UserError(f"charge {charge:+d} is not plausible for {len(numbers)} atoms; check charge in the config")
     if multiplicity < 1 or multiplicity > electrons + 1 or (electrons + multiplicity) % 2 == 0:
-        raise UserError(
-            f"{electrons} electrons (charge {charge:+d}) cannot have spin multiplicity {multiplicity}; "
-            f"use {'an odd' if electrons % 2 == 0 else 'an even'} one"
-        )
+        raise UserError(f"{electrons} electrons (charge {charge:+d}) cannot have spin multiplicity {multiplicity}; "
+                        f"use {'an odd' if electrons % 2 == 0 else 'an even'} one")
 
 
 def check_elements(numbers: np.ndarray, heaviest: int, method: str) -> None:

@@ -20,14 +20,17 @@ class MDConfig(BaselineConfig):
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
 
 
+# steps of an openmm.CustomIntegrator: what is computed for each degree of freedom, and how
+VELOCITY_VERLET = (("v", "v + 0.5*dt*f/m"), ("x", "x + dt*v"), ("v", "v + 0.5*dt*f/m"))
+
+
 def velocity_verlet_integrator(dt_ps: float):
     """OpenMM CustomIntegrator of velocity Verlet: positions and velocities of the same instant."""
     import openmm
 
     integrator = openmm.CustomIntegrator(dt_ps)
-    integrator.addComputePerDof("v", "v + 0.5*dt*f/m")
-    integrator.addComputePerDof("x", "x + dt*v")
-    integrator.addComputePerDof("v", "v + 0.5*dt*f/m")
+    for step in VELOCITY_VERLET:
+        integrator.addComputePerDof(*step)
     return integrator
 
 
@@ -46,15 +49,15 @@ def read_system(system_xml: str, n_atoms: int):
     return system
 
 
-def make_context(system, platform: str, dt_ps: float = 0.001):
-    """A Context on the named platform with one thread and a velocity-Verlet integrator."""
+def make_context(system, platform: str, dt_ps: float = 0.001, integrator=None):
+    """A Context on the named platform with one thread and an integrator (None: velocity Verlet of dt_ps)."""
     import openmm
 
     names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
     if platform not in names:
         raise UserError(f"OpenMM has no platform '{platform}' here; it has {', '.join(names)}")
     properties = {"CPU": {"Threads": "1"}, "CUDA": {"Precision": "mixed"}}.get(platform, {})
-    return openmm.Context(system, velocity_verlet_integrator(dt_ps),
+    return openmm.Context(system, integrator or velocity_verlet_integrator(dt_ps),
                           openmm.Platform.getPlatformByName(platform), properties)
 
 

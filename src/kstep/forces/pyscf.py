@@ -9,7 +9,6 @@ between them.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from functools import lru_cache
@@ -20,7 +19,7 @@ from pydantic import Field
 
 from kstep.config import ChargedConfig, Config, Count, Number, Word
 from kstep.errors import PhysicsError, UserError, did_you_mean
-from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, check_electrons
+from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, as_physics_error, check_electrons
 from kstep.forces.basis import check_basis, core_potentials
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
@@ -194,20 +193,15 @@ class PyscfPhysics(Physics):
         check_dispersion(self._molecule, self.settings)
         self.second_tries = 0
         self._warm_start = warm_start
-        self._last: dict[int, object] = {}
-
-    def forget(self) -> None:
-        """Drop the density matrices that SCFs would start from."""
-        self._last.clear()
 
     def _compute(self, positions, slot):
-        with _as_physics_error():
+        with as_physics_error("the PySCF calculation"):
             field = self._converged(positions, slot)
             slope = gradient(field, self.settings)
         return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
 
     def _compute_energy(self, positions, slot):
-        with _as_physics_error():
+        with as_physics_error("the PySCF calculation"):
             return float(self._converged(positions, slot).e_tot) * KJ_PER_HARTREE
 
     def _converged(self, positions, slot):
@@ -217,17 +211,6 @@ class PyscfPhysics(Physics):
         if self._warm_start:
             self._last[slot] = field.make_rdm1()
         return field
-
-
-@contextlib.contextmanager
-def _as_physics_error():
-    """PySCF, LAPACK and CuPy each have their own errors; a run knows one."""
-    try:
-        yield
-    except PhysicsError:
-        raise
-    except Exception as error:
-        raise PhysicsError(f"the PySCF calculation failed: {str(error).strip()}") from None
 
 
 BACKEND = Backend(PyscfPhysics, PyscfConfig, install="pip install pyscf", packages=("pyscf",),

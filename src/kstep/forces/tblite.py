@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from kstep.config import ChargedConfig, Count, Number, Temperature
-from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons, check_elements
+from kstep.errors import UserError
+from kstep.forces.base import Backend, KnownEnergy, Physics, as_physics_error, check_electrons, check_elements
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 HEAVIEST_ELEMENT = 86
@@ -58,18 +58,11 @@ class TblitePhysics(Physics):
         self._calculator.set("max-iter", max_iterations)
         self._calculator.set("temperature", electronic_temperature_K * HARTREE_PER_KELVIN)
         self._warm_start = warm_start
-        self._last: dict[int, Any] = {}
-
-    def forget(self) -> None:
-        """Drop the results that SCFs would start from."""
-        self._last.clear()
 
     def _compute(self, positions, slot):
-        try:
+        with as_physics_error("the xTB calculation"):
             self._calculator.update(positions / NM_PER_BOHR)
             result = self._calculator.singlepoint(self._last.pop(slot, None))
-        except Exception as error:  # tblite has its own hierarchy of RuntimeErrors
-            raise PhysicsError(f"the xTB calculation failed: {str(error).strip()}") from None
         if self._warm_start:
             self._last[slot] = result
         energy = float(result.get("energy")) * KJ_PER_HARTREE

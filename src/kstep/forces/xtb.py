@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons, check_elements
+from kstep.errors import UserError
+from kstep.forces.base import Backend, KnownEnergy, Physics, as_physics_error, check_electrons, check_elements
 from kstep.forces.tblite import QMConfig
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
@@ -38,8 +38,7 @@ class XtbPhysics(Physics):
         parameters = {"GFN2-xTB": Param.GFN2xTB, "GFN1-xTB": Param.GFN1xTB, "GFN-FF": Param.GFNFF}
         if method not in parameters:
             raise UserError(f"backend xtb has no method {method}; it has {', '.join(parameters)}")
-        self._settings = dict(accuracy=accuracy, max_iterations=max_iterations,
-                              electronic_temperature_K=electronic_temperature_K)
+        self._scf = accuracy, max_iterations, electronic_temperature_K
         self._make = lambda bohr: Calculator(parameters[method], self.numbers, bohr, float(charge),
                                              multiplicity - 1)
         self._muted = VERBOSITY_MUTED
@@ -58,18 +57,16 @@ class XtbPhysics(Physics):
             # not os.devnull: xtb cannot open one file twice, and a process may hold several molecules
             self._calculator.set_output(os.path.join(self._folder.name, "xtb.out"))
             if not self._is_force_field:
-                self._calculator.set_accuracy(self._settings["accuracy"])
-                self._calculator.set_max_iterations(self._settings["max_iterations"])
-                self._calculator.set_electronic_temperature(self._settings["electronic_temperature_K"])
+                accuracy, max_iterations, electronic_temperature_K = self._scf
+                self._calculator.set_accuracy(accuracy)
+                self._calculator.set_max_iterations(max_iterations)
+                self._calculator.set_electronic_temperature(electronic_temperature_K)
         self._calculator.update(bohr)
 
     def _compute(self, positions, slot):
-        with contextlib.chdir(self._folder.name):
-            try:
-                self._prepare(positions / NM_PER_BOHR)
-                result = self._calculator.singlepoint()
-            except Exception as error:  # xtb-python raises its own XTBException
-                raise PhysicsError(f"the xTB calculation failed: {' '.join(str(error).split())}") from None
+        with contextlib.chdir(self._folder.name), as_physics_error("the xTB calculation"):
+            self._prepare(positions / NM_PER_BOHR)
+            result = self._calculator.singlepoint()
         energy = float(result.get_energy()) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR
 

@@ -14,8 +14,9 @@ from kstep.forces.pool import EvaluationPool
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain
 from kstep.schemes.langevin import LangevinThermostat
+from kstep.schemes.maxwell import remove_centre_of_mass_velocity
 from kstep.schemes.state import State
-from kstep.units import PS_PER_FS
+from kstep.units import PS_PER_FS, kT
 
 
 @contextmanager
@@ -78,7 +79,7 @@ class OpenMMEngine:
     def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
         import openmm
 
-        from kstep.forces.openmm import velocity_verlet_integrator
+        from kstep.forces.openmm import VELOCITY_VERLET, make_context, velocity_verlet_integrator
 
         self.masses = np.asarray(masses)
         system = openmm.XmlSerializer.deserialize(system_xml)
@@ -88,16 +89,11 @@ class OpenMMEngine:
         langevin = openmm.CustomIntegrator(dt_ps)
         langevin.addGlobalVariable("kT", 0.0)
         langevin.addGlobalVariable("c", float(np.exp(-0.5 * friction_per_ps * dt_ps)))
-        for _ in range(2):
-            langevin.addComputePerDof("v", "c*v + sqrt((1-c*c)*kT/m)*gaussian")
-            if _ == 0:
-                langevin.addComputePerDof("v", "v + 0.5*dt*f/m")
-                langevin.addComputePerDof("x", "x + dt*v")
-                langevin.addComputePerDof("v", "v + 0.5*dt*f/m")
+        noise = ("v", "c*v + sqrt((1-c*c)*kT/m)*gaussian")
+        for step in (noise, *VELOCITY_VERLET, noise):
+            langevin.addComputePerDof(*step)
         self._compound.addIntegrator(langevin)
-        self._context = openmm.Context(system, self._compound,
-                                       openmm.Platform.getPlatformByName(platform),
-                                       {"CPU": {"Threads": "1"}, "CUDA": {"Precision": "mixed"}}.get(platform, {}))
+        self._context = make_context(system, platform, integrator=self._compound)
         self._langevin = langevin
         self._error = openmm.OpenMMException
         self.true_calls = 0
@@ -119,9 +115,6 @@ class OpenMMEngine:
 
     def run(self, state: State, stretch, rng, every: int, record) -> State:
         """Carry the state through a stretch; `record(state)` sees every `every`-th frame."""
-        from kstep.schemes.maxwell import remove_centre_of_mass_velocity
-        from kstep.units import kT
-
         thermostatted = stretch.ensemble == "NVT"
         self._compound.setCurrentIntegrator(1 if thermostatted else 0)
         if thermostatted:

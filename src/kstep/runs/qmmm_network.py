@@ -50,7 +50,7 @@ class EmbeddedNetwork:
         energy = energy + coupled
         for r in range(len(x)):
             try:
-                of_mm, mm_forces = self.mm.energy_and_forces(x[r])
+                of_mm, mm_forces = self.mm(x[r])
             except PhysicsError:
                 of_mm, mm_forces = np.nan, np.nan
             energy[r] += of_mm

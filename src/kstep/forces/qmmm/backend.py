@@ -52,17 +52,13 @@ class QMMMPhysics(Physics):
         answer = self._answer
         return {"qm_energy": np.asarray(answer.energy), "qm_forces": answer.forces, "field_forces": answer.field_forces}
 
-    def forget(self) -> None:
-        """Drop what the QM engine kept."""
-        self._qm.forget()
-
     def field_at(self, positions: np.ndarray) -> Field:
         """The charges around the region at positions (N,3)."""
         return Field(self.numbers[self.field_atoms], self.field_charges, positions[self.field_atoms])
 
     def _compute(self, positions, slot):
         self._answer = answer = self._ask(self.region.capped(positions), self.field_at(positions))
-        energy, forces = self._mm.energy_and_forces(positions)
+        energy, forces = self._mm(positions)
         forces = forces + self.region.spread(answer.forces, positions)
         forces[self.field_atoms] += answer.field_forces
         return energy + answer.energy, forces

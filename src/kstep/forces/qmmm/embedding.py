@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
+from kstep.forces.base import as_physics_error
 from kstep.forces.pyscf import PyscfPhysics, converge, gradient, mean_field
 from kstep.forces.xtb import XtbPhysics
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
@@ -55,21 +56,16 @@ class XtbInField(XtbPhysics):
 
     def in_field(self, positions: np.ndarray, field: Field) -> Answer:
         """The region at positions (n,3) nm; every SCF starts cold, so that the energy depends on x alone."""
-        with contextlib.chdir(self._folder.name):
-            try:
-                self._prepare(positions / NM_PER_BOHR)
-                if len(field.charges):
-                    self._calculator.set_external_charges(field.numbers, field.charges, field.positions / NM_PER_BOHR)
-                result = self._calculator.singlepoint()
-                gradient = np.zeros((len(field.charges), 3))
-                if len(field.charges):
-                    self._pc_gradient(self._address(result._env), self._address(result._res), gradient.ctypes.data)
-                if result.check() != 0:
-                    raise PhysicsError("xtb gave no gradient on the point charges")
-            except PhysicsError:
-                raise
-            except Exception as error:  # xtb-python raises its own XTBException
-                raise PhysicsError(f"the xTB calculation failed: {' '.join(str(error).split())}") from None
+        with contextlib.chdir(self._folder.name), as_physics_error("the xTB calculation"):
+            self._prepare(positions / NM_PER_BOHR)
+            if len(field.charges):
+                self._calculator.set_external_charges(field.numbers, field.charges, field.positions / NM_PER_BOHR)
+            result = self._calculator.singlepoint()
+            gradient = np.zeros((len(field.charges), 3))
+            if len(field.charges):
+                self._pc_gradient(self._address(result._env), self._address(result._res), gradient.ctypes.data)
+            if result.check() != 0:
+                raise PhysicsError("xtb gave no gradient on the point charges")
         return Answer(float(result.get_energy()) * KJ_PER_HARTREE,
                       -np.asarray(result.get_gradient()) * FORCE_PER_HARTREE_BOHR, -gradient * FORCE_PER_HARTREE_BOHR)
 
@@ -93,7 +89,7 @@ class PyscfInField(PyscfPhysics):
         if len(field.charges):
             electrons = qmmm.mm_charge(electrons, field.positions / NM_PER_BOHR, field.charges, unit="Bohr")
         on_field = np.zeros((len(field.charges), 3))
-        try:
+        with as_physics_error("the PySCF calculation"):
             electrons, _ = converge(electrons)
             slope = gradient(electrons, self.settings)
             if len(field.charges):
@@ -101,10 +97,6 @@ class PyscfInField(PyscfPhysics):
                 density = electrons.make_rdm1()
                 both_spins = density if density.ndim == 2 else density.sum(0)
                 on_field = gradients.grad_nuc_mm() + gradients.grad_hcore_mm(both_spins)
-        except PhysicsError:
-            raise
-        except Exception as error:  # PySCF and LAPACK each have their own
-            raise PhysicsError(f"the PySCF calculation failed: {' '.join(str(error).split())}") from None
         return Answer(float(electrons.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR,
                       -on_field * FORCE_PER_HARTREE_BOHR)
 

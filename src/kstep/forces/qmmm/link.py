@@ -71,11 +71,6 @@ class Region:
         lengths = (covalent_radii[np.asarray(numbers)[inside]] + covalent_radii[HYDROGEN]) * NM_PER_ANGSTROM
         return cls(atoms, inside, hosts, lengths)
 
-    @property
-    def n_capped(self) -> int:
-        """Atoms of the region and its link atoms."""
-        return len(self.atoms) + len(self.hosts)
-
     def capped(self, positions: np.ndarray) -> np.ndarray:
         """Positions (...,n+L,3) of the capped region, from those of all atoms (...,N,3)."""
         region = positions[..., self.atoms, :]

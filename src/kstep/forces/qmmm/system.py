@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,18 +24,9 @@ from kstep.forces.qmmm.link import Region
 TERM = re.compile(r"[pab]\d+")  # attributes that name a term's atoms
 BONDED = {"HarmonicBondForce", "HarmonicAngleForce", "PeriodicTorsionForce", "RBTorsionForce", "CMAPTorsionForce",
           "CustomBondForce", "CustomAngleForce", "CustomTorsionForce", "CustomCompoundBondForce"}
+# energy kJ/mol and forces (N,3) kJ/mol/nm, of positions (N,3) nm: MM, QM-MM Lennard-Jones, terms over the boundary
+MMPart = Callable[[np.ndarray], tuple[float, np.ndarray]]
 CHARGE_PRODUCT = "qq"  # a pair parameter of this name is a Coulomb term (forcefields.mmff94)
-
-
-class MMPart:
-    """What of a divided System OpenMM computes: MM, QM-MM Lennard-Jones, terms over the boundary."""
-
-    def __init__(self, system_xml: str, n_atoms: int, platform: str):
-        self._context = make_context(read_system(system_xml, n_atoms), platform)
-
-    def energy_and_forces(self, positions: np.ndarray) -> tuple[float, np.ndarray]:
-        """kJ/mol and (N,3) kJ/mol/nm at positions (N,3) nm; PhysicsError where OpenMM has no number."""
-        return ask(self._context, positions)
 
 
 @dataclass(frozen=True)
@@ -67,8 +60,8 @@ class Environment:
         return Coupling(self.region_charges)
 
     def mm_part(self, platform: str = "CPU") -> MMPart:
-        """A MMPart of its own; the CPU platform is in single precision, and faster from 50 waters."""
-        return MMPart(self.system_xml, len(self.field_charges), platform)
+        """`openmm.ask` of the divided System; the CPU platform is in single precision, and faster from 50 waters."""
+        return partial(ask, make_context(read_system(self.system_xml, len(self.field_charges)), platform))
 
 
 def divide(system_xml: str, bonds: np.ndarray, region: Region, charge: int = 0) -> Environment:
