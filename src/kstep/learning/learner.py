@@ -35,7 +35,7 @@ from kstep.runs.sampler import sampler_masses
 from kstep.schemes import Metropolis, Plain
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.maxwell import draw_velocities
-from kstep.schemes.state import State, put
+from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
@@ -147,10 +147,7 @@ class _Learner:
         reach = self.config.fit_outlier_kT * max(1, 3 * len(self.target.labelled) - 6) * kT(self.hot_K)
         with np.errstate(invalid="ignore"):
             calm = ~truth.failed & (truth.energy < state.energy.min() + reach)
-        new = {"positions": turned, "energy": truth.energy, "forces": truth.forces}
-        started: dict[str, Any] = {name: put(getattr(state, name), rows[calm], value[calm])
-                                   for name, value in new.items()}
-        return replace(state, **started)
+        return put_rows(state, rows[calm], positions=turned[calm], energy=truth.energy[calm], forces=truth.forces[calm])
 
     def _fit(self, passes: float) -> None:
         """Fit to all labels, going on from the network so far; `passes` over all of them."""
@@ -282,10 +279,10 @@ class _Learner:
         self.record.save(state, self.rng, self.progress, cost)
 
     def _restored(self) -> State | None:
-        saved = self.record.restore(self.rng)
+        saved = self.record.restore()
         if saved is None:
             return None
-        state, self.progress = saved
+        state, self.rng, self.progress = saved
         self.labels, _ = Labels.load(self.folder / "labels.npz")
         if self.network_path.is_file() and self.progress.round:
             self.checkpoint = checkpoints.load(self.network_path)

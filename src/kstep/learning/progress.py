@@ -6,12 +6,10 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from kstep.errors import UserError
-from kstep.schemas import read_npz, write_npz
+from kstep.runs.recorder import read_restart, write_restart
 from kstep.schemes.state import State
 
 log = logging.getLogger("kstep")
@@ -49,7 +47,7 @@ class Record:
     """rounds.jsonl and chains.npz in a learning's folder; `fingerprint` is what a resumed one must share."""
 
     def __init__(self, folder: Path, fingerprint: dict):
-        self.folder, self.rounds, self.chains = folder, folder / "rounds.jsonl", folder / "chains.npz"
+        self.rounds, self.chains = folder / "rounds.jsonl", folder / "chains.npz"
         self.fingerprint = json.loads(json.dumps(fingerprint))
 
     def start_over(self) -> None:
@@ -72,21 +70,9 @@ class Record:
         """Chains, generator and progress, with what was spent so far (see `add`)."""
         kept = {**asdict(progress), "true_calls": cost["true_calls_training"], "cpu_s": cost["cpu_s_training"],
                 "wall_s": cost["wall_s_training"]}
-        text = {"progress": kept, "rng": rng.bit_generator.state, "fingerprint": self.fingerprint}
-        write_npz(self.chains, {"positions": state.positions, "velocities": state.velocities, "energy": state.energy,
-                                "forces": state.forces, "text": np.array(json.dumps(text))})
+        write_restart(self.chains, state, rng, self.fingerprint, kept)
 
-    def restore(self, rng: np.random.Generator) -> tuple[State, Progress] | None:
-        """What was saved last, `rng` set to where it was; None when nothing was.
-
-        Raises UserError when it belongs to other settings.
-        """
-        if not self.chains.is_file():
-            return None
-        arrays: dict[str, Any] = read_npz(self.chains)
-        text = json.loads(str(arrays.pop("text")))
-        if text["fingerprint"] != self.fingerprint:
-            raise UserError(f"{self.folder} was learned with other settings; use the same ones, or run without "
-                            "--resume to start over")
-        rng.bit_generator.state = text["rng"]
-        return State(**arrays), Progress(**text["progress"])
+    def restore(self) -> tuple[State, np.random.Generator, Progress] | None:
+        """What was saved last, None when nothing was; UserError when it belongs to other settings."""
+        saved = read_restart(self.chains, self.fingerprint, "learned")
+        return saved and (*saved[:2], Progress(**saved[2]["progress"]))

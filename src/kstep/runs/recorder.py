@@ -19,17 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kstep import schemas
 from kstep.errors import UserError
 from kstep.files import replacing
-from kstep.schemas import (
-    PER_FRAME,
-    complete_trajectory,
-    join_trajectories,
-    load_trajectory,
-    read_npz,
-    save_trajectory,
-    write_npz,
-)
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
@@ -47,6 +39,35 @@ def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: in
             "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
+
+
+def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
+                  **more) -> None:
+    """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`."""
+    text = {"fingerprint": fingerprint, "rng": rng.bit_generator.state, "progress": progress, "step": state.step,
+            **more}
+    schemas.write_npz(path, {**per_replica(state), "text": np.array(json.dumps(text))})
+
+
+def read_restart(path: Path, fingerprint: dict,
+                 begun: str = "started") -> tuple[State, np.random.Generator, dict] | None:
+    """State, generator and what was written beside them; None when there is no such file.
+
+    UserError when `fingerprint`, what a resumed run must share, is not the one that was written.
+    """
+    if not path.is_file():
+        return None
+    arrays = schemas.read_npz(path)
+    text = json.loads(str(arrays.pop("text")))
+    if text["fingerprint"] != fingerprint:
+        changed = [k for k in fingerprint if text["fingerprint"].get(k) != fingerprint[k]]
+        raise UserError(f"{path.parent} was {begun} with other settings ({', '.join(changed) or 'unknown'}); use the "
+                        "same ones, or run without --resume to start over")
+    rng = np.random.default_rng()
+    rng.bit_generator.state = text["rng"]
+    known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
+    state = State(step=text.get("step", 0), **{name: array for name, array in arrays.items() if name in known})
+    return state, rng, text
 
 
 class TrajectoryWriter:
@@ -96,16 +117,15 @@ class TrajectoryWriter:
     def _write_chunk(self) -> None:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
-            write_npz(self.parts / f"chunk_{self._n_chunks:05d}.npz", chunk)
+            schemas.write_npz(self.parts / f"chunk_{self._n_chunks:05d}.npz", chunk)
             self._n_chunks += 1
             self._frames = {}
 
     def checkpoint(self, state: State, rng: np.random.Generator, progress: dict) -> None:
         """Write the frames so far and everything needed to go on from `state`."""
         self._write_chunk()
-        text = {"fingerprint": self.fingerprint, "segments": self.segments, "n_chunks": self._n_chunks,
-                "rng": rng.bit_generator.state, "progress": progress, "step": state.step}
-        write_npz(self.parts / "checkpoint.npz", {**per_replica(state), "text": np.array(json.dumps(text))})
+        write_restart(self.parts / "checkpoint.npz", state, rng, self.fingerprint, progress, segments=self.segments,
+                      n_chunks=self._n_chunks)
 
     def _claim(self) -> None:
         """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
@@ -135,26 +155,15 @@ class TrajectoryWriter:
         if not (self.parts / "checkpoint.npz").is_file():
             return None
         self._claim()
-        arrays = read_npz(self.parts / "checkpoint.npz")
-        text = json.loads(str(arrays.pop("text")))
-        if text["fingerprint"] != self.fingerprint:
-            changed = [k for k in self.fingerprint if text["fingerprint"].get(k) != self.fingerprint[k]]
-            raise UserError(
-                f"{self.parts} was started with other settings ({', '.join(changed) or 'unknown'}); "
-                "use the same ones, or run without --resume to start over"
-            )
+        state, rng, text = read_restart(self.parts / "checkpoint.npz", self.fingerprint)
         self.segments, self._n_chunks = text["segments"], text["n_chunks"]
-        rng = np.random.default_rng()
-        rng.bit_generator.state = text["rng"]
-        known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
-        state = State(step=text["step"], **{name: array for name, array in arrays.items() if name in known})
         return state, rng, text["progress"]
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""
         if not self.path.is_file():
             return None
-        metadata = load_trajectory(self.path).metadata
+        metadata = schemas.load_trajectory(self.path).metadata
         return metadata if metadata.get("fingerprint") == self.fingerprint else None
 
     def start_over(self) -> None:
@@ -178,11 +187,11 @@ def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata
     if not chunks:
         raise UserError(f"nothing was recorded for {path}; every length in the config is zero")
     with np.load(chunks[0], allow_pickle=False) as first:
-        keys = [key for key in PER_FRAME if key in first.files]
-        template = complete_trajectory({**constants, **{k: first[k][:0] for k in keys}})
+        keys = [key for key in schemas.PER_FRAME if key in first.files]
+        template = schemas.complete_trajectory({**constants, **{k: first[k][:0] for k in keys}})
     # A frameless file with the right schema gives every small array; frames are streamed in beside it.
     head = path.with_name(f".{path.name}.head")
-    save_trajectory(head, template, metadata)
+    schemas.save_trajectory(head, template, metadata)
     try:
         with replacing(path) as temporary, zipfile.ZipFile(head) as source, \
                 zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as target:
@@ -211,6 +220,6 @@ def _stream(target: zipfile.ZipFile, key: str, chunks: list[Path], dtype) -> Non
 
 def join_replicas(path: Path, pieces: list[Path], metadata: dict) -> None:
     """Join one-replica trajectories of one molecule into a single file, replicas renumbered."""
-    joined = vars(join_trajectories([load_trajectory(piece) for piece in pieces]))
+    joined = vars(schemas.join_trajectories([*map(schemas.load_trajectory, pieces)]))
     segments = joined.pop("metadata")["segments"]
-    save_trajectory(path, joined, {**metadata, "segments": segments})
+    schemas.save_trajectory(path, joined, {**metadata, "segments": segments})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from kstep.errors import PhysicsError
-from kstep.schemes.state import Info, Proposal, State, put
+from kstep.schemes.state import Info, Proposal, State, put_rows
 
 
 def arrive(name: str, state: State, info: Info, proposal: Proposal, truth, velocities: np.ndarray, *,
@@ -22,12 +20,6 @@ def arrive(name: str, state: State, info: Info, proposal: Proposal, truth, veloc
         first = int(np.argmax(truth.failed))
         raise PhysicsError(f"{name} dynamics of replica {rows[first]} broke at step {state.step}: "
                            f"{truth.messages[first]}; {way_out}")
-    state = replace(
-        state,
-        positions=put(state.positions, rows, proposal.positions),
-        velocities=put(state.velocities, rows, velocities),
-        energy=put(state.energy, rows, truth.energy),
-        forces=put(state.forces, rows, truth.forces),
-    )
-    return state, replace(info, pending=put(info.pending, rows, info.pending[rows] - proposal.span),
-                          attempts=put(info.attempts, rows, info.attempts[rows] + 1))
+    return (put_rows(state, rows, positions=proposal.positions, velocities=velocities, energy=truth.energy,
+                     forces=truth.forces),
+            put_rows(info, rows, pending=info.pending[rows] - proposal.span, attempts=info.attempts[rows] + 1))

@@ -13,7 +13,7 @@ from kstep.errors import UserError
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.arrival import arrive
 from kstep.schemes.base import RunConfig, Scheme
-from kstep.schemes.state import Info, Proposal, State, put
+from kstep.schemes.state import Info, Proposal, State, put_rows
 
 
 class CheckedConfig(RunConfig):
@@ -80,12 +80,10 @@ def arrive_beside(name: str, state: State, info: Info, proposal: Proposal, truth
     rows = proposal.rows
     arrived, info = arrive(name, state, info, proposal, truth, velocities,
                            way_out="use fewer --k-steps, or a network trained on more of what the molecule does")
-    arrived = replace(
-        arrived,
-        network_energy=put(_or_unknown(state.network_energy, state.energy), rows, proposal.extra["network_energy"]),
-        network_forces=put(_or_unknown(state.network_forces, state.forces), rows, proposal.extra["network_forces"]),
-    )
-    return arrived, replace(info, inner_steps=put(info.inner_steps, rows, info.inner_steps[rows] + proposal.span))
+    arrived = replace(arrived, network_energy=_or_unknown(state.network_energy, state.energy),
+                      network_forces=_or_unknown(state.network_forces, state.forces))
+    return (put_rows(arrived, rows, **proposal.extra),
+            put_rows(info, rows, inner_steps=info.inner_steps[rows] + proposal.span))
 
 
 def known_network_forces(network, state: State, rows: np.ndarray) -> np.ndarray:

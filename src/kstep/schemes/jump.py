@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,7 @@ from kstep.errors import UserError
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.plain import Plain
-from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put
+from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put_rows
 from kstep.units import PS_PER_FS
 
 
@@ -145,14 +145,9 @@ class Jump(Scheme):
             state, info, Proposal(rows[done], proposal.positions[done], proposal.velocities[done], proposal.span[done]),
             _rows_of(truth, done), rng)
         back, jumped = rows[refused], rows[done & jumping]
-        info = replace(
-            info,
-            attempts=put(info.attempts, back, info.attempts[back] + 1),
-            failures=put(info.failures, back, info.failures[back] + 1),
-            inner_steps=put(info.inner_steps, jumped, info.inner_steps[jumped] + proposal.span[done & jumping]),
-            accepted=put(info.accepted, back, False),
-        )
-        return replace(state, velocities=put(state.velocities, rows[done], velocities[done])), info
+        info = put_rows(info, back, attempts=info.attempts[back] + 1, failures=info.failures[back] + 1, accepted=False)
+        info = put_rows(info, jumped, inner_steps=info.inner_steps[jumped] + proposal.span[done & jumping])
+        return put_rows(state, rows[done], velocities=velocities[done]), info
 
     def _rescale(self, info, proposal, truth, velocities, chosen):
         """Scale velocities back to the true total energy at the start of the macro-step."""

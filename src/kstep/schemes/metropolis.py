@@ -15,7 +15,7 @@ from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.ladder import TemperatureLadder, ladder_of
 from kstep.schemes.maxwell import draw_velocities
-from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put
+from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put_rows
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_STEPS = 1000
@@ -59,7 +59,7 @@ class Metropolis(Scheme):
 
     def __init__(self, carry, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float, *,
                  length_law: str = "fixed", ladder: TemperatureLadder | None = None, needs_forces: bool = True):
-        """The test takes energies alone: with needs_forces false no true force is asked for, and State.forces is NaN."""
+        """The test takes energies alone: without needs_forces no true force is asked for, and State.forces is NaN."""
         super().__init__(None, carry, masses, dt_ps, k_steps)
         self.length_law, self.needs_forces = length_law, needs_forces
         self.ladder = ladder or TemperatureLadder((temperature_K,))
@@ -116,19 +116,14 @@ class Metropolis(Scheme):
         def choose(new, old):
             return np.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-        state = replace(
-            state,
-            positions=put(state.positions, rows, choose(proposal.positions, state.positions[rows])),
-            velocities=put(state.velocities, rows, choose(proposal.velocities, start)),
-            energy=put(state.energy, rows, choose(truth.energy, state.energy[rows])),
-            forces=put(state.forces, rows, choose(truth.forces, state.forces[rows])),
-        )
+        state = put_rows(state, rows, positions=choose(proposal.positions, state.positions[rows]),
+                         velocities=choose(proposal.velocities, start),
+                         energy=choose(truth.energy, state.energy[rows]),
+                         forces=choose(truth.forces, state.forces[rows]))
         state, swapped = self.ladder.swap(state, state.step // self.k_steps, rng)
-        return state, replace(
-            info, pending=put(info.pending, rows, 0), attempts=put(info.attempts, rows, info.attempts[rows] + 1),
-            failures=put(info.failures, rows, info.failures[rows] + truth.failed),
-            inner_steps=put(info.inner_steps, rows, proposal.span), accepted=put(info.accepted, rows, accepted),
-            delta_H=put(info.delta_H, rows, delta_H), swapped=swapped)
+        info = put_rows(info, rows, pending=0, attempts=info.attempts[rows] + 1, inner_steps=proposal.span,
+                        failures=info.failures[rows] + truth.failed, accepted=accepted, delta_H=delta_H)
+        return state, replace(info, swapped=swapped)
 
     def count(self, info: Info) -> dict:
         """What acceptance, <exp(-beta dH)> with its error, and the rungs' exchanges are made of."""

@@ -61,16 +61,10 @@ class Info:
     def begin(cls, state: State, k_steps: int, masses: np.ndarray) -> Info:
         """A macro-step of k_steps timesteps that begins at `state`; masses (N,) Da of its velocities."""
         n = state.n_replicas
-        return cls(
-            pending=np.full(n, k_steps, dtype=np.int64),
-            attempts=np.zeros(n, dtype=np.int64),
-            failures=np.zeros(n, dtype=np.int64),
-            inner_steps=np.zeros(n, dtype=np.int64),
-            accepted=np.ones(n, dtype=bool),
-            delta_H=np.full(n, np.nan),
-            energy_start=state.energy + kinetic_energy(state.velocities, masses),
-            swapped=np.full(n, -1, dtype=np.int8),
-        )
+        attempts, failures, inner_steps = np.zeros((3, n), dtype=np.int64)
+        return cls(np.full(n, k_steps, dtype=np.int64), attempts, failures, inner_steps, np.ones(n, dtype=bool),
+                   delta_H=np.full(n, np.nan), swapped=np.full(n, -1, dtype=np.int8),
+                   energy_start=state.energy + kinetic_energy(state.velocities, masses))
 
 
 def per_replica(whole: State | Info) -> dict[str, Any]:
@@ -115,3 +109,8 @@ def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray | float) -> np.n
     out = array.copy()
     out[rows] = values
     return out
+
+
+def put_rows(whole: T, rows: np.ndarray, **values: Any) -> T:
+    """A State or an Info with new values of the arrays named, at `rows` alone."""
+    return replace(whole, **{name: put(getattr(whole, name), rows, value) for name, value in values.items()})
