@@ -29,10 +29,8 @@ class Carrier:
 
     def __init__(self, network):
         if not hasattr(network, "forces"):
-            raise ValueError(
-                "a sampler needs a conservative force: the jump map is neither reversible nor "
-                "volume-preserving, so the Metropolis test would not be exact"
-            )
+            raise ValueError("a sampler needs a conservative force: the jump map is neither reversible nor "
+                             "volume-preserving, so the Metropolis test would not be exact")
         self.network = network
 
     cpu_s = 0.0  # its work is this process's

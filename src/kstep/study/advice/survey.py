@@ -20,7 +20,7 @@ from kstep.forces.pool import EvaluationPool
 from kstep.provenance import machine, provenance
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.run_network import load_network, network_arguments
+from kstep.runs.run_network import recipe_of
 from kstep.runs.sampler import sampler_masses
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import steps_per_call, thermalise, tune
@@ -98,7 +98,8 @@ def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
 def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
     """The survey from a checkpoint and a pilot run of it."""
     settings, molecule = task.run, task.run.molecule
-    network = load_network(**network_arguments(settings.checkpoint, molecule, settings.method, settings.device))
+    recipe = recipe_of(molecule, settings.method)
+    network = recipe.load(checkpoint=settings.checkpoint, device=settings.device, **recipe.arguments)
     carry, masses = Carrier(network), pilot.masses_sampler
     # samples of the true potential: the network's own chain might find a hole of the network
     positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]

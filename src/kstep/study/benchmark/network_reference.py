@@ -25,7 +25,7 @@ from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
 from kstep.runs.certificate import Certificate
 from kstep.runs.network_dynamics import Carrier, make_carrier, network_dynamics
-from kstep.runs.run_network import load_network, network_arguments
+from kstep.runs.run_network import recipe_of
 from kstep.schemas import load_trajectory, read_npz, write_npz
 from kstep.units import PS_PER_FS
 
@@ -38,9 +38,10 @@ INNER_STEPS, INNER_REPLICAS = 200, 64
 def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, method: str, temperature_K: float,
         length_ps: float, redraw_ps: float, seed: int, n_workers: int) -> None:
     """Carry replicas from starts (R,N,3) nm for length_ps each and write `out`."""
-    arguments = network_arguments(checkpoint, molecule, method)
-    network = load_network(**arguments)
-    carry = make_carrier(network, load_network, arguments, min(n_workers, len(starts)))
+    recipe = recipe_of(molecule, method)
+    arguments = {**recipe.arguments, "checkpoint": checkpoint}
+    network = recipe.load(**arguments)
+    carry = make_carrier(network, recipe.load, arguments, min(n_workers, len(starts)))
     recording = Recording(molecule.numbers, molecule.bonds, SPACING_PS)
     per_frame = round(SPACING_PS / PS_PER_FS / DT_FS)
     n_frames = max(1, round(length_ps / SPACING_PS))
@@ -97,7 +98,8 @@ def load(path: Path) -> tuple[Series, dict]:
 
 def inner_step_us(molecule, checkpoint: Path, method: str) -> dict:
     """Microseconds of one core for one timestep of one of 64 replicas: energy, force and Verlet; the best of five."""
-    network = load_network(**network_arguments(checkpoint, molecule, method))
+    recipe = recipe_of(molecule, method)
+    network = recipe.load(checkpoint=checkpoint, **recipe.arguments)
     carry = Carrier(network)
     x = np.repeat(molecule.conformers[:1], INNER_REPLICAS, axis=0)
     v = np.zeros_like(x)
