@@ -28,9 +28,8 @@ from guides import put
 from kstep.files import write_json_atomic, write_json_compact
 from kstep.schemas import load_dataset, load_trajectory, save_dataset
 from kstep.topology import find_angles
-from kstep.training.optimiser import learning_rate
+from kstep.training.optimiser import Average, learning_rate
 from kstep.training.splits import select
-from kstep.training.weight_average import Average
 from kstep.units import NM_PER_ANGSTROM, PS_PER_FS
 from peer_networks import Predictor
 from running import RESULTS, ROOT, machine, provenance

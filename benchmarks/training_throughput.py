@@ -37,7 +37,7 @@ from kstep.config import load_config
 from kstep.models import build_model
 from kstep.models.model_config import ModelConfig
 from kstep.schemas import load_dataset
-from kstep.training import weight_average as average, losses, normalisation as normalise, window_training as loop
+from kstep.training import losses, normalisation as normalise, optimiser, window_training as loop
 from kstep.training.batches import Windows
 from kstep.training.train_config import TrainConfig
 from kstep.training.splits import select
@@ -71,7 +71,7 @@ for name in ("energy_terms", "jump_terms"):
 timed(torch.Tensor, "backward", "backward")
 timed(torch.nn.utils, "clip_grad_norm_", "clipping")
 timed(torch.optim.AdamW, "step", "optimiser")
-timed(average.Average, "update", "average of weights")
+timed(optimiser.Average, "update", "average of weights")
 timed(loop, "validate", "validation")
 marks = []
 def watch(step):

@@ -4,7 +4,7 @@ data        windows (of trajectories), dataset (a file of them), labels (a file 
             rotations, equivalent_hydrogens, batches (a dataset in memory -> ragged batches)
 loss        losses (its terms), normalisation (what they and the network are scaled by), objective (what is
             differentiated), validation_error
-steps       train_config, optimiser, weight_average, step_plan (which windows a step takes), distributed (several
+steps       train_config, optimiser, step_plan (which windows a step takes), distributed (several
             processes take it), training_state (for --resume), training_log, initial_weights (of a pretrained network)
 trainers    window_training: windows of one or many molecules, epoch after epoch, any network and head (04_train.py);
             label_fit: the energies and forces of one molecule in one go, between two rounds of self-learning

@@ -69,9 +69,8 @@ def build_dataset(paths: dict[str, Path], k: int, *, stride: int | None = None, 
         if rotations:
             windows = turn_randomly(windows, rotations, np.random.default_rng([seed, index]))
         parts.append({**windows, "molecule_id": np.full(len(windows["frame"]), index)})
-        statics["atom_types"].append(trajectory.atom_types)
-        statics["masses"].append(trajectory.masses)
-        statics["bonds"].append(trajectory.bonds)
+        for key in ("atom_types", "masses", "bonds"):
+            statics[key].append(getattr(trajectory, key))
         statics["charge"].append(int(meta.get("charge", 0)))
         statics["multiplicity"].append(int(meta.get("multiplicity", 1)))
         molecules.append({"name": name, "smiles": meta.get("smiles", ""), "method": meta.get("method", "")})
@@ -83,19 +82,14 @@ def build_dataset(paths: dict[str, Path], k: int, *, stride: int | None = None, 
         raise UserError(f"the trajectories mix methods ({', '.join(methods)}); one dataset needs one")
     per_molecule = [len(types) for types in statics["atom_types"]]
     per_window = np.concatenate([np.full(len(p["frame"]), n) for p, n in zip(parts, per_molecule)])
-    arrays = {}
-    for key in parts[0]:
-        flat = [p[key].reshape(-1, 3) if p[key].ndim == 3 else p[key] for p in parts]
-        arrays[key] = np.concatenate(flat)
+    arrays = {key: np.concatenate([p[key].reshape(-1, 3) if p[key].ndim == 3 else p[key] for p in parts])
+              for key in parts[0]}
     arrays |= {
-        "ptr": np.concatenate([[0], np.cumsum(per_window)]),
-        "dt_fs": np.array(float(dt_fs)),
+        "ptr": np.concatenate([[0], np.cumsum(per_window)]), "dt_fs": np.array(float(dt_fs)),
         "mol_ptr": np.concatenate([[0], np.cumsum(per_molecule)]),
         "bond_ptr": np.concatenate([[0], np.cumsum([len(b) for b in statics["bonds"]])]),
-        "charge": np.array(statics["charge"], dtype=np.int64),
-        "multiplicity": np.array(statics["multiplicity"], dtype=np.int64),
-        **{key: np.concatenate(statics[key]) for key in ("atom_types", "masses", "bonds")},
-    }
+        **{key: np.array(statics[key], dtype=np.int64) for key in ("charge", "multiplicity")},
+        **{key: np.concatenate(statics[key]) for key in ("atom_types", "masses", "bonds")}}
     metadata = {
         "units": "nm ps Da kJ/mol", "molecules": molecules, "method": methods[0], "k_steps": k,
         "dt_fs": float(dt_fs), "jump_fs": k * float(dt_fs), "stride": stride or k, "roles": list(ROLES),

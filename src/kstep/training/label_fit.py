@@ -28,9 +28,8 @@ from kstep.molecules.molecule import Molecule
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
-from kstep.training.optimiser import adamw, descend, learning_rate
+from kstep.training.optimiser import Average, adamw, descend, learning_rate
 from kstep.training.train_config import FitConfig
-from kstep.training.weight_average import Average
 from kstep.training.whitening import whitened
 from kstep.units import PS_PER_FS, kT
 

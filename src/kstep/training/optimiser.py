@@ -1,13 +1,13 @@
-"""AdamW and its learning rate, as every training here uses them."""
+"""AdamW, its learning rate, and the averaged weights that are validated and stored, as every training uses them."""
 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import torch
 
 from kstep.errors import UserError
-from kstep.training.weight_average import Average
 
 
 def adamw(weights: list[torch.Tensor], *, lr: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
@@ -23,6 +23,39 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> fl
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+
+
+class Average:
+    """Exponential moving average of the trainable weights."""
+
+    def __init__(self, weights: list[torch.Tensor], decay: float):
+        self.live, self.decay = weights, decay
+        self.mean = [w.detach().clone() for w in weights]
+
+    def update(self, step: int) -> None:
+        """Take in the live weights after optimiser step `step` (from 0)."""
+        # Short memory at first: the average must forget the random start.
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, [w.detach() for w in self.live], 1 - decay)
+
+    @contextmanager
+    def applied(self):
+        """The model carries the averaged weights inside this block."""
+        kept = [w.detach().clone() for w in self.live]
+        self._fill(self.mean)
+        try:
+            yield
+        finally:
+            self._fill(kept)
+
+    def keep(self) -> None:
+        """The model carries the averaged weights from now on."""
+        self._fill(self.mean)
+
+    def _fill(self, values) -> None:
+        with torch.no_grad():
+            for weight, value in zip(self.live, values):
+                weight.copy_(value)
 
 
 def descend(optimiser: torch.optim.AdamW, weights: list[torch.Tensor], average: Average, step: int, rate: float,

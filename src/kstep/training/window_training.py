@@ -27,12 +27,11 @@ from kstep.training.batches import Windows
 from kstep.training.distributed import ALONE, Group
 from kstep.training.normalisation import sample
 from kstep.training.objective import Objective
-from kstep.training.optimiser import adamw, descend, learning_rate
+from kstep.training.optimiser import Average, adamw, descend, learning_rate
 from kstep.training.step_plan import drawn, steps_per_epoch
 from kstep.training.train_config import TrainConfig
 from kstep.training.training_log import MetricsLog, StopRequest, peak_memory_MB, progress_bar
 from kstep.training.validation_error import headline, validate
-from kstep.training.weight_average import Average
 
 SAVE_INTERVAL_S = 20.0  # between writes of last.pt
 THROUGH = "the schedule is through"
