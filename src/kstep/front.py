@@ -22,6 +22,7 @@ from typing import Any
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
 from kstep.forces.openmm import MDConfig
+from kstep.forces.pool import THREAD_VARIABLES
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, write_prepared
@@ -33,7 +34,6 @@ from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Subject = str | Path | Molecule
 Settings = bool | str | Path | Mapping[str, Any]
@@ -68,8 +68,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
     broke.
     """
-    return _sampled(_sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
-                              settings))
+    run = _sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume, settings)
+    run_sampling(run)
+    return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -154,11 +155,6 @@ def _path(run: Result | str | Path) -> Path:
     return run.path if isinstance(run, Result) else Path(run)
 
 
-def _sampled(settings: SamplingSettings) -> Result:
-    run_sampling(settings)
-    return Result(settings.out)
-
-
 def _sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
               settings) -> SamplingSettings:
     """The settings of a hybrid run, checked."""
@@ -221,7 +217,7 @@ def _file(out: str | Path | None, name: str) -> Path:
 
 def _one_thread() -> None:
     """Two threads in one true call are slower than one; the libraries read this when they are first loaded."""
-    for variable in THREADS:
+    for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
 
 

@@ -22,27 +22,25 @@ def neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
 
 def find_angles(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """All bonded triples i-j-k with i < k, shape (A,3); j is the vertex."""
-    triples = [
-        (i, j, k)
-        for j, around in enumerate(neighbours(n_atoms, bonds))
-        for i, k in itertools.combinations(around, 2)
-    ]
+    triples = [(i, j, k) for j, around in enumerate(neighbours(n_atoms, bonds))
+               for i, k in itertools.combinations(around, 2)]
     return np.array(triples, dtype=np.int64).reshape(-1, 3)
+
+
+def reachable(start: int, table: list[list[int]], without: tuple[int, int]) -> set[int]:
+    """Atoms that bonds lead to from `start`, itself among them, without the bond of two atoms."""
+    seen, front = {start}, [start]
+    while front:
+        front = [a for f in front for a in table[f] if a not in seen and {f, a} != {*without}]
+        seen.update(front)
+    return seen
 
 
 def ring_bonds(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """True for each bond whose removal leaves its ends connected, shape (B,)."""
-    bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
-    in_ring = np.zeros(len(bonds), dtype=bool)
-    for b, (i, j) in enumerate(bonds):
-        others = np.delete(bonds, b, axis=0)
-        table = neighbours(n_atoms, others)
-        seen, front = {int(i)}, [int(i)]
-        while front and int(j) not in seen:
-            front = [a for f in front for a in table[f] if a not in seen]
-            seen.update(front)
-        in_ring[b] = int(j) in seen
-    return in_ring
+    table = neighbours(n_atoms, bonds)
+    pairs = np.asarray(bonds, dtype=int).reshape(-1, 2).tolist()
+    return np.array([j in reachable(i, table, (i, j)) for i, j in pairs], dtype=bool)
 
 
 def is_methyl(atom: int, numbers: np.ndarray, table: list[list[int]]) -> bool:
@@ -77,7 +75,5 @@ def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarra
 def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray) -> list[list[int]]:
     """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+)."""
     table = neighbours(len(numbers), bonds)
-    groups = [
-        [n for n in table[i] if numbers[n] == 1] for i in range(len(numbers)) if numbers[i] > 1
-    ]
+    groups = [[n for n in table[i] if numbers[n] == 1] for i in range(len(numbers)) if numbers[i] > 1]
     return [g for g in groups if len(g) > 1]

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kstep.topology import neighbours
+from kstep.topology import neighbours, reachable
 
 
 def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) -> np.ndarray:
     """Positions (N,3) with the far side of the acyclic bond j-k of `torsion` (i,j,k,l) turned by angle_deg about it."""
     _, j, k, _ = (int(a) for a in torsion)
-    table = neighbours(len(positions), bonds)
-    moved, front = {k}, [k]
-    while front:
-        front = [a for f in front for a in table[f] if a not in moved and a != j]
-        moved.update(front)
-    rows = sorted(moved)
+    rows = sorted(reachable(k, neighbours(len(positions), bonds), (j, k)))
     axis = (positions[k] - positions[j]) / np.linalg.norm(positions[k] - positions[j])
     angle, r = np.radians(angle_deg), positions[rows] - positions[k]
     turned = positions.copy()  # Rodrigues' formula

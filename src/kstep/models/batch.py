@@ -50,10 +50,7 @@ def replicate(numbers, masses, bonds, n_replicas: int, *, dtype=torch.float64, d
     n_atoms = len(numbers)
     shift = torch.arange(n_replicas, device=device) * n_atoms
     return MoleculeBatch(
-        numbers=numbers.repeat(n_replicas),
-        masses=masses.repeat(n_replicas),
+        numbers=numbers.repeat(n_replicas), masses=masses.repeat(n_replicas),
         positions=torch.zeros(n_replicas * n_atoms, 3, dtype=dtype, device=device),
-        graph=torch.arange(n_replicas, device=device).repeat_interleave(n_atoms),
-        n_graphs=n_replicas,
-        bonds=(bonds[None] + shift[:, None, None]).reshape(-1, 2),
-    )
+        graph=torch.arange(n_replicas, device=device).repeat_interleave(n_atoms), n_graphs=n_replicas,
+        bonds=(bonds[None] + shift[:, None, None]).reshape(-1, 2))

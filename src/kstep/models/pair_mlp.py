@@ -57,12 +57,10 @@ class PairMLP(nn.Module):
         first, second = np.triu_indices(len(numbers), k=1)
         n_pairs = len(first)
         self.n_atoms = len(numbers)
-        self.register_buffer("numbers", torch.as_tensor(numbers))
-        self.register_buffer("elements", torch.as_tensor(np.unique(numbers)))
         bonds = np.array(molecule["bonds"], dtype=np.int64).reshape(-1, 2)
-        self.register_buffer("bonds", torch.as_tensor(bonds))
-        self.register_buffer("first", torch.as_tensor(first))
-        self.register_buffer("second", torch.as_tensor(second))
+        for name, array in {"numbers": numbers, "elements": np.unique(numbers), "bonds": bonds, "first": first,
+                            "second": second}.items():
+            self.register_buffer(name, torch.as_tensor(array))
         # B (P,N): +1 for the first atom of a pair, -1 for the second; B x are all distance vectors.
         incidence = torch.zeros(n_pairs, len(numbers))
         incidence[torch.arange(n_pairs), self.first] = 1.0
@@ -71,9 +69,8 @@ class PairMLP(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(n_pairs))
         self.register_buffer("feature_std", torch.ones(n_pairs))
         # In float64: total energies are 1e4 times larger than the differences that matter.
-        self.register_buffer("energy_mean", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))
-        self.register_buffer("dt_ps", torch.zeros((), dtype=torch.float64))
+        for name, value in {"energy_mean": 0.0, "energy_scale": 1.0, "dt_ps": 0.0}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         sizes = [n_pairs, *config.pair_hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.readout = nn.Parameter(torch.randn(sizes[-1]) / sizes[-1])
