@@ -42,16 +42,10 @@ class EGNN(nn.Module):
         index = torch.full((119,), -1, dtype=torch.int64)
         index[elements] = torch.arange(n)
         self.register_buffer("element_index", index, persistent=False)
-        for name, value in {
-            "reference_energy": torch.zeros(n, dtype=torch.float64),  # kJ/mol
-            "energy_scale": torch.tensor(20.0, dtype=torch.float64),  # kJ/mol
-            "force_scale": torch.tensor(1000.0, dtype=torch.float64),  # kJ/mol/nm
-            "dt_ps": torch.tensor(0.0005, dtype=torch.float64),
-            "tau_ps": torch.tensor([0.004], dtype=torch.float64),
-            "dx_rms": torch.full((1, n), 0.001, dtype=torch.float64),  # nm
-            "dv_rms": torch.full((1, n), 0.5, dtype=torch.float64),  # nm/ps
-        }.items():
-            self.register_buffer(name, value)
+        # kJ/mol, kJ/mol/nm, ps, nm, nm/ps; until fit_normalisation
+        for name, value in {"reference_energy": [0.0] * n, "energy_scale": 20.0, "force_scale": 1000.0, "dt_ps": 0.0005,
+                            "tau_ps": [0.004], "dx_rms": [[0.001] * n], "dv_rms": [[0.5] * n]}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self.energy_head = None
         if config.heads.energy:
             self.energy_head = EnergyHead(n, config, self._make_layer, self._make_encoding())

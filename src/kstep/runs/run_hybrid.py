@@ -42,7 +42,9 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
                                                       carry=network.carry, masses=masses, needs_forces=run.keeps_forces)
             settled = {"tuning": tuning, "inner": network.inner}
-            writer = _writer(run, scheme)
+            writer = TrajectoryWriter(
+                run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
+                bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
             production.go()
@@ -78,51 +80,34 @@ def _fingerprint(run: HybridRun) -> dict:
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
 
-def _writer(run: HybridRun, scheme) -> TrajectoryWriter:
-    """The run's trajectory file; a resumed run must agree with its fingerprint."""
-    molecule = run.molecule
-    return TrajectoryWriter(
-        run.out, masses=molecule.masses, masses_sampler=scheme.masses, atom_types=molecule.numbers,
-        bonds=molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
-
-
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
     spent = production.account.closed(run.n_workers)
-    coverage, tally, scheme = production.coverage, production.tally, production.scheme
-    unseen = coverage.warning()
+    unseen = production.coverage.warning()
     if unseen and broken is None:
         log.warning("%s", unseen)
-    metadata = {**_facts(run, scheme), **_of_training(production.network.network), **settled,
-                "rotamers_never_visited": coverage.unvisited(),
-                "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
-                "status": f"broke at macro-step {done}: {broken}" if broken else
-                f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-                **spent, **tally.summary(), **provenance}
-    production.writer.finish(metadata)
-    if broken is not None:
-        raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
-    return metadata
-
-
-def _of_training(network) -> dict:
-    """What the network (None: there is none) cost before this run."""
-    known = network.metadata if network else {}
-    return {"true_calls_training": int(known.get("true_calls_training") or 0),
-            "cpu_s_training": known.get("cpu_s_training"), **{k: known[k] for k in known if k == "coupling"}}
-
-
-def _facts(run: HybridRun, scheme) -> dict:
-    """The metadata of a run that is known before it starts."""
-    hybrid = run.hybrid
-    return {
+    hybrid, scheme, network = run.hybrid, production.scheme, production.network.network
+    of_training = network.metadata if network else {}
+    metadata = {
         **facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed),
         "backend": run.spec.backend, "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS,
         "delta_scale": hybrid.delta_scale, "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas,
         "num_workers": run.n_workers, "device": run.device,
         "checkpoint": str(run.checkpoint) if run.checkpoint else None,
-        "checkpoint_sha256": _sha256(run.checkpoint), **run.facts}
+        "checkpoint_sha256": _sha256(run.checkpoint), **run.facts,
+        "true_calls_training": int(of_training.get("true_calls_training") or 0),
+        "cpu_s_training": of_training.get("cpu_s_training"),
+        **{key: value for key, value in of_training.items() if key == "coupling"}, **settled,
+        "rotamers_never_visited": production.coverage.unvisited(),
+        "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
+        "status": f"broke at macro-step {done}: {broken}" if broken else
+                  f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
+        **spent, **production.tally.summary(), **provenance}
+    production.writer.finish(metadata)
+    if broken is not None:
+        raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
+    return metadata
 
 
 def _sha256(path: Path | None) -> str | None:
