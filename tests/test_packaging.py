@@ -7,6 +7,7 @@ import tomllib
 import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -55,3 +56,15 @@ def test_a_dependency_of_the_product_has_a_floor_and_a_ceiling():
 def test_the_lock_holds_exact_versions_and_no_place_to_take_them_from():
     for line in LOCK:
         assert "://" not in line and not line.startswith("-") and len(Requirement(line).specifier) == 1, line
+
+
+@pytest.mark.parametrize("name, more", [("environment.yml", {"wandb", "openff-toolkit"}),
+                                        ("environment-gpu.yml", {"cupy", "gpu4pyscf-cuda12x", "pytorch_scatter"})])
+def test_an_environment_of_conda_brings_every_dependency(name, more):
+    called = {"torch": "pytorch-gpu" if "gpu" in name else "pytorch", "torch_geometric": "pytorch_geometric",
+              "tblite": "tblite-python", "xtb": "xtb-python"}
+    listed = yaml.safe_load((ROOT / name).read_text())["dependencies"]
+    names = {line.partition("=")[0] for line in listed if isinstance(line, str)}
+    names |= {line for entry in listed if isinstance(entry, dict) for line in entry["pip"]}
+    wanted = {Requirement(line).name for line in PROJECT["dependencies"] + EXTRAS["test"]} - {"setuptools"}
+    assert {called.get(one, one) for one in wanted} | more <= names
