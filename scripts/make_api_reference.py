@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 RESULT = ROOT / "API_REFERENCE.md"
 WIDTH = 96  # columns of a signature
+ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "&#124;"})
 SECTIONS = {  # title: (what it is for, names)
     "The front door": ("`import kstep` gives these, and they are the stages of the command line.", [
         "kstep.prepare", "kstep.sample", "kstep.simulate", "kstep.learn", "kstep.evaluate", "kstep.load",
@@ -45,16 +46,17 @@ SECTIONS = {  # title: (what it is for, names)
         "kstep.runs.loop.initial_state", "kstep.runs.loop.macro_steps", "kstep.runs.loop.run"]),
     "Networks": ("To build, carry with, and fit one.", [
         "kstep.models.build_model", "kstep.models.network.Network", "kstep.runs.network_dynamics.make_carrier",
-        "kstep.training.labels.Labels", "kstep.training.fit.fit", "kstep.learning.learner.learn"]),
+        "kstep.training.labels.Labels", "kstep.training.label_fit.fit", "kstep.learning.learner.learn"]),
     "Analysis": ("To measure and judge trajectories of your own, or to add a metric or a format.", [
         "kstep.analysis.measure.profile.characterise", "kstep.analysis.judge.compare.compare",
         "kstep.analysis.measure.samples.effective_samples", "kstep.analysis.measure.statistics.noise_floor",
         "kstep.analysis.measure.statistics.split_r_hat", "kstep.analysis.metrics.metric.Metric",
         "kstep.analysis.show.formats.export"]),
 }
-HEAD = """# API reference
+WRITTEN = "Written by `python scripts/make_api_reference.py` from the docstrings; do not edit. "
+HEAD = f"""# API reference
 
-Written by `python scripts/make_api_reference.py` from the docstrings; do not edit. The names that a program of yours
+{WRITTEN}The names that a program of yours
 would use; everything else has its docstring in the source. Shapes: R replicas, N atoms, B bonds, T and F frames, P
 molecules or pairs, A atoms of a batch. Inside, all quantities are in nm, ps, Da, kJ/mol, elementary charges and K. A
 user's mistake raises `UserError`, physics that fails `PhysicsError`; both are one sentence.
@@ -101,14 +103,18 @@ def signature(function: ast.FunctionDef, *, of_class: str | None = None, result:
 
 
 def prose(text: str) -> str:
-    """Plain text as Markdown, so that nothing in it becomes a mark; `code` stays code."""
+    """Plain text as Markdown, so that nothing in it becomes a mark or a tag; `code` stays code."""
     pieces = re.split(r"(`[^`\n]+`)", text)
-    return "".join(p if p.startswith("`") else re.sub(r"([*_<>|\[\]\\#])", r"\\\1", p) for p in pieces)
+    return "".join(p if p.startswith("`") else re.sub(r"([*_\[\]\\#])", r"\\\1", p).translate(ENTITIES) for p in pieces)
 
 
 def described(node) -> list[str]:
+    """The docstring of a node as Markdown."""
+    return markdown(ast.get_docstring(node) or "")
+
+
+def markdown(docstring: str) -> list[str]:
     """A docstring: its sentences as text, its equations, tables and examples as they are written."""
-    docstring = ast.get_docstring(node)
     if not docstring:
         return []
     lines = []
@@ -170,6 +176,24 @@ def reference() -> str:
         for name in names:
             body += describe(name)
     return "\n".join([HEAD, *contents, "", *body]).rstrip("\n") + "\n"
+
+
+def places() -> dict[str, tuple[Path, ast.ClassDef | ast.FunctionDef]]:
+    """{dotted name where it is defined: its file, and what stands there} of all names, in their order."""
+    out = {}
+    for _, names in SECTIONS.values():
+        for file, node in map(found, names):
+            module = ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+            out[f"{module}.{node.name}"] = file, node
+    return out
+
+
+def for_mkdocstrings() -> str:
+    """The same names as a page of the documentation site."""
+    paths, body = iter(places()), []
+    for title, (purpose, names) in SECTIONS.items():
+        body += [f"## {title}", "", purpose, "", *(f"::: {next(paths)}\n" for _ in names)]
+    return "\n".join([HEAD.replace(WRITTEN, ""), *body])
 
 
 def main() -> int:

@@ -1,12 +1,9 @@
-"""What is installed: the wheel carries what the command needs, and the lock keeps to the ranges of pyproject.toml."""
+"""What is installed: lock and conda environments keep to pyproject.toml.  Of the wheel: tests/test_command.py."""
 
-import shutil
-import subprocess
-import sys
 import tomllib
-import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,25 +13,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = [*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["docs"]]
-
-
-def test_the_wheel_carries_configs_molecules_command_and_types(tmp_path):
-    tree = tmp_path / "tree"
-    for folder in ("src", "configs"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (tree / "data").mkdir()
-    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "data/qm_molecules.smi"):
-        shutil.copy(ROOT / file, tree / file)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", tmp_path],
-                   cwd=tree, check=True, capture_output=True, timeout=300)
-    with zipfile.ZipFile(next(tmp_path.glob("kstep-*.whl"))) as wheel:
-        names = set(wheel.namelist())
-        entry = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "kstep = kstep.cli:main" in wheel.read(entry).decode()
-    wanted = {f"kstep/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    wanted |= {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src/kstep").rglob("*.py")}
-    assert wanted | {"kstep/py.typed", "kstep/data/qm_molecules.smi"} <= names
-    assert all(name.startswith(("kstep/", "kstep-")) for name in names)
 
 
 @pytest.mark.parametrize("text", INSTALLED)
@@ -55,3 +33,15 @@ def test_a_dependency_of_the_product_has_a_floor_and_a_ceiling():
 def test_the_lock_holds_exact_versions_and_no_place_to_take_them_from():
     for line in LOCK:
         assert "://" not in line and not line.startswith("-") and len(Requirement(line).specifier) == 1, line
+
+
+@pytest.mark.parametrize("name, more", [("environment.yml", {"wandb", "openff-toolkit"}),
+                                        ("environment-gpu.yml", {"cupy", "gpu4pyscf-cuda12x", "pytorch_scatter"})])
+def test_an_environment_of_conda_brings_every_dependency(name, more):
+    called = {"torch": "pytorch-gpu" if "gpu" in name else "pytorch", "torch_geometric": "pytorch_geometric",
+              "tblite": "tblite-python", "xtb": "xtb-python"}
+    listed = yaml.safe_load((ROOT / name).read_text())["dependencies"]
+    names = {line.partition("=")[0] for line in listed if isinstance(line, str)}
+    names |= {line for entry in listed if isinstance(entry, dict) for line in entry["pip"]}
+    wanted = {Requirement(line).name for line in PROJECT["dependencies"] + EXTRAS["test"]} - {"setuptools"}
+    assert {called.get(one, one) for one in wanted} | more <= names
