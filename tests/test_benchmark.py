@@ -17,8 +17,9 @@ from kstep.cli.flags import make_parser
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
 from kstep.stages.physics import load_physics, prepared_physics
-from kstep.study.benchmark import bars, speedup
+from kstep.study.benchmark import bars, network_reference, speedup
 from kstep.study.benchmark.plan import FAST, Lengths, Plan
+from kstep.units import kT
 
 TARGETS = ROOT / "benchmarks/targets.yaml"
 HOP = 0.05  # per frame: the torsion forgets with (1 - HOP)^t, so g = (2 - HOP) / HOP
@@ -348,7 +349,10 @@ def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     assert result["rows"]["metropolis"]["acceptance"] > 0.05
     assert result["rows"]["metropolis"]["training"]["true_calls"] == 300
     assert result["inner_step"]["us_per_replica_step"] > 0
-    assert result["plain_rates"]["network"]["certificate"]["pairs"] == FAST.replicas
+    certificate = network_reference.load(mm / "network_dynamics.npz")[1]["certificate"]
+    assert certificate["pairs"] == FAST.replicas
+    # this network is so small that it depends on the tuned sampler, where it starts, whether it stays near the truth
+    assert bool(result["plain_rates"]["network"]) == (certificate["spread_kJ_per_mol"] <= kT(300.0))
     assert result["commands"]["plain_1fs"].startswith(f"kstep baseline {mm}/raw/ethanol --config ")
     # production alone is less than what the command took with its imports and tuning
     costs, row = json.loads((mm / "costs.json").read_text()), result["rows"]["metropolis"]
