@@ -247,7 +247,7 @@ def write_files(out):
             run.metadata["true_calls"] = round(run.time_ps.max() * 4 * 1000 / dt)
             synthetic.save(path, run)
     run = synthetic.ethanol(9, 4, 2000, scheme="metropolis", hop=0.5, correlation=0.2)
-    run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_s_burn_in=1.0, cpu_burn_in_s=1.0, true_calls_burn_in=80,
+    run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_burn_in_s=1.0, true_calls_burn_in=80,
                         cpu_production_s=10.0, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0, true_calls=8080)
     synthetic.save(plan.path("metropolis", "seed_0"), run)
     for kind, drift in (("nvt", None), ("nve", 3.0)):
