@@ -88,7 +88,8 @@ def test_crossings_bound_the_rate_of_a_run_that_hardly_crosses():
     none = {"crossings": 0, "crossings_per_sample": 0.5}
     assert rates.most_samples_by_poisson(none) == pytest.approx(-math.log(0.05) / 0.5)
     short = [found(series(seed, 400, hop=0.002, replicas=2), [rates.Rotamers(
-        "C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)])["torsions"]["C0-C1-O2-H8"] for seed in range(40)]
+        "C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)])["torsions"]["C0-C1-O2-H8"]
+        for seed in range(40)]
     truth = 800 * 0.002 / (2 - 0.002)
     bounds = [rates.most_samples_by_poisson(s) for s in short]
     assert np.mean([b >= truth for b in bounds]) >= 0.9
@@ -103,8 +104,8 @@ def test_a_torsion_with_one_well_in_the_reference_is_named_not_counted():
 
 def plain_beside_network(plain_frames, network_frames):
     plain, network = series(6, plain_frames, hop=0.01, replicas=4), series(7, network_frames, hop=0.01)
-    certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3}, "true_calls": 10,
-                   "us_per_replica_step": 5.0}
+    certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3},
+                   "true_calls": 10, "us_per_replica_step": 5.0}
     wells = rates.common_rotamers([plain, network], [])
     return speedup.plain_rates(plain, 1000.0, wells, (network, certificate))
 
@@ -125,7 +126,8 @@ def test_a_plain_run_too_short_for_its_energy_is_helped_by_the_networks_dynamics
     result = plain_beside_network(30, 20_000)
     assert result["energy_direct"]["samples"] < 50
     assert result["energy"]["source"] == speedup.FROM_NETWORK
-    assert result["energy"]["value"] == pytest.approx((1 - 0.64) / (1 + 0.64) / 100, rel=0.1)  # of AR(1) squares, per call
+    of_squares = (1 - 0.64) / (1 + 0.64) / 100  # of AR(1) series, per call
+    assert result["energy"]["value"] == pytest.approx(of_squares, rel=0.1)
 
 
 def test_a_long_plain_run_speaks_for_itself_and_agrees_with_the_network():
@@ -147,11 +149,13 @@ def test_the_total_from_a_cold_start_is_the_sum_of_its_parts():
 def bars_of(molecule="ethanol", targets=None, **changes):
     ratio = {"value": 20.0, "error": 1.0}
     cold = [{"true_calls": calls, "acceptance": 0.9, "decides": True} for calls in (500, 700, 900)]
-    result = {"rows": {"impulse": {"drift": {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.015, "blown_up_segments": 0}}},
+    drift = {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.015, "blown_up_segments": 0}
+    result = {"rows": {"impulse": {"drift": drift}},
               "speed_up": [{"torsion_per_call": ratio, "energy_per_call": ratio, "torsion_per_cpu_s": ratio}],
-              "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}, "energy": {"source": speedup.FROM_NETWORK}}, "cold_start": cold, "from_cold_start": [],
-              "inner_step": None, **changes}
-    return {b["key"]: b for b in bars.bars(bars.load_targets(TARGETS, molecule) if targets is None else targets, result)}
+              "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}, "energy": {"source": speedup.FROM_NETWORK}},
+              "cold_start": cold, "from_cold_start": [], "inner_step": None, **changes}
+    targets = bars.load_targets(TARGETS, molecule) if targets is None else targets
+    return {b["key"]: b for b in bars.bars(targets, result)}
 
 
 def test_bars_are_met_missed_or_undecided():
@@ -173,7 +177,8 @@ def test_targets_are_data_and_a_wrong_key_is_named(tmp_path):
     (tmp_path / "own.yaml").write_text("water:\n  energy_per_call: 3\n  impulse: {drift: 0.5}\n")
     found = bars_of("water", bars.load_targets(tmp_path / "own.yaml", "water"))
     assert found["energy_per_call"]["met"] is True and found["impulse_drift"]["target"] == "<= 0.5"
-    for text, words in (("water: {enrgy_per_call: 3}", "did you mean 'energy_per_call'"), ("water: {total: much}", "no target"),
+    for text, words in (("water: {enrgy_per_call: 3}", "did you mean 'energy_per_call'"),
+                        ("water: {total: much}", "no target"),
                         ("water: {impulse: {total: 3}}", "'total' of water is no target")):
         (tmp_path / "own.yaml").write_text(text)
         with pytest.raises(UserError, match=words):
@@ -193,7 +198,8 @@ def test_published_tables_hold_the_bars_and_the_schemes(tmp_path, monkeypatch):
     tables.add(tmp_path / "benchmark.json")
     text = tables.tables()
     assert "| true calls per ps | 1000 |" in text and "| >= 12x | 20 +- 1x" in text and "**missed**" in text
-    widths = {line.count("|") for line in text.split("### Exact and fast")[1].split("\n### ")[0].splitlines() if line.startswith("|")}
+    shown = text.split("### Exact and fast")[1].split("\n### ")[0].splitlines()
+    widths = {line.count("|") for line in shown if line.startswith("|")}
     assert widths == {3, 4}  # no cell breaks its row
     with pytest.raises(SystemExit, match="is not a benchmark.json"):
         tables.add(ROOT / "README.md")
@@ -243,12 +249,14 @@ def write_files(out):
     for dt, frames in ((0.25, 300), (0.5, 2000), (1.0, 2000), (2.0, 300)):
         for path in {plan.plain_path(dt), plan.timed_path(dt)}:
             timed = "timed" in str(path)
-            run = synthetic.ethanol(int(8 * dt), 4, 300 if timed else frames, drift=0.5 if timed else None, hop=HOP, dt_fs=dt)
+            run = synthetic.ethanol(int(8 * dt), 4, 300 if timed else frames, drift=0.5 if timed else None, hop=HOP,
+                                    dt_fs=dt)
             run.metadata["true_calls"] = round(run.time_ps.max() * 4 * 1000 / dt)
             synthetic.save(path, run)
     run = synthetic.ethanol(9, 4, 2000, scheme="metropolis", hop=0.5, correlation=0.2)
     run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_burn_in_s=1.0, true_calls_burn_in=80,
-                        cpu_production_s=10.0, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0, true_calls=8080)
+                        cpu_production_s=10.0, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0,
+                        true_calls=8080)
     synthetic.save(plan.path("metropolis", "seed_0"), run)
     for kind, drift in (("nvt", None), ("nve", 3.0)):
         run = synthetic.ethanol(10, 4, 100, scheme="jump", drift=drift, tally={"macro_steps": 400})
@@ -259,8 +267,8 @@ def write_files(out):
 
 
 def benchmark(out, *flags, expect=0, timeout=300):
-    finished = run_python("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0, *flags,
-                          timeout=timeout)
+    finished = run_python("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0,
+                          *flags, timeout=timeout)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     assert expect == 0 or "Traceback" not in finished.stderr
     return finished
@@ -279,7 +287,8 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     quotient = result["speed_up"][0]["torsion_per_call"]
     assert abs(quotient["value"] - 1300) < 3.5 * quotient["error"]
     rate = row["samples"]["torsion"]
-    assert rate["per_call"]["value"] / rate["per_call_training_included"]["value"] == pytest.approx(8580 / 8000, rel=1e-4)
+    share = rate["per_call"]["value"] / rate["per_call_training_included"]["value"]
+    assert share == pytest.approx(8580 / 8000, rel=1e-4)
     assert rate["per_cpu_s"]["value"] / rate["per_cpu_s_training_included"]["value"] == pytest.approx(71 / 10, rel=1e-4)
     assert result["rows"]["jump"]["drift"]["drift_kJ_per_mol_ps"] == pytest.approx(3.0, abs=0.3)
     assert "jump: the NVE run broke at macro-step 9" in finished.stdout and ">= 12x" in finished.stdout
@@ -290,14 +299,17 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     (lambda plan: plan.plain_path(1.0).unlink(), "nothing to compare with; run the section plain"),
     (lambda plan: plan.plain_path(0.5).write_text("no"), "truncated or not an npz file"),
     (lambda plan: plan.timed_path(1.0).unlink(), "a true call has no price"),
-    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=0.5)), "not at 1 fs; choose another --out-dir"),
-    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=1.0, method="other")), "one method"),
+    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=0.5)), "not at 1 fs; choose "
+                                                                                                "another --out-dir"),
+    (lambda plan: synthetic.save(plan.plain_path(1.0), synthetic.ethanol(0, 2, 50, dt_fs=1.0, method="other")),
+     "one method"),
     (lambda plan: (plan.out / "costs.json").write_text("[1]"), "costs.json is not what a benchmark wrote"),
 ])
 def test_files_that_do_not_fit_are_one_sentence(tmp_path, spoil, words):
     spoil(write_files(tmp_path))
     finished = benchmark(tmp_path, "--sections", "jump", expect=2)
-    assert words in finished.stderr and len([line for line in finished.stderr.splitlines() if line.startswith("error")]) == 1
+    assert words in finished.stderr
+    assert len([line for line in finished.stderr.splitlines() if line.startswith("error")]) == 1
 
 
 def test_wrong_flags_are_one_sentence(tmp_path):
@@ -335,14 +347,16 @@ def mm(tmp_path_factory):
     truth = [physics.energy_and_forces(frame) for frame in x]
     labels = Labels(x, [e for e, _ in truth], [f for _, f in truth], 300.0)
     result = fit(load_config(ModelConfig, ROOT / "configs/model_pair_mlp.yaml"), molecule, labels,
-                 FitConfig(), passes=45, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0, seed=0)
+                 FitConfig(), passes=45, method=molecule.force_field, true_calls=300, dt_fs=1.0, temperature_K=300.0,
+                 seed=0)
     checkpoints.save(out / "network.pt", result.checkpoint)
     return out
 
 
 def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     flags = ("--md-config", "configs/md_fast.yaml", "--checkpoint", mm / "network.pt", "--fast", "--reference-ps", 0.5,
-             "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", "metropolis", "network")
+             "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", "metropolis",
+             "network")
     benchmark(mm, *flags)
     result = json.loads((mm / "benchmark.json").read_text())
     assert set(result["rows"]) == {"plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis"}
@@ -356,7 +370,8 @@ def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     assert result["commands"]["plain_1fs"].startswith(f"kstep baseline {mm}/raw/ethanol --config ")
     # production alone is less than what the command took with its imports and tuning
     costs, row = json.loads((mm / "costs.json").read_text()), result["rows"]["metropolis"]
-    assert row["cost"]["cpu_s_burn_in"] == pytest.approx(costs["metropolis/seed_0"] - row["cost"]["cpu_s_production"], rel=1e-3)
+    before = costs["metropolis/seed_0"] - row["cost"]["cpu_s_production"]
+    assert row["cost"]["cpu_s_burn_in"] == pytest.approx(before, rel=1e-3)
     stamp = (mm / "metropolis/seed_0.npz").stat().st_mtime_ns
     # the second time everything is kept, and a file of another network is not taken for this one's
     other = mm / "other.pt"

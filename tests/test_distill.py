@@ -24,9 +24,9 @@ from kstep.training import distillation as distill, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
 from kstep.training.initial_weights import facts_of
-from kstep.training.window_training import train
 from kstep.training.splits import make_splits, select
 from kstep.training.train_config import TrainConfig
+from kstep.training.window_training import train
 from springs import METHANOL, write_trajectory
 from trainings import JUMP
 

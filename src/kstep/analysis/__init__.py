@@ -1,1 +1,1 @@
-"""Trajectories judged: `measure` what they hold, `metrics` that say it in numbers, `judge` them, `show` what was found."""
+"""Trajectories judged: `measure` what they hold, `metrics` that say it in numbers, `judge`, and `show` the outcome."""

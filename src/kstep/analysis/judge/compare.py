@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.analysis.judge.verdict import Role
@@ -23,7 +25,7 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
     Returns a nested dict of plain numbers and verdicts: facts of the run, "warnings" (sentences), and an entry for each
     of `METRICS` under its name, None where it is not defined; those that stand beside a floor are in "structure".
     """
-    options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "pool_hydrogens": pool_hydrogens}
+    options: dict[str, Any] = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "pool_hydrogens": pool_hydrogens}
     run = hybrid.trajectory if isinstance(hybrid, Profile) else hybrid
     base = reference.trajectory if isinstance(reference, Profile) else reference
     check_comparable(base, run)

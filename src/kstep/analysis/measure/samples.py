@@ -88,7 +88,7 @@ class Rotamers:
     populations: np.ndarray
     known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def most_samples(self, crossings: float) -> float:
+    def most_samples(self, crossings: int) -> float:
         """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
         return most_samples(crossings, self.populations) if len(self.centres_deg) >= 2 else float("inf")
 
@@ -100,9 +100,9 @@ def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotame
     """
     out = []
     for d, label in enumerate((references + runs)[0].labels):
-        base = both = sum(_histogram(s, d) for s in references)
+        base = both = np.sum([_histogram(s, d) for s in references], axis=0)
         if runs:
-            own = sum(_histogram(s, d) for s in runs)
+            own = np.sum([_histogram(s, d) for s in runs], axis=0)
             both = base / base.sum() + own / own.sum()
         wells = find_rotamers(both)
         out.append(Rotamers(label, wells, rotamer_populations(both, wells), find_rotamers(base)))

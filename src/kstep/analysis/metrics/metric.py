@@ -104,7 +104,7 @@ NOTHING = NOT_DEFINED, "", ""
 
 def _in_brief(value: str, beside: str, verdict: str) -> str:
     """A control's cell: its value, and whether that lies within a floor of its own."""
-    words = {Verdict.WITHIN_FLOOR: " (within)", Verdict.ABOVE_FLOOR: " (above)"}
+    words: dict[str, str] = {Verdict.WITHIN_FLOOR: " (within)", Verdict.ABOVE_FLOOR: " (above)"}
     return verdict if verdict == Verdict.REFERENCE else value + words.get(verdict, "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -17,7 +18,7 @@ from kstep.units import kT
 
 REFERENCE, RUN, CONTROL = "#4d4d4d", "#0072b2", "#d55e00"
 PANELS = 12  # most distributions in one picture
-STYLE = {"figure.dpi": 110, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+STYLE: Any = {"figure.dpi": 110, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
          "axes.titlesize": 9, "legend.frameon": False, "savefig.bbox": "tight"}
 
 

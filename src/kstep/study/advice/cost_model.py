@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
@@ -97,10 +98,11 @@ def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler,
     sampling = sampler.burn_in_cpu_s + n_samples * each
     to_pay = 0.0 if learning.paid else learning.cpu_s
     wall = to_pay + sampling / (n_workers * BUSY_SHARE if n_workers > 1 else 1)
-    out = {"n_samples": n_samples, "sampler_cpu_s": sampling, "total_cpu_s": to_pay + sampling, "total_wall_s": wall,
-           "cold_start_cpu_s": learning.cpu_s + sampling, "sampler_cpu_s_per_sample": each,
-           "plain_cpu_s": None, "plain_wall_s": None, "plain_cpu_s_per_sample": each_plain, "gain": None,
-           "break_even_samples": None, "break_even_from_cold_start": None}
+    out: dict[str, Any] = {
+        "n_samples": n_samples, "sampler_cpu_s": sampling, "total_cpu_s": to_pay + sampling, "total_wall_s": wall,
+        "cold_start_cpu_s": learning.cpu_s + sampling, "sampler_cpu_s_per_sample": each,
+        "plain_cpu_s": None, "plain_wall_s": None, "plain_cpu_s_per_sample": each_plain, "gain": None,
+        "break_even_samples": None, "break_even_from_cold_start": None}
     if each_plain is not None:
         out["plain_cpu_s"] = n_samples * each_plain
         out["plain_wall_s"] = out["plain_cpu_s"] / n_workers
