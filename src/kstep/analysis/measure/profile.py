@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
     chunk = CHUNK // per_block * per_block or per_block
     for frames in replicas:
         parts = {kind: [] for kind in series}
-        counts = dict.fromkeys(series, 0.0)
+        counts: dict[str, Any] = dict.fromkeys(series, 0.0)
         rdf_parts = []
         for start in range(0, len(frames), chunk):
             pos = trajectory.pos[frames[start: start + chunk]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kstep.analysis.judge.verdict import Verdict
@@ -33,7 +35,7 @@ class Proposals(Metric):
         if count == 0:
             return None
         accepted = np.concatenate([run.accepted[f] for f in frames]) if len(run.accepted) else None
-        out = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
+        out: dict[str, Any] = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
         if known:
             temperature_K = profile.temperature_K if profile else run.metadata["temperature_K"]
             delta_H = [run.delta_H[f] for f in frames]

@@ -54,7 +54,7 @@ CAPTIONS = {
 
 def _class(cell):
     verdict = verdict_of(cell)
-    return {True: ' class="within"', False: ' class="above"', None: ""}[verdict and verdict.tone]
+    return {True: ' class="within"', False: ' class="above"', None: ""}[verdict.tone if verdict else None]
 
 
 def _html_table(table):

@@ -7,6 +7,7 @@ side with everything else, since a long reference may have run on a busy machine
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def samples_row(profile: Profile, rotamers: list[Rotamers | None], cost: dict, t
     calls, cpu_s = cost["true_calls_production"], cost["cpu_s_production"]
     before = {"true_calls": cost.get("true_calls_burn_in", 0) + (training or {}).get("true_calls", 0),
               "cpu_s": cost.get("cpu_s_burn_in", 0.0) + (training or {}).get("cpu_s", 0.0)}
-    out = {"all": found, "slowest_torsion_label": slow[0] if slow else None}
+    out: dict[str, Any] = {"all": found, "slowest_torsion_label": slow[0] if slow else None}
     for name, entry in (("energy", found["energy"]), ("torsion", slow[1] if slow else None)):
         if entry is None:
             continue
