@@ -47,13 +47,15 @@ def run(args) -> None:
     from kstep.forces import load_qm_config
     from kstep.forces.openmm import MDConfig
     from kstep.models.model_config import ModelConfig
+    from kstep.schemes import PREFERRED
     from kstep.schemes.hybrid_config import HybridConfig
     from kstep.stages.physics import prepared_physics
-    from kstep.study.advice.advice import AdviceSettings, advise
+    from kstep.study.advice.advice import advise
+    from kstep.study.advice.survey import AdviceSettings
 
     if args.out:
         check_writable(args.out)
-    overrides = {"scheme": "metropolis", "tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
+    overrides = {"scheme": PREFERRED[0].name, "tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
     config = load_config(MDConfig, args.md_config) if args.md_config else load_qm_config(args.qm_config)
     device = "cpu"

@@ -10,11 +10,11 @@ plain's sample is the cheaper one, there is nothing to gain.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from kstep.schemes import SCHEMES
+from kstep.schemes import CONTROL, SCHEMES
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
@@ -181,9 +181,4 @@ def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dic
     inner = FS_PER_PS / plain.dt_fs * inner_step_s
     followed = {name: kind.default_fs for name, kind in reversed(SCHEMES.items()) if kind.default_fs}
     asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in followed.items()}
-    return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
-
-
-def as_dict(plain: PlainMD, sampler: Sampler, learning: Learning) -> dict:
-    """The three as plain numbers."""
-    return {"plain": asdict(plain), "sampler": asdict(sampler), "learning": asdict(learning)}
+    return {CONTROL.name: FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}

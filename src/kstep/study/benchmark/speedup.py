@@ -83,19 +83,19 @@ def speed_up(row: dict, plain: dict, plain_cpu_s_per_call: float) -> dict:
     """Ratios of one Metropolis run to plain MD, and the total for 10 000 samples from a cold start."""
     samples = row["samples"] or {}
     out = {"seed": row.get("seed"), "acceptance": row["acceptance"]}
-    for name in ("energy", "torsion"):
-        mine, theirs = samples.get(name), plain[name]
-        out[f"{name}_per_call"] = ratio(mine and mine["per_call"], theirs)
-        out[f"{name}_per_cpu_s"] = ratio(mine and mine["per_cpu_s"], _scaled(theirs, 1.0 / plain_cpu_s_per_call))
-        out[f"{name}_per_cpu_s_training_included"] = ratio(
-            mine and mine["per_cpu_s_training_included"], _scaled(theirs, 1.0 / plain_cpu_s_per_call))
+    per_cpu_s = {name: _scaled(plain[name], 1.0 / plain_cpu_s_per_call) for name in ("energy", "torsion")}
+    for name, rate in per_cpu_s.items():
+        mine = samples.get(name)
+        out[f"{name}_per_call"] = ratio(mine and mine["per_call"], plain[name])
+        for key in ("per_cpu_s", "per_cpu_s_training_included"):
+            out[f"{name}_{key}"] = ratio(mine and mine[key], rate)
     mine, bound = samples.get("torsion"), plain.get("torsion_at_most")
     if plain["network"] and plain["torsion"] and plain["torsion"]["source"] == FROM_PLAIN:
         out["torsion_per_call_by_network"] = ratio(mine and mine["per_call"], plain["network"]["torsion"])
     if mine and mine["per_call"] and bound:
         out["torsion_per_call_at_least"] = mine["per_call"]["value"] / bound["per_call"]
     if mine and mine["per_cpu_s"] and plain["torsion"]:
-        out["total"] = total_cpu(row, mine["per_cpu_s"], _scaled(plain["torsion"], 1.0 / plain_cpu_s_per_call))
+        out["total"] = total_cpu(row, mine["per_cpu_s"], per_cpu_s["torsion"])
     return out
 
 
