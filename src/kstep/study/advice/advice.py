@@ -12,6 +12,7 @@ from kstep.errors import UserError
 from kstep.provenance import machine, provenance
 from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
+from kstep.schemes import CONTROL
 from kstep.schemes.metropolis import TUNED_HYDROGEN_DA
 from kstep.study.advice import check, cost_model as model, survey
 from kstep.study.advice.survey import AdviceSettings
@@ -37,8 +38,8 @@ class Advice:
         seen, run = self.seen, self.run
         return {"molecule": run.molecule.name, "method": run.method, "num_workers": run.n_workers,
                 "samples": self.settings.samples, "machine": machine(), **provenance(),
-                **{key: asdict(getattr(seen, key)) for key in ("plain", "sampler", "learning")}, "factor": seen.factor,
-                "lengths": seen.lengths, "facts": seen.facts, "cpu_s_per_ps": self.cpu_s_per_ps,
+                CONTROL.name: asdict(seen.plain), "sampler": asdict(seen.sampler), "learning": asdict(seen.learning),
+                "factor": seen.factor, "lengths": seen.lengths, "facts": seen.facts, "cpu_s_per_ps": self.cpu_s_per_ps,
                 "forecast": self.forecast, "checks": self.checks}
 
     def sentences(self) -> list[str]:

@@ -207,8 +207,8 @@ class Plan:
                 initial_md: Path | None = None, *, learn: bool = False, **keys: Any) -> StageCall:
         result = self.path(folder, kind)
         settings = SamplingSettings(
-            self.physics, load_config(HybridConfig, HYBRID, keys), result, checkpoint, learn,
-            load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
+            physics=self.physics, hybrid=load_config(HybridConfig, HYBRID, keys), out=result, checkpoint=checkpoint,
+            learn=learn, learn_config=load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
             n_workers=self.physics.workers(None if self.physics.is_mm else self.n_workers))
         optional = {"--checkpoint": checkpoint, "--initial-md": initial_md}
         words = command_words("sample", self.physics.folder, "--config", self.config_path, "--out", result,

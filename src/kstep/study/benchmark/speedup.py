@@ -36,12 +36,13 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     slow = slowest(found["torsions"])
     out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps,
            "torsion": None, "network": None, "all": found}
+    by_network = {"energy": None, "torsion": None}
     if network is not None:
-        out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
+        by_network = out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
     if (energy := per(found["energy"], calls)) is not None:
         out["energy"] = {**energy, "source": FROM_PLAIN}
-    elif out["network"] and out["network"]["energy"]:
-        out["energy"] = {**out["network"]["energy"], "source": FROM_NETWORK}
+    elif by_network["energy"]:
+        out["energy"] = {**by_network["energy"], "source": FROM_NETWORK}
     if slow is None:
         return out
     label, entry = slow
@@ -49,10 +50,10 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     out["torsion_direct"] = {"label": label, **entry, "per_call": direct}
     if direct is not None:
         out["torsion"] = {**direct, "label": label, "source": FROM_PLAIN}
-    elif out["network"] and out["network"]["torsion"]:
-        out["torsion"] = {**out["network"]["torsion"], "source": FROM_NETWORK}
-    if out["network"] and out["network"]["torsion"]:
-        label = out["network"]["torsion"]["label"]  # slowest with more to say so
+    elif by_network["torsion"]:
+        out["torsion"] = {**by_network["torsion"], "source": FROM_NETWORK}
+    if by_network["torsion"]:
+        label = by_network["torsion"]["label"]  # slowest with more to say so
     out["torsion_at_most"] = {"label": label, "crossings": found["torsions"][label]["crossings"],
                               "per_call": most_samples_by_poisson(found["torsions"][label]) / calls}
     return out
