@@ -75,9 +75,9 @@ def add_physics(parser, numbered: str | None):
 
 def filled(kind: type[T], args, **others) -> T:
     """A settings object: `others`, and each of its fields that a flag is named after; lists become tuples."""
-    given = {f.name: getattr(args, f.name) for f in fields(kind) if f.name not in others and hasattr(args, f.name)}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return kind(**given, **others)
+    names = {f.name for f in fields(kind)} - set(others)  # type: ignore[arg-type]  # T is a dataclass
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}, **others)
 
 
 def _number(kind: type, text: str, fits: Callable[[float], bool], wanted: str):

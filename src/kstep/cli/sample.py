@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from kstep.cli.flags import (
@@ -108,8 +107,10 @@ def load(args):
     from kstep.stages.physics import load_physics
     from kstep.stages.sampling import SamplingSettings
 
-    read = {None: load_physics, "06": partial(load_config, MDConfig), "06b": load_qm_config}[args.numbered]
-    config = read(args.physics_config)
+    if args.numbered == "06":
+        config = load_config(MDConfig, args.physics_config)
+    else:
+        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config)
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     return filled(SamplingSettings, args, physics=open_subject(args, config), hybrid=hybrid,

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +84,8 @@ class Molecule:
         arrays = read_npz(path)
         try:
             text = json.loads(str(arrays["metadata"]))
-            whole = {key: int(text[key]) for key in ("charge", "multiplicity")}
-            molecule = cls(**{key: text[key] for key in _WORDS} | whole, **{key: arrays[key] for key in _ARRAYS})
+            known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
+            molecule = cls(**known | {key: int(text[key]) for key in ("charge", "multiplicity")})
             check_name(molecule.name)
             shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
             for key, shape in shapes.items():
