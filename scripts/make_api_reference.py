@@ -30,7 +30,7 @@ SECTIONS = {  # title: (what it is for, names)
         "kstep.forces.tblite.QMConfig", "kstep.forces.pyscf.PyscfConfig", "kstep.forces.ase.AseConfig",
         "kstep.forces.openmm.MDConfig", "kstep.models.model_config.ModelConfig",
         "kstep.training.train_config.TrainConfig", "kstep.config.load_config"]),
-    "Files": ("Every .npz says its schema; keys, shapes and units are in the docstring of `kstep.schemas`.", [
+    "Files": ("Every .npz says its schema; keys, shapes and units are in `kstep.schemas`.", [
         "kstep.schemas.Trajectory", "kstep.schemas.load_trajectory", "kstep.schemas.save_trajectory",
         "kstep.schemas.load_dataset", "kstep.schemas.save_dataset", "kstep.run_record.RunRecord",
         "kstep.models.checkpoint.load"]),

@@ -86,8 +86,10 @@ def test_imports_run_one_way(path):
                 assert other in {own, "__version__"} | MAY_IMPORT[own], f"{name_of(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in PACKAGE if part_of(p) in ("runs", "schemes", "training", "schemas")],
-                         ids=name_of)
+NAMELESS = ("runs", "schemes", "training", "schemas", "stages", "study", "cli", "front", "result")
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if part_of(p) in NAMELESS], ids=name_of)
 def test_nobody_asks_for_a_scheme_by_its_name(path):
     """Others ask its traits, or the registry; `jump` is the name of a head as well."""
     names = {name: kind.__module__ for name, kind in SCHEMES.items() if name != "jump"}

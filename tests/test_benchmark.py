@@ -238,7 +238,7 @@ def test_the_commands_of_the_record_are_what_is_run(tmp_path, level):
         else:
             (physics, out), = asked.targets
             assert command.load(args, None) == physics.config and args.out / "ethanol/trajectory.npz" == out
-            assert (args.seed, args.first_replica, args.num_workers, args.resume, args.store_forces) == (
+            assert (args.seed, args.first_replica, args.n_workers, args.resume, args.store_forces) == (
                 asked.seed, asked.first_replica, asked.n_workers, asked.resume, asked.store_forces)
 
 

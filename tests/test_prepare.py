@@ -14,14 +14,8 @@ from rdkit import Chem
 
 from kstep.errors import UserError
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import (
-    Entry,
-    ensure_prepared,
-    prepare_molecule,
-    read_smiles_file,
-    update_metadata,
-    write_prepared,
-)
+from kstep.molecules.prepare import ensure_prepared, prepare_molecule, update_metadata, write_prepared
+from kstep.molecules.smiles import Entry, read_smiles_file
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,10 +22,10 @@ from typing import Any
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
 from kstep.forces.openmm import MDConfig
-from kstep.forces.pool import THREAD_VARIABLES
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, write_prepared
+from kstep.processes import one_thread
 from kstep.result import Result
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
@@ -68,7 +68,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
     broke.
     """
-    run = _sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume, settings)
+    run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
+                    seed=seed, workers=workers, device=device, resume=resume)
     run_sampling(run)
     return Result(run.out)
 
@@ -80,10 +81,8 @@ def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Pat
 
     settings: keys of configs/learn.yaml.
     """
-    own = {} if temperature_K is None else {"temperature_K": temperature_K}
-    run = _sampling(molecule, physics, settings or True, None, out, name, None, None, seed, workers, device, resume,
-                    own)
-    return learn_network(run)[1]
+    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
+                                   name=name, seed=seed, workers=workers, device=device, resume=resume))[1]
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -98,7 +97,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     check_lengths(true.config, "settings")
     if not true.is_mm:
         _check_guard()  # its replicas run in processes of their own
-    _one_thread()
+    one_thread()
     true.check()
     path = _file(out, f"{true.molecule.name}_plain")
     run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume))
@@ -155,20 +154,20 @@ def _path(run: Result | str | Path) -> Path:
     return run.path if isinstance(run, Result) else Path(run)
 
 
-def _sampling(molecule, physics, learn, network, out, name, start, frame, seed, workers, device, resume,
-              settings) -> SamplingSettings:
-    """The settings of a hybrid run, checked."""
+def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], *, out, name, seed: int,
+              workers: int | None, network=None, start=None, **others) -> SamplingSettings:
+    """The settings of a hybrid run, checked; others: those of SamplingSettings that need no check."""
     true = _physics(molecule, physics, name, seed, {})
     if true.workers(workers) > 1:
         _check_guard()
-    _one_thread()
+    one_thread()
     given = {} if isinstance(learn, bool) else learn
     config = (load_config(LearnConfig, LEARN, dict(given)) if isinstance(given, Mapping) else
               load_config(LearnConfig, given))
     return SamplingSettings(
-        true, load_config(HybridConfig, HYBRID, settings), _file(out, true.molecule.name), network and Path(network),
-        learn is not False, config, initial_md=start and Path(start), frame=frame, seed=seed, n_workers=workers,
-        device=device, resume=resume)
+        physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
+        checkpoint=network and Path(network), learn=learn is not False, learn_config=config,
+        initial_md=start and Path(start), seed=seed, n_workers=workers, **others)
 
 
 def _physics(molecule: Subject, physics: Any, name: str | None, seed: int, settings: dict[str, Any]) -> TruePhysics:
@@ -213,12 +212,6 @@ def _file(out: str | Path | None, name: str) -> Path:
         n += 1
         path = Path(f"{name}_{n}.npz")
     return path
-
-
-def _one_thread() -> None:
-    """Two threads in one true call are slower than one; the libraries read this when they are first loaded."""
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
 
 
 def _check_guard() -> None:

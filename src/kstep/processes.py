@@ -17,6 +17,12 @@ def physical_cores() -> int:
     return os.cpu_count() or 1
 
 
+def one_thread() -> None:
+    """One thread per true call: two are many times slower on a shared machine; BLAS reads this once, when loaded."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+
 def most_memory_MB() -> float:
     """The most memory this process has held, MB."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux

@@ -4,46 +4,11 @@ Every file carries `metadata` (JSON text) with `schema` and `schema_version`; ar
 (no pickled objects), and a file is written under a temporary name and renamed, so a killed
 run leaves the last good one.
 
-trajectory  (T frames, N atoms; replicas are interleaved or concatenated along T)
-    pos               (T,N,3) float64  nm        positions
-    vel               (T,N,3) float64  nm/ps     velocities of the same instant
-    forces            (T,N,3) float64  kJ/mol/nm the true potential's forces; (0,N,3) if not stored
-    Ekin Epot Etot    (T,)    float64  kJ/mol    of `masses` (Ekin of `masses_sampler` for metropolis)
-    time_ps           (T,)    float64  ps        since the start of the replica
-    step              (T,)    int64              baseline timesteps since the start of the replica
-    replica           (T,)    int64              independent seeds and replicas alike
-    segment           (T,)    int64              index into metadata["segments"]
-    accepted          (T,)    bool               hybrid: the macro-step that ended here was accepted
-    attempts          (T,)    int64              hybrid: true calls spent on that macro-step
-    inner_steps       (T,)    int64              hybrid: network timesteps in that macro-step
-    delta_H           (T,)    float64  kJ/mol    metropolis: H(proposal) - H(start); NaN elsewhere
-    box               (T,3,3) or (0,3,3) float64 nm
-    masses            (N,)    float64  Da        physical masses
-    masses_sampler    (N,)    float64  Da        masses the velocities belong to
-    atom_types        (N,)    int64              atomic numbers
-    bonds             (B,2)   int64
-
-    Its metadata is a kstep.run_record.RunRecord, checked when it is written; older files are read as they are.
-    A segment is a stretch of one replica in which consecutive frames are connected by the
-    dynamics and by nothing else (no velocity redraw, no change of ensemble).
-
-dataset  (P windows over molecules of different size, A = sum of their atoms, M molecules)
-    x_t v_t f_t x_tk v_tk f_tk  (A,3) float64    state at the start and the end of each window;
-                                                 v_half (A,3): velocity half a step before the end
-    ptr               (P+1,)  int64              window p owns rows ptr[p]:ptr[p+1]
-    epot_t epot_tk    (P,)    float64  kJ/mol
-    temperature_K     (P,)    float64  K         of the segment the window was cut from
-    molecule_id       (P,)    int64              index into metadata["molecules"]
-    frame             (P,)    int64              frame of the window's start in its trajectory file
-    block             (P,)    int64              time block the window lies in (splits in time)
-    k_steps           (P,)    int64              timesteps covered by this window
-    dt_fs             ()      float64
-    mol_ptr           (M+1,)  int64              molecule m owns rows mol_ptr[m]:mol_ptr[m+1] of
-    atom_types masses (sum N,)                   its atoms, and rows bond_ptr[m]:bond_ptr[m+1] of
-    bonds             (sum B,2) int64            its bonds (atom numbers local to the molecule)
-    bond_ptr          (M+1,)  int64
-    charge multiplicity (M,)  int64
-    metadata["molecules"]: [{"name", "smiles", "method"}], metadata["k_steps"]: the file's k
+trajectory  the arrays of `Trajectory`; its metadata is a kstep.run_record.RunRecord, checked when it is written (older
+            files are read as they are).  A segment is a stretch of one replica in which consecutive frames are
+            connected by the dynamics and by nothing else (no velocity redraw, no change of ensemble).
+dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["molecules"]: [{"name", "smiles",
+            "method"}], metadata["k_steps"]: the file's k
 """
 
 from __future__ import annotations
@@ -52,9 +17,9 @@ import json
 import zipfile
 import zlib
 from collections.abc import Set
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 
@@ -64,75 +29,33 @@ from kstep.run_record import check_record
 
 SCHEMA_VERSION = 1
 
-_TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
-    "pos": ("f8", ("T", "N", 3)),
-    "vel": ("f8", ("T", "N", 3)),
-    "forces": ("f8", ("T|0", "N", 3)),
-    "Ekin": ("f8", ("T",)),
-    "Epot": ("f8", ("T",)),
-    "Etot": ("f8", ("T",)),
-    "time_ps": ("f8", ("T",)),
-    "step": ("i8", ("T",)),
-    "replica": ("i8", ("T",)),
-    "segment": ("i8", ("T",)),
-    "accepted": ("?", ("T|0",)),
-    "attempts": ("i8", ("T|0",)),
-    "inner_steps": ("i8", ("T|0",)),
-    "delta_H": ("f8", ("T|0",)),
-    "box": ("f8", ("T|0", 3, 3)),
-    "masses": ("f8", ("N",)),
-    "masses_sampler": ("f8", ("N",)),
-    "atom_types": ("i8", ("N",)),
-    "bonds": ("i8", ("B", 2)),
-}
-_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
-
-PER_FRAME = tuple(k for k, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
-
-_DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
-    **dict.fromkeys(("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk", "v_half"), ("f8", ("A", 3))),
-    "ptr": ("i8", ("P+1",)),
-    "epot_t": ("f8", ("P",)),
-    "epot_tk": ("f8", ("P",)),
-    "temperature_K": ("f8", ("P",)),
-    "molecule_id": ("i8", ("P",)),
-    "frame": ("i8", ("P",)),
-    "block": ("i8", ("P",)),
-    "k_steps": ("i8", ("P",)),
-    "dt_fs": ("f8", ()),
-    "mol_ptr": ("i8", ("M+1",)),
-    "atom_types": ("i8", ("L",)),
-    "masses": ("f8", ("L",)),
-    "bonds": ("i8", ("B", 2)),
-    "bond_ptr": ("i8", ("M+1",)),
-    "charge": ("i8", ("M",)),
-    "multiplicity": ("i8", ("M",)),
-}
-
 
 @dataclass
 class Trajectory:
-    """One trajectory file in memory; fields and units are in the module's docstring."""
+    """One trajectory file in memory: T frames of N atoms, replicas interleaved or concatenated along T.
 
-    pos: np.ndarray
-    vel: np.ndarray
-    forces: np.ndarray
-    Ekin: np.ndarray
-    Epot: np.ndarray
-    Etot: np.ndarray
-    time_ps: np.ndarray
-    step: np.ndarray
-    replica: np.ndarray
-    segment: np.ndarray
-    accepted: np.ndarray
-    attempts: np.ndarray
-    inner_steps: np.ndarray
-    delta_H: np.ndarray
-    box: np.ndarray
-    masses: np.ndarray
-    masses_sampler: np.ndarray
-    atom_types: np.ndarray
-    bonds: np.ndarray
+    Beside each array stand its dtype and shape; one of T|0 frames may be empty.
+    """
+
+    pos: Annotated[np.ndarray, "f8", ("T", "N", 3)]  # nm
+    vel: Annotated[np.ndarray, "f8", ("T", "N", 3)]  # nm/ps, of the same instant
+    forces: Annotated[np.ndarray, "f8", ("T|0", "N", 3)]  # kJ/mol/nm, of the true potential; (0,N,3) if not stored
+    Ekin: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, of `masses`; of `masses_sampler` for metropolis
+    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true
+    Etot: Annotated[np.ndarray, "f8", ("T",)]
+    time_ps: Annotated[np.ndarray, "f8", ("T",)]  # since the start of the replica
+    step: Annotated[np.ndarray, "i8", ("T",)]  # baseline timesteps since the start of the replica
+    replica: Annotated[np.ndarray, "i8", ("T",)]  # independent seeds and replicas alike
+    segment: Annotated[np.ndarray, "i8", ("T",)]  # index into metadata["segments"]
+    accepted: Annotated[np.ndarray, "?", ("T|0",)]  # hybrid: the macro-step that ended here was accepted
+    attempts: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: true calls spent on that macro-step
+    inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
+    delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is proposed
+    box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
+    masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
+    masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
+    atom_types: Annotated[np.ndarray, "i8", ("N",)]  # atomic numbers
+    bonds: Annotated[np.ndarray, "i8", ("B", 2)]
     metadata: dict = field(default_factory=dict)
 
     @property
@@ -144,6 +67,34 @@ class Trajectory:
         """Indices of the frames whose segment has one of the roles, in file order."""
         ids = [i for i, s in enumerate(self.segments) if s["role"] in roles]
         return np.flatnonzero(np.isin(self.segment, ids))
+
+
+_TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
+    name: kind.__metadata__ for name, kind in get_type_hints(Trajectory, include_extras=True).items()
+    if hasattr(kind, "__metadata__")}
+_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
+PER_FRAME = tuple(key for key, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
+
+# P windows over M molecules of different size, L atoms in all; A: the windows' atoms
+_DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
+    **dict.fromkeys(("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk"), ("f8", ("A", 3))),  # at the start and end of each
+    "v_half": ("f8", ("A", 3)),  # velocity half a step before the end
+    "ptr": ("i8", ("P+1",)),  # window p owns rows ptr[p]:ptr[p+1]
+    **dict.fromkeys(("epot_t", "epot_tk"), ("f8", ("P",))),  # kJ/mol
+    "temperature_K": ("f8", ("P",)),  # of the segment the window was cut from
+    "molecule_id": ("i8", ("P",)),  # index into metadata["molecules"]
+    "frame": ("i8", ("P",)),  # of the window's start in its trajectory file
+    "block": ("i8", ("P",)),  # time block the window lies in (splits in time)
+    "k_steps": ("i8", ("P",)),  # timesteps covered by this window
+    "dt_fs": ("f8", ()),
+    "mol_ptr": ("i8", ("M+1",)),  # molecule m owns rows mol_ptr[m]:mol_ptr[m+1] of its atoms,
+    "atom_types": ("i8", ("L",)),
+    "masses": ("f8", ("L",)),
+    "bonds": ("i8", ("B", 2)),  # and rows bond_ptr[m]:bond_ptr[m+1] of its bonds (atom numbers local to it)
+    "bond_ptr": ("i8", ("M+1",)),
+    "charge": ("i8", ("M",)),
+    "multiplicity": ("i8", ("M",)),
+}
 
 
 def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
@@ -303,8 +254,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
     metadata = _unpack_metadata(path, arrays, "trajectory")
     _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
     _check_trajectory(path, arrays, metadata)
-    return Trajectory(**{f.name: arrays[f.name] for f in fields(Trajectory) if f.name != "metadata"},
-                      metadata=metadata)
+    return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
 
 
 def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:

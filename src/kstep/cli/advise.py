@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, optional_path, positive_float, positive_int
+from kstep.cli.flags import add_common_arguments, add_physics, filled, positive_float, positive_int
 from kstep.config import load_config, parse_assignments
 from kstep.files import check_writable, write_json_atomic
 
@@ -18,26 +18,22 @@ log = logging.getLogger("kstep")
 
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep advise`, or of 08."""
-    what = parser.add_argument_group("molecule and true physics")
-    if numbered is None:
-        what.add_argument("molecule", help="prepared folder such as data/raw/ethanol")
-    else:
-        what.add_argument("--molecule", required=True, help="prepared folder such as data/raw/ethanol")
-    physics = what.add_mutually_exclusive_group()
-    physics.add_argument("--qm-config", help="YAML of the true physics, xTB (default: configs/qm.yaml)")
-    physics.add_argument("--md-config", help="YAML of the true physics, OpenMM")
-    what.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
+    what = add_physics(parser, numbered)
+    what.add_argument("--num-workers", type=positive_int, dest="n_workers",
+                      help="processes for true calls (default: all cores)")
     asked = parser.add_argument_group("what is asked")
     asked.add_argument("--samples", type=positive_float, default=10_000, help="effective samples wanted")
     asked.add_argument("--plain-dt-fs", type=positive_float, default=1.0, help="timestep of plain MD, fs")
-    asked.add_argument("--check", nargs="+", default=[], metavar="RUN",
+    asked.add_argument("--check", nargs="+", type=Path, default=[], dest="checks", metavar="RUN",
                        help="finished runs (.npz, metropolis or plain) to hold the prediction against")
     asked.add_argument("--most-cpu", type=positive_float, default=60.0, dest="most_cpu_s",
                        help="about the CPU seconds for plain dynamics, and for chains, without true calls")
     asked.add_argument("--out", help="write everything to this JSON file")
     sampler = parser.add_argument_group("sampler")
-    sampler.add_argument("--checkpoint", help="network from 04_train.py or --learn; without it, before any training")
-    sampler.add_argument("--pilot", help="metropolis run of that checkpoint (06, 06b); without it, one is made")
+    sampler.add_argument("--checkpoint", type=Path,
+                         help="network from 04_train.py or --learn; without it, before any training")
+    sampler.add_argument("--pilot", type=Path,
+                         help="metropolis run of that checkpoint (06, 06b); without it, one is made")
     sampler.add_argument("--pilot-steps", type=positive_int, default=80, help="macro-steps of the pilot run")
     sampler.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of the sampler")
     sampler.add_argument("--model-config", default="configs/model_pair_mlp.yaml",
@@ -51,25 +47,24 @@ def run(args) -> None:
     from kstep.forces import load_qm_config
     from kstep.forces.openmm import MDConfig
     from kstep.models.model_config import ModelConfig
+    from kstep.schemes import PREFERRED
     from kstep.schemes.hybrid_config import HybridConfig
     from kstep.stages.physics import prepared_physics
-    from kstep.study.advice.advice import AdviceSettings, advise
+    from kstep.study.advice.advice import advise
+    from kstep.study.advice.survey import AdviceSettings
 
     if args.out:
         check_writable(args.out)
-    overrides = {"scheme": "metropolis", "tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
+    overrides = {"scheme": PREFERRED[0].name, "tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
-    config = (load_config(MDConfig, args.md_config) if args.md_config else
-              load_qm_config(args.qm_config or "configs/qm.yaml"))
+    config = load_config(MDConfig, args.md_config) if args.md_config else load_qm_config(args.qm_config)
     device = "cpu"
     if args.checkpoint:
         from kstep.models.device import pick_device
 
         device = pick_device(args.device)
-    advice = advise(AdviceSettings(
-        prepared_physics(args.molecule, config), hybrid, load_config(ModelConfig, args.model_config),
-        optional_path(args.checkpoint), optional_path(args.pilot), args.samples, args.plain_dt_fs, args.most_cpu_s,
-        tuple(map(Path, args.check)), args.num_workers, device, args.seed))
+    advice = advise(filled(AdviceSettings, args, physics=prepared_physics(args.molecule, config), hybrid=hybrid,
+                           model_config=load_config(ModelConfig, args.model_config), device=device))
     for sentence in advice.sentences():
         print(sentence)
     if args.out:

@@ -15,7 +15,7 @@ import logging
 import time
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -50,7 +50,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     run_flags.add_argument("--first-replica", type=non_negative_int, default=0,
                            help="number of the first replica: another number gives other seeds and conformers")
     if numbered != "01":
-        run_flags.add_argument("--num-workers", type=positive_int,
+        run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
                                help="replicas run at once, one process and one thread each (default: all cores)")
     if numbered in (None, "01"):
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
@@ -94,9 +94,8 @@ def run(args) -> int:
                  open_physics(args.subject, config, name=args.name, seed=args.seed)]
         found[0].check()
     check_lengths(config, args.config)
-    done, failed = run_plain_md(PlainMDSettings(
-        tuple((physics, out / physics.molecule.name / "trajectory.npz") for physics in found), args.seed,
-        args.first_replica, getattr(args, "num_workers", None), args.resume, getattr(args, "store_forces", True)))
+    targets = tuple((physics, out / physics.molecule.name / "trajectory.npz") for physics in found)
+    done, failed = run_plain_md(filled(PlainMDSettings, args, targets=targets))
     problems += failed
     log.info("%d of %d molecules in %.0f s -> %s", len(done), len(found), time.perf_counter() - start, out)
     for problem in problems:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import positive_int
+from kstep.cli.flags import filled, positive_int
 
 JUDGED = ("trajectory", "hybrid", "dataset", "network", "report")
 
@@ -29,7 +29,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--steps", type=positive_int, help="macro-steps that they must hold")
     parser.add_argument("--checkpoint", help="network that they must have used; {molecule} stands for the task")
     parser.add_argument("--md-root", type=Path, help="folder of the trajectories that datasets are made from")
-    parser.add_argument("--member", action="append", default=[],
+    parser.add_argument("--member", action="append", dest="members", default=[],
                         help="molecule of the dataset of task all; may be repeated")
     parser.add_argument("--split-by", help="how datasets must have been split")
     parser.add_argument("--dataset", help="dataset a network must have learned; {molecule} stands for the task")
@@ -51,10 +51,7 @@ def run(args) -> None:
             print(word)
     elif args.what == "table":
         print(f"\n{batch.table(args.report_root)}\n\nwrote {args.report_root / 'table.txt'}")
-    wanted = batch.Wanted(
-        qm_config=args.qm_config, hybrid_config=args.hybrid_config, model_config=args.model_config, steps=args.steps,
-        checkpoint=args.checkpoint, dataset=args.dataset, md_root=args.md_root, runs_root=args.runs_root,
-        members=tuple(args.member), split_by=args.split_by)
+    wanted = filled(batch.Wanted, args)
     for task, *files in args.of:
         answer = batch.answer(args.what, task, files, wanted, set_aside=args.set_aside)
         print("\t".join([task, *answer]).replace("\n", " "))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import yaml
 
-from kstep.cli.flags import add_common_arguments, non_negative_int, positive_float, positive_int
+from kstep.cli.flags import add_common_arguments, add_physics, filled, non_negative_int, positive_float, positive_int
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import write_text_atomic
@@ -22,21 +22,12 @@ from kstep.processes import physical_cores
 
 log = logging.getLogger("kstep")
 
-LENGTHS = ("reference_ps", "fine_reference_ps", "network_ps", "reference_replicas", "proposals")
-
 
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep benchmark`, or of 07."""
     from kstep.study.benchmark.sections import SECTIONS
 
-    what = parser.add_argument_group("molecule and true physics")
-    if numbered is None:
-        what.add_argument("molecule", type=Path, help="prepared folder such as data/raw/ethanol")
-    else:
-        what.add_argument("--molecule", required=True, type=Path, help="prepared folder such as data/raw/ethanol")
-    physics = what.add_mutually_exclusive_group()
-    physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
-    physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    what = add_physics(parser, numbered)
     what.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path,
@@ -83,11 +74,11 @@ def load(args):
         path = args.out_dir / "physics.yaml"
         write_text_atomic(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
     lengths = FAST if args.fast else Lengths().scaled(args.effort)
-    given = {key: getattr(args, key) for key in LENGTHS if getattr(args, key) is not None}
+    given = {f.name: value for f in fields(Lengths) if (value := getattr(args, f.name, None)) is not None}
     plan = Plan(physics, path, args.out_dir, replace(lengths, **given), args.num_workers, args.seed)
-    return BenchmarkSettings(plan, tuple(args.seeds or ([0] if args.fast else [0, 1, 2])), tuple(args.sections),
-                             args.checkpoint, args.jump_checkpoint, prolongs=args.proposals is not None,
-                             targets=load_targets(args.targets, plan.name) if args.targets else {})
+    return filled(BenchmarkSettings, args, plan=plan, seeds=tuple(args.seeds or ([0] if args.fast else [0, 1, 2])),
+                  prolongs=args.proposals is not None,
+                  targets=load_targets(args.targets, plan.name) if args.targets else {})
 
 
 def run(args) -> int:

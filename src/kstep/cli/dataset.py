@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -23,14 +23,17 @@ def add_flags(parser, numbered: str | None = None) -> None:
                          help="window lengths in timesteps, one file each")
     windows.add_argument("--stride", type=positive_int,
                          help="timesteps between window starts (default: k, windows touch)")
-    windows.add_argument("--max-samples-per-mol", type=positive_int, default=10000,
+    windows.add_argument("--max-samples-per-mol", type=positive_int, default=10000, dest="max_samples_per_molecule",
                          help="windows kept per molecule, evenly spread over its trajectory")
     windows.add_argument("--augment-rotations", type=non_negative_int, nargs="?", const=1, default=0, metavar="N",
+                         dest="rotations",
                          help="add N (1 if no number is given) rotated copies of each window; the networks here are "
                               "equivariant and do not need them")
     splits = parser.add_argument_group("splits")
-    splits.add_argument("--train-frac", type=float, default=0.8, help="share of the training split")
-    splits.add_argument("--val-frac", type=float, default=0.1, help="share of the validation split; the rest is test")
+    splits.add_argument("--train-frac", type=float, default=0.8, dest="train_fraction",
+                        help="share of the training split")
+    splits.add_argument("--val-frac", type=float, default=0.1, dest="validation_fraction",
+                        help="share of the validation split; the rest is test")
     splits.add_argument("--split-by", choices=["auto", "molecule", "time"], default="auto",
                         help="auto: whole molecules from three on, time blocks below")
     add_common_arguments(parser)
@@ -40,10 +43,7 @@ def run(args) -> None:
     """Make the datasets, and say what is in them."""
     from kstep.stages.datasets import DatasetSettings, make_datasets
 
-    settings = DatasetSettings(
-        args.md_root, args.out_root, args.splits_dir, tuple(dict.fromkeys(args.ks)), tuple(args.molecules), args.stride,
-        args.max_samples_per_mol, args.train_frac, args.val_frac, args.split_by, args.augment_rotations, args.seed)
-    for made in make_datasets(settings):
+    for made in make_datasets(filled(DatasetSettings, args, ks=tuple(dict.fromkeys(args.ks)))):
         print(f"{made.path}: {made.windows} windows of {made.jump_fs:g} fs "
               f"(lengths {', '.join(map(str, made.lengths))} timesteps; "
               + ", ".join(f"{part} {n}" for part, n in made.splits.items()) + f"), {made.true_calls} true calls")

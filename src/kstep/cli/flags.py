@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from kstep.config import MOST
+
+T = TypeVar("T")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,11 +52,32 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
 
 
 def add_subject(parser, name: str, numbered: str | None, **options) -> None:
-    """What a command is about: the first word after `kstep <command>`, a flag in the numbered script."""
+    """What a command is about: the first word after `kstep <command>`, a flag in the numbered script.
+
+    Without a default it must be given.
+    """
+    needed = "default" not in options
     if numbered is None:
-        parser.add_argument(name.replace("-", "_"), nargs="?", metavar=name.upper(), **options)
+        parser.add_argument(name.replace("-", "_"), nargs=None if needed else "?", metavar=name.upper(), **options)
     else:
-        parser.add_argument(f"--{name}", **options)
+        parser.add_argument(f"--{name}", required=needed, **options)
+
+
+def add_physics(parser, numbered: str | None):
+    """The prepared molecule of a study and its true physics; returns the group."""
+    what = parser.add_argument_group("molecule and true physics")
+    add_subject(what, "molecule", numbered, type=Path, help="prepared folder such as data/raw/ethanol")
+    physics = what.add_mutually_exclusive_group()
+    physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
+    physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    return what
+
+
+def filled(kind: type[T], args, **others) -> T:
+    """A settings object: `others`, and each of its fields that a flag is named after; lists become tuples."""
+    names = {f.name for f in fields(kind)} - set(others)  # type: ignore[arg-type]  # T is a dataclass
+    given = {name: value for name, value in vars(args).items() if name in names}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}, **others)
 
 
 def _number(kind: type, text: str, fits: Callable[[float], bool], wanted: str):
@@ -87,8 +112,3 @@ def positive_float(text: str) -> float:
 def non_negative_float(text: str) -> float:
     """A flag's finite number of 0 or more."""
     return _number(float, text, lambda x: 0 <= x < float("inf"), "number >= 0")
-
-
-def optional_path(text: str | None) -> Path | None:
-    """A Path, None for a flag that was left out."""
-    return Path(text) if text else None

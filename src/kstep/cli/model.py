@@ -24,11 +24,11 @@ def run(args) -> int:
     """Print what the network is; 1 where a symmetry is broken."""
     from kstep.models.device import pick_device
     from kstep.models.model_config import ModelConfig
-    from kstep.stages.network_check import TOLERANCE, NetworkCheckSettings, check_network
+    from kstep.stages.network_check import TOLERANCE, check_network
 
-    path = args.model_config
-    config = load_config(ModelConfig, path, parse_assignments(args.assignments))
-    worst = check_network(NetworkCheckSettings(config, path, args.compile, pick_device(args.device), args.seed))
+    config = load_config(ModelConfig, args.model_config, parse_assignments(args.assignments))
+    worst = check_network(config, args.model_config, with_compile=args.compile, device=pick_device(args.device),
+                          seed=args.seed)
     if worst > TOLERANCE:
         log.error("a symmetry is broken by %.1e, more than %.0e", worst, TOLERANCE)
         return 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_subject, positive_int
+from kstep.cli.flags import add_common_arguments, add_subject, filled, positive_int
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -23,9 +23,10 @@ def add_flags(parser, numbered: str | None = None) -> None:
     which.add_argument("--name", help="the molecule's name; --smiles is then a SMILES, not a file")
     which.add_argument("--multiplicity", type=positive_int,
                        help="spin multiplicity 2S+1 of a literal SMILES (a file states it per line)")
-    which.add_argument("--molecule", action="append", metavar="NAME", default=[],
+    which.add_argument("--molecule", action="append", dest="molecules", metavar="NAME", default=[],
                        help="prepare only this molecule of the file; may be repeated (default: all)")
-    which.add_argument("--out-dir", default="data/raw", type=Path, help="folder for <name>/ and metadata.json")
+    which.add_argument("--out-dir", default="data/raw", type=Path, dest="out",
+                       help="folder for <name>/ and metadata.json")
     how = parser.add_argument_group("structures")
     how.add_argument("--force-field", default=DEFAULT,
                      help=f"one of {', '.join(FORCE_FIELDS)} or another *.offxml / gaff-<version>; '{NONE}' "
@@ -40,11 +41,8 @@ def run(args) -> int:
     """Prepare, and say what was and what could not be."""
     from kstep.stages.preparation import PreparationSettings, prepare_all
 
-    settings = PreparationSettings(
-        args.smiles, args.out_dir, args.name, args.multiplicity, tuple(args.molecule), args.force_field,
-        args.n_conformers, args.max_attempts, args.seed)
-    done, problems = prepare_all(settings)
-    print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out_dir}")
+    done, problems = prepare_all(filled(PreparationSettings, args))
+    print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0

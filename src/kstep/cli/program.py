@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 
 from kstep.errors import PhysicsError, UserError, sentence_of
+from kstep.processes import one_thread
 
-# One thread per true call: two are many times slower on a shared machine, and BLAS reads
-# these variables only once, at import.
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
+one_thread()  # before anything that reads it is imported
 
 log = logging.getLogger("kstep")
 

@@ -11,7 +11,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from kstep.cli.flags import add_common_arguments, non_negative_int, optional_path, positive_float, positive_int
+from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.sample import add_sampling_flags
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
 from kstep.errors import UserError
 
@@ -38,39 +39,9 @@ def add_flags(parser, numbered: str | None = None) -> None:
                       help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
     what.add_argument("--embedding", choices=["electrostatic", "mechanical"], default="electrostatic",
                       help="of the true potential: MM charges polarise the QM, or meet fixed charges")
-    network = parser.add_argument_group("network")
-    network.add_argument("--checkpoint", help="network of the capped region, from an earlier run of this script or 06b")
-    network.add_argument("--learn", action="store_true",
-                         help="first learn the network, from the true calls of this run alone; so it is without "
-                              "--checkpoint")
-    network.add_argument("--model-config", help="the network to learn (default: configs/model_pair_mlp.yaml), or what "
-                         "--checkpoint must have been built from")
-    network.add_argument("--learn-config", help="YAML of learning (default: configs/learn.yaml)")
+    network, _, _ = add_sampling_flags(parser, [name for name, kind in SCHEMES.items() if kind.traits.head != "jump"])
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
-    network.add_argument("--labels",
-                         help="past_tolerance learn: labels the network was learned from, so that it is kept")
-    scheme = parser.add_argument_group("scheme")
-    scheme.add_argument("--scheme", choices=[name for name, kind in SCHEMES.items() if kind.traits.head != "jump"],
-                        default=PREFERRED[0].name,
-                        help="plain asks the QM at every step: the honest competitor")
-    scheme.add_argument("--thermostat", choices=["none", "langevin"], default="none",
-                        help="around the schemes other than metropolis; none is NVE")
-    scheme.add_argument("--k-steps", type=positive_int,
-                        help="timesteps per QM call, metropolis: their mean (default 50; impulse: 4, plain: 1)")
-    scheme.add_argument("--dt-fs", type=positive_float, help="timestep, fs (default: 1)")
-    scheme.add_argument("--hydrogen-mass", type=positive_float,
-                        help="metropolis: mass of the sampler's hydrogens, Da (default: 4); the ensemble stays exact")
-    scheme.add_argument("--tune", action="store_true",
-                        help="metropolis: choose what is left out of --dt-fs and --k-steps by measurement")
-    scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
-                        help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
-    run_flags = parser.add_argument_group("run")
-    run_flags.add_argument("--steps", type=positive_int, default=200, help="macro-steps = QM calls per replica")
-    run_flags.add_argument("--burn-in-steps", type=non_negative_int, default=20, help="macro-steps before them")
-    run_flags.add_argument("--replicas", type=positive_int, default=4, help="droplets that step together")
-    run_flags.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
-    run_flags.add_argument("--resume", action="store_true", help="go on where a run that was cut left off")
-    run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
+    parser.set_defaults(scheme=PREFERRED[0].name, thermostat="none", steps=200, burn_in_steps=20, replicas=4)
     add_common_arguments(parser, device=True, overrides=True)
 
 
@@ -78,7 +49,7 @@ def check(args) -> None:
     """Refuse flags that contradict each other or that nobody would read."""
     from kstep.schemes import SCHEMES
 
-    given = {name for name in (*DEFAULTS, "hydrogen_mass") if getattr(args, name) is not None}
+    given = {name for name in (*DEFAULTS, "hydrogen_mass_Da") if getattr(args, name) is not None}
     traits = SCHEMES[args.scheme].traits
     if not traits.needs_network and args.k_steps not in (None, 1):
         raise UserError("plain asks the QM at every step, so k is 1; for longer steps set --dt-fs")
@@ -116,8 +87,8 @@ def settings_of(args):
         "scheme": args.scheme, "steps": args.steps, "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
-        "hydrogen_mass_Da": args.hydrogen_mass or hydrogen_Da,
-        "thermostat": args.thermostat, "tune": args.tune, "tempering_K": args.tempering_K, "store_forces": False,
+        "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
+        "thermostat": args.thermostat, "tune": bool(args.tune), "tempering_K": args.tempering_K, "store_forces": False,
         "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
 
@@ -132,10 +103,7 @@ def run(args) -> None:
     qm, hybrid = settings_of(args)
     if args.model_config:
         load_config(ModelConfig, args.model_config)  # now, before the surroundings take their time
-    settings = RegionSettings(
-        qm, hybrid, args.out, args.smiles, args.pdb, DEFAULTS["waters"] if args.waters is None else args.waters,
-        args.qm_atoms and tuple(args.qm_atoms), args.embedding, optional_path(args.checkpoint),
-        load_config(LearnConfig, args.learn_config or DEFAULTS["learn_config"]),
-        args.learn_calls or DEFAULTS["learn_calls"], optional_path(args.model_config), optional_path(args.labels),
-        args.seed, args.num_workers, args.device, args.resume)
+    learning = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in DEFAULTS.items()}
+    learning["learn_config"] = load_config(LearnConfig, learning["learn_config"])
+    settings = filled(RegionSettings, args, qm=qm, hybrid=hybrid, **learning)
     log.info("%s -> %s", describe(sample_region(settings)), settings.out)

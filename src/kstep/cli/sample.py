@@ -9,13 +9,14 @@ From nothing but a SMILES string: learn the network, freeze it, sample exactly.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    filled,
     non_negative_float,
     non_negative_int,
-    optional_path,
     positive_float,
     positive_int,
 )
@@ -48,20 +49,36 @@ def add_flags(parser, numbered: str | None = None) -> None:
     what.add_argument("--name", help=f"name of the molecule of a SMILES (default: {named})")
     what.add_argument(flag, default=default, dest="physics_config",
                       help="YAML of the true physics and the baseline temperature (K) and dt_fs")
+    _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
+    scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
+    scheme.add_argument("--project-residual", action="store_const", const=True,
+                        help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
+    scheme.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
+    scheme.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
+    run_flags.add_argument("--initial-md", type=Path,
+                           help="start from frames of this trajectory.npz instead of conformers")
+    run_flags.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
+    parser.set_defaults(learn_config="configs/learn.yaml")
+    add_common_arguments(parser, device=True, overrides=True)
+
+
+def add_sampling_flags(parser, schemes: Sequence[str]):
+    """Flags of any hybrid run, of a molecule or a QM/MM system; returns the groups network, scheme and run."""
     network = parser.add_argument_group("network")
-    network.add_argument("--checkpoint", help="network from 04_train.py; not needed for --scheme plain or --learn")
+    network.add_argument("--checkpoint", type=Path,
+                         help="network from 04_train.py or --learn; not needed for --scheme plain, nor with --learn")
     network.add_argument("--learn", action="store_true",
                          help="metropolis: first learn the network, from the true calls of this run alone")
-    network.add_argument("--model-config", help="check that the checkpoint was built from this model YAML; with "
-                         "--learn: the network to learn (default: configs/model_pair_mlp.yaml)")
-    network.add_argument("--learn-config", default="configs/learn.yaml",
-                         help="YAML of learning: with --learn, or past_tolerance learn")
-    network.add_argument("--labels",
+    network.add_argument("--model-config", type=Path, help="check that the checkpoint was built from this model YAML; "
+                         "with --learn: the network to learn (default: configs/model_pair_mlp.yaml)")
+    network.add_argument("--learn-config", help="YAML of learning: with --learn, or past_tolerance learn (default: "
+                                                "configs/learn.yaml)")
+    network.add_argument("--labels", type=Path,
                          help="past_tolerance learn: dataset the network was trained on, so that it is kept")
     scheme = parser.add_argument_group("scheme")
-    scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything below")
-    scheme.add_argument("--scheme", choices=tuple(SCHEMES), help="how k steps are made and judged")
-    scheme.add_argument("--k-steps", type=positive_int, help="baseline timesteps per true call")
+    scheme.add_argument("--scheme", choices=schemes,
+                        help="how k steps are made and judged; plain asks the truth at every step: the competitor")
+    scheme.add_argument("--k-steps", type=positive_int, help="timesteps per true call, metropolis: their mean")
     scheme.add_argument("--dt-fs", type=positive_float, help="timestep, fs")
     scheme.add_argument("--thermostat", choices=["none", "langevin"], help="around all but metropolis; none is NVE")
     scheme.add_argument("--hydrogen-mass", type=positive_float, dest="hydrogen_mass_Da",
@@ -70,20 +87,15 @@ def add_flags(parser, numbered: str | None = None) -> None:
                         help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
     scheme.add_argument("--tune", action="store_true", default=None,
                         help="metropolis: choose the timestep and the length by measurement before production")
-    scheme.add_argument("--project-residual", action="store_const", const=True,
-                        help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
-    scheme.add_argument("--delta-scale", type=non_negative_float, help="scales the learned correction; 0: no network")
-    scheme.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     run_flags = parser.add_argument_group("run")
-    run_flags.add_argument("--out", required=True, help="trajectory file to write (.npz)")
+    run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
     run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
     run_flags.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
     run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
-    run_flags.add_argument("--initial-md", help="start from frames of this trajectory.npz instead of conformers")
-    run_flags.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
-    run_flags.add_argument("--num-workers", type=positive_int, help="processes for true calls (default: all cores)")
+    run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
+                           help="processes for true calls (default: all cores)")
     run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file")
-    add_common_arguments(parser, device=True, overrides=True)
+    return network, scheme, run_flags
 
 
 def load(args):
@@ -101,10 +113,8 @@ def load(args):
         config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config)
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
-    return SamplingSettings(
-        open_subject(args, config), hybrid, Path(args.out), optional_path(args.checkpoint), args.learn,
-        load_config(LearnConfig, args.learn_config), optional_path(args.model_config), optional_path(args.labels),
-        optional_path(args.initial_md), args.frame, args.seed, args.num_workers, args.device, args.resume)
+    return filled(SamplingSettings, args, physics=open_subject(args, config), hybrid=hybrid,
+                  learn_config=load_config(LearnConfig, args.learn_config))
 
 
 def open_subject(args, config):
@@ -123,11 +133,11 @@ def open_subject(args, config):
         return prepared_physics(args.molecule, config)
     if args.name is None:
         try:
-            check_name(Path(args.out).stem)
+            check_name(args.out.stem)
         except UserError as error:
             raise UserError(f"--out {args.out} also names the molecule, and {error}; or give the molecule's own as "
                             "--name") from None
-    molecule, system_xml = molecule_from_smiles(args.smiles, args.name or Path(args.out).stem, seed=args.seed)
+    molecule, system_xml = molecule_from_smiles(args.smiles, args.name or args.out.stem, seed=args.seed)
     return TruePhysics(molecule, config, system_xml=system_xml)
 
 

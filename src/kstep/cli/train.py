@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, positive_int
+from kstep.cli.flags import add_common_arguments, add_subject, filled, positive_int
 from kstep.cli.program import setup_logging
 from kstep.config import load_config, parse_assignments
 
@@ -15,10 +15,7 @@ from kstep.config import load_config, parse_assignments
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep train`, or of 04."""
     data = parser.add_argument_group("data and configs")
-    if numbered is None:
-        data.add_argument("dataset", type=Path, help="dataset_k{k}.npz of kstep dataset")
-    else:
-        data.add_argument("--dataset", type=Path, required=True, help="dataset_k{k}.npz of 02_make_dataset.py")
+    add_subject(data, "dataset", numbered, type=Path, help="dataset_k{k}.npz of 02_make_dataset.py (kstep dataset)")
     data.add_argument("--model-config", type=Path, default=Path("configs/model.yaml"), help="YAML of the network")
     data.add_argument("--train-config", type=Path, default=Path("configs/train.yaml"), help="YAML of the training")
     data.add_argument("--splits", type=Path, nargs=2, metavar=("TRAIN", "VAL"),
@@ -31,7 +28,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     start.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
                        help="learn from this energy network, as distill_* of the train config say, without any true "
                             "call")
-    start.add_argument("--freeze-layers", nargs="+", default=[], metavar="N",
+    start.add_argument("--freeze-layers", nargs="+", default=[], metavar="N", dest="frozen",
                        help="keep the embedding and the first N rounds of messages (pair_mlp: hidden layers) as they "
                             "are; or the parameters whose names start so, e.g. jump_head.springs")
     start.add_argument("--max-steps", type=positive_int, help="optimiser steps; shortens the schedule of max_epochs")
@@ -51,11 +48,9 @@ def run(args) -> int:
         setup_logging(args.log_level if group.is_first else "error")
         given = parse_assignments(args.assignments)
         of_model = {key: given.pop(key) for key in list(given) if key in ModelConfig.model_fields}
-        settings = TrainingSettings(
-            args.dataset, load_config(ModelConfig, args.model_config, of_model),
-            load_config(TrainConfig, args.train_config, given), tuple(args.splits), args.out_dir, args.resume,
-            args.pretrained, args.teacher, tuple(args.freeze_layers), args.max_steps, args.seed,
-            progress=args.log_level in ("debug", "info"))
+        settings = filled(TrainingSettings, args, model_config=load_config(ModelConfig, args.model_config, of_model),
+                          config=load_config(TrainConfig, args.train_config, given),
+                          progress=args.log_level in ("debug", "info"))
         trained = train_network(settings, group, device)
         if group.is_first:
             for name, value in trained.teacher.items():

@@ -52,13 +52,11 @@ def embed_conformers(molecule: Chem.Mol, n_conformers: int, seed: int, max_attem
 
 def minimise_with_rdkit(molecule: Chem.Mol, variant: str | None) -> np.ndarray:
     """Minimise every conformer in place with MMFF, UFF or (no parameters) not at all; kJ/mol."""
+    typed = Chem.Mol(molecule)  # typing kekulises it
     if variant is not None:
-        # On a copy of the molecule: typing kekulises it.
-        typed = Chem.Mol(molecule)
         results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(typed, maxIters=MINIMISER_ITERATIONS,
                                                                 mmffVariant=variant)
     elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
-        typed = Chem.Mol(molecule)
         results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(typed, maxIters=MINIMISER_ITERATIONS)
     else:
         return np.zeros(molecule.GetNumConformers())

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from kstep.topology import find_rotatable_torsions
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 LONGEST_NAME = 100  # file systems end at 255, and files add to it
 RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
+
+# what molecule.npz holds, in its metadata and as arrays
+_WORDS = ("name", "smiles", "charge", "multiplicity", "force_field")
+_ARRAYS = {"numbers": "i8", "masses": "f8", "bonds": "i8", "bond_orders": "f8", "conformers": "f8",
+           "conformer_energies": "f8"}
 
 
 def check_name(name: str) -> None:
@@ -60,24 +66,9 @@ class Molecule:
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""
-        text = {
-            "schema": "molecule",
-            "schema_version": 1,
-            "name": self.name,
-            "smiles": self.smiles,
-            "charge": self.charge,
-            "multiplicity": self.multiplicity,
-            "force_field": self.force_field,
-        }
-        write_npz(path, {
-            "numbers": np.asarray(self.numbers, dtype=np.int64),
-            "masses": np.asarray(self.masses, dtype=np.float64),
-            "bonds": np.asarray(self.bonds, dtype=np.int64).reshape(-1, 2),
-            "bond_orders": np.asarray(self.bond_orders, dtype=np.float64),
-            "conformers": np.asarray(self.conformers, dtype=np.float64),
-            "conformer_energies": np.asarray(self.conformer_energies, dtype=np.float64),
-            "metadata": np.array(json.dumps(text)),
-        })
+        text = {"schema": "molecule", "schema_version": 1, **{key: getattr(self, key) for key in _WORDS}}
+        arrays = {key: np.asarray(getattr(self, key), dtype) for key, dtype in _ARRAYS.items()}
+        write_npz(path, {**arrays, "bonds": arrays["bonds"].reshape(-1, 2), "metadata": np.array(json.dumps(text))})
 
     @classmethod
     def load(cls, path: str | Path) -> Molecule:
@@ -93,15 +84,8 @@ class Molecule:
         arrays = read_npz(path)
         try:
             text = json.loads(str(arrays["metadata"]))
-            molecule = cls(
-                name=text["name"],
-                smiles=text["smiles"],
-                charge=int(text["charge"]),
-                multiplicity=int(text["multiplicity"]),
-                force_field=text["force_field"],
-                **{k: arrays[k] for k in ("numbers", "masses", "bonds", "bond_orders",
-                                          "conformers", "conformer_energies")},
-            )
+            known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
+            molecule = cls(**known | {key: int(text[key]) for key in ("charge", "multiplicity")})
             check_name(molecule.name)
             shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
             for key, shape in shapes.items():

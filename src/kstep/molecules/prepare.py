@@ -26,13 +26,9 @@ from kstep.molecules.conformers import (
     select_distinct,
     settle_stereochemistry,
 )
-from kstep.molecules.molecule import Molecule
-from kstep.molecules.smiles import Entry, check_name, parse_smiles, read_smiles_file
+from kstep.molecules.molecule import Molecule, check_name
+from kstep.molecules.smiles import Entry, parse_smiles
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
-
-__all__ = ["FORCE_FIELDS", "NONE", "Entry", "Prepared", "check_name", "ensure_prepared", "molecule_from_smiles",
-           "parse_smiles", "prepare_entry", "prepare_molecule", "read_metadata", "read_smiles_file", "update_metadata",
-           "write_prepared"]
 
 NONE = "none"  # conformers only, no System: enough for QM
 FORCE_FIELDS = (*EXAMPLES, NONE)
@@ -184,10 +180,14 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
             raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
                             f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or take another folder")
         return found
-    force_field = DEFAULT if mmff_variant(molecule, DEFAULT) else NONE
-    prepared = prepare_entry(entry, seed=seed, force_field=force_field)
+    prepared = _prepare_for_qm(entry, molecule, seed)
     update_metadata(raw, {entry.name: write_prepared(prepared, raw)})
     return prepared.molecule
+
+
+def _prepare_for_qm(entry: Entry, parsed: Chem.Mol, seed: int) -> Prepared:
+    """With MMFF94 where that has parameters."""
+    return prepare_entry(entry, seed=seed, force_field=DEFAULT if mmff_variant(parsed, DEFAULT) else NONE)
 
 
 def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
@@ -198,6 +198,5 @@ def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0)
     parsed, _, _ = parse_smiles(smiles)
     if name is None:
         name = re.sub(r"[^A-Za-z0-9-]", "_", CalcMolFormula(parsed))
-    force_field = DEFAULT if mmff_variant(parsed, DEFAULT) else NONE
-    prepared = prepare_entry(Entry(name, smiles), seed=seed, force_field=force_field)
+    prepared = _prepare_for_qm(Entry(name, smiles), parsed, seed)
     return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None

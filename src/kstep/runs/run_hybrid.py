@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
@@ -87,7 +88,8 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     unseen = production.coverage.warning()
     if unseen and broken is None:
         log.warning("%s", unseen)
-    hybrid, scheme, network = run.hybrid, production.scheme, production.network.network
+    hybrid, scheme = run.hybrid, production.scheme
+    network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
         **facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed),

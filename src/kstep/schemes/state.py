@@ -113,4 +113,5 @@ def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray | float) -> np.n
 
 def put_rows(whole: T, rows: np.ndarray, **values: Any) -> T:
     """A State or an Info with new values of the arrays named, at `rows` alone."""
-    return replace(whole, **{name: put(getattr(whole, name), rows, value) for name, value in values.items()})
+    changed: dict[str, Any] = {name: put(getattr(whole, name), rows, value) for name, value in values.items()}
+    return replace(whole, **changed)

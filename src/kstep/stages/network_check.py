@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -112,20 +111,11 @@ def timed_ways(model, batch, device: str, with_compile: bool) -> list[str]:
             + [f"{way} {why}" for way, why in choice.left_out.items()])
 
 
-@dataclass(frozen=True)
-class NetworkCheckSettings:
-    """where: what a message calls the config; with_compile: time torch.compile as well, up to minutes of compiling."""
+def check_network(config: ModelConfig, where: str, *, with_compile: bool, device: str, seed: int) -> float:
+    """Print sizes, symmetries and times; returns the largest deviation under a symmetry (float64).
 
-    config: ModelConfig
-    where: str = "the model config"
-    with_compile: bool = False
-    device: str = "cpu"
-    seed: int = 0
-
-
-def check_network(settings: NetworkCheckSettings) -> float:
-    """Print sizes, symmetries and times; returns the largest deviation under a symmetry (float64)."""
-    config, device, seed = settings.config, settings.device, settings.seed
+    where: what a message calls the config; with_compile: time torch.compile as well, up to minutes of compiling.
+    """
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
 
@@ -138,10 +128,10 @@ def check_network(settings: NetworkCheckSettings) -> float:
     batch = example(MOLECULES["aspirin"], 2, generator)
     strange = sorted(set(batch.numbers.tolist()) - set(config.elements))
     if not config.network_class.bound_to_one_molecule and strange:
-        raise UserError(f"{settings.where}: elements lacks {strange}, which the test molecules are made of")
+        raise UserError(f"{where}: elements lacks {strange}, which the test molecules are made of")
     model = build(batch, 2).double().eval()
     print_sizes(model)
     shake(model, generator)
     worst = check_symmetries(model, batch, generator, permutation=not model.bound_to_one_molecule)
-    print_latency(build, device, generator, settings.with_compile)
+    print_latency(build, device, generator, with_compile)
     return worst

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.files import check_writable
 from kstep.forces.base import check_start
-from kstep.forces.openmm import fastest_platform
-from kstep.molecules.prepare import ensure_prepared, read_smiles_file
+from kstep.forces.openmm import fastest_platform, read_system
+from kstep.molecules.prepare import ensure_prepared
+from kstep.molecules.smiles import read_smiles_file
 from kstep.processes import physical_cores
 from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
@@ -24,7 +26,7 @@ from kstep.runs.baseline_plan import plan_baseline
 from kstep.schemas import load_trajectory
 from kstep.shipped import find_molecules
 from kstep.stages.physics import TruePhysics
-from kstep.units import NS_PER_FS, PS_PER_FS, SECONDS_PER_DAY
+from kstep.units import PS_PER_FS, PS_PER_NS, SECONDS_PER_DAY
 
 log = logging.getLogger("kstep")
 
@@ -80,8 +82,10 @@ def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
         except UserError as error:
             problems.append(f"{physics.molecule.name}: {error}")
     for physics, out in wanted:
-        if physics.is_mm:
-            _run_with_openmm(physics, out, settings)
+        if physics.is_mm:  # OpenMM uses every core by itself
+            jobs = _jobs(physics, out, settings)
+            with _bar(jobs) as tick:
+                _join(physics, [run_replica(job, tick) for job in jobs], settings, out)
             done.append(physics.molecule.name)
     if in_processes := [target for target in wanted if not target[0].is_mm]:
         _run_in_processes(in_processes, settings, done, problems)
@@ -109,49 +113,39 @@ def _piece(out: Path, replica: int) -> Path:
     return out.with_name(f"{own}replica_{replica:03d}.npz")
 
 
-def _replicas(settings: PlainMDSettings, config: BaselineConfig) -> range:
-    return range(settings.first_replica, settings.first_replica + config.replicas)
+def _jobs(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> list[ReplicaJob]:
+    """One job for each replica of a molecule."""
+    platform, store_forces = (_platform(physics), settings.store_forces) if physics.is_mm else (None, True)
+    first = settings.first_replica
+    return [ReplicaJob(physics.molecule, physics.spec(), physics.config, replica, settings.seed, _piece(out, replica),
+                       settings.resume, platform, store_forces)
+            for replica in range(first, first + physics.config.replicas)]
 
 
-def _n_steps(config: BaselineConfig) -> int:
-    return sum(stretch.n_steps for stretch in plan_baseline(config))
+def _platform(physics: TruePhysics) -> str:
+    """OpenMM's platform, the fastest here where the config leaves it open."""
+    spec, start = physics.spec(), physics.molecule.conformers
+    check_start(spec.build(), start)
+    if physics.config.platform != "auto":
+        return physics.config.platform
+    platform, timings = fastest_platform(read_system(spec.settings["system_xml"], len(physics.molecule)), start[0])
+    log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
+    return platform
 
 
-def _ticker(bar: tqdm, dt_fs: float) -> Callable[[int], None]:
-    """Moves a bar of timesteps and shows ps per day beside it."""
+@contextmanager
+def _bar(jobs: list[ReplicaJob]) -> Iterator[Callable[[int], None]]:
+    """A bar over the timesteps of all jobs that shows ps per day beside it; what is given moves it."""
+    n_steps = sum(stretch.n_steps for job in jobs for stretch in plan_baseline(job.config))
+    with tqdm(total=n_steps, unit="step", unit_scale=True) as bar:
 
-    def tick(n: int) -> None:
-        bar.update(n)
-        if rate := bar.format_dict["rate"]:
-            bar.set_postfix_str(f"{rate * dt_fs * PS_PER_FS * SECONDS_PER_DAY:.3g} ps/day", refresh=False)
+        def tick(n: int) -> None:
+            bar.update(n)
+            if rate := bar.format_dict["rate"]:
+                ps_per_day = rate * jobs[0].config.dt_fs * PS_PER_FS * SECONDS_PER_DAY
+                bar.set_postfix_str(f"{ps_per_day:.3g} ps/day", refresh=False)
 
-    return tick
-
-
-def _run_with_openmm(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> None:
-    """All replicas of one molecule, one after another, in this process."""
-    import openmm
-
-    molecule, config, spec = physics.molecule, physics.config, physics.spec()
-    check_start(spec.build(), molecule.conformers)
-    platform = config.platform
-    if platform == "auto":
-        system = openmm.XmlSerializer.deserialize(spec.settings["system_xml"])
-        platform, timings = fastest_platform(system, molecule.conformers[0])
-        log.info("platform %s: %s us/step", platform, ", ".join(f"{k} {v:.0f}" for k, v in timings.items()))
-    pieces, calls, wall_s, cpu_s = [], 0, 0.0, 0.0
-    with tqdm(total=_n_steps(config) * config.replicas, unit="step", unit_scale=True) as bar:
-        for replica in _replicas(settings, config):
-            done = run_replica(ReplicaJob(molecule, spec, config, replica, settings.seed, _piece(out, replica),
-                                          settings.resume, platform, settings.store_forces), _ticker(bar, config.dt_fs))
-            pieces.append(done.job.out)
-            calls, wall_s, cpu_s = calls + done.true_calls, wall_s + done.wall_s, cpu_s + done.cpu_s
-    summary = finish_baseline(
-        out, pieces, molecule, config, seed=settings.seed, first_replica=settings.first_replica, true_calls=calls,
-        wall_s=wall_s, cpu_s=cpu_s,
-        facts={"method": physics.method, "backend": "openmm", "platform": platform, **provenance()})
-    ns_per_day = calls * config.dt_fs * NS_PER_FS / wall_s * SECONDS_PER_DAY
-    log.info("%s: %s, %.1f ns/day with every frame kept -> %s", molecule.name, summary, ns_per_day, out)
+        yield tick
 
 
 def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMDSettings, done: list[str],
@@ -160,13 +154,11 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
     groups = {}  # by the file of a replica: its molecule's physics, trajectory and finished replicas
     jobs = []
     for physics, out in targets:
-        group = (physics, out, [])
-        for replica in _replicas(settings, physics.config):
-            jobs.append(ReplicaJob(physics.molecule, physics.spec(), physics.config, replica, settings.seed,
-                                   _piece(out, replica), settings.resume))
-            groups[jobs[-1].out] = group
-    with tqdm(total=sum(_n_steps(job.config) for job in jobs), unit="step", unit_scale=True) as bar:
-        for result in run_jobs(jobs, settings.n_workers or physical_cores(), _ticker(bar, jobs[0].config.dt_fs)):
+        own = _jobs(physics, out, settings)
+        groups |= dict.fromkeys((job.out for job in own), (physics, out, []))
+        jobs += own
+    with _bar(jobs) as tick:
+        for result in run_jobs(jobs, settings.n_workers or physical_cores(), tick):
             physics, out, finished = groups[result.job.out]
             if result.error:
                 problems.append(result.error)
@@ -180,14 +172,14 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
 def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDSettings, out: Path) -> None:
     """Join a molecule's replicas into its one trajectory file and say how the run went."""
     results = sorted(results, key=lambda r: r.job.replica)
-    calls = sum(r.true_calls for r in results)
-    backend, config = results[0].job.spec.settings, physics.config
+    job, calls, seconds = results[0].job, sum(r.true_calls for r in results), [r.wall_s for r in results]
+    facts = ({"backend": "openmm", "platform": job.platform} if physics.is_mm else
+             {"backend": physics.config.backend, **{key: job.spec.settings[key] for key in ("charge", "multiplicity")}})
     summary = finish_baseline(
-        out, [r.job.out for r in results], physics.molecule, config, seed=settings.seed,
-        first_replica=settings.first_replica, true_calls=calls, wall_s=max(r.wall_s for r in results),
-        cpu_s=sum(r.cpu_s for r in results),
-        facts={"method": physics.method, "backend": config.backend, "charge": backend["charge"],
-               "multiplicity": backend["multiplicity"], **provenance()})
-    seconds = max(sum(r.wall_s for r in results), 1e-9)
-    ps_per_day = calls * config.dt_fs * PS_PER_FS / seconds * SECONDS_PER_DAY
-    log.info("%s: %s, %.0f ps/day per core -> %s", physics.molecule.name, summary, ps_per_day, out)
+        out, [r.job.out for r in results], physics.molecule, physics.config, seed=settings.seed,
+        first_replica=settings.first_replica, true_calls=calls, wall_s=sum(seconds) if physics.is_mm else max(seconds),
+        cpu_s=sum(r.cpu_s for r in results), facts={"method": physics.method, **facts, **provenance()})
+    ps_per_day = calls * physics.config.dt_fs * PS_PER_FS / max(sum(seconds), 1e-9) * SECONDS_PER_DAY
+    speed = (f"{ps_per_day / PS_PER_NS:.1f} ns/day with every frame kept" if physics.is_mm else
+             f"{ps_per_day:.0f} ps/day per core")
+    log.info("%s: %s, %s -> %s", physics.molecule.name, summary, speed, out)

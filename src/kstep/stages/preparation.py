@@ -11,16 +11,9 @@ from tqdm import tqdm
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
-from kstep.molecules.prepare import (
-    NONE,
-    Entry,
-    check_name,
-    prepare_entry,
-    read_metadata,
-    read_smiles_file,
-    update_metadata,
-    write_prepared,
-)
+from kstep.molecules.molecule import check_name
+from kstep.molecules.prepare import NONE, prepare_entry, read_metadata, update_metadata, write_prepared
+from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.provenance import provenance
 from kstep.shipped import find_molecules
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.learning.cold_start import learn_for, sampling_of
-from kstep.learning.learn_config import LearnConfig
 from kstep.learning.region_target import RegionTarget
 from kstep.molecules.droplet import read_pdb, solvate
 from kstep.molecules.prepare import prepare_molecule
@@ -20,34 +19,23 @@ from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import prepare_run
 from kstep.schemes import SCHEMES
-from kstep.schemes.hybrid_config import HybridConfig
-from kstep.stages.sampling import device_of, relearner, yaml_of
+from kstep.stages.sampling import RunSettings, device_of, relearner, yaml_of
 
 
-@dataclass(frozen=True)
-class RegionSettings:
+@dataclass(frozen=True, kw_only=True)
+class RegionSettings(RunSettings):
     """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `pdb`: all atoms of a file; qm_atoms:
     the region, from 0 (None: the whole molecule of smiles); embedding: electrostatic or mechanical; learn_calls: QM
-    calls that learning may take, which there is without `checkpoint`; the rest as in SamplingSettings.
+    calls that learning may take, which there is without `checkpoint`.
     """
 
     qm: ChargedConfig
-    hybrid: HybridConfig
-    out: Path
     smiles: str = "CCO"
     pdb: Path | None = None
     waters: int = 20
     qm_atoms: tuple[int, ...] | None = None
     embedding: str = "electrostatic"
-    checkpoint: Path | None = None
-    learn_config: LearnConfig = field(default_factory=LearnConfig)
     learn_calls: int = 800
-    model_config: object = None
-    labels: Path | None = None
-    seed: int = 0
-    n_workers: int | None = None
-    device: str = "auto"
-    resume: bool = False
 
 
 def sample_region(settings: RegionSettings) -> dict:

@@ -17,30 +17,35 @@ from kstep.schemes.hybrid_config import HybridConfig
 from kstep.stages.physics import TruePhysics
 
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """hybrid: how k steps are made and judged, nulls and all; checkpoint: the network, learned first with `learn`.
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """hybrid: how k steps are made and judged, nulls and all; checkpoint: the network, where it is not learned first.
 
-    model_config: YAML that the checkpoint must have been built from, or with `learn` (a YAML, or a ModelConfig) of the
-    network to learn; learn_config: with `learn`, or past_tolerance: learn, for which `labels` are what the network was
-    trained on; initial_md: start from its frames, or from one `frame` of it, instead of conformers; device: auto, cpu
-    or cuda.
+    model_config: YAML that the checkpoint must have been built from, or (a YAML, or a ModelConfig) the network to
+    learn; learn_config: for that, or past_tolerance: learn, for which `labels` are what the network was trained on;
+    device: auto, cpu or cuda.
     """
 
-    physics: TruePhysics
     hybrid: HybridConfig
     out: Path
     checkpoint: Path | None = None
-    learn: bool = False
     learn_config: LearnConfig = field(default_factory=LearnConfig)
     model_config: object = None
     labels: Path | None = None
-    initial_md: Path | None = None
-    frame: int | None = None
     seed: int = 0
     n_workers: int | None = None
     device: str = "auto"
     resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(RunSettings):
+    """learn: the network first; initial_md: start from its frames, or one `frame` of it, instead of conformers."""
+
+    physics: TruePhysics
+    learn: bool = False
+    initial_md: Path | None = None
+    frame: int | None = None
 
 
 def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:

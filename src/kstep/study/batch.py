@@ -22,10 +22,12 @@ from kstep.files import read_json, sha256, write_text_atomic
 from kstep.forces import load_qm_config
 from kstep.molecules.smiles import read_smiles_file
 from kstep.schemas import load_dataset, load_trajectory
+from kstep.scheme_traits import traits_of
+from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
-PLAIN = {"k_steps": None, "dt_fs": None, **keys_of_others("plain")}  # of any config, to make the control of it
+PLAIN = {"k_steps": None, "dt_fs": None, **keys_of_others(CONTROL.name)}  # of any config, to make the control of it
 
 
 class Missing(Exception):
@@ -106,7 +108,7 @@ def judge_trajectory(path: Path, task: str, wanted: Wanted) -> str:
 def settings_of(path: Path) -> dict:
     """What a run's name states: jump_k8.npz, jump_k8_bare.npz, plain.npz (baseline's timestep), plain_2fs.npz."""
     scheme, *rest = path.stem.split("_")
-    if scheme == "plain":
+    if scheme == CONTROL.name:
         return {**PLAIN, "scheme": scheme, "dt_fs": float(rest[0].removesuffix("fs")) if rest else None}
     bare = {"delta_scale": 0.0} if rest[1:] == ["bare"] else {}
     return {"scheme": scheme, "k_steps": int(rest[0].removeprefix("k")), **bare}
@@ -114,7 +116,7 @@ def settings_of(path: Path) -> dict:
 
 def is_control(asked: dict) -> bool:
     """Whether a run is plain MD at a timestep of its own: one that breaks answers what it was run for."""
-    return asked["scheme"] == "plain" and asked["dt_fs"] is not None
+    return asked["scheme"] == CONTROL.name and asked["dt_fs"] is not None
 
 
 def judge_hybrid(path: Path, task: str, wanted: Wanted) -> str:
@@ -130,15 +132,15 @@ def judge_hybrid(path: Path, task: str, wanted: Wanted) -> str:
     compare_settings(path, metadata["config"], {k: v for k, v in config.items() if k not in SETTLED_BY_THE_MACHINE})
     if broke:
         return metadata["status"].split(":")[0]
-    if wanted.checkpoint and asked["scheme"] != "plain":
+    if wanted.checkpoint and asked["scheme"] != CONTROL.name:
         checkpoint = wanted.checkpoint.replace("{molecule}", task)
         if Path(checkpoint).is_file() and metadata["checkpoint_sha256"] != sha256(checkpoint):
             raise Other(f"{path} was made with another network than {checkpoint}; use another OUT_DIR")
     words = [f"{metadata['true_calls']} true calls"]
-    if metadata["scheme"] == "metropolis":
+    traits = traits_of(metadata)
+    if traits.can_refuse:
         words.append(f"acceptance {metadata['acceptance']:.2f}")
-    elif metadata["scheme"] == "jump":
-        words.append(f"{metadata['tally']['refused_jumps']} jumps refused")
+    words += [f"{metadata['tally'][key]} {what}" for key, what in traits.counters.items()]
     return ", ".join(words if metadata["status"] == "finished" else [*words, metadata["status"]])
 
 

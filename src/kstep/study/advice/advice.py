@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,42 +12,22 @@ from kstep.errors import UserError
 from kstep.provenance import machine, provenance
 from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
-from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes import CONTROL
 from kstep.schemes.metropolis import TUNED_HYDROGEN_DA
-from kstep.stages.physics import TruePhysics
 from kstep.study.advice import check, cost_model as model, survey
+from kstep.study.advice.survey import AdviceSettings
 
 log = logging.getLogger("kstep")
 
 
 @dataclass(frozen=True)
-class AdviceSettings:
-    """hybrid: the sampler; checkpoint: its network, None before any training, when model_config is the network that
-    would be trained; pilot: a metropolis run of that checkpoint, None: one is made; samples: effective ones wanted;
-    plain_dt_fs: timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains, without
-    true calls; checks: finished runs to hold the prediction against.
+class Advice:
+    """run: what would be run; seen: what was measured; forecast: by observable (see model.predict); checks: see
+    check.against.
     """
 
-    physics: TruePhysics
-    hybrid: HybridConfig
-    model_config: object
-    checkpoint: Path | None = None
-    pilot: Path | None = None
-    samples: float = 10_000
-    plain_dt_fs: float = 1.0
-    most_cpu_s: float = 60.0
-    checks: tuple[Path, ...] = ()
-    n_workers: int | None = None
-    device: str = "cpu"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Advice:
-    """seen: what was measured; forecast: by observable (see model.predict); checks: see check.against."""
-
     settings: AdviceSettings
-    task: survey.Task
+    run: HybridRun
     seen: survey.Survey
     forecast: dict[str, dict]
     checks: list[dict]
@@ -55,29 +35,29 @@ class Advice:
 
     def as_dict(self) -> dict:
         """Everything, for a JSON file."""
-        seen, run = self.seen, self.task.run
+        seen, run = self.seen, self.run
         return {"molecule": run.molecule.name, "method": run.method, "num_workers": run.n_workers,
                 "samples": self.settings.samples, "machine": machine(), **provenance(),
-                **model.as_dict(seen.plain, seen.sampler, seen.learning), "factor": seen.factor,
-                "lengths": seen.lengths, "facts": seen.facts, "cpu_s_per_ps": self.cpu_s_per_ps,
+                CONTROL.name: asdict(seen.plain), "sampler": asdict(seen.sampler), "learning": asdict(seen.learning),
+                "factor": seen.factor, "lengths": seen.lengths, "facts": seen.facts, "cpu_s_per_ps": self.cpu_s_per_ps,
                 "forecast": self.forecast, "checks": self.checks}
 
     def sentences(self) -> list[str]:
         """What a user is told: costs, the sampler, the table of totals, and how far to trust it."""
-        seen, run = self.seen, self.task.run
+        seen, run = self.seen, self.run
         plain, sampler, learning = seen.plain, seen.sampler, seen.learning
         call_s, inner_s = seen.facts["cpu_s_per_true_call"], seen.facts["cpu_s_per_inner_step"]
         said = [f"{run.molecule.name}, {run.method}, {run.n_workers} cores: a true call costs "
                 f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the "
                 f"network {model.seconds(inner_s)} per replica.",
-                f"Scheme for sampling: metropolis, dt {sampler.dt_fs:g} fs, k = {sampler.k_steps} (mean "
+                f"Scheme for sampling: {run.hybrid.scheme}, dt {sampler.dt_fs:g} fs, k = {sampler.k_steps} (mean "
                 f"{sampler.k_steps * sampler.dt_fs:.0f} fs), acceptance {sampler.acceptance:.2f}. "
                 f"The network {'took' if learning.paid else 'should take'} {learning.true_calls} true calls and "
                 f"{model.seconds(learning.cpu_s)} of CPU.",
                 survey.about_lengths(seen), model.table(self.forecast, plain, learning)]
         said += [model.explain("slowest torsion" if o == "torsion" else "potential energy", row, seen.factor[o])
                  for o, row in self.forecast.items()]
-        said.append("For spectra and rates, which metropolis does not give, a ps of one replica costs "
+        said.append(f"For spectra and rates, which {run.hybrid.scheme} does not give, a ps of one replica costs "
                     + ", ".join(f"{scheme} {model.seconds(s)}" for scheme, s in self.cpu_s_per_ps.items()) + " of CPU.")
         if never := seen.facts["plain_dynamics"]["never_crossed"]:
             said.append(f"Not crossed by plain dynamics here, so left out: {', '.join(never)}; consider --tempering in "
@@ -90,20 +70,20 @@ class Advice:
 
 def advise(settings: AdviceSettings) -> Advice:
     """Measure what one molecule costs here, and predict both bills."""
-    task = _task(settings)
+    would_run = _run(settings)
     finished = [(path, load_trajectory(path)) for path in settings.checks]
-    seen = _survey(settings, task)
-    forecast = {o: model.predict(settings.samples, o, seen.plain, seen.sampler, seen.learning, task.run.n_workers,
+    seen = _survey(settings, would_run)
+    forecast = {o: model.predict(settings.samples, o, seen.plain, seen.sampler, seen.learning, would_run.n_workers,
                                  seen.factor[o]) for o in model.OBSERVABLES}
     per_ps = model.cpu_s_per_ps(seen.plain, seen.facts["cpu_s_per_true_call"], seen.facts["cpu_s_per_inner_step"])
     if "pilot" in seen.facts:
         log.info("pilot: %d true calls, %s of CPU", seen.facts["pilot"]["true_calls"],
                  model.seconds(seen.facts["pilot"]["cpu_s"]))
-    return Advice(settings, task, seen, {o: row for o, row in forecast.items() if row is not None},
+    return Advice(settings, would_run, seen, {o: row for o, row in forecast.items() if row is not None},
                   [check.against(seen, run, settings.samples, path) for path, run in finished], per_ps)
 
 
-def _task(settings: AdviceSettings) -> survey.Task:
+def _run(settings: AdviceSettings) -> HybridRun:
     """What would be run."""
     physics, hybrid, baseline = settings.physics, settings.hybrid, settings.physics.config
     if settings.checkpoint:
@@ -114,12 +94,11 @@ def _task(settings: AdviceSettings) -> survey.Task:
         hybrid = hybrid.model_copy(update={
             "temperature_K": hybrid.temperature_K or baseline.temperature_K,
             "hydrogen_mass_Da": hybrid.hydrogen_mass_Da or TUNED_HYDROGEN_DA})
-    run = HybridRun(physics.molecule, physics.spec(), physics.method, hybrid, settings.checkpoint, Path("pilot.npz"),
-                    settings.seed, physics.workers(settings.n_workers), settings.device)
-    return survey.Task(run, settings.plain_dt_fs, baseline.redraw_interval_ps, settings.most_cpu_s)
+    return HybridRun(physics.molecule, physics.spec(), physics.method, hybrid, settings.checkpoint, Path("pilot.npz"),
+                     settings.seed, physics.workers(settings.n_workers), settings.device)
 
 
-def _survey(settings: AdviceSettings, task: survey.Task) -> survey.Survey:
+def _survey(settings: AdviceSettings, run: HybridRun) -> survey.Survey:
     """The survey, with or without a network."""
     rng = np.random.default_rng([settings.seed, 8])
     if not settings.checkpoint:
@@ -129,10 +108,10 @@ def _survey(settings: AdviceSettings, task: survey.Task) -> survey.Survey:
         if not system.is_file():
             raise UserError(f"{system} does not exist, and without it or --checkpoint nothing here tells how fast the "
                             "molecule moves; prepare it with 00_prep_mols.py")
-        return survey.without_network(task, settings.model_config, system.read_text(), rng)
+        return survey.without_network(settings, run, system.read_text(), rng)
     if settings.pilot:
         pilot = load_trajectory(settings.pilot)
-        survey.check_pilot(pilot, task.run, settings.pilot)
+        survey.check_pilot(pilot, run, settings.pilot)
     else:
-        pilot = survey.run_pilot(task)
-    return survey.with_network(task, pilot, rng)
+        pilot = survey.run_pilot(run)
+    return survey.with_network(settings, run, pilot, rng)

@@ -11,7 +11,6 @@ from kstep.schemas import Trajectory
 from kstep.scheme_traits import traits_of
 from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.survey import Survey, sampler_of
-from kstep.units import FS_PER_PS
 
 
 def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
@@ -27,34 +26,26 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
                         "MD")
     if not np.array_equal(run.atom_types, survey.numbers):
         raise UserError(f"{path} is a run of {run.metadata.get('molecule')}, another molecule than the forecast's")
-    sampler, found = sampler_of(run) if traits.needs_network else (None, rates.samples_of_run(run))
-    out = {"run": str(path), "scheme": scheme, "effective_samples": found}
     learned = None
-    if sampler is None:
-        dt_fs, step_s = run.metadata["dt_fs"], run.metadata["cpu_s"] / run.metadata["true_calls"]
-        plain = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
-        out["cpu_s_per_step"] = {"predicted": plain.cpu_s_per_step, "measured": step_s}
-        out["ps_per_sample"] = {o: {"predicted": plain.ps_per_sample[o],
-                                    "measured": found[o] and found["ps"] / found[o]} for o in model.OBSERVABLES}
+    if traits.needs_network:
+        predicted, (measured, found) = survey.sampler, sampler_of(run)
+        keys, learned = ("acceptance", "cpu_s_per_call"), run.metadata.get("cpu_s_training")
     else:
-        out |= {"acceptance": {"predicted": survey.sampler.acceptance, "measured": sampler.acceptance},
-                "cpu_s_per_call": {"predicted": survey.sampler.cpu_s_per_call, "measured": sampler.cpu_s_per_call}}
-        learned = run.metadata.get("cpu_s_training")
+        found, dt_fs = rates.samples_of_run(run), run.metadata["dt_fs"]
+        predicted = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
+        measured = model.PlainMD(run.metadata["cpu_s"] / run.metadata["true_calls"], dt_fs,
+                                 {o: found[o] and found["ps"] / found[o] for o in model.OBSERVABLES})
+        keys = ("cpu_s_per_step", "ps_per_sample")
+    out = {"run": str(path), "scheme": scheme, "effective_samples": found,
+           **{key: {"predicted": getattr(predicted, key), "measured": getattr(measured, key)} for key in keys}}
     for o in model.OBSERVABLES:
         if not found[o]:
             continue
-        if sampler is None:
-            measured = n_samples * step_s * found["ps"] / found[o] * FS_PER_PS / dt_fs
-            one = plain.cpu_s_per_sample(o)
-            predicted = one and n_samples * one
-        else:
-            measured = sampler.burn_in_cpu_s + n_samples * sampler.cpu_s_per_sample(o)
-            one = survey.sampler.cpu_s_per_sample(o)
-            predicted = one and survey.sampler.burn_in_cpu_s + n_samples * one
-            if predicted and not survey.learning.paid and learned:
-                measured, predicted = measured + learned, predicted + survey.learning.cpu_s
-        out[o] = {"predicted_cpu_s": predicted, "measured_cpu_s": measured,
-                  "predicted_over_measured": predicted and predicted / measured}
+        forecast, truth = (model.cpu_s(by, n_samples, o) for by in (predicted, measured))
+        if forecast and learned and not survey.learning.paid:
+            truth, forecast = truth + learned, forecast + survey.learning.cpu_s
+        out[o] = {"predicted_cpu_s": forecast, "measured_cpu_s": truth,
+                  "predicted_over_measured": forecast and forecast / truth}
     if learned:
         out["learning"] = {"true_calls": {"predicted": survey.learning.true_calls,
                                           "measured": int(run.metadata["true_calls_training"])},

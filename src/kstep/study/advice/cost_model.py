@@ -10,11 +10,11 @@ plain's sample is the cheaper one, there is nothing to gain.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from kstep.schemes import SCHEMES
+from kstep.schemes import CONTROL, SCHEMES
 from kstep.units import FS_PER_PS
 
 OBSERVABLES = ("torsion", "energy")
@@ -37,6 +37,7 @@ class PlainMD:
     cpu_s_per_step: float
     dt_fs: float
     ps_per_sample: dict[str, float | None]
+    burn_in_cpu_s: ClassVar[float] = 0.0
 
     def cpu_s_per_sample(self, observable: str) -> float | None:
         """CPU seconds of one effective sample of an observable; None where its rate is unknown."""
@@ -59,6 +60,12 @@ class Sampler:
         """CPU seconds of one effective sample of an observable; None where it has no rate."""
         rate = self.samples_per_call.get(observable)
         return None if not rate else self.cpu_s_per_call / rate
+
+
+def cpu_s(by: PlainMD | Sampler, n_samples: float, observable: str) -> float | None:
+    """CPU seconds of so many effective samples, burn-in included; None where they have no price."""
+    each = by.cpu_s_per_sample(observable)
+    return each and by.burn_in_cpu_s + n_samples * each
 
 
 @dataclass(frozen=True)
@@ -181,9 +188,4 @@ def cpu_s_per_ps(plain: PlainMD, true_call_s: float, inner_step_s: float) -> dic
     inner = FS_PER_PS / plain.dt_fs * inner_step_s
     followed = {name: kind.default_fs for name, kind in reversed(SCHEMES.items()) if kind.default_fs}
     asked = {scheme: FS_PER_PS / max(fs, plain.dt_fs) * true_call_s + inner for scheme, fs in followed.items()}
-    return {"plain": FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}
-
-
-def as_dict(plain: PlainMD, sampler: Sampler, learning: Learning) -> dict:
-    """The three as plain numbers."""
-    return {"plain": asdict(plain), "sampler": asdict(sampler), "learning": asdict(learning)}
+    return {CONTROL.name: FS_PER_PS / plain.dt_fs * plain.cpu_s_per_step, **asked}

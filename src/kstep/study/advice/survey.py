@@ -23,9 +23,11 @@ from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.run_network import recipe_of
 from kstep.runs.sampler import sampler_masses
 from kstep.runs.settings import HybridRun, start_positions
-from kstep.runs.tuning import steps_per_call, thermalise, tune
+from kstep.runs.tuning import Costs, steps_per_call, thermalise, tune
 from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.ladder import TemperatureLadder
+from kstep.stages.physics import TruePhysics
 from kstep.study.advice import cost_model as model, stand_in_rates as rates
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 from kstep.study.advice.timing import plain_step_s, step_and_call_s
@@ -37,17 +39,25 @@ SAMPLES_WITH_NETWORK, SAMPLES_WITHOUT = 300, 100  # of the slowest torsion, from
 
 
 @dataclass(frozen=True)
-class Task:
-    """One molecule, its true physics, and how it would be sampled.
-
-    run: the HybridRun of a metropolis run (checkpoint None: not trained yet); plain_dt_fs, redraw_ps: timestep
-    and velocity redraws of plain MD; most_cpu_s: for the stand-in's plain dynamics, and for its chains.
+class AdviceSettings:
+    """hybrid: the sampler; checkpoint: its network, None before any training, when model_config is the network that
+    would be trained; pilot: a metropolis run of that checkpoint, None: one is made; samples: effective ones wanted;
+    plain_dt_fs: timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains, without
+    true calls; checks: finished runs to hold the prediction against.
     """
 
-    run: HybridRun
-    plain_dt_fs: float
-    redraw_ps: float
-    most_cpu_s: float
+    physics: TruePhysics
+    hybrid: HybridConfig
+    model_config: object
+    checkpoint: Path | None = None
+    pilot: Path | None = None
+    samples: float = 10_000
+    plain_dt_fs: float = 1.0
+    most_cpu_s: float = 60.0
+    checks: tuple[Path, ...] = ()
+    n_workers: int | None = None
+    device: str = "cpu"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,10 @@ class Survey:
     facts: dict
 
 
-def run_pilot(task: Task) -> Trajectory:
+def run_pilot(run: HybridRun) -> Trajectory:
     """A short tuned metropolis run, in a folder that goes away."""
     with tempfile.TemporaryDirectory() as folder:
-        pilot = replace(task.run, out=Path(folder) / "pilot.npz")
+        pilot = replace(run, out=Path(folder) / "pilot.npz")
         run_hybrid(pilot, provenance(), machine())
         return load_trajectory(pilot.out)
 
@@ -75,8 +85,8 @@ def run_pilot(task: Task) -> Trajectory:
 def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
     """Refuse a file that is no metropolis run of this molecule, method and temperature."""
     known = pilot.metadata
-    if known.get("scheme") != "metropolis" or not known.get("cpu_production_s"):
-        raise UserError(f"{path} is not a metropolis run of 06 or 06b, and a pilot must be one")
+    if known.get("scheme") != run.hybrid.scheme or not known.get("cpu_production_s"):
+        raise UserError(f"{path} is not a {run.hybrid.scheme} run of 06 or 06b, and a pilot must be one")
     if not np.array_equal(pilot.atom_types, run.molecule.numbers) or known.get("method") != run.method:
         raise UserError(f"{path} is a run of {known.get('molecule')} with {known.get('method')}, not of "
                         f"{run.molecule.name} with {run.method}")
@@ -95,108 +105,106 @@ def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
         burn_in_cpu_s=metadata["cpu_burn_in_s"]), found
 
 
-def with_network(task: Task, pilot: Trajectory, rng) -> Survey:
+def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rng) -> Survey:
     """The survey from a checkpoint and a pilot run of it."""
-    settings, molecule = task.run, task.run.molecule
-    recipe = recipe_of(molecule, settings.method)
-    network = recipe.load(checkpoint=settings.checkpoint, device=settings.device, **recipe.arguments)
+    molecule, recipe = run.molecule, recipe_of(run.molecule, run.method)
+    network = recipe.load(checkpoint=run.checkpoint, device=run.device, **recipe.arguments)
     carry, masses = Carrier(network), pilot.masses_sampler
     # samples of the true potential: the network's own chain might find a hole of the network
-    positions = pilot.pos[pilot.frames_of("train")[-min(settings.hybrid.replicas, MOST_REPLICAS):]]
+    positions = pilot.pos[pilot.frames_of("train")[-min(run.hybrid.replicas, MOST_REPLICAS):]]
     sampler, found = sampler_of(pilot)
-    costs = step_and_call_s(settings, carry, carry, positions, masses, rng)
-    lengths = _lengths(task, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
-    here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
-    measured = {"acceptance": sampler.acceptance, **sampler.samples_per_call}
-    rows = [_price(row, here, measured, costs, sampler.cpu_s_per_call) for row in lengths]
-    own = rates.stand_in_dynamics(molecule, network, carry, positions, settings.hybrid.temperature_K, task.plain_dt_fs,
-                            task.redraw_ps, rng, enough=SAMPLES_WITH_NETWORK, most_cpu_s=task.most_cpu_s)
-    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs,
-                          settings.hybrid.temperature_K, rng)
+    costs = step_and_call_s(run, carry, carry, positions, masses, rng)
+    lengths = _lengths(settings, run, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
+    own = _plain_dynamics(settings, run, network, carry, positions, rng, SAMPLES_WITH_NETWORK)
+    step_s = plain_step_s(run.spec, positions[0], molecule.masses, settings.plain_dt_fs, run.hybrid.temperature_K, rng)
     labels = int(pilot.metadata.get("true_calls_training") or 0)
     # a network of 04_train.py does not say what its training took; its labels were steps of plain MD
     spent = pilot.metadata.get("cpu_s_training") or labels * step_s
-    learning = model.Learning(labels, spent, paid=True)
-    facts = {"pilot": {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
-                       "effective_samples": found}, "plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
-             "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler, learning,
-                  model.WITH_PILOT, rows, facts)
+    pilot_facts = {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
+                   "effective_samples": found}
+    return _survey(settings, run, costs, own, step_s, lengths, sampler, model.Learning(labels, spent, paid=True),
+                   model.WITH_PILOT, pilot=pilot_facts)
 
 
-def without_network(task: Task, model_config, system_xml: str, rng) -> Survey:
+def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, rng) -> Survey:
     """The survey before anything is trained: priors, a force field for the motion, measured costs."""
-    settings, molecule = task.run, task.run.molecule
-    hybrid = settings.hybrid
+    molecule, hybrid = run.molecule, run.hybrid
     temperature_K = hybrid.temperature_K
     field = ForceField(system_xml, len(molecule))
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
     few = hybrid.model_copy(update={"replicas": min(hybrid.replicas, MOST_REPLICAS)})
-    positions = start_positions(replace(settings, hybrid=few))
+    positions = start_positions(replace(run, hybrid=few))
     shaken = molecule.conformers[0] + 0.005 * rng.standard_normal((64, *molecule.conformers.shape[1:]))
-    network = untrained_network(model_config, molecule, shaken, temperature_K)
+    network = untrained_network(settings.model_config, molecule, shaken, temperature_K)
     ladder = TemperatureLadder((temperature_K,))
     positions = thermalise(field, field, positions, masses, ladder, rng)
-    costs = step_and_call_s(settings, Carrier(network), field, positions, masses, rng)
-    step_s = plain_step_s(settings.spec, positions[0], molecule.masses, task.plain_dt_fs, temperature_K, rng)
-    with EvaluationPool(settings.spec, 1) as pool:  # its costs are the force field's; only dt is taken from it
+    costs = step_and_call_s(run, Carrier(network), field, positions, masses, rng)
+    step_s = plain_step_s(run.spec, positions[0], molecule.masses, settings.plain_dt_fs, temperature_K, rng)
+    with EvaluationPool(run.spec, 1) as pool:  # its costs are the force field's; only dt is taken from it
         chosen = tune(field, field, pool, positions[:16], masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=1,
                       use_hessian=False, wanted_acceptance=hybrid.integrator_acceptance,
                       shortest_mean_fs=hybrid.shortest_mean_fs)
     k_steps = hybrid.k_steps or steps_per_call(costs, chosen["dt_fs"], hybrid.shortest_mean_fs)
-    lengths, positions = _lengths(task, field, field, positions, masses, chosen["dt_fs"], rng, k_steps)
+    lengths, positions = _lengths(settings, run, field, field, positions, masses, chosen["dt_fs"], rng, k_steps)
     here = next(row for row in lengths if row["k_steps"] == k_steps)
     # a stand-in rejects for integration errors alone; a network that has learned rejects this much
     share = min(1.0, model.ACCEPTANCE_AFTER_LEARNING / max(here["acceptance"], 1e-3))
-    expected = {"acceptance": share * here["acceptance"],
-                **{o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}}
-    c_call = costs.true_call_s + k_steps * costs.inner_step_s
-    rows = [_price(row, here, expected, costs, c_call) for row in lengths]
-    own = rates.stand_in_dynamics(molecule, field, field, positions[:16], temperature_K, task.plain_dt_fs,
-                                  task.redraw_ps,
-                            rng, enough=SAMPLES_WITHOUT, most_cpu_s=task.most_cpu_s)
-    sampler = model.Sampler(c_call, {o: expected[o] for o in model.OBSERVABLES}, expected["acceptance"],
-                            chosen["dt_fs"], k_steps,
-                            hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
-    facts = {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
-             "cpu_s_per_inner_step": costs.inner_step_s}
-    return Survey(molecule.numbers, model.PlainMD(step_s, task.plain_dt_fs, _times(own)), sampler,
-                  model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT, rows, facts)
+    own = _plain_dynamics(settings, run, field, field, positions[:16], rng, SAMPLES_WITHOUT)
+    sampler = model.Sampler(
+        costs.true_call_s + k_steps * costs.inner_step_s,
+        {o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}, share * here["acceptance"],
+        chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
+    return _survey(settings, run, costs, own, step_s, lengths, sampler,
+                   model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT)
 
 
-def _times(own: dict) -> dict:
-    return {o: own[o] for o in model.OBSERVABLES}
+def _plain_dynamics(settings: AdviceSettings, run: HybridRun, network, carry, positions, rng, enough: float) -> dict:
+    """How fast the stand-in's plain dynamics forgets, see stand_in_rates."""
+    return rates.stand_in_dynamics(run.molecule, network, carry, positions, run.hybrid.temperature_K,
+                                   settings.plain_dt_fs, settings.physics.config.redraw_interval_ps, rng,
+                                   enough=enough, most_cpu_s=settings.most_cpu_s)
 
 
-def _lengths(task: Task, network, carry, positions, masses, dt_fs, rng, k_steps):
+def _survey(settings: AdviceSettings, run: HybridRun, costs: Costs, own: dict, step_s: float, lengths: list[dict],
+            sampler: model.Sampler, learning: model.Learning, factor: dict[str, float], **facts) -> Survey:
+    """The survey of what was measured."""
+    here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
+    facts |= {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
+              "cpu_s_per_inner_step": costs.inner_step_s}
+    plain = model.PlainMD(step_s, settings.plain_dt_fs, {o: own[o] for o in model.OBSERVABLES})
+    return Survey(run.molecule.numbers, plain, sampler, learning, factor,
+                  [_price(row, here, sampler, costs) for row in lengths], facts)
+
+
+def _lengths(settings: AdviceSettings, run: HybridRun, network, carry, positions, masses, dt_fs, rng, k_steps):
     """The stand-in's own chain at k_steps, then at other lengths while the time lasts; rows, last positions (R,N,3)."""
-    hybrid, rows, clock = task.run.hybrid, [], time.process_time()
+    hybrid, rows, clock = run.hybrid, [], time.process_time()
     others = [max(1, round(fs / dt_fs)) for fs in LENGTHS_FS]
     last = positions
     for k in [k_steps, *(k for k in others if not 0.8 < k / k_steps < 1.25)]:
-        if rows and time.process_time() - clock > task.most_cpu_s:
+        if rows and time.process_time() - clock > settings.most_cpu_s:
             break
         found, reached = rates.stand_in_chain(
-            task.run.molecule, network, carry, positions, masses, hybrid.temperature_K, dt_fs, k, rng,
+            run.molecule, network, carry, positions, masses, hybrid.temperature_K, dt_fs, k, rng,
             length_law=hybrid.length_law, n_proposals=PROPOSALS)
         last = last if rows else reached
         rows.append({"k_steps": k, "dt_fs": dt_fs, "mean_length_fs": k * dt_fs, **found})
     return sorted(rows, key=lambda row: row["k_steps"]), last
 
 
-def _price(row: dict, here: dict, known: dict, costs, c_call: float) -> dict:
-    """CPU seconds per effective sample at another length, from what is known at `here`.
+def _price(row: dict, here: dict, sampler: model.Sampler, costs: Costs) -> dict:
+    """CPU seconds per effective sample at another length, from those of the sampler at `here`.
 
-    Rates are the stand-in's, with rejections at random, times known / the same formula at `here`; the
+    Rates are the stand-in's, with rejections at random, times the sampler's / the same formula at `here`; the
     cost of a call changes by its timesteps.
     """
-    share = min(1.0, known["acceptance"] / max(here["acceptance"], 1e-3))
-    cost = c_call + (row["k_steps"] - here["k_steps"]) * costs.inner_step_s
+    share = min(1.0, sampler.acceptance / max(here["acceptance"], 1e-3))
+    cost = sampler.cpu_s_per_call + (row["k_steps"] - here["k_steps"]) * costs.inner_step_s
     out = {"k_steps": row["k_steps"], "mean_length_fs": row["mean_length_fs"], "cpu_s_per_call": cost}
     for o in model.OBSERVABLES:
-        rate = None
-        if row[o] and here[o] and known[o]:
-            rate = model.with_rejections(row[o], share) * known[o] / model.with_rejections(here[o], share)
+        rate, known = None, sampler.samples_per_call[o]
+        if row[o] and here[o] and known:
+            rate = model.with_rejections(row[o], share) * known / model.with_rejections(here[o], share)
         out[f"{o}_samples_per_call"], out[f"cpu_s_per_{o}_sample"] = rate, rate and cost / rate
     return out
 

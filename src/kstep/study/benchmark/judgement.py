@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 from kstep.analysis.judge.compare import check_comparable
 from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.errors import UserError
+from kstep.files import read_json
 from kstep.schemas import Trajectory, load_trajectory
-from kstep.schemes import PREFERRED, SCHEMES
 from kstep.study.benchmark import network_reference
 from kstep.study.benchmark.bars import bars, cold_start
-from kstep.study.benchmark.plan import COMPETITOR_FS, REFERENCE_FS, TIMESTEPS_FS, Plan
+from kstep.study.benchmark.plan import COMPETITOR_FS, DYNAMICS, EXACT, REFERENCE_FS, TIMESTEPS_FS, Plan
 from kstep.study.benchmark.runner import label_of, read_costs
 from kstep.study.benchmark.scheme_rows import hybrid_row, plain_row
 from kstep.study.benchmark.speedup import plain_rates, speed_up
@@ -55,28 +57,35 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
 
     targets: of this molecule, from `bars.load_targets`; None: it is held to nothing.
     """
-    reference = _reference(plan, REFERENCE_FS)
-    competitor = characterise(_need(plan, COMPETITOR_FS, reference.trajectory))
-    spectrum = _spectrum_reference(plan, reference)
-    exact = {seed: load(sampler_path(plan, seed), reference.trajectory) for seed in seeds}
-    exact = {seed: run for seed, run in exact.items() if run is not None}
+    reference = _long_run(plan, REFERENCE_FS)
+    competitor = _long_run(plan, COMPETITOR_FS, reference.trajectory)
+
+    def found(path: Path) -> Trajectory | None:
+        return load(path, reference.trajectory)
+
+    def of_seeds_there(path_of: Callable[[int], Path]) -> dict[int, Trajectory]:
+        return {seed: run for seed in seeds if (run := found(path_of(seed))) is not None}
+
+    timed = {dt: found(plan.timed_path(dt)) for dt in TIMESTEPS_FS}
+    # the shortest timestep of the timed runs, whose NVE windows are long enough for a spectrum
+    spectrum = next((p for run in timed.values() if run is not None and (p := characterise(run)) is not None), None)
+    exact = of_seeds_there(partial(sampler_path, plan))
     profiles = [p for p in map(characterise, exact.values()) if p is not None]
     plain = series_of(competitor)
     rotamers, notes = counted(common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles]))
     label = _most_crossed(plain, rotamers)
     rows = {}
-    for dt in TIMESTEPS_FS:
-        timed = load(plan.timed_path(dt), reference.trajectory)
-        if timed is None:
+    for dt, run in timed.items():
+        if run is None:
             notes.append(f"plain at {dt:g} fs is left out: {plan.timed_path(dt)} was not made")
             continue
-        run = {REFERENCE_FS: reference.trajectory, COMPETITOR_FS: competitor.trajectory}.get(dt, timed)
-        rows[f"plain {dt:g} fs"] = plain_row(run, timed, reference, spectrum, rotamers, label, plan.n_workers)
-    if f"plain {COMPETITOR_FS:g} fs" not in rows:
+        long = {REFERENCE_FS: reference.trajectory, COMPETITOR_FS: competitor.trajectory}.get(dt, run)
+        rows[f"plain {dt:g} fs"] = plain_row(long, run, reference, spectrum, rotamers, label, plan.n_workers)
+    to_beat = rows.get(f"plain {COMPETITOR_FS:g} fs")
+    if to_beat is None:
         raise UserError(f"{plan.timed_path(COMPETITOR_FS)} does not exist, so a true call has no price; run the "
                         "section plain")
-    price = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["cpu_s_per_call"]
-
+    price = to_beat["cost"]["cpu_s_per_call"]
     costs = read_costs(plan.out)
 
     def row(run, path, **others):
@@ -89,14 +98,12 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     if of_seeds:
         middle = _median_row(of_seeds)
         rows[middle["scheme"]] = middle
-    for scheme, kind in SCHEMES.items():
-        if not (kind.traits.needs_network and kind.traits.keeps_velocities):
-            continue
-        nvt, nve, fine = (load(plan.path(scheme, kind), reference.trajectory) for kind in ("nvt", "nve", "spectrum"))
+    for scheme in DYNAMICS:
+        nvt, nve, fine = (found(plan.path(scheme, kind)) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
             rows[scheme] = row(nvt, plan.path(scheme, "nvt"), nve=nve, spectrum=fine if fine is not None else nve)
-    notes += [f"{name}: the {which} run {status}" for name, found in rows.items()
-              for which, status in (("NVT", found["status"]), ("NVE", found["status_nve"]))
+    notes += [f"{name}: the {which} run {status}" for name, of_scheme in rows.items()
+              for which, status in (("NVT", of_scheme["status"]), ("NVE", of_scheme["status_nve"]))
               if (status or "").startswith(("broke", "stopped"))]
     network = network_reference.load(plan.network_path) if plan.network_path.is_file() else None
     spread = network and network[1]["certificate"]["spread_kJ_per_mol"]
@@ -104,24 +111,24 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
         notes.append("the network's own dynamics is not used: its certificate, a spread of E_true - E_ML of "
                      f"{spread:.3g} kJ/mol, is above kT; some of it has left the molecule's true valleys")
         network = None
-    calls_per_ps = rows[f"plain {COMPETITOR_FS:g} fs"]["cost"]["true_calls_per_ps"]
-    rates = plain_rates(plain, calls_per_ps, rotamers, network)
-    learned = {seed: load(plan.path("learn", f"seed_{seed}"), reference.trajectory) for seed in seeds}
-    learned = {seed: run for seed, run in learned.items() if run is not None}
+    rates = plain_rates(plain, to_beat["cost"]["true_calls_per_ps"], rotamers, network)
+    learned = of_seeds_there(lambda seed: plan.path("learn", f"seed_{seed}"))
     cold_starts = {seed: row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items()}
     # a cold start is judged by the longest production of its network
-    produced = [of_seed if of_same_network(exact[seed], learned[seed]) else cold_starts[seed]
+    network_of = itemgetter("checkpoint_sha256")
+    produced = [of_seed if network_of(exact[seed].metadata) == network_of(learned[seed].metadata) else cold_starts[seed]
                 for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name,
         "method": reference.trajectory.metadata["method"], "temperature_K": reference.temperature_K,
-        "elements": sorted(rows[f"plain {COMPETITOR_FS:g} fs"]["temperature"]),
+        "elements": sorted(to_beat["temperature"]),
         "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
         "speed_up": [speed_up(r, rates, price) for r in of_seeds],
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
-    result["inner_step"] = _read_inner_step(plan)
+    inner_step = plan.out / "inner_step.json"
+    result["inner_step"] = read_json(inner_step) if inner_step.is_file() else None
     result["bars"] = bars(targets or {}, result)
     result["table"] = table_of(rows, result["elements"])
     return result
@@ -129,43 +136,25 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
 
 def sampler_path(plan: Plan, seed: int) -> Path:
     """The sampler's run of a seed, or else the production of its cold start."""
-    given = plan.path(PREFERRED[0].name, f"seed_{seed}")
+    given = plan.path(EXACT, f"seed_{seed}")
     return given if given.is_file() else plan.path("learn", f"seed_{seed}")
 
 
-def of_same_network(a: Trajectory, b: Trajectory) -> bool:
-    """True when one network made both."""
-    return a.metadata["checkpoint_sha256"] == b.metadata["checkpoint_sha256"]
-
-
-def _need(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Trajectory:
-    found = load(plan.plain_path(dt_fs), reference)
+def _long_run(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Profile:
+    """The long plain run at a timestep; UserError where it is not there, or another's."""
+    path = plan.plain_path(dt_fs)
+    found = load(path, reference)
     if found is None:
-        raise UserError(f"{plan.plain_path(dt_fs)} does not exist, so there is nothing to compare with; run the "
-                        "section plain")
+        raise UserError(f"{path} does not exist, so there is nothing to compare with; run the section plain")
     if found.metadata.get("molecule") != plan.name:
-        raise UserError(f"{plan.plain_path(dt_fs)} is of '{found.metadata.get('molecule')}', not of '{plan.name}'")
+        raise UserError(f"{path} is of '{found.metadata.get('molecule')}', not of '{plan.name}'")
     if abs(found.metadata["dt_fs"] - dt_fs) > 1e-9:
-        raise UserError(f"{plan.plain_path(dt_fs)} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; "
-                        "choose another --out-dir")
-    return found
-
-
-def _reference(plan: Plan, dt_fs: float) -> Profile:
-    found = characterise(_need(plan, dt_fs))
-    if found is None:
-        raise UserError(f"{plan.plain_path(dt_fs)} holds no production frames; choose another --out-dir")
-    return found
-
-
-def _spectrum_reference(plan: Plan, reference: Profile) -> Profile | None:
-    """The shortest timestep of the timed runs, whose NVE windows are long enough for a spectrum."""
-    for dt in TIMESTEPS_FS:
-        found = load(plan.timed_path(dt), reference.trajectory)
-        profile = characterise(found) if found is not None else None
-        if profile is not None:
-            return profile
-    return None
+        raise UserError(f"{path} was run at {found.metadata['dt_fs']:g} fs, not at {dt_fs:g} fs; choose another "
+                        "--out-dir")
+    profile = characterise(found)
+    if profile is None:
+        raise UserError(f"{path} holds no production frames; choose another --out-dir")
+    return profile
 
 
 def _most_crossed(plain, rotamers) -> str | None:
@@ -178,8 +167,3 @@ def _median_row(rows: list[dict]) -> dict:
     """The row of the seed with the median acceptance, the lower of two."""
     ordered = sorted(rows, key=lambda r: r["acceptance"])
     return ordered[(len(ordered) - 1) // 2]
-
-
-def _read_inner_step(plan: Plan) -> dict | None:
-    path = plan.out / "inner_step.json"
-    return json.loads(path.read_text()) if path.is_file() else None

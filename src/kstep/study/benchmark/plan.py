@@ -11,6 +11,7 @@ from typing import Any
 
 from kstep.config import load_config, validate
 from kstep.learning.learn_config import LearnConfig
+from kstep.schemes import CONTROL, PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.stages.physics import TruePhysics
 from kstep.stages.plain_md import PlainMDSettings, run_one
@@ -21,10 +22,11 @@ HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
 TIMESTEPS_FS = (0.25, 0.5, 1.0, 2.0)
 REFERENCE_FS, COMPETITOR_FS = 0.5, 1.0  # floors come from the first, rates to beat from the second
-IMPULSE_FS, CHECKED_FS = 2.0, 16.0  # macro-steps
-JUMP_FS = 4.0  # about; the network fixes it
+JUMP_FS = 4.0  # about the macro-step of a scheme whose network fixes it
 FRAME_FS = 2.0  # between stored frames: resolves an O-H stretch
 FIRST_REFERENCE, FIRST_TIMED = 100, 300  # replica numbers: other seeds and conformers than training data
+EXACT = PREFERRED[0].name  # the sampler whose speed-up is judged
+DYNAMICS = tuple(name for name, kind in SCHEMES.items() if kind.traits.needs_network and kind.traits.keeps_velocities)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Plan:
 
     def plain_path(self, dt_fs: float) -> Path:
         """The long plain run; at 0.25 and 2 fs there is only the timed one."""
-        kind = "plain" if dt_fs in (REFERENCE_FS, COMPETITOR_FS) else "timed"
+        kind = CONTROL.name if dt_fs in (REFERENCE_FS, COMPETITOR_FS) else "timed"
         return self.out / f"{kind}_{dt_name(dt_fs)}" / self.name / "trajectory.npz"
 
     def timed_path(self, dt_fs: float) -> Path:
@@ -173,23 +175,23 @@ class Plan:
     def metropolis(self, checkpoint: Path, seed: int) -> StageCall:
         """A metropolis run of a seed with a network that is there already."""
         use = self.lengths
-        return self._hybrid("metropolis", f"seed_{seed}", seed, checkpoint, scheme="metropolis", tune=True,
+        return self._hybrid(EXACT, f"seed_{seed}", seed, checkpoint, scheme=EXACT, tune=True,
                             replicas=use.replicas, steps=use.proposals, burn_in_steps=use.burn_in)
 
     def dynamics(self, scheme: str, checkpoint: Path) -> list[StageCall]:
-        """impulse, checked or jump: NVE windows, then a run with the thermostat.
+        """One of DYNAMICS: NVE windows, then a run with the thermostat.
 
-        checked is the network's dynamics whatever the macro-step, so one run more, with a short one,
-        shows its spectrum.  jump keeps the timestep and the k of its network.
+        A scheme that moves by the network's force alone does so whatever the macro-step, so one run more, with a short
+        one, shows its spectrum.  One without a macro-step of its own keeps the timestep and the k of its network.
         """
-        use = self.lengths
-        fs = {"impulse": IMPULSE_FS, "checked": CHECKED_FS, "jump": JUMP_FS}[scheme]
-        windows, window_ps = ((use.checked_windows, use.checked_window_ps) if scheme == "checked" else
+        use, own_fs = self.lengths, SCHEMES[scheme].default_fs
+        fs, by_network = own_fs or JUMP_FS, SCHEMES[scheme].traits.ensemble == "network"
+        windows, window_ps = ((use.checked_windows, use.checked_window_ps) if by_network else
                               (use.impulse_windows, use.impulse_window_ps))
         warm_up = max(1, round(use.dynamics_ps / 5 * FS_PER_PS / fs))
 
         def run(kind, macro_fs, replicas, length_ps, **keys):
-            if scheme != "jump":
+            if own_fs:
                 keys["k_steps"] = max(1, round(macro_fs / self.physics.config.dt_fs))
             return self._hybrid(scheme, kind, self.seed, checkpoint, self.plain_path(COMPETITOR_FS), scheme=scheme,
                                 replicas=replicas, steps=max(4, round(length_ps * FS_PER_PS / macro_fs)), **keys)
@@ -197,7 +199,7 @@ class Plan:
         nve = {"thermostat": "none", "burn_in_steps": 0}
         runs = [run("nve", fs, windows, window_ps, **nve),
                 run("nvt", fs, use.dynamics_replicas, use.dynamics_ps, thermostat="langevin", burn_in_steps=warm_up)]
-        if scheme == "checked":
+        if by_network:
             runs.append(run("spectrum", FRAME_FS, windows, use.spectrum_ps, **nve))
         return runs
 
@@ -205,8 +207,8 @@ class Plan:
                 initial_md: Path | None = None, *, learn: bool = False, **keys: Any) -> StageCall:
         result = self.path(folder, kind)
         settings = SamplingSettings(
-            self.physics, load_config(HybridConfig, HYBRID, keys), result, checkpoint, learn,
-            load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
+            physics=self.physics, hybrid=load_config(HybridConfig, HYBRID, keys), out=result, checkpoint=checkpoint,
+            learn=learn, learn_config=load_config(LearnConfig, LEARN), initial_md=initial_md, seed=seed,
             n_workers=self.physics.workers(None if self.physics.is_mm else self.n_workers))
         optional = {"--checkpoint": checkpoint, "--initial-md": initial_md}
         words = command_words("sample", self.physics.folder, "--config", self.config_path, "--out", result,

@@ -9,14 +9,15 @@ from pathlib import Path
 from kstep.errors import UserError
 from kstep.files import check_writable, write_json_atomic, write_json_compact, write_text_atomic
 from kstep.provenance import machine, provenance
+from kstep.schemes import CONTROL, SCHEMES
 from kstep.study.benchmark import network_reference as network_dynamics
 from kstep.study.benchmark.judgement import judge, sampler_path
-from kstep.study.benchmark.plan import Plan
+from kstep.study.benchmark.plan import DYNAMICS, EXACT, Plan
 from kstep.study.benchmark.refit import cold_starts, refit
 from kstep.study.benchmark.runner import Runner, check_same_network, training_seconds
 from kstep.study.benchmark.table import as_text, sentences
 
-SECTIONS = ("plain", "learn", "refit", "metropolis", "impulse", "checked", "jump", "network")
+SECTIONS = (CONTROL.name, "learn", "refit", EXACT, *DYNAMICS, "network")
 
 log = logging.getLogger("kstep")
 
@@ -80,40 +81,44 @@ def run_network(plan: Plan, checkpoint: Path, start: Path) -> None:
 
 def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
     """Run what was asked for; returns sentences about what was left out."""
-    plan, sections, left_out = settings.plan, settings.sections, []
-    if "plain" in sections:
+    plan, sections, seeds, left_out = settings.plan, settings.sections, settings.seeds, []
+
+    def sampler(seed: int) -> Path:
+        return settings.checkpoint or plan.learned_checkpoint(seed)
+
+    if CONTROL.name in sections:
         for call in plan.references() + plan.timed():
             runner.run(call)
     if "learn" in sections:
-        for seed in settings.seeds:
+        for seed in seeds:
             runner.run(plan.learn(seed))
     checkpoint = settings.checkpoint or plan.refit_checkpoint
     if "refit" in sections and not checkpoint.is_file():
-        learned = cold_starts([plan.path("learn", f"seed_{seed}") for seed in settings.seeds])
+        learned = cold_starts([plan.path("learn", f"seed_{seed}") for seed in seeds])
         if learned:
             refit(learned, plan.physics.molecule, checkpoint, plan.seed)
-    if not checkpoint.is_file():
-        left_out.append("metropolis, impulse, checked and network are left out: there is no network; run the sections "
-                        "learn and refit, or give --checkpoint")
-    else:
-        if "metropolis" in sections and (settings.checkpoint or settings.prolongs):
-            for seed in settings.seeds:
-                sampler = settings.checkpoint or plan.learned_checkpoint(seed)
-                if sampler.is_file():
-                    runner.run(plan.metropolis(sampler, seed), sampler)
-        for scheme in ("impulse", "checked"):
-            if scheme in sections:
-                for call in plan.dynamics(scheme, checkpoint):
-                    runner.run(call, checkpoint)
-        start = sampler_path(plan, settings.seeds[0])
-        if "network" in sections and start.is_file():
-            # the network that learned from its own rejected proposals: nanoseconds find every hole of another
-            sampler = settings.checkpoint or plan.learned_checkpoint(settings.seeds[0])
-            run_network(plan, sampler, start)
-    if settings.jump_checkpoint and "jump" in sections:
-        for call in plan.dynamics("jump", settings.jump_checkpoint):
-            runner.run(call, settings.jump_checkpoint)
-    elif not plan.path("jump", "nvt").exists():
-        left_out.append("jump is left out: train a network with a jump head (04_train.py with configs/model.yaml) and "
-                        "give it as --jump-checkpoint")
+    there = checkpoint.is_file()
+    if EXACT in sections and there and (settings.checkpoint or settings.prolongs):
+        for seed in seeds:
+            if sampler(seed).is_file():
+                runner.run(plan.metropolis(sampler(seed), seed), sampler(seed))
+    lacking = []
+    for scheme in DYNAMICS:
+        jumps = SCHEMES[scheme].traits.head == "jump"
+        network = settings.jump_checkpoint if jumps else checkpoint if there else None
+        if network and scheme in sections:
+            for call in plan.dynamics(scheme, network):
+                runner.run(call, network)
+        elif jumps and not plan.path(scheme, "nvt").exists():
+            left_out.append(f"{scheme} is left out: train a network with a jump head (04_train.py with "
+                            "configs/model.yaml) and give it as --jump-checkpoint")
+        elif not jumps and not network:
+            lacking.append(scheme)
+    if lacking:
+        left_out.insert(0, f"{', '.join([EXACT, *lacking])} and network are left out: there is no network; run the "
+                           "sections learn and refit, or give --checkpoint")
+    start = sampler_path(plan, seeds[0])
+    if "network" in sections and there and start.is_file():
+        # the network that learned from its own rejected proposals: nanoseconds find every hole of another
+        run_network(plan, sampler(seeds[0]), start)
     return left_out

@@ -36,12 +36,13 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     slow = slowest(found["torsions"])
     out = {"energy": None, "energy_direct": found["energy"], "calls": calls, "length_ps": plain.length_ps,
            "torsion": None, "network": None, "all": found}
+    by_network = {"energy": None, "torsion": None}
     if network is not None:
-        out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
+        by_network = out["network"] = network_rates(plain, calls_per_ps, rotamers, *network)
     if (energy := per(found["energy"], calls)) is not None:
         out["energy"] = {**energy, "source": FROM_PLAIN}
-    elif out["network"] and out["network"]["energy"]:
-        out["energy"] = {**out["network"]["energy"], "source": FROM_NETWORK}
+    elif by_network["energy"]:
+        out["energy"] = {**by_network["energy"], "source": FROM_NETWORK}
     if slow is None:
         return out
     label, entry = slow
@@ -49,10 +50,10 @@ def plain_rates(plain: Series, calls_per_ps: float, rotamers: list[Rotamers | No
     out["torsion_direct"] = {"label": label, **entry, "per_call": direct}
     if direct is not None:
         out["torsion"] = {**direct, "label": label, "source": FROM_PLAIN}
-    elif out["network"] and out["network"]["torsion"]:
-        out["torsion"] = {**out["network"]["torsion"], "source": FROM_NETWORK}
-    if out["network"] and out["network"]["torsion"]:
-        label = out["network"]["torsion"]["label"]  # slowest with more to say so
+    elif by_network["torsion"]:
+        out["torsion"] = {**by_network["torsion"], "source": FROM_NETWORK}
+    if by_network["torsion"]:
+        label = by_network["torsion"]["label"]  # slowest with more to say so
     out["torsion_at_most"] = {"label": label, "crossings": found["torsions"][label]["crossings"],
                               "per_call": most_samples_by_poisson(found["torsions"][label]) / calls}
     return out
@@ -83,19 +84,19 @@ def speed_up(row: dict, plain: dict, plain_cpu_s_per_call: float) -> dict:
     """Ratios of one Metropolis run to plain MD, and the total for 10 000 samples from a cold start."""
     samples = row["samples"] or {}
     out = {"seed": row.get("seed"), "acceptance": row["acceptance"]}
-    for name in ("energy", "torsion"):
-        mine, theirs = samples.get(name), plain[name]
-        out[f"{name}_per_call"] = ratio(mine and mine["per_call"], theirs)
-        out[f"{name}_per_cpu_s"] = ratio(mine and mine["per_cpu_s"], _scaled(theirs, 1.0 / plain_cpu_s_per_call))
-        out[f"{name}_per_cpu_s_training_included"] = ratio(
-            mine and mine["per_cpu_s_training_included"], _scaled(theirs, 1.0 / plain_cpu_s_per_call))
+    per_cpu_s = {name: _scaled(plain[name], 1.0 / plain_cpu_s_per_call) for name in ("energy", "torsion")}
+    for name, rate in per_cpu_s.items():
+        mine = samples.get(name)
+        out[f"{name}_per_call"] = ratio(mine and mine["per_call"], plain[name])
+        for key in ("per_cpu_s", "per_cpu_s_training_included"):
+            out[f"{name}_{key}"] = ratio(mine and mine[key], rate)
     mine, bound = samples.get("torsion"), plain.get("torsion_at_most")
     if plain["network"] and plain["torsion"] and plain["torsion"]["source"] == FROM_PLAIN:
         out["torsion_per_call_by_network"] = ratio(mine and mine["per_call"], plain["network"]["torsion"])
     if mine and mine["per_call"] and bound:
         out["torsion_per_call_at_least"] = mine["per_call"]["value"] / bound["per_call"]
     if mine and mine["per_cpu_s"] and plain["torsion"]:
-        out["total"] = total_cpu(row, mine["per_cpu_s"], _scaled(plain["torsion"], 1.0 / plain_cpu_s_per_call))
+        out["total"] = total_cpu(row, mine["per_cpu_s"], per_cpu_s["torsion"])
     return out
 
 
