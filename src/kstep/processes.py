@@ -9,6 +9,8 @@ import sys
 import threading
 from multiprocessing.connection import wait
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 
 def physical_cores() -> int:
     """Cores this process may use; where the system does not say (macOS), all there are."""
@@ -19,7 +21,7 @@ def physical_cores() -> int:
 
 def one_thread() -> None:
     """One thread per true call: two are many times slower on a shared machine; BLAS reads this once, when loaded."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")
 
 

@@ -21,9 +21,7 @@ import numpy as np
 
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
-from kstep.processes import exit_with_parent, physical_cores  # noqa: F401 (others take it from here)
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+from kstep.processes import THREAD_VARIABLES, exit_with_parent, physical_cores  # noqa: F401 (others take it from here)
 
 
 @dataclass(frozen=True)
