@@ -24,7 +24,7 @@ from kstep.errors import UserError
 from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, write_prepared
+from kstep.molecules.prepare import molecule_from_smiles, prepare_smiles, write_prepared
 from kstep.processes import one_thread
 from kstep.result import Result
 from kstep.schemes.hybrid_config import HybridConfig
@@ -46,11 +46,7 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
     out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
     see 00 (None: MMFF94 where it has parameters).  Raises UserError for what is no molecule.
     """
-    if force_field is None and out is None and n_conformers == 20:
-        return molecule_from_smiles(smiles, name, seed=seed)[0]
-    named = name or molecule_from_smiles(smiles, None, seed=seed)[0].name
-    chosen: dict[str, Any] = {} if force_field is None else {"force_field": force_field}
-    prepared = prepare_molecule(named, smiles, n_conformers=n_conformers, seed=seed, **chosen)
+    prepared = prepare_smiles(smiles, name, force_field=force_field, n_conformers=n_conformers, seed=seed)
     if out is not None:
         write_prepared(prepared, out)
     return prepared.molecule

@@ -180,23 +180,27 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
             raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
                             f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or take another folder")
         return found
-    prepared = _prepare_for_qm(entry, molecule, seed)
+    prepared = prepare_entry(entry, seed=seed, force_field=_known_force_field(molecule))
     update_metadata(raw, {entry.name: write_prepared(prepared, raw)})
     return prepared.molecule
 
 
-def _prepare_for_qm(entry: Entry, parsed: Chem.Mol, seed: int) -> Prepared:
-    """With MMFF94 where that has parameters."""
-    return prepare_entry(entry, seed=seed, force_field=DEFAULT if mmff_variant(parsed, DEFAULT) else NONE)
+def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, **options) -> Prepared:
+    """A SMILES prepared as `prepare_molecule` does, called by its formula without a name.
 
-
-def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
-    """A molecule prepared now, minimised with MMFF94 where that has parameters, and its OpenMM System as XML or None.
-
-    Without a name it is called by its formula.
+    force_field None: MMFF94 where that has parameters, else none.
     """
     parsed, _, _ = parse_smiles(smiles)
     if name is None:
         name = re.sub(r"[^A-Za-z0-9-]", "_", CalcMolFormula(parsed))
-    prepared = _prepare_for_qm(Entry(name, smiles), parsed, seed)
+    return prepare_entry(Entry(name, smiles), force_field=force_field or _known_force_field(parsed), **options)
+
+
+def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
+    """The molecule of `prepare_smiles`, and its OpenMM System as XML or None."""
+    prepared = prepare_smiles(smiles, name, seed=seed)
     return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+
+
+def _known_force_field(parsed: Chem.Mol) -> str:
+    return DEFAULT if mmff_variant(parsed, DEFAULT) else NONE
