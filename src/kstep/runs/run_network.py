@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class RunNetwork:
     Without a network both are None; a network with a jump head needs nothing that carries.
     """
 
-    network: object = None
+    network: Any = None
     carry: Carrier | ShardedCarrier | None = None
     inner: dict = field(default_factory=dict)
 
