@@ -41,7 +41,8 @@ class QMMMPhysics(Physics):
         self.environment = divide(system_xml, bonds, self.region, charge)
         self.field_atoms = self.environment.field_atoms
         self.field_charges = self.environment.field_charges[self.field_atoms]
-        self._qm: Any = ENGINES[engine](
+        engine_of_region: Any = ENGINES[engine]
+        self._qm: Any = engine_of_region(
             self.region.capped_numbers(self.numbers), self.region.capped_masses(self.masses), charge=charge,
             multiplicity=multiplicity, **settings)
         self._mm = self.environment.mm_part(platform)
