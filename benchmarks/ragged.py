@@ -2,7 +2,8 @@
 
 Molecules of 10 to 100 atoms, alone, as replicas, and mixed in one batch of training.  Both ways to hold the pairs are
 the network's own (kstep/models/dense.py, radius_graph.py), on one thread, in turns within one process; a figure is the
-least CPU time of several turns.  Writes benchmarks/results/ragged.json, on which `dense.CELLS_PER_PAIR` rests.
+least CPU time of several turns.  Training is that of configs/model.yaml, with pairs within 0.4 nm.  Writes
+benchmarks/results/ragged.json, on which `dense.CELLS_PER_PAIR` rests.
 
     python benchmarks/ragged.py
 """
@@ -24,10 +25,11 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from guides import put
 from kstep.config import load_config
-from kstep.files import write_json_compact
+from kstep.files import rounded, write_json_compact
 from kstep.models import build_model
-from kstep.models.dense import Grid
+from kstep.models.dense import CELLS_PER_PAIR, Grid
 from kstep.models.model_config import ModelConfig
 from kstep.training import normalisation
 from kstep.training.batches import Windows
@@ -37,13 +39,14 @@ from kstep.training.train_config import TrainConfig
 from kstep.units import NM_PER_ANGSTROM, kT
 from running import RESULTS, ROOT, machine, provenance
 
+RESULT, GUIDE, MARK = RESULTS / "ragged.json", ROOT / "MODELS.md", "<!-- ragged -->"
 MOLECULES = {  # atoms: name, SMILES
     10: ("acetone", "CC(C)=O"), 21: ("aspirin", "CC(=O)Oc1ccccc1C(=O)O"),
     33: ("ibuprofen", "CC(C)Cc1ccc(cc1)C(C)C(=O)O"),
     40: ("celecoxib", "Cc1ccc(cc1)-c1cc(nn1-c1ccc(cc1)S(N)(=O)=O)C(F)(F)F"),
     100: ("nona-alanyl-glycine", "N" + "[C@@H](C)C(=O)N" * 9 + "CC(=O)O")}
 MODEL = "configs/model.yaml"
-INFERENCE = [(n, replicas) for n in MOLECULES for replicas in (1, 16)]
+INFERENCE = [(cutoff, n, replicas) for cutoff in (0.4, 0.5) for n in MOLECULES for replicas in (1, 16)]  # nm first
 TRAINING = [(10,), (21,), (33,), (40,), (100,), (10, 21), (10, 40), (10, 40, 100)]  # sizes in a batch
 HEADS = {"energy": {"energy": True, "jump": False}, "jump": {"energy": False, "jump": True}}
 BATCH, K_STEPS, DT_FS = 24, 8, 0.5
@@ -53,7 +56,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7, help="measurements of each call, of which the least counts")
     parser.add_argument("--least-s", type=float, default=0.1, help="CPU seconds of one measurement")
-    parser.add_argument("--out", type=Path, default=RESULTS / "ragged.json")
+    parser.add_argument("--out", type=Path, default=RESULT)
     return parser.parse_args()
 
 
@@ -92,9 +95,9 @@ def windows_of(sizes: tuple[int, ...], n_windows: int) -> Windows:
         "bond_ptr": np.cumsum([0] + [len(m["bonds"]) for m in own])}, {})
 
 
-def network(head: str):
+def network(head: str, **keys):
     torch.manual_seed(0)
-    return build_model(load_config(ModelConfig, ROOT / MODEL, {"heads": HEADS[head]}))
+    return build_model(load_config(ModelConfig, ROOT / MODEL, {"heads": HEADS[head], **keys}))
 
 
 def least_ms(calls: dict, turns: int, least_s: float) -> dict[str, float]:
@@ -120,9 +123,9 @@ def compared(batch, cutoff: float, calls: dict, args) -> dict:
             "dense_ms": ms["dense"], "sparse_ms": ms["sparse"], "times_faster": ms["dense"] / ms["sparse"]}
 
 
-def inference(n_atoms: int, replicas: int, args) -> dict:
+def inference(cutoff_nm: float, n_atoms: int, replicas: int, args) -> dict:
     """One call of energy and forces, float32."""
-    model = network("energy").eval().requires_grad_(False)
+    model = network("energy", cutoff_nm=cutoff_nm).eval().requires_grad_(False)
     batch, _ = windows_of((n_atoms,), replicas).batch(torch.arange(replicas), structure=False)
 
     def call(sparse):
@@ -181,28 +184,46 @@ def name_of(sizes) -> str:
     return "+".join(map(str, sizes)) + " atoms"
 
 
+def table(found: dict) -> str:
+    """How many times faster listed pairs are than a grid, for MODELS.md."""
+    rows = []
+    for sizes in TRAINING:
+        one = [found["inference"].get(f"{sizes[0]} atoms within 0.4 nm, replicas: {r}") if len(sizes) == 1 else None
+               for r in (1, 16)]
+        training = [found["training"][f"{head}, {name_of(sizes)}"] for head in HEADS]
+        rows.append([name_of(sizes), f"{training[0]['cells_per_pair']:.1f}",
+                     *(f"{row['times_faster']:.2f}" if row else "-" for row in [*one, *training])])
+    head = ["in a batch", "cells of the grid per pair", "energy and forces, 1 replica", "16 replicas",
+            "training step, energy", "training step, jump"]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
 def main():
     args = parse()
     torch.set_num_threads(1)
     made_by = provenance()
     made_by["versions"]["torch_geometric"] = version("torch_geometric")
     result = {"machine": machine(), **made_by, "clock": "CPU ms of one thread", "turns": args.turns,
-              "network": "egnn", "config": MODEL, "windows_in_a_batch": BATCH, "loading": loading_s(),
+              "network": "egnn", "config": MODEL, "listed_above_cells_per_pair": CELLS_PER_PAIR,
+              "windows_in_a_batch": BATCH, "loading": loading_s(),
               "molecules": {f"{n} atoms": name for n, (name, _) in MOLECULES.items()},
               "collation": {}, "inference": {}, "training": {}}
 
     def keep(table, key, row):
         result[table][key] = row
-        print(f"{table:10s} {key:34s}", {name: f"{value:.4g}" for name, value in row.items()}, flush=True)
+        print(f"{table:10s} {key:38s}", {name: f"{value:.4g}" for name, value in row.items()}, flush=True)
 
     for sizes in ((10,), (10, 40, 100)):
         keep("collation", name_of(sizes), collation(sizes, args))
-    for n_atoms, replicas in INFERENCE:
-        keep("inference", f"{n_atoms} atoms, replicas: {replicas}", inference(n_atoms, replicas, args))
+    for cutoff_nm, n_atoms, replicas in INFERENCE:
+        keep("inference", f"{n_atoms} atoms within {cutoff_nm} nm, replicas: {replicas}",
+             inference(cutoff_nm, n_atoms, replicas, args))
     for head in HEADS:
         for sizes in TRAINING:
             keep("training", f"{head}, {name_of(sizes)}", training(head, sizes, args))
     write_json_compact(args.out, result, sort_keys=False)
+    if args.out == RESULT:
+        put(GUIDE, MARK, table(rounded(result)))
     print(f"-> {args.out}")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from kstep.errors import UserError
 from kstep.models import REGISTRY, build_model, network_class
 from kstep.models.batch import MoleculeBatch
@@ -178,6 +180,13 @@ def test_pairs_are_listed_where_most_cells_of_a_grid_are_empty(sizes, listed):
     assert bool(near.numel() > CELLS_PER_PAIR * near.sum()) == listed
     assert isinstance(model_of(cutoff_nm=0.4).layout(batch)[0], RadiusGraph if listed else Grid)
     assert isinstance(model_of(cutoff_nm=0.4, arch="transformer_egnn").layout(batch)[0], Grid)
+
+
+def test_pairs_are_listed_where_the_benchmark_saw_a_clear_gain():
+    rows = json.loads((ROOT / "benchmarks/results/ragged.json").read_text())["training"].values()
+    listed, others = ([row["times_faster"] for row in rows if (row["cells_per_pair"] > CELLS_PER_PAIR) == above]
+                      for above in (True, False))
+    assert min(listed) > 1.1 and max(others) < 1.3
 
 
 @architectures
