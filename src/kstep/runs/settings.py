@@ -83,7 +83,8 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     kind = (SCHEMES[hybrid.scheme] if hybrid.scheme else
             next((s for s in PREFERRED if heads.get(s.traits.head)), PREFERRED[0]))
     if kind.traits.needs_network and checkpoint is None:
-        raise UserError(f"scheme {kind.name} needs a network; give --checkpoint, or use --scheme {CONTROL.name}")
+        raise UserError(f"scheme {kind.name} needs a network; give --checkpoint, learn one with "
+                        f"--learn, or use --scheme {CONTROL.name}")
     if kind.traits.head and not heads.get(kind.traits.head):
         raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
                         f"{{{kind.traits.head}: true}}, or use another --scheme")
