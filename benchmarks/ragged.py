@@ -221,7 +221,7 @@ def main():
     for head in HEADS:
         for sizes in TRAINING:
             keep("training", f"{head}, {name_of(sizes)}", training(head, sizes, args))
-    write_json_compact(args.out, result, sort_keys=False)
+    write_json_compact(args.out, result)
     if args.out == RESULT:
         put(GUIDE, MARK, table(rounded(result)))
     print(f"-> {args.out}")

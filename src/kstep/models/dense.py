@@ -16,7 +16,7 @@ from kstep.models.batch import MoleculeBatch
 if TYPE_CHECKING:
     from kstep.models.bond_graph import BondGraph
 
-CELLS_PER_PAIR = 2.5  # of a grid, above which a list of pairs is faster on a CPU (benchmarks/ragged.py)
+CELLS_PER_PAIR = 2.5  # of a grid, above which a list of pairs is clearly faster on a CPU (benchmarks/ragged.py)
 
 
 class Grid:
