@@ -33,7 +33,7 @@ AT_ONCE = 2
 MOST_LISTED = 5  # differences of one file
 PHYSICS = {"true_calls", "true_calls_training", "acceptance", "mean_exp_minus_beta_dH", "tally", "swap_acceptance",
            "certificate", "status", "scheme", "k_steps", "dt_fs", "jump_fs"}
-CLOCK = re.compile(r"wall|cpu|elapsed")  # keys that hold times
+CLOCK = re.compile(r"wall|cpu|elapsed|faster")  # keys that hold times, or rest on them
 
 TINY = {
     "mols.smi": "CCO ethanol\nCO methanol\nNCC(=O)O glycine\nO water\n",
