@@ -9,21 +9,27 @@ from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
-from kstep.schemes import PREFERRED
-from kstep.schemes.hybrid_config import HybridConfig
-from kstep.schemes.metropolis import check_sampler
+from kstep.schemes import PREFERRED, SCHEMES
+from kstep.schemes.hybrid_config import HybridConfig, preferred
+from kstep.schemes.sampler import Sampler
 
 DEFAULT_MODEL = "configs/model_pair_mlp.yaml"
 
 
-def settle_cold_start(hybrid: HybridConfig) -> HybridConfig:
+def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridConfig:
     """How to sample with a network that is yet to be learned: what is open of timestep and length is tuned."""
-    scheme = PREFERRED[0].name
-    if hybrid.scheme not in (None, scheme):
-        raise UserError(f"--learn makes a network for scheme {scheme}, not for {hybrid.scheme}")
-    check_sampler(hybrid)
+    samplers = [kind for kind in PREFERRED if issubclass(kind, Sampler)]
+    if hybrid.scheme is None:
+        kind = preferred(hybrid, samplers)
+    elif SCHEMES[hybrid.scheme] in samplers:
+        kind = SCHEMES[hybrid.scheme]
+    else:
+        raise UserError(f"--learn makes a network for {' or '.join(each.name for each in samplers)}, not for "
+                        f"{hybrid.scheme}")
     tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
-    return hybrid.model_copy(update={"scheme": scheme, "tune": tune})
+    settled = hybrid.model_copy(update={"scheme": kind.name, "tune": tune})
+    kind.settle_defaults(settled, None, baseline)  # what contradicts itself is refused before anything is learned
+    return settled
 
 
 def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:

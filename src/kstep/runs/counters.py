@@ -35,7 +35,7 @@ class Tally:
             attempts[str(int(spent))] = attempts.get(str(int(spent)), 0) + 1
         self.counts = _plus(self.counts, {"macro_steps": state.n_replicas, "accepted": int(info.accepted.sum()),
                                           "attempts": attempts, **self.scheme.count(info)})
-        if len(state.network_energy):
+        if len(state.network_forces):
             self.certificate.add(state)
             self.counts["certificate"] = self.certificate.counts
 

@@ -18,7 +18,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
-from kstep.schemes.hybrid_config import HybridConfig, refuse_keys_of_others
+from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
 from kstep.units import kT
 
 
@@ -80,8 +80,8 @@ MISSING = {"energy": "a conservative force, and this checkpoint has only a jump 
 def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: BaselineConfig) -> HybridConfig:
     """Fill the nulls of a HybridConfig from a loaded checkpoint and the baseline's config."""
     heads = checkpoint["config"]["heads"] if checkpoint is not None else {}
-    kind = (SCHEMES[hybrid.scheme] if hybrid.scheme else
-            next((s for s in PREFERRED if heads.get(s.traits.head)), PREFERRED[0]))
+    fitting = [s for s in PREFERRED if heads.get(s.traits.head)] or PREFERRED
+    kind = SCHEMES[hybrid.scheme] if hybrid.scheme else preferred(hybrid, fitting)
     if kind.traits.needs_network and checkpoint is None:
         raise UserError(f"scheme {kind.name} needs a network; give --checkpoint, learn one with "
                         f"--learn, or use --scheme {CONTROL.name}")

@@ -8,11 +8,12 @@ from kstep.schemes.checked import Checked
 from kstep.schemes.impulse import Impulse
 from kstep.schemes.jump import Jump
 from kstep.schemes.metropolis import Metropolis
+from kstep.schemes.nested import Nested
 from kstep.schemes.plain import Plain
 
 SCHEMES: dict[str, type[Scheme]] = {kind.name: kind for kind in list(vars().values())
                                     if isinstance(kind, type) and issubclass(kind, Scheme) and kind is not Scheme}
-PREFERRED = (Metropolis, Jump)  # where a run names none: the first whose head its network has
+PREFERRED = (Nested, Metropolis, Jump)  # where a run names none: the first that its network and its keys belong to
 CONTROL = Plain  # the honest competitor: what a run without a network is
 
-__all__ = ["CONTROL", "PREFERRED", "SCHEMES", "Checked", "Impulse", "Jump", "Metropolis", "Plain", "Scheme"]
+__all__ = ["CONTROL", "PREFERRED", "SCHEMES", "Checked", "Impulse", "Jump", "Metropolis", "Nested", "Plain", "Scheme"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import erfcinv
 
 from kstep.schemes.state import State
 from kstep.units import kT
@@ -40,20 +41,49 @@ class TemperatureLadder:
         Beside the state: (R,) 1 where the lower rung of a pair took the upper's configuration, 0 where it
         kept its own, -1 where it was not asked.
         """
-        swapped = np.full(state.n_replicas, -1, dtype=np.int8)
-        rung = np.arange(state.n_replicas) % self.n_rungs
-        lower = np.flatnonzero((rung % 2 == turn % 2) & (rung < self.n_rungs - 1))
-        if not len(lower):
-            return state, swapped
-        beta = 1.0 / kT(self.of(state.n_replicas))
-        upper = lower + 1
-        log_ratio = (beta[lower] - beta[upper]) * (state.energy[lower] - state.energy[upper])
-        agreed = np.log(rng.random(len(lower))) < log_ratio
-        order = np.arange(state.n_replicas)
-        order[lower[agreed]], order[upper[agreed]] = upper[agreed], lower[agreed]
-        swapped[lower] = agreed
-        return replace(state, positions=state.positions[order], energy=state.energy[order],
-                       forces=state.forces[order]), swapped
+        energy = state.energy.reshape(-1, self.n_rungs)
+        parity = np.full(len(energy), turn)
+        order, swapped = exchange(energy, 1.0 / kT(np.array(self.temperatures_K)), parity, rng)
+        rows = (np.arange(len(energy))[:, None] * self.n_rungs + order).ravel()
+        swapped = np.concatenate([swapped, np.full((len(energy), 1), -1, dtype=np.int8)], axis=1)
+        return replace(state, positions=state.positions[rows], energy=state.energy[rows],
+                       forces=state.forces[rows]), swapped.ravel()
+
+
+def exchange(energy: np.ndarray, beta: np.ndarray, parity: np.ndarray,
+             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Offer every second pair of neighbours of L ladders an exchange of their configurations.
+
+    energy (L,m) kJ/mol on the rungs; beta (m,) mol/kJ; parity (L,): even or odd says which pairs of a ladder.
+    Returns order (L,m), the rung whose configuration each takes, and swapped (L,m-1): 1 where a pair agreed, 0 where
+    it did not, -1 where it was not asked.
+    """
+    n_ladders, n_rungs = energy.shape
+    order = np.tile(np.arange(n_rungs), (n_ladders, 1))
+    swapped = np.full((n_ladders, n_rungs - 1), -1, dtype=np.int8)
+    ladder, lower = np.nonzero(np.arange(n_rungs - 1) % 2 == parity[:, None] % 2)
+    log_ratio = (beta[lower] - beta[lower + 1]) * (energy[ladder, lower] - energy[ladder, lower + 1])
+    agreed = np.log(rng.random(len(lower))) < log_ratio
+    swapped[ladder, lower] = agreed
+    ladder, lower = ladder[agreed], lower[agreed]
+    order[ladder, lower], order[ladder, lower + 1] = lower + 1, lower
+    return order, swapped
+
+
+def rungs_between(low_K: float, high_K: float, n_atoms: int, agreement: float = 0.28) -> tuple[float, ...]:
+    """Temperatures from low_K to high_K at one ratio, such that neighbours agree to about that share of exchanges.
+
+    The 3N - 6 modes of a molecule are taken as harmonic.  Energies of neighbours at a ratio r then differ so that the
+    mean of the log acceptance is -mu, mu = (3N - 6) (r - 1)^2 / 2r, its variance 2 mu, and the share that agrees is
+    erfc(sqrt(mu)/2), as for any two Gaussian energies.
+    """
+    if high_K <= low_K:
+        return (float(low_K),)
+    half_modes = 0.5 * max(1, 3 * n_atoms - 6)
+    mu = (2.0 * erfcinv(agreement)) ** 2
+    ratio = 1.0 + 0.5 * (mu / half_modes) + np.sqrt(mu / half_modes + 0.25 * (mu / half_modes) ** 2)
+    steps = max(1, round(np.log(high_K / low_K) / np.log(ratio)))
+    return tuple(float(t) for t in np.round(np.geomspace(low_K, high_K, steps + 1), 1))
 
 
 def ladder_of(config) -> TemperatureLadder:

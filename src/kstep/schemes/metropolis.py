@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from kstep.config import Number, Positive, Temperature
+from kstep.config import Temperature
 from kstep.errors import UserError
-from kstep.scheme_traits import SchemeTraits
-from kstep.schemes.base import RunConfig, Scheme
 from kstep.schemes.ladder import TemperatureLadder, ladder_of
 from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.sampler import (
+    SAMPLER_TRAITS,
+    Sampler,
+    SamplerConfig,
+    check_rungs,
+    settled_masses,
+    swap_acceptance,
+)
 from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put_rows
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_STEPS = 1000
-TUNED_HYDROGEN_DA = 4.0
 
 
-class MetropolisConfig(RunConfig):
+class MetropolisConfig(SamplerConfig):
     """The keys of metropolis: its sampler may have any masses, lengths and ladder, and stays exact."""
 
     length_law: Literal["uniform", "fixed"] = Field("uniform", description="k_steps is the mean length, or the length")
-    hydrogen_mass_Da: Positive | None = Field(None, description="mass of the sampler's hydrogens")
-    hessian_masses: bool = Field(False, description="masses from the diagonal of the network's Hessian")
     tempering_K: Annotated[list[Temperature], Field(min_length=2, max_length=1000)] | None = Field(
         None, description="a ladder of temperatures whose rungs exchange configurations, the target first")
-    tune: bool = Field(False, description="dt_fs and k_steps chosen by measurement where they are null")
-    integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = Field(
-        0.95, description="of the network's own dynamics, at the timestep that tune chooses")
-    shortest_mean_fs: Positive = Field(200.0, description="of the mean length that tune chooses")
 
 
-class Metropolis(Scheme):
+class Metropolis(Sampler):
     """k velocity-Verlet steps on the network's conservative force, accepted with
 
         min(1, exp(-[H(x_k, v_k) - H(x_0, v_0)] / kT)),   H = U_true(x) + sum_i m_i v_i^2 / 2
@@ -53,8 +51,7 @@ class Metropolis(Scheme):
     """
 
     name = "metropolis"
-    traits = SchemeTraits(head="energy", keeps_velocities=False, sets_temperature=True, can_refuse=True,
-                          has_identity=True, needs_forces=False)
+    traits = SAMPLER_TRAITS
     Config = MetropolisConfig
 
     def __init__(self, carry, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float, *,
@@ -68,11 +65,8 @@ class Metropolis(Scheme):
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """1000 timesteps of the baseline's length, where tuning does not choose them."""
-        check_sampler(config)
-        hydrogen_mass_Da = config.hydrogen_mass_Da
-        if config.tune and not config.hessian_masses:
-            hydrogen_mass_Da = hydrogen_mass_Da or TUNED_HYDROGEN_DA
-        settled = {"hydrogen_mass_Da": hydrogen_mass_Da}
+        check_ladder(config)
+        settled = settled_masses(config)
         if config.tempering_K:
             settled["temperature_K"] = config.tempering_K[0]
         if not config.tune:
@@ -84,6 +78,10 @@ class Metropolis(Scheme):
         """With the sampler's masses and its ladder."""
         return cls(carry, masses, config.dt_fs * PS_PER_FS, config.k_steps, config.temperature_K,
                    length_law=config.length_law, ladder=ladder_of(config), needs_forces=needs_forces)
+
+    def temperature_K(self, n_replicas: int) -> np.ndarray:
+        """Temperature (R,) in K of each replica's test."""
+        return self.ladder.of(n_replicas)
 
     def draw_velocities(self, state: State, rng: np.random.Generator) -> np.ndarray:
         """Velocities (R,N,3) nm/ps that the next proposal begins with."""
@@ -127,53 +125,24 @@ class Metropolis(Scheme):
 
     def count(self, info: Info) -> dict:
         """What acceptance, <exp(-beta dH)> with its error, and the rungs' exchanges are made of."""
-        beta, n_rungs = 1.0 / kT(self.ladder.of(len(info.delta_H))), self.ladder.n_rungs
-        weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))
-        swaps = {}
+        n_rungs, swaps = self.ladder.n_rungs, {}
         for rung in range(n_rungs - 1):
             asked = info.swapped[rung::n_rungs]
             swaps[str(rung)] = [int((asked >= 0).sum()), int((asked == 1).sum())]
-        return {"sum_exp": float(weight.sum()), "sum_exp_squared": float((weight**2).sum()),
-                "failed_true_calls": int(info.failures.sum()), "swaps": swaps}
+        return {**super().count(info), "swaps": swaps}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """acceptance; mean_exp_minus_beta_dH and its error, as if proposals were independent; swap_acceptance."""
-        n = sums["macro_steps"]
-        if not n:
-            return {}
-        mean = sums["sum_exp"] / n
-        error = float(np.sqrt(max(sums["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
-        out = {"acceptance": sums["accepted"] / n, "mean_exp_minus_beta_dH": mean,
-               "mean_exp_minus_beta_dH_error": error}
-        if sums["swaps"]:
-            out["swap_acceptance"] = [agreed / offered if offered else None for offered, agreed in
-                                      (sums["swaps"][rung] for rung in sorted(sums["swaps"], key=int))]
-        return out
-
-    @classmethod
-    def progress(cls, sums: dict) -> str:
-        """Acceptance so far."""
-        return f"acceptance {sums['accepted'] / sums['macro_steps']:.2f}"
-
-    @classmethod
-    def last_words(cls, metadata: dict) -> str:
-        """Acceptance and identity."""
-        return (f"acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
-                f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}")
+        """And swap_acceptance, of the pairs of rungs."""
+        return {**super().summarise(sums), **swap_acceptance(sums)}
 
 
-def check_sampler(config: MetropolisConfig) -> None:
-    """UserError for masses that contradict each other and ladders that cannot be climbed."""
-    if config.hydrogen_mass_Da is not None and config.hessian_masses:
-        raise UserError("hydrogen_mass_Da and hessian_masses both set the sampler's masses; use one of them")
+def check_ladder(config: MetropolisConfig) -> None:
+    """UserError for a ladder that cannot be climbed."""
     ladder = config.tempering_K
     if ladder is None:
         return
-    if any(b <= a for a, b in itertools.pairwise(ladder)):
-        raise UserError(f"tempering_K must rise from the target temperature upwards, not {ladder}")
-    if config.temperature_K not in (None, ladder[0]):
-        raise UserError(f"temperature_K {config.temperature_K:g} is not the first rung of tempering_K {ladder}")
+    check_rungs(config, "tempering_K")
     if config.replicas % len(ladder):
         raise UserError(f"{config.replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
                         f"tempering_K; use a multiple of {len(ladder)}")

@@ -17,6 +17,10 @@ class State:
 
     network_energy (R,) kJ/mol and network_forces (R,N,3) kJ/mol/nm: the network's at `positions`, for
     schemes that set them against the true ones; empty, or NaN in a row, where it was not asked.
+
+    rungs (R,m-1,N,3) nm and rung_energy (R,m-1) kJ/mol: configurations above `positions` on a ladder of m temperatures
+    that the network alone has, and its energies there; stay (R,): macro-steps since a proposal was taken; all empty
+    for schemes without.
     """
 
     positions: np.ndarray
@@ -26,6 +30,9 @@ class State:
     step: int = 0
     network_energy: np.ndarray = field(default_factory=lambda: np.zeros(0))
     network_forces: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3)))
+    rungs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3)))
+    rung_energy: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def n_replicas(self) -> int:
@@ -46,6 +53,9 @@ class Info:
     kJ/mol: H(proposal) - H(start) of a scheme that tests it, NaN elsewhere; energy_start (R,) kJ/mol:
     true total energy at its start; swapped (R,): the replica took the configuration of its neighbour
     in temperature (1), kept its own (0) or was not asked (-1).
+
+    Of moves on the network alone, whose m rungs no true call sees: moves (R,m,3): tried, accepted, and refused at a
+    wall; exchanges (R,m-1,2): tried and agreed; stay (R,): macro-steps since a proposal was taken.  Empty otherwise.
     """
 
     pending: np.ndarray
@@ -56,6 +66,9 @@ class Info:
     delta_H: np.ndarray
     energy_start: np.ndarray
     swapped: np.ndarray
+    moves: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), dtype=np.int64))
+    exchanges: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
+    stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def begin(cls, state: State, k_steps: int, masses: np.ndarray) -> Info:

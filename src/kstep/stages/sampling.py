@@ -55,7 +55,7 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     if s.checkpoint:
         raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
     check_start(s.initial_md, s.frame)
-    hybrid = settle_cold_start(s.hybrid)
+    hybrid = settle_cold_start(s.hybrid, physics.config)
     target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
                     **sampling_of(hybrid, physics.config))
     return hybrid, learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,

@@ -13,7 +13,7 @@ from kstep.provenance import machine, provenance
 from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
 from kstep.schemes import CONTROL
-from kstep.schemes.metropolis import TUNED_HYDROGEN_DA
+from kstep.schemes.sampler import TUNED_HYDROGEN_DA
 from kstep.study.advice import check, cost_model as model, survey
 from kstep.study.advice.survey import AdviceSettings
 

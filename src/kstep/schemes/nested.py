@@ -1,0 +1,151 @@
+"""The network explores for as long as the molecule needs; the true energy is asked once, about the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from kstep.config import Count, NonNegative, Temperature
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.network_ladder import NetworkLadder
+from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
+from kstep.schemes.state import Info, Proposal, State
+from kstep.units import PS_PER_FS, kT
+
+DEFAULT_MOVES = 10
+DEFAULT_MOVE_FS = 150.0
+
+
+class NestedConfig(SamplerConfig):
+    """The keys of nested; k_steps are the timesteps of all moves of a macro-step together, on average."""
+
+    moves: Count | None = Field(None, description="moves on the network per true call")
+    network_ladder_K: Annotated[list[Temperature], Field(min_length=1, max_length=100)] | None = Field(
+        None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
+    call_cost_s: NonNegative | None = Field(
+        None, description="seconds of a true call that tune reckons with, instead of what it measures")
+
+
+class Nested(Sampler):
+    """M moves on the network's potential, on a ladder of temperatures that it alone has, then one true call: the whole
+    ladder is accepted with
+
+        min(1, exp(-[d(y_1) - d(x_1)]/kT_1)),   d = U_true - U_net,
+
+    or goes back as one.  The moves are reversible for prod_i exp(-U_net(x_i)/kT_i) (`NetworkLadder.advance`), so the
+    coldest rung samples exp(-U_true/kT_1) exactly whatever the network's error: Iftimie et al., J. Chem. Phys. 113,
+    4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput. Graph. Stat. 14, 795 (2005).  The
+    other rungs sample the network and never cost a true call.
+
+    Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
+    energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for
+    the trajectory alone.  The first proposal of all is taken as it is, since a start geometry has a d that no thermal
+    one need have, and a chain that begins far below the mean of d stays there.
+    """
+
+    name = "nested"
+    traits = replace(SAMPLER_TRAITS)
+    Config = NestedConfig
+
+    def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
+        """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
+        super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
+        self.ladder, self.needs_forces = ladder, needs_forces
+
+    @classmethod
+    def settle_defaults(cls, config, checkpoint, baseline) -> dict:
+        """Tuned unless every choice is made or tune is false; then ten moves of 150 fs without a ladder."""
+        settled = {}
+        if config.network_ladder_K:
+            check_rungs(config, "network_ladder_K")
+            settled["temperature_K"] = config.network_ladder_K[0]
+        choices = (config.dt_fs, config.k_steps, config.moves, config.network_ladder_K)
+        settled["tune"] = config.tune if config.tune is not None else None in choices
+        settled.update(settled_masses(config.model_copy(update=settled)))
+        if not settled["tune"]:
+            dt_fs, moves = config.dt_fs or baseline.dt_fs, config.moves or DEFAULT_MOVES
+            temperature_K = settled.get("temperature_K", config.temperature_K) or baseline.temperature_K
+            settled.update(dt_fs=dt_fs, moves=moves, network_ladder_K=config.network_ladder_K or [temperature_K],
+                           k_steps=config.k_steps or moves * max(1, round(DEFAULT_MOVE_FS / dt_fs)))
+        return settled
+
+    @classmethod
+    def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Nested:
+        """On the ladder of its config."""
+        ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
+                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)))
+        return cls(ladder, config.k_steps, needs_forces=needs_forces)
+
+    def temperature_K(self, n_replicas: int) -> np.ndarray:
+        """That of the coldest rung."""
+        return np.full(n_replicas, self.ladder.temperatures_K[0])
+
+    def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
+        """The network's moves of every replica and of the rungs above it."""
+        rows = np.arange(state.n_replicas)
+        x, u = self._whole_ladders(state)
+        # the dice are cast here, before the answer is known
+        log_u = np.log(rng.random(len(rows)))
+        velocities = draw_velocities(len(rows), self.masses, self.temperature_K(len(rows)), rng)
+        led = self.ladder.advance(x, u, rng)
+        return Proposal(rows, led.positions[:, 0], velocities, np.full(len(rows), led.n_steps),
+                        {"from": (x, u), "to": led, "log_u": log_u})
+
+    def _whole_ladders(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (R,m,N,3) and network energies (R,m); a start has every rung where its coldest is."""
+        if not _is_under_way(state):
+            x = np.repeat(state.positions[:, None], self.ladder.n_rungs, axis=1)
+            return x, self.ladder.energy(x)
+        return (np.concatenate([state.positions[:, None], state.rungs], axis=1),
+                np.concatenate([state.network_energy[:, None], state.rung_energy], axis=1))
+
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
+        """Accept each ladder on the true energy of its coldest rung, or put it back."""
+        (x, u), led = proposal.extra["from"], proposal.extra["to"]
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta_d = truth.energy - led.energy[:, 0] - (state.energy - u[:, 0])
+        delta_d = np.where(np.isfinite(delta_d), delta_d, np.inf)
+        accepted = proposal.extra["log_u"] < -delta_d / kT(self.temperature_K(len(delta_d)))
+        if _is_under_way(state):
+            stay = np.where(accepted, 0, state.stay + 1)
+        else:
+            accepted, stay = np.isfinite(delta_d), np.zeros(len(delta_d), dtype=np.int64)
+
+        def choose(new, old):
+            return np.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        x, u = choose(led.positions, x), choose(led.energy, u)
+        state = replace(state, positions=x[:, 0], velocities=proposal.velocities,
+                        energy=choose(truth.energy, state.energy), forces=choose(truth.forces, state.forces),
+                        network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay)
+        return state, replace(
+            info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
+            failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
+            delta_H=delta_d, moves=led.moves, exchanges=led.exchanges, stay=stay)
+
+    def count(self, info: Info) -> dict:
+        """And how the moves and exchanges on the network fared, and how long chains stayed."""
+        moves, exchanges = info.moves.sum(axis=0), info.exchanges.sum(axis=0)
+        stays = {str(stay): int(n) for stay, n in zip(*np.unique(info.stay, return_counts=True))}
+        return {**super().count(info), "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
+                "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays}
+
+    @classmethod
+    def summarise(cls, sums: dict) -> dict:
+        """And swap_acceptance; figures: acceptance of the moves on each rung, shares at the walls, the longest stay."""
+        out = {**super().summarise(sums), **swap_acceptance(sums)}
+        if out:
+            rungs = [sums["moves"][rung] for rung in sorted(sums["moves"], key=int)]
+            out["figures"] = {"inner_acceptance": [taken / tried for tried, taken, _ in rungs],
+                              "refused_at_walls": [refused / tried for tried, _, refused in rungs],
+                              "longest_stay": max(map(int, sums["stays"]), default=0)}
+        return out
+
+
+def _is_under_way(state: State) -> bool:
+    """Whether the network's energies at this state are known: not before its first macro-step is settled."""
+    return len(state.network_energy) == state.n_replicas

@@ -1,0 +1,122 @@
+"""Many moves on the network's potential and exchanges between temperatures: a proposal that costs no true call.
+
+A ladder holds m configurations, the coldest first.  `advance` leaves
+
+    prod_i exp(-U_net(x_i)/kT_i)
+
+as it is and is reversible for it, which whoever judges the result by one true energy relies on.  It is
+
+    S (P S)^M          P: a move of every rung,   S: exchanges between neighbours
+
+a palindrome of reversible pieces whose random numbers (length of a move, parity of an exchange) are drawn anew each
+time, without a look at the state: read backwards it is as likely.  "Moves, then exchanges" would not be reversible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kstep.schemes.ladder import exchange
+from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.state import kinetic_energy
+from kstep.units import kT
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What an advance of R ladders of m rungs led to.
+
+    positions (R,m,N,3) nm; energy (R,m) kJ/mol of the network; n_steps: timesteps of each rung; moves (R,m,3): tried,
+    accepted, refused at a wall; exchanges (R,m-1,2): tried, agreed.
+    """
+
+    positions: np.ndarray
+    energy: np.ndarray
+    n_steps: int
+    moves: np.ndarray
+    exchanges: np.ndarray
+
+
+class NetworkLadder:
+    """Hybrid Monte Carlo of the network alone, on one temperature or more.
+
+    A move: momenta drawn whole at T_i, a length drawn from 1 ... 2k - 1 timesteps, velocity Verlet, and a test on
+    U_net and the kinetic energy (Duane et al., Phys. Lett. B 195, 216 (1987)), refused too where `inside` is False of
+    where it ends: a wall that depends on x alone.  Exchanges offer the even and the odd pairs of a ladder in an order
+    drawn for it: Swendsen & Wang, Phys. Rev. Lett. 57, 2607 (1986).  mirror: every configuration is then turned into
+    its mirror image half of the time, which no potential of isolated atoms can tell from it.
+
+    Energies travel with the positions they were computed at, so that U_net is one number for one x: in single precision
+    it differs by 1e-5 kJ/mol between batches.
+    """
+
+    def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, temperatures_K: tuple[float, ...], *,
+                 n_moves: int, move_steps: int, inside: Callable[[np.ndarray], np.ndarray] | None = None,
+                 mirror: bool = False):
+        """masses (N,) Da: the sampler's; move_steps: mean timesteps k of a move; inside(x (S,N,3)) -> (S,) bool."""
+        self.network, self.carry, self.masses, self.dt_ps = network, carry, np.asarray(masses, dtype=float), dt_ps
+        self.temperatures_K, self.n_moves, self.move_steps = tuple(temperatures_K), n_moves, move_steps
+        self.inside, self.mirror = inside, mirror
+
+    @property
+    def n_rungs(self) -> int:
+        """How many temperatures the ladder has."""
+        return len(self.temperatures_K)
+
+    def energy(self, positions: np.ndarray) -> np.ndarray:
+        """Energy (R,m) kJ/mol of the network at positions (R,m,N,3) nm."""
+        with np.errstate(all="ignore"):
+            energy, _ = self.network.energy_and_forces(positions.reshape(-1, *positions.shape[2:]))
+        return energy.reshape(positions.shape[:2])
+
+    def advance(self, positions: np.ndarray, energy: np.ndarray, rng: np.random.Generator) -> Advance:
+        """n_moves moves of every rung of R ladders, exchanges between and around them."""
+        x, u, n_steps = positions.copy(), energy.copy(), 0
+        moves = np.zeros((*u.shape, 3), dtype=np.int64)
+        exchanges = np.zeros((len(u), self.n_rungs - 1, 2), dtype=np.int64)
+        self._exchange(x, u, exchanges, rng)
+        for _ in range(self.n_moves):
+            n_steps += self._move(x, u, moves, rng)
+            self._exchange(x, u, exchanges, rng)
+        if self.mirror:
+            x *= np.where(rng.random(u.shape) < 0.5, -1.0, 1.0)[..., None, None]
+        return Advance(x, u, n_steps, moves, exchanges)
+
+    def _move(self, x: np.ndarray, u: np.ndarray, moves: np.ndarray, rng: np.random.Generator) -> int:
+        """One move of every rung, in place; how many timesteps it had."""
+        flat = x.reshape(-1, *x.shape[2:])
+        temperature_K = np.tile(self.temperatures_K, len(x))
+        start = draw_velocities(len(flat), self.masses, temperature_K, rng)
+        log_u = np.log(rng.random(len(flat)))
+        n_steps = int(rng.integers(1, 2 * self.move_steps))
+        end, velocities = self.carry(flat, start, self.masses, self.dt_ps, n_steps)
+        with np.errstate(all="ignore"):
+            end_energy, _ = self.network.energy_and_forces(end)
+            change = (end_energy + kinetic_energy(velocities, self.masses)
+                      - u.ravel() - kinetic_energy(start, self.masses))
+        agreed = log_u < -np.where(np.isfinite(change), change, np.inf) / kT(temperature_K)
+        moves[..., 0] += 1
+        if self.inside is not None and agreed.any():
+            rows = np.flatnonzero(agreed)
+            agreed[rows] = self.inside(end[rows])
+            moves.reshape(-1, 3)[rows[~agreed[rows]], 2] += 1
+        taken = agreed.reshape(u.shape)
+        x[taken], u[taken] = end[agreed], end_energy[agreed]
+        moves[..., 1] += taken
+        return n_steps
+
+    def _exchange(self, x: np.ndarray, u: np.ndarray, exchanges: np.ndarray, rng: np.random.Generator) -> None:
+        """Even and odd pairs, in an order drawn for each ladder; in place."""
+        if self.n_rungs == 1:
+            return
+        beta = 1.0 / kT(np.array(self.temperatures_K))
+        first = rng.integers(2, size=len(u))
+        for parity in (first, 1 - first):
+            order, swapped = exchange(u, beta, parity, rng)
+            u[:] = np.take_along_axis(u, order, axis=1)
+            x[:] = np.take_along_axis(x, order[..., None, None], axis=1)
+            exchanges[..., 0] += swapped >= 0
+            exchanges[..., 1] += swapped == 1
