@@ -47,7 +47,7 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS)
+    traits = replace(SAMPLER_TRAITS, explores=True)
     Config = NestedConfig
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
