@@ -9,6 +9,7 @@ from conftest import BondPotential, ForceNetwork
 from kstep.runs import exploration as ex
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes.ladder import rungs_between
+from kstep.topology import find_ring_torsions, find_rotatable_torsions
 from kstep.units import kT
 
 
@@ -103,3 +104,23 @@ def test_a_trial_sees_how_slow_a_torsion_is(monkeypatch):
     assert alone.slowest == ladder.slowest != "energy"
     assert ladder.moves_per_sample < alone.moves_per_sample
     assert all(0.05 < share < 0.9 for share in ladder.agreement) and ladder.cpu_s_per_move > alone.cpu_s_per_move
+
+
+@pytest.mark.parametrize(("smiles", "n_torsions"), [
+    ("C1CCCCC1", 6), ("CC(=O)Oc1ccccc1C(=O)O", 0), ("C1CCNCC1", 6), ("c1ccoc1", 0), ("C1CC1", 0), ("C1=CCCCC1", 3)])
+def test_rings_that_pucker_have_torsions_to_follow(smiles, n_torsions):
+    """Each lies on four neighbours in one ring; at a chair it stands near 55 degrees, not at 0 or 180."""
+    from kstep.dihedrals import dihedrals_deg
+    from kstep.molecules.prepare import molecule_from_smiles
+
+    molecule, _ = molecule_from_smiles(smiles, "ring", seed=0)
+    torsions = find_ring_torsions(molecule.numbers, molecule.bonds)
+    assert len(torsions) == n_torsions
+    bonded = {tuple(bond) for bond in molecule.bonds.tolist()}
+    for torsion in torsions.tolist():
+        assert len(set(torsion)) == 4
+        assert all((min(pair), max(pair)) in bonded for pair in itertools.pairwise(torsion))
+    if smiles == "C1CCCCC1":
+        angles = np.abs(dihedrals_deg(molecule.conformers[:1], torsions))
+        assert ((angles > 45) & (angles < 65)).all()
+        assert not len(find_rotatable_torsions(molecule.numbers, molecule.bonds))
