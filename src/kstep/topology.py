@@ -10,7 +10,6 @@ import itertools
 
 import numpy as np
 
-
 FEWEST_NEIGHBOURS = {6: 4, 14: 4, 7: 3, 15: 3, 8: 2, 16: 2}  # of a saturated atom, by atomic number
 
 
@@ -78,8 +77,8 @@ def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarra
 def find_ring_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     """One dihedral i-j-k-l within the smallest ring of every ring bond j-k that can pucker, shape (D,4).
 
-    Both ends of such a bond are saturated (a carbon or silicon with four neighbours, a nitrogen or phosphorus with three
-    or more, an oxygen or sulphur with two), and the ring has four atoms or more.
+    Both ends of such a bond are saturated (carbon or silicon with four neighbours, nitrogen or phosphorus with three or
+    more, oxygen or sulphur with two), and the ring has four atoms or more.
     """
     numbers = np.asarray(numbers)
     bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
