@@ -13,6 +13,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.runs import exploration, tuning
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, start_positions
+from kstep.schemes import SCHEMES
 from kstep.schemes.ladder import TemperatureLadder, ladder_of
 from kstep.units import PS_PER_FS
 
@@ -71,7 +72,8 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
         log.info("%s", tuning.describe(report))
         return report
     explorer = exploration.Explorer(run.molecule, network, carry, np.array(report["masses_Da"]),
-                                    report["dt_fs"] * PS_PER_FS, rng)
+                                    report["dt_fs"] * PS_PER_FS, rng,
+                                    **SCHEMES[hybrid.scheme].means(hybrid, run.molecule, network))
     cost = report["cpu_s_per_true_call"] if hybrid.call_cost_s is None else hybrid.call_cost_s
     report |= exploration.choose_moves(
         explorer, positions, temperature_K=hybrid.temperature_K, cpu_s_per_call=cost,
