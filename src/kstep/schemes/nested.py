@@ -47,7 +47,7 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS)
+    traits = replace(SAMPLER_TRAITS, warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
@@ -77,7 +77,7 @@ class Nested(Sampler):
         """On the ladder of its config."""
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
                                n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)))
-        return cls(ladder, config.k_steps, needs_forces=needs_forces)
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces)
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
