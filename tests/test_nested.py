@@ -1,4 +1,4 @@
-"""nested: moves on the network's energy, one true call about the result, and every way in which it would not be exact."""
+"""nested: moves on the network's energy, one true call about the result; and what would make it anything but exact."""
 
 import itertools
 from dataclasses import replace
@@ -13,6 +13,7 @@ from kstep.runs.loop import macro_steps, run
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.recorder import read_restart, write_restart
 from kstep.schemes import Metropolis, Nested, network_ladder as network_ladder_module
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
 from kstep.schemes.state import Info, per_replica
 from kstep.units import BOLTZMANN, kT
@@ -53,10 +54,11 @@ def mean_and_error(series):
     return means.mean(), means.std(ddof=1) / np.sqrt(len(means))
 
 
-def radial_mean(u, temperature_K, low=0.05, high=0.4):
+def radial_mean(u, temperature_K, of=lambda r: r, low=0.05, high=0.4):
+    """The mean of of(r) where p(r) ~ r^2 exp(-u/kT), by quadrature."""
     r = np.linspace(low, high, 20001)
     weight = r**2 * np.exp(-(u(r) - u(r).min()) / kT(temperature_K))
-    return (r * weight).sum() / weight.sum()
+    return (of(r) * weight).sum() / weight.sum()
 
 
 def radial_draws(u, temperature_K, n, rng):
@@ -124,41 +126,42 @@ class Dealt:
 
 
 class Ring(ForceNetwork):
-    """A ring of three states, of energies 0, 1, 0: the state is the x coordinate of the second atom."""
-
-    energies = np.array([0.0, 1.0, 0.0])
+    """A ring of five sites, -2 ... 2 (the x coordinate of the second atom), of energies 0, 1, 0, 1, 0."""
 
     def __init__(self):
         super().__init__(np.zeros_like)
 
     def energy_and_forces(self, x):
-        return self.energies[x[:, 1, 0].astype(int)], np.zeros_like(x)
+        return np.abs(x[:, 1, 0]) % 2, np.zeros_like(x)
 
     @staticmethod
     def carry(x, v, masses, dt_ps, n_steps):
         """A step to the left or right, as the velocity says: reversible, with the momentum turned round."""
         x = x.copy()
-        x[:, 1, 0] = (x[:, 1, 0] + np.sign(v[:, 1, 0] - v[:, 0, 0]) * n_steps) % 3
+        x[:, 1, 0] = (x[:, 1, 0] + np.sign(v[:, 1, 0] - v[:, 0, 0]) * n_steps + 2) % 5 - 2
         return x, v
+
+    @staticmethod
+    def inside(x):
+        """A wall that tells mirror images apart: 2 is inside and -2 is not."""
+        return x[:, 1, 0] != -2
 
 
 # 1/kT of the three rungs is ln 2 times 3, 2 and 1 per unit of energy: every acceptance is a power of 1/2
 RING_RUNGS_K = tuple(1.0 / (BOLTZMANN * np.log(2.0) * beta) for beta in (3, 2, 1))
-STATES = np.array(list(itertools.product(range(3), repeat=3)))
-
-
-def ring_ladder():
-    return NetworkLadder(Ring(), Ring.carry, np.ones(2), 1.0, RING_RUNGS_K, n_moves=2, move_steps=1)
+STATES = np.array(list(itertools.product((-1, 0, 1, 2), repeat=3)))
 
 
 def matrix_of(act, branches):
-    """Transition matrix (27,27) of act(ladder, x, u, rng), all branches (dicts of what is dealt) alike."""
-    ladder, matrix = ring_ladder(), np.zeros((len(STATES), len(STATES)))
+    """Transition matrix (S,S) of act(ladder, x, u, rng) between STATES, all branches (dicts of what is dealt) alike."""
+    ladder = NetworkLadder(Ring(), Ring.carry, np.ones(2), 1.0, RING_RUNGS_K, n_moves=2, move_steps=1,
+                           inside=Ring.inside, mirror=True)
+    matrix = np.zeros((len(STATES), len(STATES)))
     for dealt in branches:
         x = np.zeros((len(STATES), 3, 2, 3))
         x[:, :, 1, 0] = STATES
         act(ladder, x, ladder.energy(x), Dealt(**dealt))
-        matrix[np.arange(len(STATES)), (x[:, :, 1, 0] @ [9, 3, 1]).astype(int)] += 1.0 / len(branches)
+        matrix[np.arange(len(STATES)), ((x[:, :, 1, 0] + 1) @ [16, 4, 1]).astype(int)] += 1.0 / len(branches)
     return matrix
 
 
@@ -177,10 +180,15 @@ def moves():
             for directions in itertools.product((-1.0, 1.0), repeat=3) for dice in itertools.product(*sides)]
 
 
+def reflections():
+    """Branches of the mirror: a coin for each rung."""
+    return [{"random": [np.tile(coins, (len(STATES), 1))]} for coins in itertools.product((0.25, 0.75), repeat=3)]
+
+
 def imbalance(kernel):
     """The largest difference between the flows to and fro in the product of Boltzmann distributions."""
     beta = 1.0 / kT(np.array(RING_RUNGS_K))
-    weight = np.exp(-(Ring.energies[STATES] * beta).sum(axis=1))
+    weight = np.exp(-(np.abs(STATES) % 2 * beta).sum(axis=1))
     flow = (weight / weight.sum())[:, None] * kernel
     return np.abs(flow - flow.T).max()
 
@@ -189,12 +197,15 @@ def test_the_palindrome_with_drawn_parities_is_reversible_and_nothing_less_is():
     exchange, fixed = (matrix_of(lambda ladder, x, u, rng: ladder._exchange(
         x, u, np.zeros((len(x), 2, 2), dtype=int), rng), exchanges(first)) for first in ((0, 1), (0,)))
     move = matrix_of(lambda ladder, x, u, rng: ladder._move(x, u, np.zeros((len(x), 3, 3), dtype=int), rng), moves())
-    for kernel in (exchange, fixed, move):
+    mirror = matrix_of(lambda ladder, x, u, rng: ladder._reflect(x, rng), reflections())
+    for kernel in (exchange, fixed, move, mirror):
         assert np.abs(kernel.sum(axis=1) - 1.0).max() < 1e-12
-    assert max(map(imbalance, (exchange, move))) < 1e-15
-    assert imbalance(exchange @ move @ exchange @ move @ exchange) < 1e-15
+    assert max(map(imbalance, (exchange, move, mirror))) < 1e-15
+    inner = exchange @ move @ exchange @ move @ exchange
+    assert imbalance(inner) < 1e-15 and imbalance(mirror @ inner @ mirror) < 1e-15
     assert imbalance(move @ exchange) > 1e-3  # moves, then exchanges
     assert imbalance(fixed @ move @ fixed) > 1e-3  # even pairs always before odd ones
+    assert imbalance(inner @ mirror) > 1e-3  # mirror images at the end alone
 
 
 def test_an_advance_is_that_palindrome():
@@ -209,11 +220,15 @@ def test_an_advance_is_that_palindrome():
             done.append("P")
             return super()._move(*args)
 
+        def _reflect(self, *args):
+            done.append("Q")
+            super()._reflect(*args)
+
     rng = np.random.default_rng(0)
     ladder = ladder_of(SpringNetwork(spring()), moves=3, kind=Noted)
     x = np.repeat(pairs(2, rng)[:, None], 3, axis=1)
     ladder.advance(x, ladder.energy(x), rng)
-    assert "".join(done) == "SPSPSPS"
+    assert "".join(done) == "QSPSPSPSQ"
 
 
 def flows(ladder, n, rng):
@@ -289,17 +304,22 @@ def test_the_length_of_a_move_is_drawn_without_a_look_at_the_state():
 
 
 def test_the_cold_rung_samples_the_truth_the_others_the_network_and_the_identity_holds():
+    """At a timestep so long that each rung's own test on the network has much to refuse."""
     truth, wrong = spring(), soft_spring()
-    scheme, pool = nested(SpringNetwork(wrong), moves=2, move_steps=5), BatchPool(truth)
-    state = start_state(pool, pairs(400, np.random.default_rng(5)))
-    steps = steps_of(scheme, pool, state, 150)[20:]
+    scheme, pool = nested(SpringNetwork(wrong), move_steps=2, dt_ps=0.011), BatchPool(truth)
+    state, tally = start_state(pool, pairs(500, np.random.default_rng(5))), Tally(scheme)
+    steps = steps_of(scheme, pool, state, 120)[20:]
+    for state, info in steps:
+        tally.add(state, info)
+    assert all(0.5 < share < 0.9 for share in tally.summary()["figures"]["inner_acceptance"])
     cold = lengths(np.array([s.positions for s, _ in steps]))
     hot = lengths(np.array([s.rungs for s, _ in steps]))
     for series, u, temperature_K in ((cold, truth.u, 300.0), (hot[:, :, 0], wrong.u, 450.0),
                                      (hot[:, :, 1], wrong.u, 675.0)):
-        mean, error = mean_and_error(series)
-        assert abs(mean - radial_mean(u, temperature_K)) < 4 * error
-        assert error < 1e-3 * mean
+        for of, precision in ((lambda r: r, 1e-3), (u, 0.03)):
+            mean, error = mean_and_error(of(series))
+            assert abs(mean - radial_mean(u, temperature_K, of)) < 4 * error
+            assert error < precision * mean
     assert abs(radial_mean(truth.u, 300.0) - radial_mean(wrong.u, 300.0)) > 0.01 * R_BOND
     weights = np.exp(-np.array([info.delta_H for _, info in steps]) / kT(300.0))
     mean, error = mean_and_error(weights)
@@ -564,6 +584,28 @@ def test_mirror_images_are_equally_populated_and_energies_travel_with_them():
     assert abs(mean) < 4 * error and error < 0.03
 
 
+def test_mirror_images_that_a_wall_tells_apart_are_left_as_the_wall_has_them():
+    """The bond points anywhere but far to the left: its mirror image is often, not always, on the other side."""
+    def inside(x):
+        return x[:, 1, 0] - x[:, 0, 0] > -0.05
+
+    truth, x = spring(), np.zeros((1000, 2, 3))
+    x[:, 1, 1] = R_BOND
+    scheme, pool = nested(SpringNetwork(soft_spring()), rungs_K=RUNGS_K[:2], inside=inside, mirror=True, moves=1,
+                          dt_ps=8e-3), BatchPool(truth)
+    steps = steps_of(scheme, pool, start_state(pool, x), 120)[30:]
+    cold, hot = (np.array([getattr(s, name) for s, _ in steps]) for name in ("positions", "rungs"))
+    for positions, u, temperature_K in ((cold, truth.u, 300.0), (hot[:, :, 0], soft_spring().u, 450.0)):
+        along = positions[:, :, 1, 0] - positions[:, :, 0, 0]
+        assert along.min() > -0.05
+        # at one r it is uniform in -0.05 ... r, and the weight of that r goes with the share of the sphere
+        sphere = radial_mean(u, temperature_K, lambda r: (r + 0.05) / r)
+        for series, exact in ((along, radial_mean(u, temperature_K, lambda r: (r - 0.05) / 2 * (r + 0.05) / r)),
+                              (along > 0.05, radial_mean(u, temperature_K, lambda r: (r - 0.05) / r))):
+            mean, error = mean_and_error(series)
+            assert abs(mean - exact / sphere) < 4 * error and error < 0.01 * mean
+
+
 # restart and counts
 
 
@@ -605,6 +647,19 @@ def test_stays_are_counted_from_the_last_proposal_that_was_taken():
     assert summary["acceptance"] == 13 / 18 and tally.counts["failed_true_calls"] == 5
     assert len(summary["swap_acceptance"]) == 2 and all(0.1 < share < 1 for share in summary["swap_acceptance"])
     assert tally.counts["moves"]["2"][0] == 3 * 6 * 2 and tally.counts["swaps"]["0"][0] == 3 * 6 * 3
+
+
+@pytest.mark.parametrize("k_steps", [3, 25, 40])
+def test_a_macro_step_is_as_long_as_its_moves_are_on_average(k_steps):
+    """Also where k_steps is no multiple of the moves: time, cost and frames are reckoned with what is done."""
+    config = HybridConfig(dt_fs=1.0, k_steps=k_steps, moves=10, network_ladder_K=[300.0])
+    network = SpringNetwork(spring())
+    scheme = Nested.build(config, None, network=network, carry=Carrier(network), masses=MASSES, needs_forces=True)
+    pool = BatchPool(spring())
+    steps = steps_of(scheme, pool, start_state(pool, pairs(1, np.random.default_rng(20))), 150)
+    done = np.array([info.inner_steps[0] for _, info in steps])
+    assert abs(done.mean() - scheme.k_steps) <= 4 * done.std() / np.sqrt(len(done))
+    assert abs(scheme.k_steps - k_steps) <= max(5, 10 - k_steps) and steps[-1][0].step == 150 * scheme.k_steps
 
 
 def test_half_batches_and_whole_ones_are_settled_alike():
