@@ -292,10 +292,10 @@ def test_the_length_of_a_move_is_drawn_without_a_look_at_the_state():
     ladder = ladder_of(SpringNetwork(spring()), moves=3, move_steps=8)
     rng = np.random.default_rng(4)
     cold, hot = pairs(4, rng)[:, None].repeat(3, axis=1), 1.3 * pairs(4, rng)[:, None].repeat(3, axis=1)
-    one, other = ([ladder.advance(x, ladder.energy(x), np.random.default_rng(seed)).n_steps for seed in range(300)]
+    one, other = ([ladder.advance(x, ladder.energy(x), np.random.default_rng(seed)).n_steps for seed in range(150)]
                   for x in (cold, hot))
     assert one == other
-    assert np.mean(one) == pytest.approx(3 * 8, abs=4 * np.sqrt(3 * (15**2 - 1) / 12 / 300))
+    assert np.mean(one) == pytest.approx(3 * 8, abs=4 * np.sqrt(3 * (15**2 - 1) / 12 / 150))
     single = {ladder._move(cold.copy(), ladder.energy(cold), np.zeros((4, 3, 3), dtype=int), rng) for _ in range(400)}
     assert single == set(range(1, 16))
 
@@ -345,7 +345,7 @@ WRONG_WELLS = {"tilted": bent(lambda r: 30.0 * r, lambda r: np.full_like(r, 30.0
                "with a hole": bump(-9.0, 0.27, 0.015)}
 
 
-def sample_wells(network, rungs_K, n_steps, n_replicas=160):
+def sample_wells(network, rungs_K, n_steps, n_replicas=128):
     """Whether the bond is in the outer well (T,R), accepted (T,R) and delta_H (T,R); all start in the inner one."""
     pool = BatchPool(double_well())
     scheme = nested(SpringNetwork(network), pool.potential.masses, rungs_K, moves=4, move_steps=8, dt_ps=4e-3)
@@ -360,8 +360,8 @@ def sample_wells(network, rungs_K, n_steps, n_replicas=160):
 def test_a_ladder_on_a_wrong_network_crosses_what_300_K_does_not_and_stays_exact(network):
     alone, _, _ = sample_wells(network, (300.0,), 150, 32)
     assert alone.mean() < 0.05  # it should be 0.75
-    outer, accepted, delta = sample_wells(network, WELL_RUNGS_K, 400)
-    mean, error = mean_and_error(outer[100:])
+    outer, accepted, delta = sample_wells(network, WELL_RUNGS_K, 320)
+    mean, error = mean_and_error(outer[80:])
     assert abs(mean - populations(300.0)) < 4 * error and error < 0.03
     assert 0.3 < accepted[100:].mean() < 0.97
     identity, error = mean_and_error(np.exp(-delta[100:] / kT(300.0)))
