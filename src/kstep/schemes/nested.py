@@ -50,7 +50,8 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS, explores=True)
+    traits = replace(SAMPLER_TRAITS, explores=True,
+                     warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
     default_burn_in = None
     default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
@@ -84,7 +85,7 @@ class Nested(Sampler):
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
                                n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
                                **cls.means(config, molecule, network))
-        return cls(ladder, config.k_steps, needs_forces=needs_forces)
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces)
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
