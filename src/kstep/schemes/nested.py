@@ -27,6 +27,7 @@ class NestedConfig(SamplerConfig):
         None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
+    mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
 class Nested(Sampler):
@@ -53,7 +54,7 @@ class Nested(Sampler):
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
-        self.ladder, self.needs_forces = ladder, needs_forces
+        self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
@@ -74,9 +75,11 @@ class Nested(Sampler):
 
     @classmethod
     def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Nested:
-        """On the ladder of its config."""
+        """On the ladder of its config; a region in its surroundings has no mirror image."""
+        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
-                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)))
+                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
+                               inside=config.walls(molecule), mirror=mirror)
         return cls(ladder, config.k_steps, needs_forces=needs_forces)
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
