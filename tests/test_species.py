@@ -1,5 +1,6 @@
 """The molecule stays the molecule: walls around its species, exact for samplers; plain dynamics is watched aloud."""
 
+import itertools
 import json
 import logging
 from dataclasses import replace
@@ -15,8 +16,7 @@ from kstep.analysis.metrics.proposals import PROPOSALS
 from kstep.errors import UserError
 from kstep.molecules.prepare import prepare_smiles
 from kstep.molecules.species import Species
-from kstep.runs import run_hybrid as hybrid_module
-from kstep.runs import run_network
+from kstep.runs import run_hybrid as hybrid_module, run_network
 from kstep.runs.baseline_engines import OpenMMEngine
 from kstep.runs.baseline_plan import Stretch
 from kstep.runs.coverage import SpeciesWatch, describe_changes
@@ -154,8 +154,8 @@ def test_many_geometries_are_judged_as_one_is_and_silence_means_inside():
     assert not species.inside(lost)[0] and species.changes(lost[0]) == ["positions are not finite"]
 
 
-HOT = ["CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O", "C1CC2CC1C2", "O=C1CCCCN1", "C/C=C/C(=O)N[C@@H](C)C#N",
-       "ClC(Cl)C(F)S", "OCC(O)CO", "C1CC1[N+](C)(C)C"]
+HOT = ["CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O", "C1CC2CC1C2", "O=C1CCCCN1",
+       "C/C=C/C(=O)N[C@@H](C)C#N", "ClC(Cl)C(F)S", "OCC(O)CO", "C1CC1[N+](C)(C)C"]
 
 
 @pytest.mark.parametrize("smiles", HOT)
@@ -309,7 +309,7 @@ def test_a_wall_that_is_applied_wrongly_would_be_seen():
     free = sampled(metropolis(wall=None))
     assert free.mean - truncated_mean(300.0) > 50 * free.error
     kept = np.concatenate([length(starts(300))[None], free.lengths])
-    for before, after in zip(kept[:-1], kept[1:]):
+    for before, after in itertools.pairwise(kept):
         after[after >= WALL] = before[after >= WALL]
     redrawn = sampled(metropolis(Redrawing, wall=None), n_steps=200, n_replicas=200).lengths
     for lengths in (kept, redrawn):
@@ -443,7 +443,7 @@ def test_a_run_says_how_often_its_chains_came_to_a_wall(water, tmp_path, monkeyp
 def test_a_start_of_another_species_is_refused_in_one_sentence(water, tmp_path, monkeypatch):
     broken = water.conformers.copy()
     broken[0, 1] += 2.0 * (broken[0, 1] - broken[0, 0])
-    with pytest.raises(UserError, match=r"start of replica 0 is not the water .*the bond O0-H1 is broken.*keep_species"):
+    with pytest.raises(UserError, match=r"start of replica 0 is not the water .*bond O0-H1 is broken.*keep_species"):
         water_run(water, tmp_path, monkeypatch, conformers=broken)
 
 

@@ -85,7 +85,7 @@ class Species:
         x = np.asarray(positions, dtype=np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             squared = self._squared_distances(x)
-            good = ((squared <= self._longest) & (squared >= self._closest)).all(axis=(1, 2))
+            good = np.asarray(((squared <= self._longest) & (squared >= self._closest)).all(axis=(1, 2)))
             if len(self._hydrogens):
                 nearness = self._nearness(squared)
                 own = np.take_along_axis(nearness, self._owners[None, :, None], axis=2)

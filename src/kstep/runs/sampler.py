@@ -38,8 +38,8 @@ def settle_sampler(run: HybridRun, network, carry, pool):
         return run, masses, None, None
     kept, ladder = kept_file(run.out, "tuning.json"), ladder_of(hybrid)
     rng = np.random.default_rng([run.seed, 1])
-    walls = {"inside": molecule.species().inside if run.keeps_species else None}
-    positions = thermalise(network, carry, start_positions(run), masses, ladder, rng, **walls)
+    walls = molecule.species().inside if run.keeps_species else None
+    positions = thermalise(network, carry, start_positions(run), masses, ladder, rng, inside=walls)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
     else:
@@ -50,5 +50,5 @@ def settle_sampler(run: HybridRun, network, carry, pool):
     hybrid = hybrid.model_copy(update={"dt_fs": report["dt_fs"], "k_steps": report["k_steps"]})
     masses = np.array(report["masses_Da"])
     positions = thermalise(network, carry, positions, masses, ladder, np.random.default_rng([run.seed, 3]),
-                           n_proposals=hybrid.burn_in_steps, dt_fs=hybrid.dt_fs, n_steps=hybrid.k_steps, **walls)
+                           n_proposals=hybrid.burn_in_steps, dt_fs=hybrid.dt_fs, n_steps=hybrid.k_steps, inside=walls)
     return replace(run, hybrid=hybrid), masses, report, positions
