@@ -335,6 +335,8 @@ def test_the_identity_holds_over_what_ends_inside():
     of_chain = np.nanmean(np.where(tested, weights, np.nan)[settled], axis=0)
     error = of_chain.std(ddof=1) / np.sqrt(len(of_chain))
     assert error < 0.006 and abs(of_chain.mean() - 1.0) < 4 * error
+    nowhere = scheme.summarise({**sums, "walls": {"0": sums["macro_steps"]}})
+    assert "mean_exp_minus_beta_dH" not in nowhere and "<exp" not in scheme.last_words(nowhere)
     as_zero = np.where(tested, weights, 0.0)[settled].mean()
     assert as_zero == pytest.approx(tested[settled].mean(), abs=0.01)  # the share inside, and no identity
 
@@ -426,7 +428,7 @@ def water_run(water, tmp_path, monkeypatch, conformers=None, name="water.npz", *
     return metadata, load_trajectory(tmp_path / name)
 
 
-def test_a_run_says_how_often_its_chains_came_to_a_wall(water, tmp_path, monkeypatch):
+def test_a_run_says_how_often_its_chains_came_to_a_wall(water, tmp_path, monkeypatch, caplog):
     from kstep.runs.counters import describe
 
     metadata, found = water_run(water, tmp_path, monkeypatch)
@@ -435,8 +437,11 @@ def test_a_run_says_how_often_its_chains_came_to_a_wall(water, tmp_path, monkeyp
     assert np.isnan(found.delta_H[found.frames_of("train")]).mean() == pytest.approx(share)
     assert f"{100 * share:.2g} % refused at walls" in describe(metadata)
     assert water.species().inside(found.pos).all() and metadata["species_changes"] == []
+    assert share > 0.1 and f"{100 * share:.0f} % of the moves" in metadata["caveats"][-1]
+    assert metadata["caveats"][-1] in [record.getMessage() for record in caplog.records]
     json.dumps(metadata)
     free, _ = water_run(water, tmp_path, monkeypatch, name="free.npz", keep_species=False)
+    assert not any("% of the moves" in words for words in free["caveats"])
     assert free["figures"]["refused_at_walls"] == [0.0] and "walls" not in describe(free)
 
 

@@ -18,6 +18,7 @@ from kstep.molecules.molecule import Molecule
 log = logging.getLogger("kstep")
 
 LOOK_PS = 0.02  # between looks at the bonds: a bond that breaks takes longer to be whole again
+MANY_AT_WALLS = 0.1  # of the moves at the target temperature: thermal motion does not come there
 
 DISTINCT_DEG = 45.0  # two conformers' angles further apart than this are two rotamers
 VISITED_DEG = 30.0  # a frame this near has visited a rotamer
@@ -103,6 +104,18 @@ def describe_changes(changes: list[dict], n_replicas: int) -> str:
     first = min(changes, key=lambda change: change["time_ps"])
     return (f"the molecule changed in {len(changes)} of {n_replicas} replicas, first at {first['time_ps']:.2f} ps: "
             f"{first['what']}")
+
+
+def describe_walls(refused: list[float]) -> str:
+    """One clause about a sampler whose chains meet the walls of the molecule at every turn; '' where they do not.
+
+    refused: share of moves that walls refused, of each rung, the target first.
+    """
+    if not refused or refused[0] <= MANY_AT_WALLS:
+        return ""
+    return (f"{100 * refused[0]:.0f} % of the moves at the target temperature would have ended in another molecule: it "
+            "hardly holds under this potential (keep_species: false samples whatever it turns into), or the network lets "
+            "it fall apart")
 
 
 def check_starts(molecule: Molecule, positions: np.ndarray) -> None:

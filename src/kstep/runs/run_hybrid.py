@@ -11,7 +11,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
 from kstep.runs.accounting import Account
-from kstep.runs.coverage import check_starts, describe_changes
+from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
 from kstep.runs.run_network import RunNetwork
@@ -93,8 +93,12 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         log.warning("%s", unseen)
     hybrid, scheme = run.hybrid, production.scheme
     changes = production.species.changes if production.species is not None else []
+    summary = production.tally.summary()
+    at_walls = describe_walls(summary.get("figures", {}).get("refused_at_walls", []))
+    if at_walls:
+        log.warning("%s", at_walls)
     facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
-    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas)])]
+    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
@@ -110,7 +114,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-        **spent, **production.tally.summary(), **provenance}
+        **spent, **summary, **provenance}
     production.writer.finish(metadata)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")

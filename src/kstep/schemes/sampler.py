@@ -60,14 +60,16 @@ class Sampler(Scheme):
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """acceptance; mean_exp_minus_beta_dH and its error, as if proposals were independent."""
+        """acceptance; mean_exp_minus_beta_dH and its error, as if proposals were independent, where any was tested."""
         if not sums["macro_steps"]:
             return {}
-        n = max(sums["macro_steps"] - sum(sums.get("walls", {}).values()), 1)  # tested: walls refuse the others
+        acceptance = {"acceptance": sums["accepted"] / sums["macro_steps"]}
+        n = sums["macro_steps"] - sum(sums.get("walls", {}).values())
+        if not n:
+            return acceptance
         mean = sums["sum_exp"] / n
         error = float(np.sqrt(max(sums["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
-        return {"acceptance": sums["accepted"] / sums["macro_steps"], "mean_exp_minus_beta_dH": mean,
-                "mean_exp_minus_beta_dH_error": error}
+        return {**acceptance, "mean_exp_minus_beta_dH": mean, "mean_exp_minus_beta_dH_error": error}
 
     @classmethod
     def progress(cls, sums: dict) -> str:
@@ -77,10 +79,14 @@ class Sampler(Scheme):
     @classmethod
     def last_words(cls, metadata: dict) -> str:
         """Acceptance, identity, and how often chains came to the walls."""
+        parts = [f"acceptance {metadata['acceptance']:.3f}"]
         walls = (metadata.get("figures") or {}).get("refused_at_walls", [])
-        met = f", {' / '.join(f'{100 * share:.2g}' for share in walls)} % refused at walls" if any(walls) else ""
-        return (f"acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
-                f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}{met}")
+        if "mean_exp_minus_beta_dH" in metadata:
+            parts.append(f"<exp(-beta dH)> = {metadata['mean_exp_minus_beta_dH']:.3f} +- "
+                         f"{metadata['mean_exp_minus_beta_dH_error']:.3f}")
+        if any(walls):
+            parts.append(f"{' / '.join(f'{100 * share:.2g}' for share in walls)} % refused at walls")
+        return ", ".join(parts)
 
 
 def swap_acceptance(sums: dict) -> dict:
