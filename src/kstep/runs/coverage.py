@@ -114,8 +114,8 @@ def describe_walls(refused: list[float]) -> str:
     if not refused or refused[0] <= MANY_AT_WALLS:
         return ""
     return (f"{100 * refused[0]:.0f} % of the moves at the target temperature would have ended in another molecule: it "
-            "hardly holds under this potential (keep_species: false samples whatever it turns into), or the network lets "
-            "it fall apart")
+            "hardly holds under this potential (keep_species: false samples whatever it turns into), or the network "
+            "lets it fall apart")
 
 
 def check_starts(molecule: Molecule, positions: np.ndarray) -> None:
