@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -41,7 +42,8 @@ class Scheme:
 
     Each one has network (None where it reads none); carry(x, v, masses, dt_ps, n_steps), the network's dynamics (see
     kstep.runs.network_dynamics); masses (N,) Da of the velocities it keeps; dt_ps; k_steps (baseline timesteps of a
-    macro-step); group (replicas that must stay in one half-batch); needs_forces (whether true calls ask for forces).
+    macro-step); group (replicas that must stay in one half-batch); needs_forces (whether true calls ask for forces);
+    inside(x (S,N,3) nm) -> (S,), the walls that none of its replicas leaves (None: there are none).
     """
 
     name: ClassVar[str]
@@ -53,6 +55,7 @@ class Scheme:
 
     group: int = 1
     needs_forces: bool = True
+    inside: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
         self.network, self.carry, self.dt_ps, self.k_steps = network, carry, dt_ps, k_steps

@@ -30,6 +30,7 @@ class NestedConfig(SamplerConfig):
     turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
+    mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
 class Nested(Sampler):
@@ -59,7 +60,7 @@ class Nested(Sampler):
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
-        self.ladder, self.needs_forces = ladder, needs_forces
+        self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
@@ -89,8 +90,9 @@ class Nested(Sampler):
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
-        """What a NetworkLadder of this molecule has besides its moves: see there."""
-        return {"turns": turns_of(molecule, network, config.turns)}
+        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
+        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
+        return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
@@ -165,7 +167,7 @@ class Nested(Sampler):
 
 def turns_of(molecule, network, n: int) -> Turns | None:
     """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
-    floor = network.metadata.get("lowest_energy_kJ_per_mol")
+    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
     if floor is None or molecule.region is not None:
         return None
     return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))
