@@ -233,7 +233,7 @@ def spring(stiffness=K_BOND):
 class SpringNetwork(ForceNetwork):
     def __init__(self, potential):
         super().__init__(lambda x: potential.batch(x)[1])
-        self.energy_and_forces = potential.batch
+        self.energy_and_forces, self.metadata = potential.batch, {}
 
 
 def length(x):
