@@ -90,10 +90,7 @@ class Nested(Sampler):
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
-        """What a NetworkLadder of this molecule has besides its moves: see there.
-
-        A region in its surroundings has no mirror image.
-        """
+        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
         mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
         return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
 
@@ -170,7 +167,7 @@ class Nested(Sampler):
 
 def turns_of(molecule, network, n: int) -> Turns | None:
     """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
-    floor = network.metadata.get("lowest_energy_kJ_per_mol")
+    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
     if floor is None or molecule.region is not None:
         return None
     return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))
