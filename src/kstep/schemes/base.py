@@ -88,6 +88,11 @@ class Scheme:
         """
         return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)
 
+    @classmethod
+    def means(cls, config: Any, molecule, network) -> dict[str, Any]:
+        """What a scheme that explores the network has for that besides moves: arguments of a NetworkLadder."""
+        return {}
+
     def count(self, info: Info) -> dict[str, Any]:
         """What one macro-step adds to its sums: numbers, or dicts and lists of numbers, by name; a pure function."""
         return {}
