@@ -653,12 +653,7 @@ def test_stays_are_counted_from_the_last_proposal_that_was_taken():
 @pytest.mark.parametrize("k_steps", [3, 25, 40])
 def test_a_macro_step_is_as_long_as_its_moves_are_on_average(k_steps):
     """Also where k_steps is no multiple of the moves: time, cost and frames are reckoned with what is done."""
-<<<<<<< HEAD
-    config = HybridConfig(dt_fs=1.0, k_steps=k_steps, moves=10, network_ladder_K=[300.0], keep_species=False,
-                          mirror_images=False)
-=======
     config = HybridConfig(dt_fs=1.0, k_steps=k_steps, moves=10, network_ladder_K=[300.0], keep_species=False)
->>>>>>> w-species
     network = SpringNetwork(spring())
     network.metadata = {}
     pair = Molecule("pair", "", np.array([6, 1]), MASSES, np.array([[0, 1]]), np.ones(1), np.zeros((1, 2, 3)),
