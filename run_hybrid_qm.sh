@@ -88,7 +88,10 @@ commands() {
         run "$python" src/06b_hybrid_integrate_qm.py --qm-config "$QM_CONFIG" --hybrid-config "$HYBRID_CONFIG" \
             --molecule "$OUT_DIR/raw/$1" "${flags[@]}" "${start[@]}" ${STEPS:+--steps "$STEPS"} \
             --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out" ||
-            { code=$?; [ $code = 3 ] && [[ $(basename "$out") == plain_*fs.npz ]] && [ -e "$out" ] || return $code; }
+            { code=$?
+              # short of its aim, or a control that broke: the file says so
+              [ -e "$out" ] && { [ $code = 4 ] || { [ $code = 3 ] && [[ $(basename "$out") == plain_*fs.npz ]]; }; } ||
+                  return $code; }
     done
 }
 every "${molecules[@]}"

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "schemas": {"errors", "files", "scheme_traits", "run_record"}, "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
-    "runs": GROUND | {"molecules", "forces", "models", "schemes"},
+    "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},
     "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
     "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kstep.runs import aim
 from kstep.runs.certificate import Certificate
 from kstep.schemes import SCHEMES
 from kstep.schemes.base import Scheme
@@ -76,4 +77,6 @@ def describe(metadata: dict) -> str:
                   f"force error {f['force_rmse_kJ_per_mol_A']:.3g} kJ/mol/A"]
     if metadata["status"] != "finished":
         parts.append(metadata["status"])
+    if "aim" in metadata:
+        parts.append(aim.describe(metadata["aim"]))
     return ", ".join(filter(None, parts))

@@ -15,6 +15,7 @@ from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
+from kstep.runs.aim import settle_end
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
@@ -89,7 +90,8 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
         raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
                         f"{{{kind.traits.head}: true}}, or use another --scheme")
     refuse_keys_of_others(hybrid, kind.name)
-    settled = {"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K}
+    settled = {"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K,
+               **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 

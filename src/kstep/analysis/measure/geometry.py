@@ -44,6 +44,11 @@ def on_circle(angles: np.ndarray) -> np.ndarray:
     return np.concatenate([np.cos(np.radians(angles)), np.sin(np.radians(angles))], axis=1)
 
 
+def torsion_labels(torsions: np.ndarray, numbers: np.ndarray) -> list[str]:
+    """A readable name, such as C0-C1-O2-H8, of each torsion (D,4)."""
+    return ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in torsions]
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """The internal coordinates of a molecule.
@@ -73,7 +78,7 @@ def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: boo
              "torsions": find_rotatable_torsions(numbers, bonds)}
     found = {kind: _group(atoms[kind], representative, numbers) for kind in ("bonds", "angles")}
     found["torsions"] = (np.arange(len(atoms["torsions"])),
-                         ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in atoms["torsions"]])
+                         torsion_labels(atoms["torsions"], numbers))
     return Coordinates(atoms, {kind: group for kind, (group, _) in found.items()},
                        {kind: labels for kind, (_, labels) in found.items()})
 
