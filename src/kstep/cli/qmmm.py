@@ -86,7 +86,8 @@ def settings_of(args):
     k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
     hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
     return load_qm_config(args.qm_config, given), validate(HybridConfig, {
-        "scheme": args.scheme, **{key: getattr(args, key) for key in ENDS}, "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
+        "scheme": args.scheme, **{key: getattr(args, key) for key in ENDS},
+        "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,

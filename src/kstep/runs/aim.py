@@ -63,7 +63,7 @@ def settle_end(hybrid, scheme) -> dict[str, Any]:
 
 
 def most_macro_steps(hybrid) -> int:
-    """Macro-steps that a settled run may make, burn-in included; without a limit in them, those of the default budget."""
+    """Macro-steps that a settled run may make, burn-in included; one limited in hours alone counts as a default one."""
     if hybrid.steps is not None:
         return hybrid.burn_in_steps + hybrid.steps
     return max(1, (hybrid.max_true_calls or DEFAULT_TRUE_CALLS) // hybrid.replicas)
@@ -85,8 +85,9 @@ def _judged(save_interval: int) -> Iterator[int]:
 class Known:
     """What is known of a molecule from the frames so far.
 
-    samples: effective samples of the energy and of every torsion seen in two wells or more, by label; r_hat: split-R-hat
-    of the energy and of every torsion; population_error: largest standard error of a rotamer's population; one_well: labels of torsions that every chain saw in one well.
+    samples: effective samples of the energy and of every torsion seen in two wells or more, by label; r_hat:
+    split-R-hat of the energy and of every torsion; population_error: largest standard error of a rotamer's population;
+    one_well: labels of torsions that every chain saw in one well.
     """
 
     samples: dict[str, float]
@@ -219,10 +220,7 @@ class Aim:
             "effective_samples": known.samples,
             "r_hat": {name: value if np.isfinite(value) else None for name, value in known.r_hat.items()},
             "population_error": known.population_error, "one_well": known.one_well}
-        if missing is None:
-            why = self._reached()
-        else:
-            why = f"{missing} within {self._budget()}" if self.is_spent else missing
+        why = self._reached() if missing is None else missing + (f" within {self._budget()}" if self.is_spent else "")
         return {**asked, "reached": missing is None, "budget_spent": self.is_spent, **numbers, "why": why}
 
     def _reached(self) -> str:

@@ -24,7 +24,6 @@ from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
 
-
 STEPS_PER_NEWS = 10  # macro-steps between two lines of the progress bar, where nobody knows how many there will be
 
 

@@ -29,7 +29,6 @@ from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
 
-
 RESTART = "restart"  # array of a finished file: the bytes of the restart file that a longer run goes on from
 SETTLED = ("tuning", "inner")  # keys of the metadata, and files of the folder of parts: what was measured for the run
 

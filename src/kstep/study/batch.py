@@ -28,7 +28,8 @@ from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
-PLAIN = {"k_steps": None, "dt_fs": None, **dict.fromkeys((*AIMS, *BUDGET)), **keys_of_others(CONTROL.name)}  # of any config, to make the control of it
+# of any config, to make the control of it
+PLAIN = {"k_steps": None, "dt_fs": None, **dict.fromkeys((*AIMS, *BUDGET)), **keys_of_others(CONTROL.name)}
 
 
 class Missing(Exception):
