@@ -97,8 +97,8 @@ class Known:
 
     @property
     def slowest(self) -> str:
-        """What has the fewest samples."""
-        return min(self.samples, key=self.samples.__getitem__)
+        """What has the fewest samples; a number that is none counts as no sample."""
+        return min(self.samples, key=lambda name: np.nan_to_num(self.samples[name], nan=-np.inf))
 
     @property
     def apart(self) -> str:
