@@ -244,6 +244,7 @@ def same_run(a, b):
 
 
 TEMPERED = {"tempering_K": [300.0, 500.0]}
+NESTED = {"scheme": "nested", "moves": 2, "network_ladder_K": [300.0, 500.0]}
 
 
 @pytest.mark.parametrize("settings", [{}, TEMPERED], ids=["plain", "tempered"])
@@ -273,8 +274,8 @@ def judged_before(produced):
     return times[-2]
 
 
-@pytest.mark.parametrize("settings", [{}, TEMPERED, {"save_interval_steps": 3, "checkpoint_interval": 10}],
-                         ids=["plain", "tempered", "thinned"])
+@pytest.mark.parametrize("settings", [{}, TEMPERED, NESTED, {"save_interval_steps": 3, "checkpoint_interval": 10}],
+                         ids=["plain", "tempered", "nested", "thinned"])
 def test_a_run_short_of_its_aim_goes_on_as_if_it_had_not_stopped(sample, tmp_path, settings):
     settings = {"effective_samples": 60, **settings}
     short = sample(tmp_path / "a.npz", max_true_calls=120, **settings)
