@@ -150,6 +150,7 @@ def test_only_the_coldest_rung_is_judged(ethanol):
     assert [list(e) for e in series.energy] == [list(np.arange(0.0, 40, 4)), list(np.arange(2.0, 40, 4))]
     expected = dihedrals_deg(x, ethanol.rotatable_torsions())
     assert np.array_equal(series.torsions[1], expected[2::4]) and series.labels == ["C0-C1-O2-H8"]
+    assert aim_of(replace(ethanol, region=np.array([0, 3, 4, 5]))).labels == []
 
 
 @pytest.mark.parametrize("interval", [1, 7])
@@ -172,14 +173,15 @@ def test_a_sampler_aims_and_the_others_have_a_length(scheme):
     assert settled(scheme=scheme, population_error=0.01, max_hours=2) == {}
     assert settled(scheme=scheme, max_hours=2) == {"effective_samples": 200}
     assert settled(scheme=scheme, steps=3) == {}
+    assert settled(scheme=scheme, replicas=2, burn_in_steps=0, max_true_calls=10) == {"effective_samples": 200}
     assert all(settled(scheme=other) == {"steps": 200} for other in set(SCHEMES) - set(SAMPLERS))
     for wrong, words in ((dict(steps=9, effective_samples=5), "steps 9 is a fixed length"),
                          (dict(steps=9, max_hours=5), "steps 9 is a fixed length"),
                          (dict(scheme="plain", population_error=0.1), "plain does not"),
-                         (dict(max_true_calls=16 * 25 - 1), "take 400")):
+                         (dict(replicas=16, burn_in_steps=20, max_true_calls=399), "take 400")):
         with pytest.raises(UserError, match=words):
             settled(**{"scheme": scheme, **wrong})
-    assert settled(scheme=scheme, max_true_calls=16 * 25)
+    assert settled(scheme=scheme, replicas=16, burn_in_steps=20, max_true_calls=400)
 
 
 def test_the_budget_is_in_calls_and_hours(ethanol):

@@ -23,6 +23,7 @@ class SchemeTraits:
     ensemble: what its positions follow: "true", "network" or "none" (nothing is promised).
     needs_forces: it settles on true forces; one that does not asks for them only to keep them.
     warm_start: a true SCF may begin where the replica's last one ended; not where the force must be the same both ways.
+    explores: between true calls it makes many moves on the network alone, which judges them itself.
     counters: {key of the tally: what it counts}, for tables and reports.
     """
 
@@ -34,6 +35,7 @@ class SchemeTraits:
     ensemble: str = "true"
     needs_forces: bool = True
     warm_start: bool = True
+    explores: bool = False
     counters: Mapping[str, str] = field(default_factory=dict)
 
     @property

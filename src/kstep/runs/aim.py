@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kstep.analysis.measure.geometry import on_circle, torsion_labels
+from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.samples import Rotamers, Series, common_rotamers, counted, effective_samples
 from kstep.analysis.measure.statistics import estimate_means, split_r_hat
 from kstep.dihedrals import dihedrals_deg, wrap_deg
@@ -50,10 +50,11 @@ def settle_end(hybrid, scheme) -> dict[str, Any]:
             raise UserError(f"{first} is for schemes that draw their momenta and sample the true ensemble, which "
                             f"{scheme.name} does not; give it a length with steps")
         return {"steps": DEFAULT_STEPS}
-    least = hybrid.replicas * (1 + hybrid.burn_in_steps + FEWEST_FRAMES * hybrid.save_interval_steps)
+    replicas = hybrid.replicas or scheme.default_replicas
+    least = replicas * (1 + (hybrid.burn_in_steps or 0) + FEWEST_FRAMES * hybrid.save_interval_steps)
     if hybrid.max_true_calls is not None and hybrid.max_true_calls < least:
         raise UserError(f"max_true_calls {hybrid.max_true_calls} are too few to judge anything: start, burn-in and "
-                        f"{FEWEST_FRAMES} frames of {hybrid.replicas} replicas take {least}")
+                        f"{FEWEST_FRAMES} frames of {replicas} replicas take {least}")
     settled: dict[str, Any] = {}
     if not given.keys() & set(AIMS):
         settled["effective_samples"] = DEFAULT_SAMPLES
@@ -65,7 +66,7 @@ def settle_end(hybrid, scheme) -> dict[str, Any]:
 def most_macro_steps(hybrid) -> int:
     """Macro-steps that a settled run may make, burn-in included; one limited in hours alone counts as a default one."""
     if hybrid.steps is not None:
-        return hybrid.burn_in_steps + hybrid.steps
+        return (hybrid.burn_in_steps or 0) + hybrid.steps
     return max(1, (hybrid.max_true_calls or DEFAULT_TRUE_CALLS) // hybrid.replicas)
 
 
@@ -146,14 +147,15 @@ def _well_error(angles: list[np.ndarray], centres_deg: np.ndarray, spacing_ps: f
 class Aim:
     """The aim and the budget of one run, and the frames that it is judged by.
 
-    hybrid: its settled config; molecule: a Molecule; n_rungs: replica r is at the target temperature where r mod
-    n_rungs is 0; spacing_ps: between two frames.
+    hybrid: its settled config; molecule: a Molecule, of whose region, if it has one, the torsions count; n_rungs:
+    replica r is at the target temperature where r mod n_rungs is 0; spacing_ps: between two frames.
     """
 
     def __init__(self, hybrid, molecule, n_rungs: int, spacing_ps: float):
         self.hybrid, self.n_rungs, self.spacing_ps = hybrid, n_rungs, spacing_ps
-        self.torsions = molecule.rotatable_torsions()
-        self.labels = torsion_labels(self.torsions, molecule.numbers)
+        inside = slice(None) if molecule.region is None else np.isin(molecule.bonds, molecule.region).all(axis=1)
+        found = find_coordinates(molecule.numbers, molecule.bonds[inside])
+        self.torsions, self.labels = found.atoms["torsions"], found.labels["torsions"]
         self.known: Known | None = None
         self.is_spent = False
         self._angles: list[np.ndarray] = []

@@ -131,24 +131,30 @@ def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng
     Returns dt_fs, k_steps, masses_Da (N,) and what they were chosen from, as plain numbers.
     """
     temperature_K = ladder.of(len(positions))
-    if use_hessian:
-        masses = hessian_masses(network, positions, masses)
-    trials: dict[float, float] = {}
-    if dt_fs is None:
-        for candidate in TIMESTEPS_FS:
-            trials[candidate] = integrator_acceptance(network, carry, positions, masses, temperature_K, candidate, rng)
-            if trials[candidate] < wanted_acceptance:
-                break
-        good = [dt for dt, acceptance in trials.items() if acceptance >= wanted_acceptance]
-        dt_fs = max(good, default=TIMESTEPS_FS[0])
+    dt_fs, masses, trials = choose_timestep(network, carry, positions, masses, temperature_K, rng, dt_fs=dt_fs,
+                                            use_hessian=use_hessian, wanted_acceptance=wanted_acceptance)
     costs = measure_costs(pool, carry, positions, masses, temperature_K, rng)
-    if k_steps is None:
-        k_steps = steps_per_call(costs, dt_fs, shortest_mean_fs)
     return {
-        "dt_fs": dt_fs, "k_steps": k_steps, "mean_length_fs": k_steps * dt_fs,
+        "dt_fs": dt_fs, "k_steps": k_steps or steps_per_call(costs, dt_fs, shortest_mean_fs),
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},
         "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s,
         "masses_Da": [float(m) for m in masses], "temperatures_K": list(ladder.temperatures_K)}
+
+
+def choose_timestep(network, carry, positions, masses, temperature_K, rng, *, dt_fs: float | None, use_hessian: bool,
+                    wanted_acceptance: float) -> tuple[float, np.ndarray, dict[float, float]]:
+    """(dt_fs, masses (N,) Da, acceptance by timestep tried) from thermal positions (R,N,3); a dt_fs given stays."""
+    if use_hessian:
+        masses = hessian_masses(network, positions, masses)
+    trials: dict[float, float] = {}
+    if dt_fs is not None:
+        return dt_fs, masses, trials
+    for candidate in TIMESTEPS_FS:
+        trials[candidate] = integrator_acceptance(network, carry, positions, masses, temperature_K, candidate, rng)
+        if trials[candidate] < wanted_acceptance:
+            break
+    good = [dt for dt, acceptance in trials.items() if acceptance >= wanted_acceptance]
+    return max(good, default=TIMESTEPS_FS[0]), masses, trials
 
 
 def describe(report: dict) -> str:
