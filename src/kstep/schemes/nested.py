@@ -55,7 +55,6 @@ class Nested(Sampler):
                      warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
     default_burn_in = None
-    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
