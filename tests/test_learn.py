@@ -28,8 +28,8 @@ from kstep.topology import find_angles, find_rotatable_torsions
 from kstep.training.labels import Labels
 
 SMALL = ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])
-QUICK = dict(learn_replicas=6, bootstrap_labels_per_atom=10.0, last_length_fs=40.0, first_length_fs=20.0,
-             inner_dt_fs=1.0, fit_lr=0.02, verify_proposals=60)
+QUICK = dict(learn_replicas=6, bootstrap_labels_per_atom=10.0, learn_moves=2, learn_move_fs=20.0, inner_dt_fs=1.0,
+             fit_lr=0.02, fit_cost_calls=0.0, samples_wanted=20, search_steps=3, verify_proposals=36)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def water():
 
 def target(water, **more):
     molecule, spec = water
-    return Target(**{**dict(molecule=molecule, spec=spec, method="mmff94", temperatures_K=(300.0,), length_fs=30.0),
+    return Target(**{**dict(molecule=molecule, spec=spec, method="mmff94", temperatures_K=(300.0,)),
                      **more})
 
 
