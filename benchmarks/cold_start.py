@@ -34,7 +34,7 @@ from running import RESULTS, ROOT, machine, provenance
 RESULT, WORK = RESULTS / "cold_start.json", ROOT / "outputs/benchmark/cold_start"
 MOLECULES = {"ethanol": "CCO", "aspirin": "CC(=O)Oc1ccccc1C(=O)O", "ibuprofen": "CC(C)Cc1ccc(cc1)C(C)C(=O)O"}
 STATES = 1000
-MOVES, MOVE_FS = 20, 250.0  # between two questions
+MOVES, MOVE_FS = 5, 200.0  # between two questions
 TEMPERATURE_K = 300.0
 
 

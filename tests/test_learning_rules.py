@@ -50,7 +50,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
     ends = [stops_at(wanted) for wanted in (20, 200, 2000, 20000)]
     assert ends == sorted(ends) and ends[0] < ends[1] < ends[3]
     assert stops_at(2000, overhead=3.0) < stops_at(2000)
-    best = min(range(200, 20000, 100), key=lambda n: n + 2.0 * 200 / samples_per_call(20.0 * n**-0.6))
+    best = min(range(200, 20000, 100), key=lambda n: n + 3.0 * 200 / samples_per_call(20.0 * n**-0.6))
     assert best / 2 < ends[1] < best * 2
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfc, log_ndtr
 
-CALLS_PER_TORSION = 2.0  # energies decorrelate with every accepted proposal, slow torsions take about two
+CALLS_PER_TORSION = 3.0  # energies decorrelate with an accepted proposal, the slowest torsion takes two or three
 USUAL_FALL = 0.5, 0.25  # exponent of s ~ n^-b before any round has said so, and how far it may be off
 RECENT = 4  # rounds that the trend is read off: a floor bends it, and earlier networks knew another ground
 ROUNDS_AHEAD = 6  # that are reckoned with: a gain may be two or three rounds away, an extrapolation further off is none

@@ -46,6 +46,7 @@ from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
+FEW_LABELS = 500  # up to which a fit makes all its passes
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
 log = logging.getLogger("kstep")
@@ -168,15 +169,15 @@ class _Learner:
         return put_rows(state, rows[calm], positions=turned[calm], energy=truth.energy[calm], forces=truth.forces[calm])
 
     def _fit(self, passes: float) -> None:
-        """Fit afresh to all labels, `passes` over all of them.
+        """Fit afresh to all labels, `passes` over all of them while they are few.
 
-        Weights and normalisation of an earlier fit know the ground of its labels: carried on from round to round, they
+        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Weights and normalisation of an earlier fit know the ground of its labels: carried on from round to round, they
         lead to holes.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
             self.labels, self.model, self.config, true_calls=cost["true_calls_training"], dt_fs=self.dt_fs,
-            seed=self.seed, passes=passes)
+            seed=self.seed, passes=passes * min(1.0, (FEW_LABELS / len(self.labels)) ** (1 / 3)))
         self.checkpoint.update(cost, ladder_K=list(self.rungs_K))
         checkpoints.save(self.network_path, self.checkpoint)
         self._carry_with_new_network()
