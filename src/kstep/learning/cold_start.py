@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
@@ -37,6 +38,11 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
 def temperatures_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[float, ...]:
     """Temperatures in K that a run will sample at, the target first: the rungs of a ladder, or one alone."""
     return tuple(hybrid.tempering_K or hybrid.network_ladder_K or (hybrid.temperature_K or baseline.temperature_K,))
+
+
+def explored_with(hybrid: HybridConfig) -> dict[str, Any]:
+    """Fields of a Target: what a run will have besides moves."""
+    return {"walls": hybrid.keep_species, "mirror": hybrid.mirror_images, "turns": hybrid.turns}
 
 
 def length_fs_of(hybrid: HybridConfig, baseline: BaselineConfig) -> float:

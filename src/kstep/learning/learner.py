@@ -171,8 +171,9 @@ class _Learner:
     def _fit(self, passes: float) -> None:
         """Fit afresh to all labels, `passes` over all of them while they are few.
 
-        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Weights and normalisation of an earlier fit know the ground of its labels: carried on from round to round, they
-        lead to holes.
+        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Weights and
+        normalisation of an earlier fit know the ground of its labels: carried on from round to round, they lead to
+        holes.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
@@ -239,7 +240,8 @@ class _Learner:
         """Moves of the network on its ladder, and the truth asked n_questions times where all rungs arrive."""
         n_moves, length_fs = self.target.moves(self.config)
         ladder = NetworkLadder(self.network, self.carry, self.masses, self.dt_fs * PS_PER_FS, self.rungs_K,
-                               n_moves=longer * n_moves, move_steps=max(1, round(length_fs / self.dt_fs)))
+                               n_moves=longer * n_moves, move_steps=max(1, round(length_fs / self.dt_fs)),
+                               **self.target.means(self.network))
         known = self.target.known_ground(self.network, self.labels, max(self.rungs_K))
         chains = Chains(ladder, state, Judgement(self.rungs_K, self.config.hole_kT), known, self.rng)
         chains.ask(self.pool, n_questions, self._keeper(), n_parts=2 if self.pool.n_workers > 1 else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from kstep.runs.network_geometries import KnownGround
 from kstep.runs.run_network import recipe_of
 from kstep.runs.settings import NetworkRecipe
 from kstep.schemes.ladder import rungs_between
+from kstep.schemes.nested import means_of
 from kstep.training.labels import Labels
 
 FAR_KT_PER_MODE = 1.0  # labels farther up are of broken molecules, and no ground to be on
@@ -28,7 +30,7 @@ class Target:
 
     Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima).  Another kind of target
     overrides what differs for it, as `region_target.RegionTarget` does: what a label is, how a network comes from
-    labels, how dynamics loads it.
+    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested).
     """
 
     molecule: Molecule
@@ -37,6 +39,9 @@ class Target:
     temperatures_K: tuple[float, ...]
     starts_K: float = 0.0
     device: str = "cpu"
+    walls: bool = True
+    mirror: bool = True
+    turns: int = 8
 
     @property
     def labelled(self) -> Molecule:
@@ -46,7 +51,8 @@ class Target:
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K}
+        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
+                "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
 
     @property
     def recipe(self) -> NetworkRecipe:
@@ -66,6 +72,10 @@ class Target:
     def moves(self, config: LearnConfig) -> tuple[int, float]:
         """How many moves of the network lie between two questions to the truth, and their mean length in fs."""
         return config.learn_moves, config.learn_move_fs
+
+    def means(self, network) -> dict[str, Any]:
+        """What chains explore with besides moves."""
+        return means_of(self.molecule, network, walls=self.walls, mirror=self.mirror, turns=self.turns)
 
     def known_ground(self, network, labels: Labels, temperature_K: float) -> Callable[[NetworkFrame], np.ndarray]:
         """What tells whether chains still are on ground that the labels cover."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.errors import UserError
-from kstep.learning.cold_start import learn_for, settle_cold_start, temperatures_of
+from kstep.learning.cold_start import explored_with, learn_for, settle_cold_start, temperatures_of
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.provenance import machine, provenance
@@ -57,7 +57,7 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, physics.config)
     target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
-                    temperatures_K=temperatures_of(hybrid, physics.config))
+                    temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))
     return hybrid, learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
                              n_workers=physics.workers(s.n_workers), resume=s.resume)
 
