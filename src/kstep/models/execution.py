@@ -36,7 +36,7 @@ CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide betw
 
 
 class Numpy:
-    """pair_mlp's hot path; native arrays are numpy."""
+    """pair_mlp's hot path; native arrays are numpy with the replica last, (3,N,R), as its memory wants it."""
 
     device = "cpu"
 
@@ -46,11 +46,19 @@ class Numpy:
         self._fast = FastPairMLP(model)
 
     def native(self, array: np.ndarray):
-        """(R,N,3) float64 as it is."""
-        return array
+        """(R,N,3) float64 as (3,N,R)."""
+        return np.ascontiguousarray(array.T)
+
+    def numpy(self, native) -> np.ndarray:
+        """And back; energies (R,) as they are."""
+        return np.ascontiguousarray(native.T)
 
     def __call__(self, x):
-        return self._fast.energy_and_forces(x)
+        return self._fast.replica_last(x)
+
+    def forces(self, x):
+        """Forces alone."""
+        return self._fast.replica_last(x, energy=False)[1]
 
 
 class Eager:
@@ -66,6 +74,14 @@ class Eager:
     def native(self, array: np.ndarray):
         """(R,N,3) float64 as a tensor on the device."""
         return torch.as_tensor(array, device=self.device)
+
+    def numpy(self, native) -> np.ndarray:
+        """And back."""
+        return np.asarray(native.cpu(), dtype=np.float64)
+
+    def forces(self, x):
+        """Forces alone."""
+        return self(x)[1]
 
     def __call__(self, x):
         if len(x) not in self._calls:
