@@ -16,6 +16,8 @@ all pairs, so what counts is how few there are and what lies where:
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -25,7 +27,6 @@ from kstep.models.pair_mlp import PairMLP
 
 BLOCK_BYTES = 2_000_000  # arrays of one block of replicas: the second-level cache of a server's core
 CACHE_LINE = 64  # bytes
-KEPT_BLOCKS = 4  # sizes whose arrays are kept; a run has two or three
 
 silu, silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
 
@@ -62,7 +63,7 @@ class FastPairMLP:
         self._stiffness = (scale * per_spread**2 * functional.softplus(double(model.stiffness))[order]).float()[:, None]
         self._readout = scale * double(model.readout)
         self._energy_mean = float(model.energy_mean)
-        self._blocks: dict[int, _Block] = {}
+        self._n_replicas, self._blocks = 0, []
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Energy (R,) kJ/mol and forces (R,N,3) kJ/mol/nm at positions x (R,N,3) nm, all float64."""
@@ -73,45 +74,43 @@ class FastPairMLP:
 
     def replica_last(self, x: np.ndarray, energy: bool = True) -> tuple[np.ndarray | None, np.ndarray]:
         """Energy (R,), or None where it is not wanted, and forces (3,N,R) at positions x (3,N,R)."""
-        energies, forces = np.empty(x.shape[2]), np.empty(x.shape)
+        n_replicas = x.shape[2]
+        if n_replicas != self._n_replicas:
+            self._allocate(n_replicas)
+        energies, forces = np.empty(n_replicas) if energy else None, np.empty(x.shape)
         with np.errstate(all="ignore"):  # a proposal that blew up is NaN, and is rejected as such
-            for rows in self._split(x.shape[2]):
-                block = self._block(rows.stop - rows.start)
+            for rows, block in self._blocks:
                 self._features(block, x[:, :, rows])
                 self._hidden_layers(block)
                 if energy:
                     energies[rows] = self._energy(block)
-                self._slopes(block)
+                self._pair_forces(block)
                 forces[:, :, rows] = block.sum_over_atoms()
-        return (energies if energy else None), forces
+        return energies, forces
 
-    def _split(self, n_replicas: int) -> list[slice]:
-        """Blocks of about the same size."""
-        most = max(1, BLOCK_BYTES // _Block.floats_of(1, self.n_atoms, self._widths) // 4)
-        ends = np.linspace(0, n_replicas, -(-n_replicas // most) + 1).astype(int)
-        return [slice(a, b) for a, b in zip(ends[:-1], ends[1:])]
-
-    def _block(self, n_rows: int) -> _Block:
-        if n_rows not in self._blocks:
-            if len(self._blocks) == KEPT_BLOCKS:
-                self._blocks.clear()
-            self._blocks[n_rows] = _Block(n_rows, self.n_atoms, self._widths, self._readout)
-        return self._blocks[n_rows]
+    def _allocate(self, n_replicas: int) -> None:
+        """Blocks of about the same size, of which those of equal size share their arrays."""
+        one = _Block(1, self.n_atoms, self._readout, self._widths)
+        ends = np.linspace(0, n_replicas, max(1, round(n_replicas * one.n_bytes / BLOCK_BYTES)) + 1).astype(int)
+        arrays = {n: _Block(n, self.n_atoms, self._readout, self._widths) for n in set(np.diff(ends).tolist())}
+        self._blocks = [(slice(a, b), arrays[b - a]) for a, b in pairwise(ends.tolist())]
+        self._n_replicas = n_replicas
 
     def _features(self, block: _Block, x: np.ndarray) -> None:
-        """Inverse distances, and how far they are from their mean."""
+        """Inverse distances, how far they are from their mean, and the pull of the quadratic term."""
         block.set_differences(x)
-        d, square, work = block.pair_differences, block.inverse.numpy(), block.work.numpy()
-        np.multiply(d[0], d[0], out=square)
-        for component in d[1:]:
-            np.multiply(component, component, out=work)
-            square += work
+        (dx, dy, dz), square, work = block.pair_differences, block.inverse_np, block.work_np
+        np.multiply(dx, dx, out=square)
+        np.multiply(dy, dy, out=work)
+        square += work
+        np.multiply(dz, dz, out=work)
+        square += work
         torch.rsqrt(block.inverse, out=block.inverse)
         torch.sub(block.inverse, self._mean, out=block.features)
         torch.mul(block.features, self._stiffness, out=block.pull)
 
     def _hidden_layers(self, block: _Block) -> None:
-        below = block.features.T
+        below = block.features_row
         for (bias, weight), h, a in zip(self._up, block.hidden, block.layers):
             torch.addmm(bias, below, weight, out=h)
             below = silu(h, out=a)
@@ -122,83 +121,92 @@ class FastPairMLP:
         energy = block.layers[-1].double() @ self._readout + (linear * block.features).sum(0)
         return self._energy_mean + energy.numpy()
 
-    def _slopes(self, block: _Block) -> None:
+    def _pair_forces(self, block: _Block) -> None:
         """block.pull becomes the force of each pair over its distance vector: dE/d(1/r) / r^3."""
         hidden, layers = block.hidden, block.layers
         silu_backward(block.readout, hidden[-1], grad_input=layers[-1])
         for i in range(len(layers) - 1, 0, -1):
             torch.mm(layers[i], self._down[i], out=layers[i - 1])
             silu_backward(layers[i - 1], hidden[i - 1], grad_input=layers[i - 1])
-        torch.addmm(self._single_slope, layers[0], self._down[0], out=block.slopes)
-        pull, inverse = block.pull.numpy(), block.inverse.numpy()
-        pull += block.slopes.numpy().T
-        for _ in range(3):
-            pull *= inverse
+        torch.addmm(self._single_slope, layers[0], self._down[0], out=block.slopes_row)
+        pull, inverse = block.pull_np, block.inverse_np
+        pull += block.slopes_np
+        pull *= inverse
+        pull *= inverse
+        pull *= inverse
 
 
 class _Block:
-    """The arrays of one block of R replicas, S = N/2 offsets, and the sums over pairs that need no network.
+    """The arrays of one block of R replicas, and the sums over pairs that need no network; S = N/2 offsets.
 
-    inverse, features, pull, work (P,R): 1/r; 1/r - mean; what becomes the pair's force over its vector; anything.
-    slopes (R,P): in the memory of work.  hidden, layers: lists of (R,H), before and after silu.
+    inverse, features, pull, work (P,R): 1/r, 1/r - mean, what becomes the force of a pair over its vector, anything;
+    slopes_row (R,P) is in the memory of work.  hidden, layers: lists of (R,H), before and after silu.
+    What ends in _np is the same memory as NumPy sees it: each look costs as much as a small pass.
     """
 
-    def __init__(self, n_rows: int, n_atoms: int, widths: list[int], readout: torch.Tensor):
-        n_offsets, n_pairs, ring = n_atoms // 2, n_atoms * (n_atoms - 1) // 2, n_atoms + n_atoms // 2
-        self.n_atoms, self.n_offsets = n_atoms, n_offsets
-        atoms, lap = n_atoms * n_rows, ring * n_rows  # floats of all atoms of one component, and of those beyond too
+    def __init__(self, n_rows: int, n_atoms: int, readout: torch.Tensor, widths: list[int]):
+        n_offsets, n_pairs = n_atoms // 2, n_atoms * (n_atoms - 1) // 2
+        n_ring = n_atoms + n_offsets  # the first S atoms follow upon the last once more: i + s never has to turn round
+        atoms, ring = n_atoms * n_rows, n_ring * n_rows  # floats of one component
+        self._arrays = []
+
+        def zeros(*shape):
+            self._arrays.append(aligned_zeros(*shape))
+            return self._arrays[-1]
 
         def offsets(array, length, step, start):
-            """(3,S,length) in an array (3, ...): offset s begins start + s step further on."""
+            """(3,S,length) of an array (3,...): what belongs to offset s begins step further on than that of s - 1."""
             return array.as_strided((3, n_offsets, length), (array.stride(0), step, 1), start)
 
-        # The first S atoms follow upon the last once more, so that i + s never has to turn round.
-        self.ring = zeros(3, ring, n_rows)
-        self._here, self._there = offsets(self.ring, atoms, 0, 0), offsets(self.ring, atoms, n_rows, n_rows)
+        positions = zeros(3, n_ring, n_rows)
+        self._here, self._there = offsets(positions, atoms, 0, 0), offsets(positions, atoms, n_rows, n_rows)
+        self._atoms, self._again = positions[:, :n_atoms].numpy(), positions[:, n_atoms:].numpy()
         self._differences = zeros(3, n_offsets, atoms)
         self.pair_differences = self._differences.view(3, -1, n_rows)[:, :n_pairs].numpy()
-        self.inverse, self.features, self.work = (zeros(n_pairs, n_rows) for _ in range(3))
-        self.slopes = self.work.view(n_rows, n_pairs)
-        # For an even N the places of the last offset are twice as many as its pairs: the others stay zero.
+
+        self.inverse, self.features, work = (zeros(n_pairs, n_rows) for _ in range(3))
+        self.features_row, self.slopes_row = self.features.T, work.view(n_rows, n_pairs)
+        # An even ring has twice as many places half way round as pairs: those that are left over stay zero.
         self._pulls = zeros(n_offsets, atoms)
         self.pull = self._pulls.view(-1, n_rows)[:n_pairs]
-        # Each offset has zeros after its N pair forces: read with a stride one atom shorter, it is shifted by s.
-        forces = zeros(3, (n_offsets + 1) * lap)
-        self._pair_forces = offsets(forces, atoms, lap, lap)
-        self._shifted = offsets(forces, lap, lap - n_rows, lap - n_rows)
-        self._first, self._second = zeros(3, n_atoms, n_rows), zeros(3, ring, n_rows)
+        self.inverse_np, self.pull_np, self.work_np = self.inverse.numpy(), self.pull.numpy(), work.numpy()
+        self.slopes_np = self.slopes_row.T.numpy()
         self.hidden, self.layers = ([zeros(n_rows, width) for width in widths] for _ in range(2))
         self.readout = readout.float().expand(n_rows, -1).contiguous()
 
-    @staticmethod
-    def floats_of(n_rows: int, n_atoms: int, widths: list[int]) -> int:
-        """How many numbers it holds."""
-        n_offsets = n_atoms // 2
-        ring, places = n_atoms + n_offsets, n_atoms * n_offsets
-        return n_rows * (7 * ring + 7 * places + 3 * n_offsets * ring + 3 * n_atoms + 2 * sum(widths) + widths[-1])
+        # Zeros follow the N pair forces of each offset: read at a pace one atom shorter, those of s are shifted by s.
+        forces = zeros(3, (n_offsets + 1) * ring)
+        self._pair_forces = offsets(forces, atoms, ring, ring)
+        self._shifted = offsets(forces, ring, ring - n_rows, ring - n_rows)
+        self._first, self._second = zeros(3, atoms), zeros(3, ring)
+        self._forces, second = (a.view(3, -1, n_rows).numpy() for a in (self._first, self._second))
+        self._on_second, self._on_begin = second[:, :n_atoms], second[:, n_atoms:]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(4 * array.numel() for array in self._arrays)
 
     def set_differences(self, x: np.ndarray) -> None:
         """Distance vectors of all pairs at positions x (3,N,R)."""
         # Centred in float64 before rounding: the error of a bond length is then 1e-8 nm anywhere.
-        ring = self.ring.numpy()
         centre = np.add.reduce(x, 1, keepdims=True)
-        centre *= 1.0 / self.n_atoms
-        np.subtract(x, centre, out=ring[:, :self.n_atoms], casting="same_kind")
-        ring[:, self.n_atoms:] = ring[:, :self.n_offsets]
+        centre /= x.shape[1]
+        np.subtract(x, centre, out=self._atoms, casting="same_kind")
+        self._again[:] = self._atoms[:, :self._again.shape[1]]
         torch.sub(self._here, self._there, out=self._differences)
 
     def sum_over_atoms(self) -> np.ndarray:
         """Forces (3,N,R) from those of the pairs: on the first atom of each, and back on the second."""
         torch.mul(self._differences, self._pulls, out=self._pair_forces)
-        torch.sum(self._pair_forces, 1, out=self._first.view(3, -1))
-        torch.sum(self._shifted, 1, out=self._second.view(3, -1))
-        forces, second = self._first.numpy(), self._second.numpy()
-        forces -= second[:, :self.n_atoms]
-        forces[:, :self.n_offsets] -= second[:, self.n_atoms:]
-        return forces
+        torch.sum(self._pair_forces, 1, out=self._first)
+        torch.sum(self._shifted, 1, out=self._second)
+        self._forces -= self._on_second
+        self._forces[:, :self._on_begin.shape[1]] -= self._on_begin
+        return self._forces
 
 
-def zeros(*shape: int) -> torch.Tensor:
+def aligned_zeros(*shape: int) -> torch.Tensor:
     """float32 that begins on a cache line, without which every pass takes up to twice as long."""
     n_floats, line = int(np.prod(shape)), CACHE_LINE // 4
     memory = np.zeros(n_floats + line, dtype=np.float32)
