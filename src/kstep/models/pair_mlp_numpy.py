@@ -25,7 +25,7 @@ from torch.nn import functional
 from kstep.errors import UserError
 from kstep.models.pair_mlp import PairMLP
 
-BLOCK_BYTES = 4_000_000  # arrays of one block of replicas: twice a core's second-level cache, measured best at 33 to 60 atoms
+BLOCK_BYTES = 3_000_000  # of one block: least time at 10 to 60 atoms, on a core with 2 MB of second-level cache
 CACHE_LINE = 64  # bytes
 
 silu, silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
@@ -67,13 +67,13 @@ class FastPairMLP:
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Energy (R,) kJ/mol and forces (R,N,3) kJ/mol/nm at positions x (R,N,3) nm, all float64."""
-        if x.ndim != 3 or x.shape[1:] != (self.n_atoms, 3):
-            raise UserError(f"this pair_mlp knows a molecule of {self.n_atoms} atoms, got positions {x.shape}")
         energy, forces = self.replica_last(x.T)
         return energy, np.ascontiguousarray(forces.T)
 
     def replica_last(self, x: np.ndarray, energy: bool = True) -> tuple[np.ndarray | None, np.ndarray]:
         """Energy (R,), or None where it is not wanted, and forces (3,N,R) at positions x (3,N,R)."""
+        if x.ndim != 3 or x.shape[:2] != (3, self.n_atoms):
+            raise UserError(f"this pair_mlp knows a molecule of {self.n_atoms} atoms, got positions {x.T.shape}")
         n_replicas = x.shape[2]
         if n_replicas != self._n_replicas:
             self._allocate(n_replicas)
@@ -97,20 +97,13 @@ class FastPairMLP:
         self._n_replicas = n_replicas
 
     def _features(self, block: _Block, x: np.ndarray) -> None:
-        """Inverse distances, how far they are from their mean, and the pull of the quadratic term."""
-        block.set_differences(x)
-        (dx, dy, dz), square, work = block.pair_differences, block.inverse_np, block.work_np
-        np.multiply(dx, dx, out=square)
-        np.multiply(dy, dy, out=work)
-        square += work
-        np.multiply(dz, dz, out=work)
-        square += work
-        torch.rsqrt(block.inverse, out=block.inverse)
+        """Inverse distances from their mean, and the pull of the quadratic term."""
+        block.set_positions(x)
         torch.sub(block.inverse, self._mean, out=block.features)
         torch.mul(block.features, self._stiffness, out=block.pull)
 
     def _hidden_layers(self, block: _Block) -> None:
-        below = block.features_row
+        below = block.features.T
         for (bias, weight), h, a in zip(self._up, block.hidden, block.layers):
             torch.addmm(bias, below, weight, out=h)
             below = silu(h, out=a)
@@ -128,7 +121,7 @@ class FastPairMLP:
         for i in range(len(layers) - 1, 0, -1):
             torch.mm(layers[i], self._down[i], out=layers[i - 1])
             silu_backward(layers[i - 1], hidden[i - 1], grad_input=layers[i - 1])
-        torch.addmm(self._single_slope, layers[0], self._down[0], out=block.slopes_row)
+        torch.addmm(self._single_slope, layers[0], self._down[0], out=block.slopes)
         pull, inverse = block.pull_np, block.inverse_np
         pull += block.slopes_np
         pull *= inverse
@@ -137,18 +130,21 @@ class FastPairMLP:
 
 
 class _Block:
-    """The arrays of one block of R replicas, and the sums over pairs that need no network; S = N/2 offsets.
+    """The arrays of one block of R replicas, and the sums over pairs that need no network.
 
-    inverse, features, pull, work (P,R): 1/r, 1/r - mean, what becomes the force of a pair over its vector, anything;
-    slopes_row (R,P) is in the memory of work.  hidden, layers: lists of (R,H), before and after silu.
-    What ends in _np is the same memory as NumPy sees it: each look costs as much as a small pass.
+    The N atoms make a ring, on which S = N/2 offsets have a place for each atom (S N of them): all pairs once, but for
+    an even N, where the last offset meets its N/2 pairs twice.  The places left over take no part: their pull is zero.
+
+    inverse, features, pull (P,R): 1/r; 1/r - mean; what becomes the force of a pair over its distance vector; slopes
+    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  What ends in _np is the
+    same memory as NumPy sees it, made once: each look costs as much as a small pass.
     """
 
     def __init__(self, n_rows: int, n_atoms: int, readout: torch.Tensor, widths: list[int]):
         n_offsets, n_pairs = n_atoms // 2, n_atoms * (n_atoms - 1) // 2
         n_ring = n_atoms + n_offsets  # the first S atoms follow upon the last once more: i + s never has to turn round
         atoms, ring = n_atoms * n_rows, n_ring * n_rows  # floats of one component
-        self._arrays = []
+        self._arrays: list[torch.Tensor] = []
 
         def zeros(*shape):
             self._arrays.append(aligned_zeros(*shape))
@@ -161,48 +157,46 @@ class _Block:
         positions = zeros(3, n_ring, n_rows)
         self._here, self._there = offsets(positions, atoms, 0, 0), offsets(positions, atoms, n_rows, n_rows)
         self._atoms, self._again = positions[:, :n_atoms].numpy(), positions[:, n_atoms:].numpy()
-        self._differences = zeros(3, n_offsets, atoms)
-        self.pair_differences = self._differences.view(3, -1, n_rows)[:, :n_pairs].numpy()
 
-        self.inverse, self.features, work = (zeros(n_pairs, n_rows) for _ in range(3))
-        self.features_row, self.slopes_row = self.features.T, work.view(n_rows, n_pairs)
-        # An even ring has twice as many places half way round as pairs: those that are left over stay zero.
-        self._pulls = zeros(n_offsets, atoms)
-        self.pull = self._pulls.view(-1, n_rows)[:n_pairs]
-        self.inverse_np, self.pull_np, self.work_np = self.inverse.numpy(), self.pull.numpy(), work.numpy()
-        self.slopes_np = self.slopes_row.T.numpy()
-        self.hidden, self.layers = ([zeros(n_rows, width) for width in widths] for _ in range(2))
-        self.readout = readout.float().expand(n_rows, -1).contiguous()
-
-        # Zeros follow the N pair forces of each offset: read at a pace one atom shorter, those of s are shifted by s.
-        forces = zeros(3, (n_offsets + 1) * ring)
-        self._pair_forces = offsets(forces, atoms, ring, ring)
-        self._shifted = offsets(forces, ring, ring - n_rows, ring - n_rows)
+        # Zeros follow the vectors of each offset: read at a pace one atom shorter, those of s are shifted by s atoms.
+        vectors = zeros(3, (n_offsets + 1) * ring)
+        self._vectors = offsets(vectors, atoms, ring, ring)
+        self._shifted = offsets(vectors, ring, ring - n_rows, ring - n_rows)
         self._first, self._second = zeros(3, atoms), zeros(3, ring)
         self._forces, second = (a.view(3, -1, n_rows).numpy() for a in (self._first, self._second))
-        self._on_second, self._on_begin = second[:, :n_atoms], second[:, n_atoms:]
+        self._on_second, self._on_again = second[:, :n_atoms], second[:, n_atoms:]
+
+        self._inverses, self._pulls = zeros(n_offsets, atoms), zeros(n_offsets, atoms)  # of all places
+        self.inverse, self.pull = (a.view(-1, n_rows)[:n_pairs] for a in (self._inverses, self._pulls))
+        self.features, self.slopes = zeros(n_pairs, n_rows), zeros(n_rows, n_pairs)
+        self.inverse_np, self.pull_np, self.slopes_np = self.inverse.numpy(), self.pull.numpy(), self.slopes.T.numpy()
+        self.hidden, self.layers = ([zeros(n_rows, width) for width in widths] for _ in range(2))
+        self.readout = readout.float().expand(n_rows, -1).contiguous()
 
     @property
     def n_bytes(self) -> int:
         """Memory of all arrays."""
         return sum(4 * array.numel() for array in self._arrays)
 
-    def set_differences(self, x: np.ndarray) -> None:
-        """Distance vectors of all pairs at positions x (3,N,R)."""
+    def set_positions(self, x: np.ndarray) -> None:
+        """Distance vectors and inverse distances of all pairs at positions x (3,N,R)."""
         # Centred in float64 before rounding: the error of a bond length is then 1e-8 nm anywhere.
         centre = np.add.reduce(x, 1, keepdims=True)
         centre /= x.shape[1]
         np.subtract(x, centre, out=self._atoms, casting="same_kind")
         self._again[:] = self._atoms[:, :self._again.shape[1]]
-        torch.sub(self._here, self._there, out=self._differences)
+        torch.sub(self._here, self._there, out=self._vectors)
+        dx, dy, dz = self._vectors
+        torch.mul(dx, dx, out=self._inverses)
+        self._inverses.addcmul_(dy, dy).addcmul_(dz, dz).rsqrt_()
 
     def sum_over_atoms(self) -> np.ndarray:
         """Forces (3,N,R) from those of the pairs: on the first atom of each, and back on the second."""
-        torch.mul(self._differences, self._pulls, out=self._pair_forces)
-        torch.sum(self._pair_forces, 1, out=self._first)
+        self._vectors.mul_(self._pulls)
+        torch.sum(self._vectors, 1, out=self._first)
         torch.sum(self._shifted, 1, out=self._second)
         self._forces -= self._on_second
-        self._forces[:, :self._on_begin.shape[1]] -= self._on_begin
+        self._forces[:, :self._on_again.shape[1]] -= self._on_again
         return self._forces
 
 
