@@ -35,6 +35,11 @@ WORTH_LISTING = 25  # atoms; below, most pairs are within the cutoff (benchmarks
 CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide between two equals
 
 
+def full_precision() -> None:
+    """Matrix products in float32: TF32, or bfloat16 on a CPU, would cost the last half of the digits."""
+    torch.set_float32_matmul_precision("highest")
+
+
 class Numpy:
     """pair_mlp's hot path; native arrays are numpy with the replica last, (3,N,R), as its memory wants it."""
 
@@ -43,6 +48,7 @@ class Numpy:
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
         if "numpy" not in model.ways:
             raise UserError("inner: numpy is written for pair_mlp alone; use inner: auto or eager for this network")
+        full_precision()
         self._fast = FastPairMLP(model)
 
     def native(self, array: np.ndarray):
@@ -58,7 +64,7 @@ class Numpy:
 
     def forces(self, x):
         """Forces alone."""
-        return self._fast.replica_last(x, energy=False)[1]
+        return self._fast.replica_last(x, with_energy=False)[1]
 
 
 class Eager:
@@ -67,7 +73,7 @@ class Eager:
     sparse = False
 
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
-        torch.set_float32_matmul_precision("highest")  # TF32 would cost the last half of the digits
+        full_precision()
         self.model, self.device, self.rows, self._static = model, device, rows, static
         self._calls: dict[int, Callable] = {}
 

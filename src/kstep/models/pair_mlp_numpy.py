@@ -9,7 +9,7 @@ all pairs, so what counts is how few there are and what lies where:
   are then one subtraction of an array from itself, shifted, and the forces two sums over s; products with the incidence
   matrix would be 2 P N operations each, for a result that has 2 P terms.
 - The scales of features and energy are multiplied into the weights once.
-- Replicas are taken in blocks whose arrays stay in the second-level cache.
+- Replicas are taken in blocks whose arrays a core's caches can hold.
 - NumPy and torch work on the same memory, which begins on a cache line: NumPy's calls cost less, torch has faster
   products of thin matrices, silu and its derivative in one pass, and broadcasts a column at full speed.
 """
@@ -70,19 +70,19 @@ class FastPairMLP:
         energy, forces = self.replica_last(x.T)
         return energy, np.ascontiguousarray(forces.T)
 
-    def replica_last(self, x: np.ndarray, energy: bool = True) -> tuple[np.ndarray | None, np.ndarray]:
+    def replica_last(self, x: np.ndarray, with_energy: bool = True) -> tuple[np.ndarray | None, np.ndarray]:
         """Energy (R,), or None where it is not wanted, and forces (3,N,R) at positions x (3,N,R)."""
         if x.ndim != 3 or x.shape[:2] != (3, self.n_atoms):
             raise UserError(f"this pair_mlp knows a molecule of {self.n_atoms} atoms, got positions {x.T.shape}")
         n_replicas = x.shape[2]
         if n_replicas != self._n_replicas:
             self._allocate(n_replicas)
-        energies, forces = np.empty(n_replicas) if energy else None, np.empty(x.shape)
+        energies, forces = np.empty(n_replicas) if with_energy else None, np.empty(x.shape)
         with np.errstate(all="ignore"):  # a proposal that blew up is NaN, and is rejected as such
             for rows, block in self._blocks:
                 self._features(block, x[:, :, rows])
                 self._hidden_layers(block)
-                if energy:
+                if with_energy:
                     energies[rows] = self._energy(block)
                 self._pair_forces(block)
                 forces[:, :, rows] = block.sum_over_atoms()
@@ -103,7 +103,7 @@ class FastPairMLP:
         torch.mul(block.features, self._stiffness, out=block.pull)
 
     def _hidden_layers(self, block: _Block) -> None:
-        below = block.features.T
+        below = block.features_row
         for (bias, weight), h, a in zip(self._up, block.hidden, block.layers):
             torch.addmm(bias, below, weight, out=h)
             below = silu(h, out=a)
@@ -136,8 +136,8 @@ class _Block:
     an even N, where the last offset meets its N/2 pairs twice.  The places left over take no part: their pull is zero.
 
     inverse, features, pull (P,R): 1/r; 1/r - mean; what becomes the force of a pair over its distance vector; slopes
-    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  What ends in _np is the
-    same memory as NumPy sees it, made once: each look costs as much as a small pass.
+    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  Views are made once, and so is
+    what ends in _np, the same memory as NumPy sees it: to make one costs as much as a small pass.
     """
 
     def __init__(self, n_rows: int, n_atoms: int, readout: torch.Tensor, widths: list[int]):
@@ -157,18 +157,22 @@ class _Block:
         positions = zeros(3, n_ring, n_rows)
         self._here, self._there = offsets(positions, atoms, 0, 0), offsets(positions, atoms, n_rows, n_rows)
         self._atoms, self._again = positions[:, :n_atoms].numpy(), positions[:, n_atoms:].numpy()
+        self._begin = self._atoms[:, :n_offsets]
 
         # Zeros follow the vectors of each offset: read at a pace one atom shorter, those of s are shifted by s atoms.
         vectors = zeros(3, (n_offsets + 1) * ring)
         self._vectors = offsets(vectors, atoms, ring, ring)
+        self._components = list(self._vectors)
         self._shifted = offsets(vectors, ring, ring - n_rows, ring - n_rows)
         self._first, self._second = zeros(3, atoms), zeros(3, ring)
         self._forces, second = (a.view(3, -1, n_rows).numpy() for a in (self._first, self._second))
+        self._forces_on_begin = self._forces[:, :n_offsets]
         self._on_second, self._on_again = second[:, :n_atoms], second[:, n_atoms:]
 
         self._inverses, self._pulls = zeros(n_offsets, atoms), zeros(n_offsets, atoms)  # of all places
         self.inverse, self.pull = (a.view(-1, n_rows)[:n_pairs] for a in (self._inverses, self._pulls))
         self.features, self.slopes = zeros(n_pairs, n_rows), zeros(n_rows, n_pairs)
+        self.features_row = self.features.T
         self.inverse_np, self.pull_np, self.slopes_np = self.inverse.numpy(), self.pull.numpy(), self.slopes.T.numpy()
         self.hidden, self.layers = ([zeros(n_rows, width) for width in widths] for _ in range(2))
         self.readout = readout.float().expand(n_rows, -1).contiguous()
@@ -184,9 +188,9 @@ class _Block:
         centre = np.add.reduce(x, 1, keepdims=True)
         centre /= x.shape[1]
         np.subtract(x, centre, out=self._atoms, casting="same_kind")
-        self._again[:] = self._atoms[:, :self._again.shape[1]]
+        self._again[:] = self._begin
         torch.sub(self._here, self._there, out=self._vectors)
-        dx, dy, dz = self._vectors
+        dx, dy, dz = self._components
         torch.mul(dx, dx, out=self._inverses)
         self._inverses.addcmul_(dy, dy).addcmul_(dz, dz).rsqrt_()
 
@@ -196,7 +200,7 @@ class _Block:
         torch.sum(self._vectors, 1, out=self._first)
         torch.sum(self._shifted, 1, out=self._second)
         self._forces -= self._on_second
-        self._forces[:, :self._on_again.shape[1]] -= self._on_again
+        self._forces_on_begin -= self._on_again
         return self._forces
 
 
