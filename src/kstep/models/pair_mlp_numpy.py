@@ -25,7 +25,7 @@ from torch.nn import functional
 from kstep.errors import UserError
 from kstep.models.pair_mlp import PairMLP
 
-BLOCK_BYTES = 3_000_000  # of one block: least time at 10 to 60 atoms, on a core with 2 MB of second-level cache
+BLOCK_BYTES = 4_000_000  # of one block: least time at 10 to 60 atoms, on a core with 2 MB of second-level cache
 CACHE_LINE = 64  # bytes
 
 silu, silu_backward = torch.ops.aten.silu.out, torch.ops.aten.silu_backward.grad_input
@@ -136,8 +136,8 @@ class _Block:
     an even N, where the last offset meets its N/2 pairs twice.  The places left over take no part: their pull is zero.
 
     inverse, features, pull (P,R): 1/r; 1/r - mean; what becomes the force of a pair over its distance vector; slopes
-    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  Views are made once, and so is
-    what ends in _np, the same memory as NumPy sees it: to make one costs as much as a small pass.
+    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  Views are made once, and
+    so is what ends in _np, the same memory as NumPy sees it: to make one costs as much as a small pass.
     """
 
     def __init__(self, n_rows: int, n_atoms: int, readout: torch.Tensor, widths: list[int]):
