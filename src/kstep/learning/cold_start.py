@@ -34,11 +34,14 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
     return settled
 
 
-def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:
-    """What a Target must know of how its network will be used: temperatures_K and length_fs."""
-    return {"temperatures_K": tuple(hybrid.tempering_K or (hybrid.temperature_K or baseline.temperature_K,)),
-            "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps
-            else hybrid.shortest_mean_fs}
+def temperatures_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[float, ...]:
+    """Temperatures in K that a run will sample at, the target first: the rungs of a ladder, or one alone."""
+    return tuple(hybrid.tempering_K or hybrid.network_ladder_K or (hybrid.temperature_K or baseline.temperature_K,))
+
+
+def length_fs_of(hybrid: HybridConfig, baseline: BaselineConfig) -> float:
+    """Mean length of the proposals that a run will make, as far as it is settled."""
+    return hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps else hybrid.shortest_mean_fs
 
 
 def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_config=None, **how) -> Path:

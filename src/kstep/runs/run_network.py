@@ -31,8 +31,12 @@ def load_network(checkpoint, numbers, masses, bonds, method, device="cpu", delta
 
 
 def n_halves(run: HybridRun) -> int:
-    """Half-batches in flight: the network carries one while the physics has the other."""
-    return 2 if run.traits.needs_network and (run.n_workers > 1 or run.device != "cpu") else 1
+    """Half-batches in flight: the network carries one while the physics has the other.
+
+    On the CPU one that explores for long between true calls keeps all cores busy by itself, with larger batches.
+    """
+    overlaps = run.device != "cpu" or (run.n_workers > 1 and not run.traits.explores)
+    return 2 if run.traits.needs_network and overlaps else 1
 
 
 def _arguments_of(run: HybridRun) -> dict:

@@ -44,7 +44,8 @@ def settle_sampler(run: HybridRun, network, carry, pool):
         return run, masses, None, None
     kept, ladder = kept_file(run.out, "tuning.json"), ladder_of(hybrid)
     rng = np.random.default_rng([run.seed, 1])
-    positions = tuning.thermalise(network, carry, start_positions(run), masses, ladder, rng)
+    walls = molecule.species().inside if run.keeps_species else None
+    positions = tuning.thermalise(network, carry, start_positions(run), masses, ladder, rng, inside=walls)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
     else:
@@ -56,7 +57,7 @@ def settle_sampler(run: HybridRun, network, carry, pool):
     else:
         n_proposals, n_steps = hybrid.burn_in_steps, hybrid.k_steps
     positions = tuning.thermalise(network, carry, positions, masses, ladder, rng, n_proposals=n_proposals,
-                                  dt_fs=hybrid.dt_fs, n_steps=n_steps)
+                                  dt_fs=hybrid.dt_fs, n_steps=n_steps, inside=walls)
     return replace(run, hybrid=hybrid), masses, report, positions
 
 

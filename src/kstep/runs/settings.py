@@ -20,6 +20,7 @@ from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
+from kstep.schemes.sampler import SamplerConfig
 from kstep.units import kT
 
 
@@ -64,6 +65,11 @@ class HybridRun:
     def traits(self) -> SchemeTraits:
         """What its scheme needs and promises."""
         return SCHEMES[self.hybrid.scheme].traits
+
+    @property
+    def keeps_species(self) -> bool:
+        """Whether its sampler has walls around the molecule; other dynamics is only watched."""
+        return issubclass(SCHEMES[self.hybrid.scheme].Config, SamplerConfig) and self.hybrid.keep_species
 
     @property
     def keeps_forces(self) -> bool:

@@ -30,6 +30,7 @@ class NestedConfig(SamplerConfig):
     turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
+    mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
 class Nested(Sampler):
@@ -50,15 +51,15 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS, explores=True)
+    traits = replace(SAMPLER_TRAITS, explores=True,
+                     warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
     default_burn_in = None
-    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
-        self.ladder, self.needs_forces = ladder, needs_forces
+        self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
@@ -84,12 +85,13 @@ class Nested(Sampler):
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
                                n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
                                **cls.means(config, molecule, network))
-        return cls(ladder, config.k_steps, needs_forces=needs_forces)
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces)
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
-        """What a NetworkLadder of this molecule has besides its moves: see there."""
-        return {"turns": turns_of(molecule, network, config.turns)}
+        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
+        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
+        return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
@@ -164,7 +166,7 @@ class Nested(Sampler):
 
 def turns_of(molecule, network, n: int) -> Turns | None:
     """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
-    floor = network.metadata.get("lowest_energy_kJ_per_mol")
+    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
     if floor is None or molecule.region is not None:
         return None
     return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))

@@ -6,11 +6,12 @@ A ladder holds m configurations, the coldest first.  `advance` leaves
 
 as it is and is reversible for it, which whoever judges the result by one true energy relies on.  It is
 
-    B (P B)^M       P: a move of every rung;   B = T^n S T^n,   S: exchanges between neighbours,   T: a torsion turned
+    Q B (P B)^M Q      P: a move of every rung;  B = T^n S T^n,  S: exchanges between neighbours,  T: a torsion turned;
+                       Q: mirror images, where asked for
 
 a palindrome of reversible pieces whose random numbers (length of a move, parity of an exchange, angle of a turn) are
 drawn anew each time, without a look at the state: read backwards it is as likely.  "Moves, then exchanges" would not
-be reversible.
+be reversible, nor Q at the end alone where a wall tells mirror images apart.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class NetworkLadder:
     A move: momenta drawn whole at T_i, a length drawn from 1 ... 2k - 1 timesteps, velocity Verlet, and a test on
     U_net and the kinetic energy (Duane et al., Phys. Lett. B 195, 216 (1987)), refused too where `inside` is False of
     where it ends: a wall that depends on x alone.  Exchanges offer the even and the odd pairs of a ladder in an order
-    drawn for it: Swendsen & Wang, Phys. Rev. Lett. 57, 2607 (1986).  mirror: every configuration is then turned into
-    its mirror image half of the time, which no potential of isolated atoms can tell from it.
+    drawn for it: Swendsen & Wang, Phys. Rev. Lett. 57, 2607 (1986).  mirror: every configuration is turned into its
+    mirror image half of the time, which no potential of isolated atoms can tell from it, unless that is not `inside`.
 
     Energies travel with the positions they were computed at, so that U_net is one number for one x: in single precision
     it differs by 1e-5 kJ/mol between batches.
@@ -123,13 +124,22 @@ class NetworkLadder:
             self._exchange(x, u, exchanges, rng)
             self._turn(x, u, turns, rng)
 
+        self._reflect(x, rng)
         between()
         for _ in range(self.n_moves):
             n_steps += self._move(x, u, moves, rng)
             between()
-        if self.mirror:
-            x *= np.where(rng.random(u.shape) < 0.5, -1.0, 1.0)[..., None, None]
+        self._reflect(x, rng)
         return Advance(x, u, n_steps, moves, exchanges, turns)
+
+    def _reflect(self, x: np.ndarray, rng: np.random.Generator) -> None:
+        """A coin for every configuration: its mirror image, or itself; in place."""
+        if not self.mirror:
+            return
+        chosen = rng.random(x.shape[:2]) < 0.5
+        if self.inside is not None and chosen.any():
+            chosen[chosen] = self.inside(-x[chosen])
+        x[chosen] *= -1.0
 
     def _move(self, x: np.ndarray, u: np.ndarray, moves: np.ndarray, rng: np.random.Generator) -> int:
         """One move of every rung, in place; how many timesteps it had."""
