@@ -367,8 +367,8 @@ def test_hours_are_a_budget_too(sample, tmp_path):
 def network(tmp_path_factory):
     """A network of ethanol that has seen 200 geometries."""
     folder = tmp_path_factory.mktemp("aim")
-    small = dict(bootstrap_labels_per_atom=12, first_length_fs=20, last_length_fs=40, learn_replicas=8, fit_passes=60,
-                 target_acceptance=0.05, heldout_energy_kT=50, verify_proposals=8, max_true_calls=200)
+    small = dict(bootstrap_labels_per_atom=12, learn_moves=2, learn_move_fs=20, learn_replicas=8, fit_passes=60,
+                 search_steps=1, verify_proposals=8, max_true_calls=200)
     return kstep.learn("CCO", "qm_fast", out=folder / "e.npz", name="ethanol", workers=1, device="cpu", **small)
 
 
