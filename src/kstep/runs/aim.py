@@ -112,7 +112,7 @@ def assess(series: Series) -> Known | None:
     if min(map(len, series.energy), default=0) < FEWEST_FRAMES:
         return None
     rotamers = counted(common_rotamers([series], []))[0]
-    found = effective_samples(series, rotamers)
+    found = effective_samples(series, rotamers, jackknife=False)
     samples = {ENERGY: found["energy"]["samples"],
                **{label: entry["samples"] for label, entry in found["torsions"].items()}}
     r_hat = {ENERGY: float(split_r_hat([e[:, None] for e in series.energy])[0])}

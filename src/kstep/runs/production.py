@@ -212,4 +212,5 @@ class Production:
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas
-        return self.tally.progress(produced_ps, self.account.so_far()["wall_s"])
+        news = self.tally.progress(produced_ps, self.account.so_far()["wall_s"])
+        return f"{news}, {self.aim.shortfall()}" if self.aim is not None and self.aim.known is not None else news

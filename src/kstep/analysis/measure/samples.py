@@ -135,12 +135,14 @@ def by_errors(series: Series, columns: list[int]) -> np.ndarray:
 
 
 def effective_samples(series: Series, rotamers: list[Rotamers | None],
-                      correlation: Callable[[Series, list[int]], np.ndarray] = by_errors) -> dict:
+                      correlation: Callable[[Series, list[int]], np.ndarray] = by_errors, *,
+                      jackknife: bool = True) -> dict:
     """Independent samples of the energy and of every torsion with rotamers, with standard errors.
 
     A torsion has at most Rotamers.most_samples of its crossings.  The error is a jackknife over replicas, at least
-    sqrt(2/n) of the value: what a variance from n independent samples is off by.  `correlation` is how the memory of
-    an observable is taken: `by_errors`, or fitted_tail.FittedTail where runs are short.
+    sqrt(2/n) of the value: what a variance from n independent samples is off by, and that alone without `jackknife`,
+    which takes most of the time.  `correlation` is how the memory of an observable is taken: `by_errors`, or
+    fitted_tail.FittedTail where runs are short.
     Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings"}}}.
     """
     columns = [d for d, r in enumerate(rotamers) if r is not None]
@@ -155,7 +157,7 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None],
     n = len(series.energy)
     groups = [g for g in np.array_split(np.arange(n), min(n, JACKKNIFE_GROUPS)) if len(g)]
     error = np.zeros(len(whole))
-    if len(groups) >= 3:
+    if jackknife and len(groups) >= 3:
         rates = []
         for group in groups:
             rest = np.setdiff1d(np.arange(n), group)
