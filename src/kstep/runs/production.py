@@ -41,6 +41,8 @@ class Production:
             self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
         self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
         self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
+        # the rest of burn-in is of what its first half has settled
+        self.freeze_at, self.gaps = hybrid.burn_in_steps // 2 if scheme.freezes else 0, []
         self.segments: list[int] | None = None
         self.broken: PhysicsError | None = None
         self.stopped: str | None = None
@@ -79,6 +81,7 @@ class Production:
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
+        self.gaps, self.scheme.frozen = progress.get("gaps", []), progress.get("frozen")
         self.account.go_on(progress["spent"])
         self.tolerances.restore(self.writer.parts)
         if progress["learned"]:
@@ -91,7 +94,7 @@ class Production:
             self.scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
             n_parts=n_halves(self.run), clock=self.account.clock,
             observe=self.tolerances.observe if self.tolerances.learns else None,
-            pause=lambda n: (self.tolerances.is_on or first + n == self.burn_in_end
+            pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
                              or self._restart_file_is_due(first + n)))
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
             while self.done < total and not self.stopped:
@@ -111,6 +114,7 @@ class Production:
     def _take_in(self) -> None:
         """One macro-step more: count it, record it, learn from it, write the restart file."""
         hybrid, violation = self.run.hybrid, None
+        self._freeze()
         if self.done > self.burn_in_end:
             self.tally.add(self.state, self.info)
             self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
@@ -124,6 +128,14 @@ class Production:
             self._begin_production()
         if self._restart_file_is_due(self.done):
             self._write_restart_file()
+
+    def _freeze(self) -> None:
+        """What the scheme settles by the first half of burn-in, of which the frames so far know nothing yet."""
+        if self.done <= self.freeze_at:
+            self.gaps += self.info.gap.tolist()
+        if self.done == self.freeze_at:
+            self.scheme.freeze(np.array(self.gaps).reshape(-1, 2))
+            self.gaps = []
 
     def _learn(self, violation: str) -> None:
         """What went before a change of network belongs to another one: burn-in, and a new one after it."""
@@ -156,7 +168,7 @@ class Production:
             "done": self.done, "tally": self.tally.counts, "spent": self.account.so_far(),
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
-            "rotamers_seen": self.coverage.seen})
+            "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen})
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

@@ -111,6 +111,8 @@ class TrajectoryWriter:
         if info is not None:
             frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
                          delta_H=info.delta_H)
+            if len(info.weight):
+                frame["weight"] = info.weight
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
 

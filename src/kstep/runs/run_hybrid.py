@@ -105,7 +105,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-        **spent, **production.tally.summary(), **provenance}
+        **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **production.tally.summary(), **provenance}
     production.writer.finish(metadata)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")

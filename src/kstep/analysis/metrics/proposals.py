@@ -28,7 +28,7 @@ class Proposals(Metric):
         if not traits.can_refuse:
             return None
         frames = profile.replicas if profile else [np.arange(len(run.pos))]
-        known = len(run.delta_H) > 0 and traits.has_identity
+        known = len(run.delta_H) > 0 and traits.has_identity and not run.is_weighted  # the identity is a chain's
         if known:
             frames = [f[~np.isnan(run.delta_H[f])] for f in frames]
         count = sum(map(len, frames))
