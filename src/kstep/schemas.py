@@ -215,6 +215,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
+def _check_frames(path: str | Path, arrays: dict) -> None:
+    """Shapes, dtypes and numbers of a trajectory's arrays."""
+    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    if (arrays["weight"] < 0).any():
+        raise UserError(f"{path}: 'weight' is below 0 in frame {int(np.argmax(arrays['weight'] < 0))}")
+
+
 def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
     """What the arrays' shapes do not say: segments, timestep, molecule."""
     wanted: dict[str, Any] = {"role": str, "ensemble": str, "replica": int, "temperature_K": (int, float)}
@@ -225,8 +232,6 @@ def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
     ids = arrays["segment"]
     if len(ids) and not (0 <= ids.min() and ids.max() < len(segments)):
         raise UserError(f"{path} refers to a segment that its metadata does not list; run its stage again")
-    if (arrays["weight"] < 0).any():
-        raise UserError(f"{path}: 'weight' is below 0 in frame {int(np.argmax(arrays['weight'] < 0))}")
     if "dt_fs" in metadata and not (_is_number(metadata["dt_fs"]) and metadata["dt_fs"] > 0):
         raise UserError(f"{path}: dt_fs = {metadata['dt_fs']!r} is not a number above 0; run its stage again")
     for masses in ("masses", "masses_sampler"):
@@ -274,7 +279,7 @@ def complete_trajectory(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Check and write a trajectory; per-frame optional arrays may be left out.  metadata: a run_record.RunRecord."""
     arrays = complete_trajectory(arrays)
-    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    _check_frames(path, arrays)
     check_record(metadata, str(path))
     write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "trajectory")})
 
@@ -284,7 +289,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "trajectory")
     arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
-    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
 

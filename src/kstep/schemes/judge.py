@@ -55,8 +55,9 @@ def decide(wanted: str, gaps: np.ndarray, kT: float) -> dict:
     The memory c is the slope of the second on the first, the spread s^2 = <(d_y - c d_x - const)^2> / (1 - c^2): those
     of the network's own chain, whichever chain the proposals began in.  auto asks `weighs_better`.
     """
-    ends = gaps[np.isfinite(gaps[:, 1]), 1]
-    middle = float(np.median(ends)) if len(ends) else None
+    begun, ends = (column[np.isfinite(column)] for column in gaps.T)
+    known = begun if len(begun) else ends  # the chain itself is in no hole, whatever is proposed to it
+    middle = float(np.median(known)) if len(known) else None
     found = {"pairs": 0, "spread_kT": None, "memory": None}
     if middle is not None:
         near = gaps[(np.abs(gaps - middle) <= LIMIT_KT * kT).all(axis=1)]
