@@ -33,7 +33,8 @@ GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "con
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
     "errors": set(), "units": set(), "topology": set(), "dihedrals": set(), "processes": set(), "scheme_traits": set(),
-    "shipped": set(), "importance": set(), "files": {"errors"}, "provenance": {"processes"}, "config": {"errors", "shipped"},
+    "shipped": set(), "importance": set(), "files": {"errors"}, "provenance": {"processes"},
+    "config": {"errors", "shipped"},
     "schemas": {"errors", "files", "scheme_traits", "run_record"}, "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
