@@ -10,12 +10,14 @@ import pytest
 import synthetic
 from conftest import molecule_from_smiles, run_python
 from kstep.analysis.measure.fitted_tail import correlation_time
+from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.analysis.measure.statistics import statistical_inefficiency
 from kstep.errors import UserError
 from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.prepare import prepare_molecule
+from kstep.runs.exploration import with_rejections
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.tuning import measure_costs
 from kstep.schemas import load_trajectory
@@ -99,7 +101,7 @@ def test_rejections_cost_what_the_formula_says(correlation, acceptance):
     n = 60_000
     moved = synthetic.autoregressive(rng, n, 1, correlation)
     chain = moved[np.cumsum(rng.random(n) < acceptance)[:, None].clip(max=n - 1), 0]
-    expected = model.with_rejections((1 - correlation) / (1 + correlation), acceptance)
+    expected = with_rejections((1 - correlation) / (1 + correlation), acceptance)
     assert 1.0 / statistical_inefficiency([chain])[0] == pytest.approx(expected, rel=0.1)
 
 
@@ -116,11 +118,11 @@ def test_the_fitted_tail_is_right_and_scatters_less_than_the_sum():
 def test_effective_samples_of_a_known_trajectory():
     """The energy is a sum of squares of AR(1) series of correlation c, so its own correlation is c^2."""
     trajectory = synthetic.ethanol(replicas=8, frames=3000, correlation=0.8, hop=0.05, scheme="metropolis")
-    found = rates.samples_of_run(trajectory)
+    found = samples_of_run(trajectory)
     assert found["energy"] == pytest.approx(24_000 * (1 - 0.64) / (1 + 0.64), rel=0.15)
     assert found["torsion"] == pytest.approx(24_000 * 0.05 / 1.95, rel=0.25)  # forgets with probability 0.05 a frame
     assert found["label"] == "C0-C1-O2-H8" and found["never_crossed"] == []
-    stuck = rates.samples_of_run(synthetic.ethanol(replicas=3, frames=500, wells=[0, 1, 2]))
+    stuck = samples_of_run(synthetic.ethanol(replicas=3, frames=500, wells=[0, 1, 2]))
     assert stuck["torsion"] is None and stuck["never_crossed"] == ["C0-C1-O2-H8"]
 
 
@@ -257,7 +259,7 @@ def test_advice_with_a_network_holds_for_the_run_it_came_from(work):
 
 def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
     run = synthetic.ethanol(replicas=4, frames=2000, hop=0.05)
-    found = rates.samples_of_run(run)
+    found = samples_of_run(run)
     plain = model.PlainMD(2e-3, 1.0, {"torsion": 2 * found["ps"] / found["torsion"],
                                       "energy": found["ps"] / found["energy"]})
     seen = survey.Survey(run.atom_types, plain, SAMPLER, TO_LEARN, model.WITHOUT, [], {})

@@ -32,13 +32,14 @@ GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "con
           "run_record", "provenance", "shipped", "importance"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
-    "errors": set(), "units": set(), "topology": set(), "dihedrals": set(), "processes": set(), "scheme_traits": set(),
-    "shipped": set(), "importance": set(), "files": {"errors"}, "provenance": {"processes"},
+    "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
+    "scheme_traits": set(), "shipped": set(), "importance": set(), "files": {"errors"},
+    "provenance": {"processes"},
     "config": {"errors", "shipped"},
     "schemas": {"errors", "files", "scheme_traits", "run_record"}, "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
-    "runs": GROUND | {"molecules", "forces", "models", "schemes"},
+    "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},
     "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
     "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},

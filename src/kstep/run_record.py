@@ -78,6 +78,7 @@ class RunRecord(BaseModel):
     figures: dict[str, Any] | None = None  # whatever else a scheme sums up
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
     rotamers_never_visited: list[dict[str, Any]] | None = None
+    species_changes: list[dict[str, Any]] | None = None  # replica, time_ps, what; of dynamics without walls
     failed_true_calls: list[str] | None = None  # the first of them, in sentences
 
     # what it cost

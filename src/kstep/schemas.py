@@ -50,7 +50,7 @@ class Trajectory:
     accepted: Annotated[np.ndarray, "?", ("T|0",)]  # hybrid: the macro-step that ended here was accepted
     attempts: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: true calls spent on that macro-step
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
-    delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is proposed
+    delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical

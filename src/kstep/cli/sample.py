@@ -29,7 +29,7 @@ CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/
           "06b": ("--qm-config", "configs/qm.yaml")}
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
 KEYS = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
-        "hydrogen_mass_Da", "tempering_K", "tune", "project_residual")
+        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -83,10 +83,15 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     scheme.add_argument("--thermostat", choices=["none", "langevin"], help="around all but metropolis; none is NVE")
     scheme.add_argument("--hydrogen-mass", type=positive_float, dest="hydrogen_mass_Da",
                         help="metropolis: mass of the sampler's hydrogens, Da; the ensemble stays exact")
+    scheme.add_argument("--moves", type=positive_int, help="nested: moves on the network per true call")
+    scheme.add_argument("--network-ladder", type=positive_float, nargs="+", dest="network_ladder_K", metavar="K",
+                        help="nested: ladder of temperatures on the network alone, K, the target first; one: none")
+    scheme.add_argument("--call-cost-s", type=non_negative_float,
+                        help="nested: seconds of a true call that tuning reckons with, instead of what it measures")
     scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
-                        help="metropolis: ladder of temperatures, K, the target first; rungs exchange configurations")
+                        help="metropolis: ladder of temperatures, K, the target first, each of which asks the truth")
     scheme.add_argument("--tune", action="store_true", default=None,
-                        help="metropolis: choose the timestep and the length by measurement before production")
+                        help="choose timestep, length, moves and ladder by measurement before production")
     run_flags = parser.add_argument_group("run")
     run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
     run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")

@@ -11,7 +11,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import write_json_atomic
 from kstep.runs.accounting import Account
 from kstep.runs.counters import Tally
-from kstep.runs.coverage import TorsionWatch
+from kstep.runs.coverage import SpeciesWatch, TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
@@ -43,6 +43,8 @@ class Production:
         self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
         # the rest of burn-in is of what its first half has settled
         self.freeze_at, self.gaps = hybrid.burn_in_steps // 2 if scheme.freezes else 0, []
+        # dynamics that no wall keeps within the molecule is watched
+        self.species = SpeciesWatch(run.molecule) if scheme.inside is None else None
         self.segments: list[int] | None = None
         self.broken: PhysicsError | None = None
         self.stopped: str | None = None
@@ -73,6 +75,7 @@ class Production:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
         self.tally = Tally(self.scheme)
         self.coverage = TorsionWatch(self.run.molecule)
+        self._watch_species()
         if hybrid.burn_in_steps:
             self.segments = self._open_segments("equil")
 
@@ -82,10 +85,17 @@ class Production:
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
         self.gaps, self.scheme.frozen = progress.get("gaps", []), progress.get("frozen")
+        if self.species is not None:
+            self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.tolerances.restore(self.writer.parts)
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
+
+    def _watch_species(self) -> None:
+        if self.species is not None:
+            self.species.see(self.state.positions, self.state.step * self.scheme.dt_ps,
+                             np.arange(self.run.hybrid.replicas))
 
     def go(self) -> None:
         """All macro-steps that are left, or fewer where the physics fails or a tolerance is left."""
@@ -122,6 +132,7 @@ class Production:
         self.stopped = None if self.tolerances.learns else violation
         if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
+            self._watch_species()
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done < self.total:
@@ -168,7 +179,8 @@ class Production:
             "done": self.done, "tally": self.tally.counts, "spent": self.account.so_far(),
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
-            "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen})
+            "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
+            "species": self.species.kept if self.species is not None else None})
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

@@ -51,10 +51,13 @@ class NetworkAsTruth:
 
 
 def thermalise(network, carry, positions, masses, ladder: TemperatureLadder, rng, *, n_proposals: int = 8,
-               dt_fs: float = 0.5, n_steps: int = 200) -> np.ndarray:
-    """Positions (R,N,3) that follow the network's potential at the ladder's temperatures, from any start."""
+               dt_fs: float = 0.5, n_steps: int = 200, inside=None) -> np.ndarray:
+    """Positions (R,N,3) that follow the network's potential at the ladder's temperatures, from any start.
+
+    inside: walls that no start leaves (see kstep.schemes.base).
+    """
     scheme = Metropolis(carry, masses, dt_fs * PS_PER_FS, n_steps, ladder.temperatures_K[0], length_law="uniform",
-                        ladder=ladder)
+                        ladder=ladder, inside=inside)
     pool = NetworkAsTruth(network)
     state = initial_state(pool, positions, np.zeros_like(positions))
     return run(scheme, pool, state, rng, n_proposals).positions
@@ -131,24 +134,30 @@ def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng
     Returns dt_fs, k_steps, masses_Da (N,) and what they were chosen from, as plain numbers.
     """
     temperature_K = ladder.of(len(positions))
-    if use_hessian:
-        masses = hessian_masses(network, positions, masses)
-    trials: dict[float, float] = {}
-    if dt_fs is None:
-        for candidate in TIMESTEPS_FS:
-            trials[candidate] = integrator_acceptance(network, carry, positions, masses, temperature_K, candidate, rng)
-            if trials[candidate] < wanted_acceptance:
-                break
-        good = [dt for dt, acceptance in trials.items() if acceptance >= wanted_acceptance]
-        dt_fs = max(good, default=TIMESTEPS_FS[0])
+    dt_fs, masses, trials = choose_timestep(network, carry, positions, masses, temperature_K, rng, dt_fs=dt_fs,
+                                            use_hessian=use_hessian, wanted_acceptance=wanted_acceptance)
     costs = measure_costs(pool, carry, positions, masses, temperature_K, rng)
-    if k_steps is None:
-        k_steps = steps_per_call(costs, dt_fs, shortest_mean_fs)
     return {
-        "dt_fs": dt_fs, "k_steps": k_steps, "mean_length_fs": k_steps * dt_fs,
+        "dt_fs": dt_fs, "k_steps": k_steps or steps_per_call(costs, dt_fs, shortest_mean_fs),
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},
         "cpu_s_per_true_call": costs.true_call_s, "cpu_s_per_inner_step": costs.inner_step_s,
         "masses_Da": [float(m) for m in masses], "temperatures_K": list(ladder.temperatures_K)}
+
+
+def choose_timestep(network, carry, positions, masses, temperature_K, rng, *, dt_fs: float | None, use_hessian: bool,
+                    wanted_acceptance: float) -> tuple[float, np.ndarray, dict[float, float]]:
+    """(dt_fs, masses (N,) Da, acceptance by timestep tried) from thermal positions (R,N,3); a dt_fs given stays."""
+    if use_hessian:
+        masses = hessian_masses(network, positions, masses)
+    trials: dict[float, float] = {}
+    if dt_fs is not None:
+        return dt_fs, masses, trials
+    for candidate in TIMESTEPS_FS:
+        trials[candidate] = integrator_acceptance(network, carry, positions, masses, temperature_K, candidate, rng)
+        if trials[candidate] < wanted_acceptance:
+            break
+    good = [dt for dt, acceptance in trials.items() if acceptance >= wanted_acceptance]
+    return max(good, default=TIMESTEPS_FS[0]), masses, trials
 
 
 def describe(report: dict) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 
 LIMIT_KT = 10.0  # a network is wrong by so much where it has a hole; a weight stays within exp(-10) ... exp(10)
 WIDEST_KT = 1.6  # spread of d, where it forgets itself at once; beyond, k-hat warns of the weights
-FEWEST_PAIRS = 50
+FEWEST_PAIRS = 30
 
 
 @dataclass(frozen=True)

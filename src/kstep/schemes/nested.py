@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from kstep import importance
-from kstep.config import Count, NonNegative, Temperature
+from kstep.config import Count, NonNegative, Temperature, Whole
 from kstep.errors import UserError
 from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
-from kstep.schemes.network_ladder import NetworkLadder
+from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
 from kstep.schemes.state import Info, Proposal, State
 from kstep.units import PS_PER_FS, kT
@@ -21,6 +21,8 @@ from kstep.units import PS_PER_FS, kT
 DEFAULT_MOVES = 10
 DEFAULT_MOVE_FS = 150.0
 LOG_WEIGHT_BIN = 0.01
+DEFAULT_BURN_IN = 10
+FLOOR_KT, ROOM_K = 5.0, 300.0  # how far below the lowest energy it was taught a network may be believed
 
 
 class NestedConfig(SamplerConfig):
@@ -29,10 +31,12 @@ class NestedConfig(SamplerConfig):
     moves: Count | None = Field(None, description="moves on the network per true call")
     network_ladder_K: Annotated[list[Temperature], Field(min_length=1, max_length=100)] | None = Field(
         None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
+    turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
     judge: Literal["auto", "chain", "weights"] = Field(
         "auto", description="the true energy refuses proposals (chain), weighs them, or what burn-in finds better")
+    mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
 class Nested(Sampler):
@@ -54,20 +58,24 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS)
+    traits = replace(SAMPLER_TRAITS, explores=True,
+                     warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
     freezes = True
+    default_burn_in = None
+    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True, judge: str = "chain"):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average; judge: wanted."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
-        self.ladder, self.needs_forces, self.wanted_judge = ladder, needs_forces, judge
+        self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
+        self.wanted_judge = judge
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """Tuned unless every choice is made or tune is false; then ten moves of 150 fs without a ladder."""
         settled = {}
-        if config.judge == "weights" and config.burn_in_steps < 2:
+        if config.judge == "weights" and config.burn_in_steps is not None and config.burn_in_steps < 2:
             raise UserError("judge weights measures its constant in the first half of burn-in; give burn_in_steps of 2 "
                             "or more")
         if config.network_ladder_K:
@@ -79,6 +87,7 @@ class Nested(Sampler):
         if not settled["tune"]:
             dt_fs, moves = config.dt_fs or baseline.dt_fs, config.moves or DEFAULT_MOVES
             temperature_K = settled.get("temperature_K", config.temperature_K) or baseline.temperature_K
+            settled["burn_in_steps"] = DEFAULT_BURN_IN if config.burn_in_steps is None else config.burn_in_steps
             settled.update(dt_fs=dt_fs, moves=moves, network_ladder_K=config.network_ladder_K or [temperature_K],
                            k_steps=config.k_steps or moves * max(1, round(DEFAULT_MOVE_FS / dt_fs)))
         return settled
@@ -87,8 +96,15 @@ class Nested(Sampler):
     def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Nested:
         """On the ladder of its config."""
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
-                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)))
-        return cls(ladder, config.k_steps, needs_forces=needs_forces, judge=config.judge)
+                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
+                               **cls.means(config, molecule, network))
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces, judge=config.judge)
+
+    @classmethod
+    def means(cls, config, molecule, network) -> dict[str, Any]:
+        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
+        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
+        return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
@@ -153,7 +169,8 @@ class Nested(Sampler):
             failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
             delta_H=np.where(np.isfinite(end), end - begin, np.inf),
             gap=np.stack([np.where(under_way, begin, np.nan), end], axis=1),
-            weight=self.judge.weight(choose(end, begin), self._kT), moves=led.moves, exchanges=led.exchanges, stay=stay)
+            weight=self.judge.weight(choose(end, begin), self._kT), moves=led.moves, exchanges=led.exchanges,
+            turns=led.turns, stay=stay)
 
     def count(self, info: Info) -> dict:
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
@@ -165,7 +182,8 @@ class Nested(Sampler):
             fared = {"failed_true_calls": fared["failed_true_calls"],
                      "log_weights": {str(b): int(n) for b, n in zip(*np.unique(bins, return_counts=True))}}
         return {**fared, "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
-                "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays}
+                "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays,
+                "turns": {str(i): [int(n) for n in rung] for i, rung in enumerate(info.turns.sum(axis=0))}}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
@@ -180,6 +198,9 @@ class Nested(Sampler):
             rungs = [sums["moves"][rung] for rung in sorted(sums["moves"], key=int)]
             out["figures"] = {"inner_acceptance": [taken / tried for tried, taken, _ in rungs],
                               "refused_at_walls": [refused / tried for tried, _, refused in rungs],
+                              "turns_accepted": [taken / tried for tried, taken in
+                                                 (sums["turns"][rung] for rung in sorted(sums["turns"], key=int))
+                                                 if tried],
                               "longest_stay": max(map(int, sums["stays"]), default=0)}
         if weighed:
             bins = np.repeat([int(b) for b in sums["log_weights"]], list(sums["log_weights"].values()))
@@ -193,6 +214,14 @@ class Nested(Sampler):
         if found is None:
             return super().last_words(metadata)
         return f"acceptance {metadata['acceptance']:.3f}, {importance.in_words(found)}"
+
+
+def turns_of(molecule, network, n: int) -> Turns | None:
+    """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
+    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
+    if floor is None or molecule.region is not None:
+        return None
+    return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))
 
 
 def _is_under_way(state: State) -> bool:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.scheme_traits import traits_of
-from kstep.study.advice import cost_model as model, stand_in_rates as rates
+from kstep.study.advice import cost_model as model
 from kstep.study.advice.survey import Survey, sampler_of
 
 
@@ -31,7 +32,7 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
         predicted, (measured, found) = survey.sampler, sampler_of(run)
         keys, learned = ("acceptance", "cpu_s_per_call"), run.metadata.get("cpu_s_training")
     else:
-        found, dt_fs = rates.samples_of_run(run), run.metadata["dt_fs"]
+        found, dt_fs = samples_of_run(run), run.metadata["dt_fs"]
         predicted = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
         measured = model.PlainMD(run.metadata["cpu_s"] / run.metadata["true_calls"], dt_fs,
                                  {o: found[o] and found["ps"] / found[o] for o in model.OBSERVABLES})

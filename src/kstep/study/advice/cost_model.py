@@ -83,15 +83,6 @@ def expected_learning(n_atoms: int, cpu_s_per_call: float) -> Learning:
     return Learning(labels, labels * cpu_s_per_call + TRAINING_S[0] * n_atoms ** TRAINING_S[1], False)
 
 
-def with_rejections(rate: float, acceptance: float) -> float:
-    """Effective samples per proposal when a share 1 - a of the proposals is rejected at random.
-
-    A chain with lag-one correlation c gives (1 - c)/(1 + c) = r samples per proposal; with
-    rejections c' = 1 - a + a c, so r' = a r / (1 + (1 - a) r).
-    """
-    return acceptance * rate / (1.0 + (1.0 - acceptance) * rate)
-
-
 def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler, learning: Learning,
             n_workers: int, factor: float) -> dict | None:
     """CPU and wall seconds of n_samples effective samples with and without md-kstep; None if unknown.

@@ -12,54 +12,18 @@ from itertools import islice
 
 import numpy as np
 
-from kstep.analysis.measure.fitted_tail import FittedTail
-from kstep.analysis.measure.profile import characterise
-from kstep.analysis.measure.samples import (
-    Recording,
-    Series,
-    common_rotamers,
-    counted,
-    crossed,
-    effective_samples,
-    series_of,
-    slowest,
-)
+from kstep.analysis.measure.run_samples import samples_of
+from kstep.analysis.measure.samples import Recording
 from kstep.errors import UserError
 from kstep.runs.loop import initial_state, run
 from kstep.runs.network_dynamics import network_dynamics
 from kstep.runs.tuning import NetworkAsTruth
-from kstep.schemas import Trajectory
-from kstep.scheme_traits import traits_of
 from kstep.schemes import Metropolis
 from kstep.units import PS_PER_FS, kT
 
 FRAME_FS = 25.0  # between stored frames of plain dynamics; a torsion forgets in picoseconds
 FIRST_PS = 16.0  # per replica; then doubled until there are samples enough
 LEFT_SIGMA = 4.0  # a replica whose mean energy is this far from where it started is in a hole of the network
-
-
-def samples_of_run(trajectory: Trajectory) -> dict:
-    """`samples_of` a finished run; raises UserError when there are no production frames."""
-    profile = characterise(trajectory)
-    if profile is None:
-        raise UserError("the trajectory holds no production frames, or fewer than four per replica")
-    return samples_of(series_of(profile), of_dynamics=traits_of(trajectory.metadata).keeps_velocities)
-
-
-def samples_of(series: Series, *, of_dynamics: bool) -> dict:
-    """Effective samples of the potential energy and of the slowest torsion that has two rotamers or more.
-
-    {"energy", "torsion" (None without such a torsion), "standard_error" of both, "label", "never_crossed": labels,
-    "frames", "ps"}, with the run's own rotamers and correlation times with a fitted tail.
-    """
-    found = effective_samples(series, counted(common_rotamers([series], []))[0], FittedTail(of_dynamics))
-    moving = crossed(found["torsions"])
-    label, torsion = slowest(moving) or (None, None)
-    return {"energy": found["energy"]["samples"], "torsion": torsion and torsion["samples"], "label": label,
-            "standard_error": {"energy": found["energy"]["standard_error"],
-                               "torsion": torsion and torsion["standard_error"]},
-            "never_crossed": [name for name in found["torsions"] if name not in moving],
-            "frames": series.n_frames, "ps": series.length_ps}
 
 
 def stand_in_chain(molecule, network, carry, positions, masses, temperature_K, dt_fs: float, k_steps: int, rng, *,

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.provenance import machine, provenance
+from kstep.runs.exploration import with_rejections
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.run_network import recipe_of
@@ -96,7 +98,7 @@ def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
 
 def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
     """The Sampler that a metropolis run was, and its effective samples."""
-    metadata, found = run.metadata, rates.samples_of_run(run)
+    metadata, found = run.metadata, samples_of_run(run)
     calls = metadata["tally"]["macro_steps"]
     return model.Sampler(
         cpu_s_per_call=metadata["cpu_production_s"] / calls,
@@ -152,7 +154,7 @@ def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, r
     own = _plain_dynamics(settings, run, field, field, positions[:16], rng, SAMPLES_WITHOUT)
     sampler = model.Sampler(
         costs.true_call_s + k_steps * costs.inner_step_s,
-        {o: here[o] and model.with_rejections(here[o], share) for o in model.OBSERVABLES}, share * here["acceptance"],
+        {o: here[o] and with_rejections(here[o], share) for o in model.OBSERVABLES}, share * here["acceptance"],
         chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
     return _survey(settings, run, costs, own, step_s, lengths, sampler,
                    model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT)
@@ -204,7 +206,7 @@ def _price(row: dict, here: dict, sampler: model.Sampler, costs: Costs) -> dict:
     for o in model.OBSERVABLES:
         rate, known = None, sampler.samples_per_call[o]
         if row[o] and here[o] and known:
-            rate = model.with_rejections(row[o], share) * known / model.with_rejections(here[o], share)
+            rate = with_rejections(row[o], share) * known / with_rejections(here[o], share)
         out[f"{o}_samples_per_call"], out[f"cpu_s_per_{o}_sample"] = rate, rate and cost / rate
     return out
 
