@@ -63,7 +63,7 @@ class Result:
 
     @property
     def energies(self) -> np.ndarray:
-        """True potential energies (F,), kJ/mol."""
+        """True potential energies (F,), kJ/mol; averages over frames are taken under `weights`."""
         return self.trajectory.Epot[self.frames]
 
     @property
