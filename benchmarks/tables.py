@@ -21,6 +21,7 @@ VALIDATION = RESULTS / "validation.json"
 MEMORY = RESULTS / "memory.json"
 WEIGHTS = RESULTS / "weights.json"
 ADVISE = RESULTS / "advise.json"
+INNER_LOOP = RESULTS / "inner_loop.json"
 GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
@@ -311,6 +312,22 @@ def weights(data: dict) -> str:
             "kT. `python benchmarks/weights.py` repeats it.")
 
 
+def inner_loop(data: dict) -> str:
+    """What benchmarks/inner_loop.py measured."""
+    rows = list(next(iter(data["atoms"].values()))["step_us"])
+    rows.sort(key=int)
+    lines = [[n_atoms, found["pairs"], *(f"{found['step_us'][n]:.3g}" for n in rows),
+              f"{found['limit_products_us']:.2g} + {found['limit_passes_us']:.2g}"]
+             for n_atoms, found in sorted(data["atoms"].items(), key=lambda item: int(item[0]))]
+    return ("### The inner loop of `pair_mlp`\n\nMicroseconds of one timestep of one replica (network's force and "
+            "velocity Verlet, float32 inside, one core) for so many replicas computed at once. The limit: the "
+            f"operations of its matrix products at {data['product_GFLOP_per_s']:.0f} GFLOP/s, the highest rate that a "
+            "product of square matrices reaches here, and the passes between them at "
+            f"{data['stream_GB_per_s']:.0f} GB/s, that of multiplying arrays which stay in the cache.\n\n"
+            + table(["atoms", "pairs", *(f"{n} replicas" for n in rows), "limit, products + passes"], lines)
+            + "\n\n`python benchmarks/inner_loop.py` repeats it.")
+
+
 def tables() -> str:
     """All tables as Markdown."""
     data = json.loads((RESULTS / "pipeline.json").read_text())
@@ -332,6 +349,8 @@ def tables() -> str:
         parts.append(validation(json.loads(VALIDATION.read_text())))
     if MEMORY.exists():
         parts.append(memory(json.loads(MEMORY.read_text())))
+    if INNER_LOOP.exists():
+        parts.append(inner_loop(json.loads(INNER_LOOP.read_text())))
     return "\n\n".join(parts)
 
 

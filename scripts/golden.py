@@ -40,9 +40,9 @@ TINY = {
     "pair.yaml": "arch: pair_mlp\npair_hidden: [48, 48]\n",
     "both.yaml": "arch: egnn\nheads: {energy: true, jump: true}\nuse_force_head: true\nhidden_dim: 8\nvector_dim: 4\n"
                  "num_layers: 2\nnum_rbf: 6\n",
-    "learn.yaml": "learn_replicas: 4\nbootstrap_labels_per_atom: 6\nfirst_length_fs: 20\nlast_length_fs: 40\n"
-                  "inner_dt_fs: 1.0\nround_passes: 40\nround_growth: 0.5\nverify_proposals: 16\nmax_true_calls: 120\n"
-                  "fit_passes: 80\nfit_lr: 0.02\n",
+    "learn.yaml": "learn_replicas: 4\nbootstrap_labels_per_atom: 6\nlearn_moves: 2\nlearn_move_fs: 20\n"
+                  "inner_dt_fs: 1.0\nround_passes: 40\nround_growth: 0.5\nfit_cost_calls: 1\nverify_proposals: 16\n"
+                  "max_true_calls: 120\nfit_passes: 80\nfit_lr: 0.02\n",
 }
 
 # Command lines: @ is the folder of the case; src/, configs/ and data/ are those of the tree, tiny/ holds TINY; any

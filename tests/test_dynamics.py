@@ -254,6 +254,31 @@ def test_replicas_dealt_out_to_processes_move_as_in_one():
     assert np.array_equal(several[0], one[0]) and np.array_equal(several[1], one[1])
 
 
+def load_noted_spring(stiffness, notes):
+    with open(notes, "a") as handle:
+        handle.write(f"{stiffness}\n")
+    return load_spring(stiffness)
+
+
+def test_a_network_is_sent_once_to_each_process_and_changed_in_all(tmp_path):
+    potential, rng, notes = harmonic_chain((12.0, 1.0)), np.random.default_rng(15), tmp_path / "notes"
+    x, v = chain_positions(2, 5, rng), draw_velocities(5, potential.masses, 300.0, rng)
+    sharded = ShardedCarrier(load_noted_spring, {"stiffness": 0.5, "notes": str(notes)}, 2)
+    try:
+        for n in (1, 5, 5):  # one process alone, then both
+            several = sharded(x[:n], v[:n], potential.masses, 5e-4, 20)
+        assert notes.read_text().split() == ["0.5"] * 2
+        assert np.array_equal(several[0], Carrier(load_spring(0.5))(x, v, potential.masses, 5e-4, 20)[0])
+        sharded.change_network(None, {"stiffness": 0.8, "notes": str(notes)})
+        for _ in range(2):
+            several = sharded(x, v, potential.masses, 5e-4, 20)
+        assert notes.read_text().split() == ["0.5"] * 2 + ["0.8"] * 2
+        assert np.array_equal(several[0], Carrier(load_spring(0.8))(x, v, potential.masses, 5e-4, 20)[0])
+        assert sharded.cpu_s > 0
+    finally:
+        sharded.close()
+
+
 def exact_jump(potential, dt_ps):
     """The flow map itself as a network: x_k and v_{k-1/2} of velocity Verlet on the true force."""
 

@@ -144,8 +144,8 @@ print(result)
 
 def test_a_network_is_learned_and_then_sampled_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = dict(bootstrap_labels_per_atom=4, first_length_fs=20, last_length_fs=40, learn_replicas=4, round_passes=5,
-                 fit_passes=10, target_acceptance=0.05, heldout_energy_kT=50, verify_proposals=8, max_true_calls=60)
+    small = dict(bootstrap_labels_per_atom=4, learn_moves=2, learn_move_fs=20, learn_replicas=4, round_passes=5,
+                 fit_passes=10, search_steps=1, verify_proposals=8, max_true_calls=60)
     result = kstep.sample("O", name="water", learn=small, k_steps=20, dt_fs=0.5, **SHORT)
     assert result.path.name == "water.npz" and 0 <= result.acceptance <= 1
     assert result.metadata["true_calls_training"] > 0

@@ -32,15 +32,14 @@ FASTER = [
     ("--samples 10000", "--samples 10 --replicas 8 --pilot-steps 8 --most-cpu 1"),
 ]
 FAST_LEARNING = """bootstrap_labels_per_atom: 4
-first_length_fs: 20
-last_length_fs: 40
+learn_moves: 2
+learn_move_fs: 20
 learn_replicas: 8
 round_passes: 20
 fit_passes: 30
-target_acceptance: 0.2
-heldout_energy_kT: 5
+search_steps: 1
 verify_proposals: 16
-max_true_calls: 200
+max_true_calls: 100
 """
 
 

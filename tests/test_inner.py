@@ -83,11 +83,12 @@ def test_gpu_gives_the_network(make, way):
     all_agree(make(), way, positions(5), device="cuda")
 
 
-def test_matrix_products_keep_full_float32():
+@pytest.mark.parametrize("make, way", [(egnn, "eager"), (make_model, "numpy")])
+def test_matrix_products_keep_full_float32(make, way):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        network_of(egnn(), "eager")
+        network_of(make(), way)
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         torch.set_float32_matmul_precision(before)

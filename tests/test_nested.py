@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import chi2
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.molecules.molecule import Molecule
 from kstep.runs.counters import Tally
 from kstep.runs.loop import macro_steps, run
 from kstep.runs.network_dynamics import Carrier
@@ -652,9 +653,12 @@ def test_stays_are_counted_from_the_last_proposal_that_was_taken():
 @pytest.mark.parametrize("k_steps", [3, 25, 40])
 def test_a_macro_step_is_as_long_as_its_moves_are_on_average(k_steps):
     """Also where k_steps is no multiple of the moves: time, cost and frames are reckoned with what is done."""
-    config = HybridConfig(dt_fs=1.0, k_steps=k_steps, moves=10, network_ladder_K=[300.0])
+    config = HybridConfig(dt_fs=1.0, k_steps=k_steps, moves=10, network_ladder_K=[300.0], keep_species=False)
     network = SpringNetwork(spring())
-    scheme = Nested.build(config, None, network=network, carry=Carrier(network), masses=MASSES, needs_forces=True)
+    network.metadata = {}
+    pair = Molecule("pair", "", np.array([6, 1]), MASSES, np.array([[0, 1]]), np.ones(1), np.zeros((1, 2, 3)),
+                    np.zeros(1))
+    scheme = Nested.build(config, pair, network=network, carry=Carrier(network), masses=MASSES, needs_forces=True)
     pool = BatchPool(spring())
     steps = steps_of(scheme, pool, start_state(pool, pairs(1, np.random.default_rng(20))), 150)
     done = np.array([info.inner_steps[0] for _, info in steps])

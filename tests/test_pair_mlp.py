@@ -1,15 +1,17 @@
 """pair_mlp: exact forces, invariance, the numpy hot path, and the checkpoints it travels in."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from kstep.errors import UserError
-from kstep.models import build_model, checkpoint as checkpoints
+from kstep.models import build_model, checkpoint as checkpoints, pair_mlp_numpy
 from kstep.models.batch import replicate
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
-from kstep.models.pair_mlp_numpy import FastPairMLP
+from kstep.models.pair_mlp_numpy import FastPairMLP, pairs_by_offset
 
 NUMBERS = np.array([6, 8, 1, 1, 1, 1])  # methanol
 MASSES = np.array([12.011, 15.999, 1.008, 1.008, 1.008, 1.008])
@@ -98,6 +100,76 @@ def test_hot_path_equals_the_double_precision_network(widths, n_replicas):
     assert energy.dtype == forces.dtype == np.float64 and forces.flags.c_contiguous
     assert np.abs(energy - exact_energy.numpy()).max() < 1e-3
     assert np.abs(forces - exact_forces).max() < 1e-5 * np.abs(exact_forces).max()
+
+
+def chain(n_atoms, n_replicas=5):
+    """A network of a zigzag of carbons, every weight random, and positions of it."""
+    torch.manual_seed(n_atoms)
+    rng, at = np.random.default_rng(n_atoms), np.arange(n_atoms)
+    model = build_model(ModelConfig(arch="pair_mlp", pair_hidden=[16, 12]),
+                        {"numbers": np.full(n_atoms, 6), "bonds": np.stack([at[:-1], at[1:]], 1)})
+    zigzag = np.stack([0.12 * at, 0.08 * (at % 2), np.zeros(n_atoms)], 1)
+    x = zigzag + rng.normal(scale=0.005, size=(200, n_atoms, 3))
+    model.fit_normalisation({"positions": x, "energies": -1000 + 10 * rng.normal(size=200)})
+    for parameter in (model.slope, model.readout, model.stiffness):
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model, x[:n_replicas]
+
+
+def exactly(model, x):
+    """Energy (R,) and forces (R,N,3) of the network in float64."""
+    energy, forces = copy.deepcopy(model).double().energy_and_gradient(torch.as_tensor(x))
+    return energy.detach().numpy(), forces.detach().numpy()
+
+
+@pytest.mark.parametrize("n_atoms", [2, 3, 4, 5, 8, 9])
+def test_hot_path_meets_every_pair_once(n_atoms):
+    model, x = chain(n_atoms)
+    assert np.array_equal(np.sort(pairs_by_offset(n_atoms)), np.arange(n_atoms * (n_atoms - 1) // 2))
+    energy, forces = FastPairMLP(model).energy_and_forces(x)
+    exact_energy, exact_forces = exactly(model, x)
+    assert np.abs(energy - exact_energy).max() < 1e-3
+    assert np.abs(forces - exact_forces).max() < 1e-5 * np.abs(exact_forces).max()
+
+
+@pytest.mark.parametrize("n_atoms", [8, 9])
+def test_hot_path_in_blocks_is_the_network(n_atoms, monkeypatch):
+    """A replica's energy is the same in any batch: single precision moves it by less than 1e-4 kJ/mol."""
+    model, x = chain(n_atoms, 64)
+    whole_energy, whole = FastPairMLP(model).energy_and_forces(x)
+    monkeypatch.setattr(pair_mlp_numpy, "BLOCK_BYTES", 30_000)
+    fast = FastPairMLP(model)
+    for n in (64, 63, 1, 64):
+        energy, forces = fast.energy_and_forces(x[:n])
+        assert n == 1 or len(fast._blocks) > 2
+        assert np.abs(energy - whole_energy[:n]).max() < 1e-4
+        assert np.abs(forces - whole[:n]).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_forces_alone_are_those_beside_the_energy(tmp_path):
+    network, x = Network.load(make_checkpoint(tmp_path / "best.pt"), NUMBERS, MASSES, BONDS), positions(7)
+    forces = network.forces(network.native(x))
+    assert forces.shape == network.native(x).shape
+    assert np.array_equal(network.numpy(forces), network.energy_and_forces(x)[1])
+
+
+def test_a_replica_that_blew_up_leaves_the_others_alone():
+    fast, x = FastPairMLP(make_model()), positions(6)
+    energy, forces = fast.energy_and_forces(x)
+    wrong = x.copy()
+    wrong[2, 3] = np.nan
+    for _ in range(2):
+        found_energy, found = fast.energy_and_forces(wrong)
+        assert np.isnan(found_energy[2]) and np.isnan(found[2]).any()
+        rest = np.arange(6) != 2
+        assert np.abs(found[rest] - forces[rest]).max() < 1e-5 * np.abs(forces).max()
+        assert np.abs(found_energy[rest] - energy[rest]).max() < 1e-4
+    assert np.array_equal(fast.energy_and_forces(x)[1], forces)
+
+
+def test_hot_path_refuses_another_molecule():
+    with pytest.raises(UserError, match="6 atoms"):
+        FastPairMLP(make_model()).energy_and_forces(np.zeros((4, 7, 3)))
 
 
 def test_hot_path_depends_on_positions_alone():

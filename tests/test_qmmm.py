@@ -490,7 +490,7 @@ def test_the_cheap_potential_is_one_potential(chloroethanol):
     assert np.isnan(inner.energy_and_forces(broken[None])[0][0])
 
 
-LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, first_length_fs=10, round_passes=30,
+LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, fit_cost_calls=0.0, round_passes=30,
                     round_growth=0.4, fit_passes=40, fit_lr=0.02, verify_proposals=12)
 
 

@@ -1,10 +1,13 @@
-"""The studies of MODELS.md: how label efficiency is counted, and that the peers are as equivariant as they claim."""
+"""The studies: how label efficiency is counted, that peers are as equivariant as they claim, what a step costs."""
 
-import importlib
+import importlib.util
+import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import ROOT
 
@@ -45,3 +48,36 @@ def test_peers_turn_move_and_permute_with_the_molecule(module, n_times, with_for
         here = net(elements, x, v, f, edges)[0]
         there = net(elements[order], x[:, order], v[:, order], f[:, order], edges[order][:, order])[0]
         assert (here[:, :, order] - there).abs().max() < 1e-10 * here.abs().max()
+
+
+@pytest.mark.parametrize("n_atoms", [5, 6])
+def test_the_limit_of_the_inner_loop_counts_the_products_that_are_made(module, n_atoms):
+    inner_loop = module("inner_loop")
+    net, n_rows = inner_loop.network(n_atoms, "cpu"), 7
+    x = net.native(inner_loop.chain(n_atoms, n_rows))
+    with FlopCounterMode(display=False) as counted:
+        net.forces(x)
+    assert counted.get_total_flops() == n_rows * inner_loop.operations(n_atoms, net.model.config.pair_hidden)
+
+
+def test_the_inner_loop_is_timed_beside_its_limits(module, tmp_path, monkeypatch):
+    inner_loop, threads, out = module("inner_loop"), torch.get_num_threads(), tmp_path / "inner_loop.json"
+    monkeypatch.setattr(inner_loop, "SQUARE", {"cpu": (256,)})
+    monkeypatch.setattr(sys, "argv", ["inner_loop.py", "--atoms", "5", "12", "--rows", "2", "16", "--least-s", "0.05",
+                                      "--out", str(out)])
+    try:
+        inner_loop.main()
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(out.read_text())
+    for n_atoms, row in found["atoms"].items():
+        assert row["pairs"] == {"5": 10, "12": 66}[n_atoms]
+        limit = row["limit_products_us"] + row["limit_passes_us"]
+        assert row["step_us"]["2"] > row["step_us"]["16"] > limit > 0  # what a call costs is shared by its replicas
+    small, large = (found["atoms"][n] for n in ("5", "12"))
+    assert large["limit_passes_us"] > small["limit_passes_us"]
+    spec = importlib.util.spec_from_file_location("benchmark_tables", ROOT / "benchmarks/tables.py")
+    tables = importlib.util.module_from_spec(spec)  # PyTables is called tables too
+    spec.loader.exec_module(tables)
+    text = tables.inner_loop(found)
+    assert text.index("| 5 | 10 |") < text.index("| 12 | 66 |") and f"{small['step_us']['16']:.3g}" in text

@@ -437,6 +437,26 @@ def test_formats_hold_weights_or_refuse(tmp_path):
     assert alike.energies.mean() == pytest.approx((result.energies * result.weights).mean(), abs=0.5)
 
 
+def test_a_run_with_an_aim_heeds_weights(ethanol):
+    from kstep.runs.aim import Aim
+
+    settings = HybridConfig(scheme="nested", effective_samples=1, temperature_K=300.0)
+    run, profile = weighted(whole=False), characterise(weighted(whole=False))
+    aims = {kind: Aim(settings, ethanol, 1, 0.1) for kind in ("bare", "weighted", "useless")}
+    useless = np.exp(6.0 * RNG(15).standard_normal(len(run.pos)))
+    for rows in np.array(profile.replicas).T:
+        for kind, weight in (("bare", ()), ("weighted", run.weight[rows]), ("useless", useless[rows])):
+            aims[kind].add(run.pos[rows], run.Epot[rows], np.array(weight))
+    for aim in aims.values():
+        aim.judge()
+    bare, with_weights = (aims[kind].series() for kind in ("bare", "weighted"))
+    assert bare.weights is None and with_weights.weights[0] == pytest.approx(profile.weights[0])
+    assert aims["weighted"].known.samples["energy"] < 0.8 * aims["bare"].known.samples["energy"]
+    for aim in aims.values():
+        aim.known = replace(aim.known, r_hat=dict.fromkeys(aim.known.r_hat, 1.0))
+    assert aims["bare"].shortfall() is None and "the weights say" in aims["useless"].shortfall()
+
+
 def run_of_water(water, spec, folder, name, *, judge, resume=False, cut_at=None):
     """Eight macro-steps of water with a network that has seen little of it; cut after a macro-step."""
     from kstep.models import checkpoint as checkpoints

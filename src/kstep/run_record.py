@@ -77,6 +77,7 @@ class RunRecord(BaseModel):
     judge: dict[str, Any] | None = None  # chain or weights, by the spread and the memory of U_true - U_net in burn-in
     figures: dict[str, Any] | None = None  # whatever else a scheme sums up
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
+    aim: dict[str, Any] | None = None  # of a run without fixed length, and what it knows: kstep.runs.aim
     rotamers_never_visited: list[dict[str, Any]] | None = None
     species_changes: list[dict[str, Any]] | None = None  # replica, time_ps, what; of dynamics without walls
     failed_true_calls: list[str] | None = None  # the first of them, in sentences

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.runs.aim import settle_end
 from kstep.schemes import PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred
 from kstep.schemes.sampler import Sampler
@@ -29,14 +31,23 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
     tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
     settled = hybrid.model_copy(update={"scheme": kind.name, "tune": tune})
     kind.settle_defaults(settled, None, baseline)  # what contradicts itself is refused before anything is learned
+    settle_end(settled, kind)
     return settled
 
 
-def sampling_of(hybrid: HybridConfig, baseline: BaselineConfig) -> dict:
-    """What a Target must know of how its network will be used: temperatures_K and length_fs."""
-    return {"temperatures_K": tuple(hybrid.tempering_K or (hybrid.temperature_K or baseline.temperature_K,)),
-            "length_fs": hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps
-            else hybrid.shortest_mean_fs}
+def temperatures_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[float, ...]:
+    """Temperatures in K that a run will sample at, the target first: the rungs of a ladder, or one alone."""
+    return tuple(hybrid.tempering_K or hybrid.network_ladder_K or (hybrid.temperature_K or baseline.temperature_K,))
+
+
+def explored_with(hybrid: HybridConfig) -> dict[str, Any]:
+    """Fields of a Target: what a run will have besides moves."""
+    return {"walls": hybrid.keep_species, "mirror": hybrid.mirror_images, "turns": hybrid.turns}
+
+
+def length_fs_of(hybrid: HybridConfig, baseline: BaselineConfig) -> float:
+    """Mean length of the proposals that a run will make, as far as it is settled."""
+    return hybrid.k_steps * (hybrid.dt_fs or baseline.dt_fs) if hybrid.k_steps else hybrid.shortest_mean_fs
 
 
 def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_config=None, **how) -> Path:

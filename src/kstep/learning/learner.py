@@ -1,10 +1,16 @@
 """Self-learning: labels, network and chains grow together, then the network is frozen.
 
-    bootstrap    short hot plain MD from every start, for a ladder of temperatures from turned
-                 ones too (learning/turned_torsions.py); each true call is a label
-    rounds       fit; propose with the network, judge with the truth, and keep every answer as a
-                 label, rejected proposals too; colder and longer as the acceptance allows
-    last fit     long, on all labels; then fresh proposals must confirm acceptance and error
+    bootstrap    short hot plain MD from every start, for a ladder of temperatures on the truth from
+                 turned ones too (learning/turned_torsions.py); each true call is a label
+    rounds       fit afresh; the network explores as it will in production, on all rungs of its ladder and
+                 judged by itself alone; the truth is asked where every rung arrives, and each answer is a label
+    the end      where more labels would cost more than they save (learning/ending.py): d = E_true - E_network is asked
+                 on all starts and on hot true dynamics from them, then the last fit is made, long, on all labels, and
+                 fresh states of all rungs must show no hole
+
+A hole is a state whose d is far from the median: a network too low there holds chains fast, one too high (a false wall)
+hides a part of the molecule in silence, which only starts and true dynamics can show.  What is found becomes labels
+and leads to another round.
 
 Everything here is burn-in: adaptation breaks detailed balance, so nothing of it is ever counted as
 a sample, and its true calls and CPU seconds go on the network's bill.  The idea of self-learning
@@ -16,7 +22,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +29,25 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
+from kstep.learning.chains import Chains, Judgement
+from kstep.learning.ending import acceptance, more_labels_pay
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Progress, Record, Seen
 from kstep.learning.target import Target
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
-from kstep.runs.loop import initial_state, macro_steps, run
+from kstep.runs.loop import initial_state, run
 from kstep.runs.network_dynamics import make_carrier
 from kstep.runs.sampler import sampler_masses
-from kstep.schemes import Metropolis, Plain
-from kstep.schemes.ladder import TemperatureLadder
+from kstep.schemes import Plain
 from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.network_ladder import NetworkLadder
 from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
-COOLING_ROUNDS = 3  # good rounds from the hot to the target temperature
+FEW_LABELS = 500  # up to which a fit makes all its passes
+LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
 log = logging.getLogger("kstep")
 
@@ -51,7 +59,9 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
     Beside it lie labels.npz (a dataset any network can be trained on, where nothing but the labelled atoms is in
     it), rounds.jsonl (what each round saw) and chains.npz (where the chains stand).  Rounds end past
     config.max_true_calls; no call is made beyond most_true_calls, whose last ones are learned from whether or not a
-    network was confirmed before.  Raises UserError where these are too few for one round.
+    network was confirmed before.  The checkpoint says ladder_K (the rungs learned), d_spread_kT (of d at the coldest),
+    acceptance_expected (of independent proposals), and holes (states searched for them, and found in the end).
+    Raises UserError where most_true_calls are too few for one round.
     """
     return _Learner(target, model, config, folder, seed, n_workers, most_true_calls).run(resume)
 
@@ -63,19 +73,16 @@ class _Learner:
         self.folder, self.seed, self.n_workers = folder, seed, n_workers
         self.masses = sampler_masses(target.molecule, config.learn_hydrogen_mass_Da)
         self.rng = np.random.default_rng([seed, 2])
-        self.target_K = target.temperatures_K[0]
-        self.dt_fs, self.length_fs = target.dt_fs(config), target.last_length_fs(config)
+        self.dt_fs, self.rungs_K = target.dt_fs(config), target.rungs_K(config)
         self.hot_K = max(config.hot_temperature_K, *target.temperatures_K)
-        self.progress = Progress(temperature_K=self.hot_K, length_fs=min(config.first_length_fs, self.length_fs))
-        rungs = len(target.temperatures_K)
-        self.n_chains = -(-config.learn_replicas // rungs) * rungs
+        self.progress = Progress()
+        self.n_chains = -(-config.learn_replicas // len(self.rungs_K)) * len(self.rungs_K)
         self.labels = Labels.empty(len(target.labelled))
         self.n_bootstrap = config.bootstrap_labels_per_atom * len(target.labelled)
-        self.n_confirming = math.ceil(config.verify_proposals / self.n_chains)
         self.most_true_calls = most_true_calls
         self._check_budget()
         self.carry: Any = None  # kstep.runs.network_dynamics.make_carrier, once there is a network
-        self.checkpoint: dict[str, Any] | None = None
+        self.checkpoint: dict[str, Any] = {}
         self.network_path = folder / "network.pt"
         self.record = Record(folder, {"config": config.model_dump(), "model": model.model_dump(), **target.facts,
                                       "seed": seed, "workers": n_workers, "most_true_calls": most_true_calls})
@@ -91,7 +98,6 @@ class _Learner:
     # the story --------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Path:
-        config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
@@ -103,11 +109,13 @@ class _Learner:
                     self._save(state)
                 while not self.progress.done:
                     self.progress.round += 1
-                    self._fit(config.round_passes)
+                    began = self._cpu_s()
+                    n_fitted = len(self.labels)
+                    self._fit(self.config.round_passes)
                     state, seen = self._round(state)
-                    if self._good(seen) or self._exhausted():
-                        self._fit(config.fit_passes)
-                        state = self._verify(state, seen)
+                    self._reckon(seen, n_fitted, began)
+                    if self._exhausted() or not self._more_labels_pay():
+                        state = self._end(state, seen)
                     self._save(state)
         finally:
             if self.carry is not None:
@@ -116,9 +124,7 @@ class _Learner:
 
     def _bootstrap(self) -> State:
         """Hot plain MD from every start in turn; the first labels."""
-        config, starts = self.config, self.target.molecule.conformers
-        starts = starts[np.arange(self.n_chains) % len(starts)]
-        scheme = Plain(self.masses, config.bootstrap_dt_fs * PS_PER_FS)
+        began, starts = self._cpu_s(), self._starts(self.n_chains)
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
@@ -126,14 +132,27 @@ class _Learner:
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
         if len(self.target.temperatures_K) > 1:  # alone, 300 K would not cross, and would never use these labels
             state = self._turn_over(state)
-        temperature_K = 2.0 * self.hot_K - self.target.starts_K  # half of what is missing turns into potential energy
-        while len(self.labels) < self.n_bootstrap:
-            velocities = draw_velocities(self.n_chains, self.masses, temperature_K, self.rng)
-            state = State(state.positions, velocities, state.energy, state.forces)
-            state = run(scheme, self.pool, state, self.rng, config.bootstrap_redraw_steps, observe=keep)
-            temperature_K = self.hot_K
+        n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))
+        state = self._true_dynamics(state, n_steps, keep)
+        self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
         log.info("bootstrap: %d true calls at %g K from %d starts", self.pool.true_calls, self.hot_K,
                  len(self.target.molecule.conformers))
+        return state
+
+    def _starts(self, n: int) -> np.ndarray:
+        """n positions (n,N,3): every conformer in turn."""
+        conformers = self.target.molecule.conformers
+        return conformers[np.arange(n) % len(conformers)]
+
+    def _true_dynamics(self, state: State, n_steps: int, observe) -> State:
+        """Plain MD from starts, hot; observe(proposal, truth) sees every answer."""
+        scheme, every = Plain(self.masses, self.config.bootstrap_dt_fs * PS_PER_FS), self.config.bootstrap_redraw_steps
+        temperature_K = 2.0 * self.hot_K - self.target.starts_K  # half of what is missing turns into potential energy
+        for step in range(0, n_steps, every):
+            velocities = draw_velocities(state.n_replicas, self.masses, temperature_K, self.rng)
+            state = State(state.positions, velocities, state.energy, state.forces)
+            state = run(scheme, self.pool, state, self.rng, min(every, n_steps - step), observe=observe)
+            temperature_K = self.hot_K
         return state
 
     def _turn_over(self, state: State) -> State:
@@ -150,103 +169,142 @@ class _Learner:
         return put_rows(state, rows[calm], positions=turned[calm], energy=truth.energy[calm], forces=truth.forces[calm])
 
     def _fit(self, passes: float) -> None:
-        """Fit to all labels, going on from the network so far; `passes` over all of them."""
+        """Fit afresh to all labels, `passes` over all of them while they are few.
+
+        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Weights and
+        normalisation of an earlier fit know the ground of its labels: carried on from round to round, they lead to
+        holes.
+        """
         cost = self._cost()
         self.checkpoint = self.target.fit(
             self.labels, self.model, self.config, true_calls=cost["true_calls_training"], dt_fs=self.dt_fs,
-            seed=self.seed, start=self.checkpoint and self.checkpoint["state_dict"], passes=passes)
-        self.checkpoint.update(cost)
+            seed=self.seed, passes=passes * min(1.0, (FEW_LABELS / len(self.labels)) ** (1 / 3)))
+        self.checkpoint.update(cost, ladder_K=list(self.rungs_K))
         checkpoints.save(self.network_path, self.checkpoint)
         self._carry_with_new_network()
 
     def _round(self, state: State) -> tuple[State, Seen]:
-        """Proposals with the new network; every answer becomes a label."""
-        p, config = self.progress, self.config
-        wanted = math.ceil(config.round_growth * len(self.labels) / state.n_replicas)
-        n_steps = int(max(1, min(wanted, self._steps_left())))
-        at_target = self._at_target()
-        state, seen = self._propose(state, n_steps)
-        if not at_target:
-            seen = replace(seen, at_target=False)
+        """The network explores; every answer becomes a label."""
+        before = len(self.labels)
+        wanted = math.ceil(self.config.round_growth * before / self.n_chains)
+        state, seen = self._explore(state, int(max(1, min(wanted, self._questions_left()))))
+        missing = wanted - math.ceil((len(self.labels) - before) / self.n_chains)
+        if missing > wanted / 2:  # a network that holds its chains fast learns nothing from them
+            state = self._true_dynamics(state, int(min(missing, self._questions_left())), self._keeper())
         self._report("round", seen)
-        if seen.acceptance >= config.advance_acceptance:
-            p.temperature_K = max(self.target_K, p.temperature_K - (self.hot_K - self.target_K) / COOLING_ROUNDS)
-            p.length_fs = min(self.length_fs, 2.0 * p.length_fs)
         return state, seen
 
-    def _verify(self, state: State, seen: Seen) -> State:
-        """Fresh proposals with the last network: are acceptance and held-out error good enough to freeze it?
+    def _end(self, state: State, seen: Seen) -> State:
+        """Look for holes on true dynamics, make the last fit, look at fresh states: are there none, it is frozen.
 
-        Where no calls are left for them it is frozen unconfirmed; seen: what the round before it showed.
+        Calls that are not left are not made; seen: what the round before showed.
         """
-        p, good = self.progress, False
-        if self._steps_left() >= self.n_confirming:
-            p.temperature_K, p.length_fs, p.verified = self.target_K, self.length_fs, p.verified + 1
-            state, seen = self._propose(state, self.n_confirming)
+        p, config = self.progress, self.config
+        x, energy = self._searched() if self._questions_left() >= config.search_steps + 1 else (None, None)
+        if x is not None:
+            found = self._holes_among(x, energy)
+            p.searched += len(x)
+            log.info("%d starts and states of true dynamics: %d holes or false walls", len(x), found)
+            if found and not self._exhausted():
+                p.found += found
+                return state
+        self._fit(config.fit_passes)
+        found = 0 if x is None else self._holes_among(x, energy)
+        n_questions = math.ceil(config.verify_proposals / self.n_chains)
+        if self._questions_left() >= n_questions:
+            state, seen = self._explore(state, n_questions, LONGER)
             self._report("verify", seen)
-            self.checkpoint["acceptance_verified"] = seen.acceptance
-            good = (seen.acceptance >= self.config.target_acceptance
-                    and seen.heldout_kT <= self.config.heldout_energy_kT)
-        p.done = good or self._exhausted()
-        if p.done and not good:
-            log.warning("the network reached an acceptance of %.2f (target %.2f) and a held-out error of %.2f kT "
-                        "(%.2f) within %d true calls; the sampling stays exact but is slower; raise %s to learn on",
-                        seen.acceptance, self.config.target_acceptance, seen.heldout_kT, self.config.heldout_energy_kT,
-                        self._true_calls, "max_true_calls" if self.most_true_calls is None else "the number of calls")
-        if p.done:  # the weights are final; only what they cost is not yet in the file
-            self.checkpoint.update(self._cost())
-            checkpoints.save(self.network_path, self.checkpoint)
+            p.searched += seen.states
+            found += sum(seen.holes)
+        p.found += found
+        p.done = not found or self._exhausted()
+        if p.done:
+            self._freeze(seen, found)
         return state
+
+    def _freeze(self, seen: Seen, found: int) -> None:
+        """The weights are final; what they promise and what they cost is written beside them."""
+        if self._exhausted() and (found or self._more_labels_pay()):
+            log.warning("the network's error spreads by %.2f kT (acceptance %.2f), %d states of it in holes, after %d "
+                        "true calls; the sampling stays exact but is slower; raise %s to learn on", seen.spread_kT[0],
+                        acceptance(seen.spread_kT[0]), found, self._true_calls,
+                        "max_true_calls" if self.most_true_calls is None else "the number of calls")
+        self.checkpoint.update(self._cost(), d_spread_kT=seen.spread_kT[0],
+                               acceptance_expected=acceptance(seen.spread_kT[0]),
+                               holes={"searched": self.progress.searched, "found": found})
+        checkpoints.save(self.network_path, self.checkpoint)
 
     # its parts --------------------------------------------------------------------------------
 
-    def _propose(self, state: State, n_macro_steps: int) -> tuple[State, Seen]:
-        p = self.progress
-        k_steps = max(1, round(p.length_fs / self.dt_fs))
-        # while it cools, no rung is colder than the loop is
-        ladder = TemperatureLadder(tuple(max(t, p.temperature_K) for t in self.target.temperatures_K))
-        scheme = Metropolis(self.carry, self.masses, self.dt_fs * PS_PER_FS, k_steps, p.temperature_K,
-                            length_law="uniform", ladder=ladder)
-        accepted, errors = [], []
+    def _explore(self, state: State, n_questions: int, longer: int = 1) -> tuple[State, Seen]:
+        """Moves of the network on its ladder, and the truth asked n_questions times where all rungs arrive."""
+        n_moves, length_fs = self.target.moves(self.config)
+        ladder = NetworkLadder(self.network, self.carry, self.masses, self.dt_fs * PS_PER_FS, self.rungs_K,
+                               n_moves=longer * n_moves, move_steps=max(1, round(length_fs / self.dt_fs)),
+                               **self.target.means(self.network))
+        known = self.target.known_ground(self.network, self.labels, max(self.rungs_K))
+        chains = Chains(ladder, state, Judgement(self.rungs_K, self.config.hole_kT), known, self.rng)
+        chains.ask(self.pool, n_questions, self._keeper(), n_parts=2 if self.pool.n_workers > 1 else 1)
+        return chains.state, Seen(**chains.seen())
 
-        def judge(proposal, truth):
-            temperature_K = ladder.of(len(truth.energy))
-            self.labels.join(self.target.labels(proposal.positions, truth, temperature_K))
-            with np.errstate(all="ignore"):
-                error = truth.energy - self.network.energy_and_forces(proposal.positions)[0]
-            errors.append(error / kT(temperature_K))
+    def _keeper(self):
+        """What makes labels of proposals and their answers, at the temperature of the rung that each belongs to."""
+        ladder_K = np.array(self.rungs_K)
 
-        for state, info in macro_steps(scheme, self.pool, state, self.rng, n_macro_steps, observe=judge,
-                                 n_parts=2 if self.pool.n_workers > 1 else 1):
-            accepted.append(info.accepted)
-        accepted, errors = np.array(accepted), np.concatenate(errors)
-        errors = errors[np.isfinite(errors)]
-        # a few proposals beyond every label would hide the error of all others: half the 16-84 % range
-        spread = 0.5 * np.subtract(*np.percentile(errors, [84.13, 15.87])) if len(errors) else np.inf
-        return state, Seen(accepted.size, float(accepted.mean()), float(spread), self._at_target())
+        def keep(proposal, truth):
+            self.labels.join(self.target.labels(proposal.positions, truth, ladder_K[proposal.rows % len(ladder_K)]))
 
-    def _at_target(self) -> bool:
-        return self.progress.temperature_K <= self.target_K and self.progress.length_fs >= self.length_fs
+        return keep
 
-    def _good(self, seen: Seen) -> bool:
-        """Worth a last fit: it gains a few per cent over that of a round.
+    def _searched(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (S,N,3) and true energies (S,) of all starts and of hot true dynamics from them; labels too."""
+        positions, energies = [], []
+        # two draws may not agree on which barrier they cross: all starts, and no fewer than there are chains
 
-        Where calls are numbered, one that was not good enough is tried again at the end alone.
+        def keep(proposal, truth):
+            self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
+            positions.append(proposal.positions)
+            energies.append(truth.energy)
+
+        starts = self._starts(self.n_chains)
+        state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
+        self._true_dynamics(state, self.config.search_steps, keep)
+        return np.concatenate(positions), np.concatenate(energies)
+
+    def _holes_among(self, positions: np.ndarray, energy: np.ndarray) -> int:
+        """How many of S positions (S,N,3), whose true energies (S,) are known, the network has a hole or a wall at."""
+        with np.errstate(all="ignore"):
+            d = energy - self.network.energy_and_forces(positions)[0]
+        there = np.isfinite(energy)
+        return int((~Judgement((self.hot_K,), self.config.hole_kT).sound(d[there, None], d[there, None])).sum())
+
+    def _reckon(self, seen: Seen, n_fitted: int, began: float) -> None:
+        """What a round showed and cost, for the decision to go on.
+
+        What is measured is rounded to a power of two: a run should end where another one of the same seed does.
         """
-        return (seen.at_target and seen.acceptance >= self.config.target_acceptance - self.config.last_fit_gain
-                and self._steps_left() >= self.n_confirming
-                and not (self.most_true_calls and self.progress.verified))
+        p, asked = self.progress, len(self.labels) - n_fitted
+        p.rounds.append([n_fitted, seen.spread_kT[0], seen.states // len(self.rungs_K)])
+        p.overhead = self.config.fit_cost_calls
+        if p.overhead is None:
+            own_s = max(self._cpu_s() - began - asked * p.call_s, 1e-9)
+            p.overhead = 2.0 ** round(math.log2(own_s / (n_fitted * max(p.call_s, 1e-9))))
+
+    def _more_labels_pay(self) -> bool:
+        config, p = self.config, self.progress
+        return more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
+                               samples_wanted=config.samples_wanted, overhead=p.overhead)
 
     @property
     def _true_calls(self) -> int:
         return self.progress.true_calls + self.pool.true_calls
 
-    def _steps_left(self) -> float:
-        """Macro-steps that the calls left are enough for."""
+    def _questions_left(self) -> float:
+        """How often the calls left are enough to ask about all chains."""
         return math.inf if self.most_true_calls is None else (self.most_true_calls - self._true_calls) // self.n_chains
 
     def _exhausted(self) -> bool:
-        return self._true_calls >= self.config.max_true_calls or self._steps_left() < 1
+        return self._true_calls >= self.config.max_true_calls or self._questions_left() < 1
 
     def _carry_with_new_network(self) -> None:
         recipe = self.target.recipe
@@ -259,15 +317,18 @@ class _Learner:
 
     # what is written down ---------------------------------------------------------------------
 
+    def _cpu_s(self) -> float:
+        """CPU seconds of this process and its workers."""
+        return (time.process_time() - self._cpu_started + self.pool.cpu_s
+                + (self.carry.cpu_s if self.carry is not None else 0.0))
+
     def _cost(self) -> dict:
         p = self.progress
-        workers = self.pool.cpu_s + (self.carry.cpu_s if self.carry is not None else 0.0)
-        return {"true_calls_training": self._true_calls,
-                "cpu_s_training": p.cpu_s + time.process_time() - self._cpu_started + workers,
+        return {"true_calls_training": self._true_calls, "cpu_s_training": p.cpu_s + self._cpu_s(),
                 "wall_s_training": p.wall_s + time.perf_counter() - self._started}
 
     def _report(self, what: str, seen: Seen) -> None:
-        self.record.add(what, self.progress, seen, self._cost(), labels=len(self.labels),
+        self.record.add(what, self.progress, seen, self._cost(), labels=len(self.labels), ladder_K=list(self.rungs_K),
                         failed_true_calls=len(self.pool.failures))
 
     def _save(self, state: State) -> None:
@@ -284,6 +345,4 @@ class _Learner:
             return None
         state, self.rng, self.progress = saved
         self.labels, _ = Labels.load(self.folder / "labels.npz")
-        if self.network_path.is_file() and self.progress.round:
-            self.checkpoint = checkpoints.load(self.network_path)
         return state

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from kstep.learning.ending import acceptance
 from kstep.runs.recorder import read_restart, write_restart
 from kstep.schemes.state import State
 
@@ -17,30 +18,37 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a set of proposals showed: how many, share accepted, spread of the energy error before it was learned.
+    """What chains showed between two fits: how many states were asked about, and d = E_true - E_network there.
 
-    heldout_kT: half the 16-84 % range of E_true - E_network over the proposals, none of which the
-    network had seen; at_target: at the target's temperature and length.
+    spread_kT: half the 16-84 % range of d on each rung, the coldest first, at states the network had not learned from;
+    holes: states of each rung with d far from its median; inner_acceptance: of the network's own moves.
     """
 
-    proposals: int
-    acceptance: float
-    heldout_kT: float
-    at_target: bool
+    states: int
+    spread_kT: list[float]
+    holes: list[int]
+    inner_acceptance: float
 
 
 @dataclass
 class Progress:
-    """Where the loop stands; written after every round, so that a cut run goes on from there."""
+    """Where the loop stands; written after every round, so that a cut run goes on from there.
+
+    rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead: CPU
+    seconds of a true call, and what fit and chains cost per label in such calls; searched, found: states looked at for
+    holes before the network was to be frozen, and holes among them.
+    """
 
     round: int = 0
-    temperature_K: float = 0.0
-    length_fs: float = 0.0
+    rounds: list = field(default_factory=list)
+    call_s: float = 0.0
+    overhead: float = 0.0
+    searched: int = 0
+    found: int = 0
     true_calls: int = 0
     cpu_s: float = 0.0
     wall_s: float = 0.0
     done: bool = False
-    verified: int = 0  # times that the last fit was tried
 
 
 class Record:
@@ -54,17 +62,17 @@ class Record:
         """Forget what the rounds of an earlier learning saw."""
         self.rounds.unlink(missing_ok=True)
 
-    def add(self, what: str, progress: Progress, seen: Seen, cost: dict, *, labels: int,
+    def add(self, what: str, progress: Progress, seen: Seen, cost: dict, *, labels: int, ladder_K: list[float],
             failed_true_calls: int) -> None:
         """One more row on a round; cost: true_calls_training, cpu_s_training, wall_s_training so far."""
-        p = progress
-        row = {"what": what, "round": p.round, "temperature_K": p.temperature_K, "length_fs": p.length_fs,
-               "labels": labels, "failed_true_calls": failed_true_calls, **asdict(seen), **cost}
+        row = {"what": what, "round": progress.round, "ladder_K": ladder_K, "labels": labels,
+               "failed_true_calls": failed_true_calls, **asdict(seen), **cost}
         with open(self.rounds, "a") as handle:
             handle.write(json.dumps(row) + "\n")
-        log.info("%s %d: %g K, %.0f fs: acceptance %.2f, held-out error %.2f kT; %d true calls, %.0f s of CPU", what,
-                 p.round, p.temperature_K, p.length_fs, seen.acceptance, seen.heldout_kT, row["true_calls_training"],
-                 row["cpu_s_training"])
+        log.info("%s %d: E_true - E_network spreads by %.2f kT at %g K (independent proposals: acceptance %.2f), %d of "
+                 "%d states up to %g K in holes; %d true calls, %.0f s of CPU", what, progress.round, seen.spread_kT[0],
+                 ladder_K[0], acceptance(seen.spread_kT[0]), sum(seen.holes), seen.states, ladder_K[-1],
+                 row["true_calls_training"], row["cpu_s_training"])
 
     def save(self, state: State, rng: np.random.Generator, progress: Progress, cost: dict) -> None:
         """Chains, generator and progress, with what was spent so far (see `add`)."""

@@ -10,6 +10,7 @@ MM enters the true and the cheap potential alike, and is in no label.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,19 +22,24 @@ from kstep.learning.coupling_fit import fit_coupling
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.molecules.molecule import Molecule
+from kstep.runs.network_dynamics import NetworkFrame
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.settings import NetworkRecipe
 from kstep.training.labels import Labels
 
+REGION_MOVES = 2  # each judged by itself: a chain stays where it was only if both were refused
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegionTarget(Target):
-    """molecule: all atoms; region: the capped QM region; spec: of backend qmmm; inner_dt_fs: production's timestep.
+    """molecule: all atoms; region: the capped QM region; spec: of backend qmmm; inner_dt_fs: production's timestep;
+    length_fs: of the proposals that production will make.
 
-    Every timestep of a proposal costs a call of the environment, so that none is longer than production's.
+    Every timestep of a move costs a call of the environment, so that none is longer than production's.
     """
 
     region: Molecule
+    length_fs: float
     inner_dt_fs: float | None = None  # None: as learning a molecule
     about: dict = field(default_factory=dict)
 
@@ -45,7 +51,7 @@ class RegionTarget(Target):
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {**super().facts, **self.about}
+        return {**super().facts, "length_fs": self.length_fs, **self.about}
 
     @property
     def recipe(self) -> NetworkRecipe:
@@ -57,13 +63,21 @@ class RegionTarget(Target):
         """What is around the region."""
         return Environment.of(self.spec)
 
+    def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
+        """The temperatures of the sampling alone: all atoms of an environment on a ladder would never exchange."""
+        return self.temperatures_K
+
     def dt_fs(self, config: LearnConfig) -> float:
-        """Timestep of the proposals."""
+        """Timestep of the network's moves."""
         return self.inner_dt_fs or config.inner_dt_fs
 
-    def last_length_fs(self, config: LearnConfig) -> float:
-        """Mean length of the last proposals."""
-        return self.length_fs
+    def moves(self, config: LearnConfig) -> tuple[int, float]:
+        """Moves between two questions, and their length in fs: no longer than production's in all."""
+        return REGION_MOVES, self.length_fs / REGION_MOVES
+
+    def known_ground(self, network, labels: Labels, temperature_K: float) -> Callable[[NetworkFrame], np.ndarray]:
+        """Everywhere: of the environment labels know nothing."""
+        return lambda frame: np.isfinite(frame.energy)
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
         """What the QM said at positions (r,N,3), on the capped region; extra: the field, and the forces on it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,27 +13,35 @@ from kstep.forces.pool import Truth
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turned_starts
 from kstep.molecules.molecule import Molecule
+from kstep.runs.network_dynamics import NetworkFrame
+from kstep.runs.network_geometries import KnownGround
 from kstep.runs.run_network import recipe_of
 from kstep.runs.settings import NetworkRecipe
+from kstep.schemes.ladder import rungs_between
+from kstep.schemes.nested import means_of
 from kstep.training.labels import Labels
+
+FAR_KT_PER_MODE = 1.0  # labels farther up are of broken molecules, and no ground to be on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A molecule under a true potential, for sampling on a ladder of one or more temperatures.
 
-    Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima); length_fs: of the
-    proposals that production will make.  Another kind of target overrides what differs for it, as
-    `region_target.RegionTarget` does: what a label is, how a network comes from labels, how dynamics loads it.
+    Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima).  Another kind of target
+    overrides what differs for it, as `region_target.RegionTarget` does: what a label is, how a network comes from
+    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested).
     """
 
     molecule: Molecule
     spec: PhysicsSpec
     method: str
     temperatures_K: tuple[float, ...]
-    length_fs: float
     starts_K: float = 0.0
     device: str = "cpu"
+    walls: bool = True
+    mirror: bool = True
+    turns: int = 8
 
     @property
     def labelled(self) -> Molecule:
@@ -42,20 +52,35 @@ class Target:
     def facts(self) -> dict:
         """What a resumed learning must share."""
         return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
-                "length_fs": self.length_fs}
+                "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
 
     @property
     def recipe(self) -> NetworkRecipe:
         """How dynamics builds the network of a checkpoint, in any process."""
         return recipe_of(self.molecule, self.method)
 
+    def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
+        """Temperatures that chains explore: those of the sampling, or a ladder of the network above the only one."""
+        if len(self.temperatures_K) > 1:
+            return self.temperatures_K
+        return rungs_between(self.temperatures_K[0], config.ladder_top_K, len(self.labelled))
+
     def dt_fs(self, config: LearnConfig) -> float:
-        """Timestep of the proposals."""
+        """Timestep of the network's moves."""
         return config.inner_dt_fs
 
-    def last_length_fs(self, config: LearnConfig) -> float:
-        """Mean length of the last proposals."""
-        return max(self.length_fs, config.last_length_fs)
+    def moves(self, config: LearnConfig) -> tuple[int, float]:
+        """How many moves of the network lie between two questions to the truth, and their mean length in fs."""
+        return config.learn_moves, config.learn_move_fs
+
+    def means(self, network) -> dict[str, Any]:
+        """What chains explore with besides moves."""
+        return means_of(self.molecule, network, walls=self.walls, mirror=self.mirror, turns=self.turns)
+
+    def known_ground(self, network, labels: Labels, temperature_K: float) -> Callable[[NetworkFrame], np.ndarray]:
+        """What tells whether chains still are on ground that the labels cover."""
+        usual = labels.weights(FAR_KT_PER_MODE) == 1.0
+        return KnownGround(network, labels.positions[usual], self.molecule.bonds, temperature_K).holds
 
     def turned(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some of the chains (R,N,3) with a torsion turned over: rows (T,), positions (T,N,3)."""

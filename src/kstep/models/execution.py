@@ -35,22 +35,36 @@ WORTH_LISTING = 25  # atoms; below, most pairs are within the cutoff (benchmarks
 CLEARLY_FASTER = 0.8  # of the time of the first way: noise must not decide between two equals
 
 
+def full_precision() -> None:
+    """Matrix products in float32: TF32, or bfloat16 on a CPU, would cost the last half of the digits."""
+    torch.set_float32_matmul_precision("highest")
+
+
 class Numpy:
-    """pair_mlp's hot path; native arrays are numpy."""
+    """pair_mlp's hot path; native arrays are numpy with the replica last, (3,N,R), as its memory wants it."""
 
     device = "cpu"
 
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
         if "numpy" not in model.ways:
             raise UserError("inner: numpy is written for pair_mlp alone; use inner: auto or eager for this network")
+        full_precision()
         self._fast = FastPairMLP(model)
 
     def native(self, array: np.ndarray):
-        """(R,N,3) float64 as it is."""
-        return array
+        """(R,N,3) float64 as (3,N,R)."""
+        return np.ascontiguousarray(array.T)
+
+    def numpy(self, native) -> np.ndarray:
+        """And back; energies (R,) as they are."""
+        return np.ascontiguousarray(native.T)
 
     def __call__(self, x):
-        return self._fast.energy_and_forces(x)
+        return self._fast.replica_last(x)
+
+    def forces(self, x):
+        """Forces alone."""
+        return self._fast.replica_last(x, with_energy=False)[1]
 
 
 class Eager:
@@ -59,13 +73,21 @@ class Eager:
     sparse = False
 
     def __init__(self, model, static, device: str = "cpu", rows: int | None = None):
-        torch.set_float32_matmul_precision("highest")  # TF32 would cost the last half of the digits
+        full_precision()
         self.model, self.device, self.rows, self._static = model, device, rows, static
         self._calls: dict[int, Callable] = {}
 
     def native(self, array: np.ndarray):
         """(R,N,3) float64 as a tensor on the device."""
         return torch.as_tensor(array, device=self.device)
+
+    def numpy(self, native) -> np.ndarray:
+        """And back."""
+        return np.asarray(native.cpu(), dtype=np.float64)
+
+    def forces(self, x):
+        """Forces alone."""
+        return self(x)[1]
 
     def __call__(self, x):
         if len(x) not in self._calls:

@@ -1,7 +1,7 @@
 """A trained network as dynamics sees it: arrays in, arrays out, and no torch in its interface.
 
-Inner velocity Verlet runs on whatever array `native` returns (numpy, or torch on a device: it
-depends on the way the network is computed, kstep/models/execution.py), always in float64.
+Inner velocity Verlet runs on whatever array `native` returns (numpy, or torch on a device, in the order
+of axes that suits the way the network is computed, kstep/models/execution.py), always in float64.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class Network:
                    inner=inner, rows=rows)
 
     def native(self, array: np.ndarray):
-        """(R,N,3) float64 as the array type `forces` takes."""
+        """(R,N,3) float64 as the array `forces` takes."""
         return self._energy_and_forces.native(np.array(array, dtype=np.float64))
 
     def numpy(self, native) -> np.ndarray:
         """A native array back as numpy float64."""
-        return np.asarray(native.cpu() if isinstance(native, torch.Tensor) else native, dtype=np.float64)
+        return self._energy_and_forces.numpy(native)
 
     def forces(self, x):
-        """Conservative forces (R,N,3) kJ/mol/nm at native positions (R,N,3) nm, times delta_scale."""
-        forces = self._energy_and_forces(x)[1]
+        """Conservative forces kJ/mol/nm at positions nm, both native, times delta_scale."""
+        forces = self._energy_and_forces.forces(x)
         return forces if self.delta_scale == 1.0 else forces * self.delta_scale
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ raise a false wall but dig no bottomless hole.  The price is that one network kn
 one order of its atoms; `checkpoint.check_fits` refuses any other.
 
 The gradient is written out by hand, and so is the derivative of both that training needs
-(pair_mlp_gradient.py); `FastPairMLP` (pair_mlp_numpy.py) runs the same formulas in numpy, in float32
-and without allocations, and is what dynamics calls.
+(pair_mlp_gradient.py); `FastPairMLP` (pair_mlp_numpy.py) runs the same formulas in float32, without
+allocations and with its pairs in another order, and is what dynamics calls.
 
 Source: inverse-distance descriptors as in Chmiela et al., Sci. Adv. 3, e1603015 (2017).
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kstep.runs import aim
 from kstep.runs.certificate import Certificate
 from kstep.runs.coverage import describe_changes
 from kstep.schemes import SCHEMES
@@ -78,4 +79,6 @@ def describe(metadata: dict) -> str:
     parts.append(describe_changes(metadata.get("species_changes") or [], metadata["replicas"]))
     if metadata["status"] != "finished":
         parts.append(metadata["status"])
+    if "aim" in metadata:
+        parts.append(aim.describe(metadata["aim"]))
     return ", ".join(filter(None, parts))

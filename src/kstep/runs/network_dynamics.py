@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -38,10 +37,10 @@ class Carrier:
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
         """Positions and velocities (R,N,3) after n_steps of dt_ps with masses (N,) Da."""
         network = self.network
-        inverse = np.broadcast_to(1.0 / np.asarray(masses)[None, :, None], (1, len(masses), 3))
+        inverse = np.broadcast_to(1.0 / np.asarray(masses)[None, :, None], (1, len(masses), 3))  # as a batch of one
         with np.errstate(over="ignore", invalid="ignore"):  # a diverged proposal is rejected by its energy
             x, v = velocity_verlet(network.forces, network.native(positions), network.native(velocities),
-                                   network.native(np.ascontiguousarray(inverse)), dt_ps, n_steps)
+                                   network.native(inverse), dt_ps, n_steps)
             return network.numpy(x), network.numpy(v)
 
     def change_network(self, network, arguments: dict) -> None:
@@ -52,54 +51,69 @@ class Carrier:
         """Nothing to stop."""
 
 
-_carrier, _version = None, -1  # of a worker process
+_carrier = None  # of a worker process
 
 
-def _carry(job):
-    global _carrier, _version
-    load_network, arguments, version, task = job
-    if version != _version:
-        _carrier, _version = Carrier(load_network(**arguments)), version
-    return _carrier(*task), os.getpid(), time.process_time()
+def _take(load_network, arguments: dict) -> None:
+    global _carrier
+    _carrier = Carrier(load_network(**arguments))
+
+
+def _carry(*task):
+    return _carrier(*task), time.process_time()
 
 
 class ShardedCarrier:
     """The same, replicas dealt out to `n_workers` spawned processes.
 
-    `load_network(**arguments)` builds the network in each of them; both must be picklable.
+    `load_network(**arguments)` builds the network in each of them, once; both must be picklable.  A process has an
+    executor of its own, so that a network can be sent to each, and not along with every task.
     """
 
     def __init__(self, load_network, arguments: dict, n_workers: int):
         self.n_workers = n_workers
-        self._cpu_s: dict[int, float] = {}
-        self._source, self._version = (load_network, arguments), 0
-        self._executor = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"),
-                                             initializer=exit_with_parent)
+        self._cpu_s = [0.0] * n_workers
+        self._executors = [ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"),
+                                               initializer=exit_with_parent) for _ in range(n_workers)]
+        self._load_network, self._arguments, self._has_network = load_network, arguments, [False] * n_workers
 
     def change_network(self, network, arguments: dict) -> None:
         """From the next call on, carry with this network, which `load_network(**arguments)` builds."""
-        self._source, self._version = (self._source[0], arguments), self._version + 1
+        self._arguments, self._has_network = arguments, [False] * self.n_workers
 
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
         """As `Carrier`; shards are contiguous and their sizes fixed, so results repeat exactly."""
         shards = [s for s in np.array_split(np.arange(len(positions)), self.n_workers) if len(s)]
-        tasks = [(*self._source, self._version, (positions[s], velocities[s], masses, dt_ps, n_steps)) for s in shards]
         try:
-            parts = list(self._executor.map(_carry, tasks))
+            self._send_network(len(shards))
+            tasks = [executor.submit(_carry, positions[s], velocities[s], masses, dt_ps, n_steps)
+                     for executor, s in zip(self._executors, shards)]
+            parts = [task.result() for task in tasks]
         except BrokenProcessPool:
             raise PhysicsError("a process carrying the network's dynamics died; see the lines above, or use "
                                "--num-workers 1") from None
-        self._cpu_s.update({pid: seconds for _, pid, seconds in parts})
-        return tuple(np.concatenate(arrays) for arrays in zip(*(pair for pair, _, _ in parts)))
+        for worker, (_, cpu_s) in enumerate(parts):
+            self._cpu_s[worker] = cpu_s
+        return tuple(np.concatenate(arrays) for arrays in zip(*(pair for pair, _ in parts)))
+
+    def _send_network(self, n_workers: int) -> None:
+        """To those of the first n_workers that have not got it yet."""
+        missing = [worker for worker in range(n_workers) if not self._has_network[worker]]
+        loading = {worker: self._executors[worker].submit(_take, self._load_network, self._arguments)
+                   for worker in missing}
+        for worker, loaded in loading.items():
+            loaded.result()
+            self._has_network[worker] = True
 
     @property
     def cpu_s(self) -> float:
         """CPU seconds of the processes."""
-        return sum(self._cpu_s.values())
+        return sum(self._cpu_s)
 
     def close(self) -> None:
         """Stop the processes."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Carrier | ShardedCarrier:

@@ -10,10 +10,11 @@ from typing import Any
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
+from kstep.runs import aim
 from kstep.runs.accounting import Account
 from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
+from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file, reopen
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun, start_positions
@@ -51,6 +52,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
                 bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
+            if production.aim is not None:
+                log.info("the run ends at %s", production.aim.stated())
             production.go()
             return _finish(production, settled, provenance, machine)
     finally:
@@ -62,7 +65,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
 def _finished(run: HybridRun) -> dict | None:
     """Metadata of the file that an earlier run with the same settings finished, where `run` resumes it, else None.
 
-    UserError where its settings were others; what a run measures for itself is not compared.
+    UserError where its settings were others; what a run measures for itself is not compared.  A file that is to become
+    longer, or to know more, is opened again, for `run` to go on with.
     """
     if not run.resume or not run.out.is_file() or kept_file(run.out, "checkpoint.npz").is_file():
         return None
@@ -74,12 +78,18 @@ def _finished(run: HybridRun) -> dict | None:
     if changed:
         raise UserError(f"{run.out} is finished, with other settings ({', '.join(changed)}); choose another output, or "
                         "run without --resume to make it again")
-    return metadata if metadata["status"] == "finished" and metadata["config"]["steps"] == run.hybrid.steps else None
+    if metadata["status"] != "finished":
+        return None
+    if all(metadata["config"].get(key) == getattr(run.hybrid, key) for key in aim.ENDS):
+        return metadata
+    if not reopen(run.out):
+        log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)
+    return None
 
 
 def _fingerprint(run: HybridRun) -> dict:
     """What a resumed run must share."""
-    return {"hybrid": run.hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
+    return {"hybrid": run.hybrid.model_dump(exclude={*aim.ENDS, "checkpoint_interval"}), "seed": run.seed,
             "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
@@ -115,7 +125,10 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
-    production.writer.finish(metadata)
+    if production.aim is not None:
+        metadata["aim"] = production.aim.record()
+    # what a learning run has recorded to learn from is not in its restart file
+    production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata

@@ -15,6 +15,7 @@ from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
+from kstep.runs.aim import settle_end
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
@@ -98,7 +99,8 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
-    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K}
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K,
+               **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 

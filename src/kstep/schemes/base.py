@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from kstep.config import BaselineConfig, Config, Count, NonNegative, Replicas, Temperature, Timestep, Whole
+from kstep.config import (
+    BaselineConfig,
+    Config,
+    Count,
+    NonNegative,
+    Number,
+    Positive,
+    Replicas,
+    Temperature,
+    Timestep,
+    Whole,
+)
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.state import Info, Proposal, State
 from kstep.units import PS_PER_FS
@@ -19,7 +31,11 @@ class RunConfig(Config):
     scheme: str | None = None  # null: see kstep.schemes.PREFERRED
     k_steps: Count | None = None  # null: the scheme's own default
     dt_fs: Timestep | None = None  # null: the baseline's
-    steps: Count = 200  # macro-steps = true calls per replica
+    steps: Count | None = None  # macro-steps = true calls per replica; null: see kstep.runs.aim.settle_end
+    effective_samples: Count | None = None  # aim: of the slowest torsion and of the energy
+    population_error: Annotated[float, Field(gt=0, lt=0.5), Number] | None = None  # aim: of any rotamer's population
+    max_true_calls: Count | None = None  # within which the aim is to be reached
+    max_hours: Positive | None = None
     burn_in_steps: Whole | None = None  # macro-steps marked as equilibration; null: the scheme's own default
     replicas: Replicas | None = None  # null: the scheme's own default
     temperature_K: Temperature | None = None  # null: the baseline's
@@ -92,6 +108,11 @@ class Scheme:
         kstep.runs.network_dynamics); masses (N,) Da: the sampler's; needs_forces: whether true forces are kept.
         """
         return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)
+
+    @classmethod
+    def means(cls, config: Any, molecule, network) -> dict[str, Any]:
+        """What a scheme that explores the network has for that besides moves: arguments of a NetworkLadder."""
+        return {}
 
     def count(self, info: Info) -> dict[str, Any]:
         """What one macro-step adds to its sums: numbers, or dicts and lists of numbers, by name; a pure function."""

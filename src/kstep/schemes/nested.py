@@ -63,7 +63,6 @@ class Nested(Sampler):
     Config = NestedConfig
     freezes = True
     default_burn_in = None
-    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True, judge: str = "chain"):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average; judge: wanted."""
@@ -102,9 +101,8 @@ class Nested(Sampler):
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
-        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
-        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
-        return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
+        """See `means_of`."""
+        return means_of(molecule, network, walls=config.keep_species, mirror=config.mirror_images, turns=config.turns)
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
@@ -216,12 +214,17 @@ class Nested(Sampler):
         return f"acceptance {metadata['acceptance']:.3f}, {importance.in_words(found)}"
 
 
-def turns_of(molecule, network, n: int) -> Turns | None:
-    """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
-    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
-    if floor is None or molecule.region is not None:
-        return None
-    return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))
+def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dict[str, Any]:
+    """What a NetworkLadder of a molecule has besides its moves: arguments of it.
+
+    A region in its surroundings has neither mirror image nor turns; turns need a network that says how low it was
+    taught.
+    """
+    species = molecule.species() if walls or mirror else None
+    alone, floor = molecule.region is None, network.metadata.get("lowest_energy_kJ_per_mol")
+    can_turn = alone and floor is not None
+    return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral),
+            "turns": Turns.of(molecule, turns, floor - FLOOR_KT * kT(ROOM_K)) if can_turn else None}
 
 
 def _is_under_way(state: State) -> bool:

@@ -8,14 +8,15 @@ def velocity_verlet(forces, positions, velocities, inverse_masses, dt_ps: float,
 
         v <- v + dt/2 f(x)/m;   x <- x + dt v;   v <- v + dt/2 f(x)/m
 
-    forces: function of positions (R,N,3) nm giving kJ/mol/nm; inverse_masses broadcastable to
-    (R,N,3), 1/Da.  Arrays may be numpy or torch.  Neighbouring half-kicks are joined, so each
-    step costs one force.  Swope et al., J. Chem. Phys. 76, 637 (1982).
+    forces: function of positions nm giving kJ/mol/nm; inverse_masses broadcastable to them, 1/Da; dt_ps not zero.
+    Arrays may be numpy or torch, with their axes in any order.  Neighbouring half-kicks are joined, so each
+    step costs one force; what travels is the step dt v, which is added as it is.
+    Swope et al., J. Chem. Phys. 76, 637 (1982).
     """
-    kick = dt_ps * inverse_masses
-    velocities = velocities + (0.5 * kick) * forces(positions)
-    for step in range(n_steps):
-        positions = positions + dt_ps * velocities
-        weight = kick if step < n_steps - 1 else 0.5 * kick
-        velocities = velocities + weight * forces(positions)
-    return positions, velocities
+    kick = dt_ps**2 * inverse_masses
+    half_kick = 0.5 * kick
+    step = dt_ps * velocities + half_kick * forces(positions)
+    for n in range(n_steps):
+        positions = positions + step
+        step += (kick if n < n_steps - 1 else half_kick) * forces(positions)
+    return positions, step / dt_ps

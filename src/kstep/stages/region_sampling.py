@@ -8,12 +8,13 @@ from pathlib import Path
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
-from kstep.learning.cold_start import learn_for, sampling_of
+from kstep.learning.cold_start import explored_with, learn_for, length_fs_of, temperatures_of
 from kstep.learning.region_target import RegionTarget
 from kstep.molecules.droplet import read_pdb, solvate
 from kstep.molecules.prepare import prepare_molecule
 from kstep.processes import physical_cores
 from kstep.provenance import machine, provenance
+from kstep.runs.aim import settle_end
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
@@ -43,11 +44,13 @@ def sample_region(settings: RegionSettings) -> dict:
     s = settings
     _check_network(s)
     check_writable(s.out)
+    settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
     system = _system(s)
     device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,
                           starts_K=s.qm.temperature_K, inner_dt_fs=s.hybrid.dt_fs, about=system.facts, device=device,
-                          **sampling_of(s.hybrid, s.qm))
+                          temperatures_K=temperatures_of(s.hybrid, s.qm), length_fs=length_fs_of(s.hybrid, s.qm),
+                          **explored_with(s.hybrid))
     if SCHEMES[s.hybrid.scheme].traits.needs_network and checkpoint is None:
         checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
                                n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.errors import UserError
-from kstep.learning.cold_start import learn_for, sampling_of, settle_cold_start
+from kstep.learning.cold_start import explored_with, learn_for, settle_cold_start, temperatures_of
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.provenance import machine, provenance
@@ -57,7 +57,7 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, physics.config)
     target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
-                    **sampling_of(hybrid, physics.config))
+                    temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))
     return hybrid, learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
                              n_workers=physics.workers(s.n_workers), resume=s.resume)
 
@@ -75,7 +75,7 @@ def sample(settings: SamplingSettings) -> dict:
                       checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
                       device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
                       model_config=yaml_of(s.model_config))
-    target = Target(molecule=run.molecule, spec=run.spec, method=run.method, length_fs=0.0,
+    target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
     return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, s.labels))
 

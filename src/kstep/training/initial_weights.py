@@ -30,6 +30,7 @@ def facts_of(arrays: dict, metadata: dict, train_windows: np.ndarray, dataset: P
         "elements": sorted({int(z) for m in molecules for z in m["numbers"]}),
         "molecule": own and {key: torch.as_tensor(value) for key, value in own.items()},
         "molecules": [metadata["molecules"][m]["name"] for m in trained],
+        "lowest_energy_kJ_per_mol": float(arrays["epot_t"][train_windows].min()) if own else None,
         "temperature_K": float(temperature), "method": metadata["method"],
         "data_sha256": sha256(dataset), "true_calls_training": int(metadata["true_calls"]),
     }

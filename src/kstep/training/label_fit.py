@@ -91,6 +91,7 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
         "molecule": {key: torch.as_tensor(getattr(molecule, key)) for key in ("numbers", "masses", "bonds")},
         "molecules": [molecule.name], "temperature_K": float(temperature_K), "method": method,
+        "lowest_energy_kJ_per_mol": float(labels.energies[usual].min()),
         "data_sha256": labels.sha256(), "true_calls_training": int(true_calls)})
     errors = judge(model, validation, temperature_K) if validation is not None and len(validation) else {}
     checkpoint["metrics"] = errors

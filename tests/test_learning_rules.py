@@ -1,0 +1,148 @@
+"""What learning decides by: holes in a network, what a spread of its error is worth, and when more labels pay."""
+
+import numpy as np
+import pytest
+
+from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.learning.chains import Chains, Judgement, half_range
+from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
+from kstep.runs.network_dynamics import Carrier
+from kstep.schemes.network_ladder import NetworkLadder
+from kstep.units import kT
+
+TABLE = {0.2: 0.79, 0.4: 0.585, 0.7: 0.336, 1.0: 0.182, 1.3: 0.090, 1.5: 0.052}  # of long simulated chains
+
+
+@pytest.mark.parametrize("spread", TABLE)
+def test_a_spread_is_worth_what_a_simulated_chain_is(spread):
+    assert samples_per_call(spread) == pytest.approx(TABLE[spread], rel=0.06)
+    assert samples_per_call(0.0) == 1.0 and samples_per_call(np.inf) == 0.0
+
+
+def test_acceptance_of_independent_proposals_is_that_of_a_chain():
+    rng, s, d = np.random.default_rng(0), 1.0, 0.0
+    proposed, log_u, taken = s * rng.normal(size=60000), np.log(rng.random(60000)), 0
+    for new, u in zip(proposed, log_u):
+        if u < d - new:
+            d, taken = new, taken + 1
+    assert acceptance(s) == pytest.approx(taken / 60000, abs=0.015)
+
+
+def test_the_trend_is_the_power_law_there_was():
+    rounds = [(n, 40.0 * n**-0.7, 10**6) for n in (200, 280, 400, 560)]
+    trend = Trend.of(rounds)
+    assert trend.fall == pytest.approx(0.7, abs=0.05) and trend.spread(800) == pytest.approx(40 * 800**-0.7, rel=0.05)
+    flat = Trend.of([(n, 0.5, 10**6) for n in (200, 280, 400, 560)])
+    assert flat.fall < 0.05 and flat.spread(5000) == pytest.approx(0.5, rel=0.1)
+    assert Trend.of([(200, 1.0, 50)]).fall == pytest.approx(0.5)  # nothing known of it yet
+
+
+def stops_at(samples_wanted, overhead=0.0, growth=0.4):
+    """Labels at which learning ends whose spread in kT is 20 n^-0.6."""
+    n, rounds = 200, []
+    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead):
+        rounds.append((n, 20.0 * n**-0.6, 10**4))
+        n = round(n * (1 + growth))
+    return n
+
+
+def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
+    ends = [stops_at(wanted) for wanted in (20, 200, 2000, 20000)]
+    assert ends == sorted(ends) and ends[0] < ends[1] < ends[3]
+    assert stops_at(2000, overhead=3.0) < stops_at(2000)
+    best = min(range(200, 20000, 100), key=lambda n: n + 3.0 * 200 / samples_per_call(20.0 * n**-0.6))
+    assert best / 2 < ends[1] < best * 2
+
+
+def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_helping():
+    def pays(*spreads):
+        return more_labels_pay([(200 * 2**i, s, 100) for i, s in enumerate(spreads)], 400, growth=0.4,
+                               samples_wanted=200, overhead=0.0)
+
+    assert pays(np.inf) and pays(60.0)
+    assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
+
+
+# --- chains and holes --------------------------------------------------------------------------------------------
+
+R0, HOLE_NM, DEPTH = 0.15, 0.185, 400.0
+TRUTH = BondPotential(np.array([12.0, 12.0]), [[0, 1]], lambda r: 2e3 * (r - R0) ** 2, lambda r: 4e3 * (r - R0))
+
+
+class Holed(ForceNetwork):
+    """The truth, and a hole in it that thermal chains find."""
+
+    def __init__(self, depth):
+        self.depth = depth
+
+    def energy_and_forces(self, x):
+        energy, forces = TRUTH.batch(x)
+        d = x[:, 0] - x[:, 1]
+        r = np.linalg.norm(d, axis=-1)
+        well = -self.depth * np.exp(-0.5 * ((r - HOLE_NM) / 0.003) ** 2)
+        slope = -well * (r - HOLE_NM) / 0.003**2
+        pull = -slope[:, None] * d / r[:, None]
+        return energy + well, forces + np.stack([pull, -pull], axis=1)
+
+    def forces(self, x):
+        return self.energy_and_forces(x)[1]
+
+
+def explored(depth, n_questions=12, start_nm=R0, n_parts=1, seed=0):
+    """Chains of 8 ladders of two rungs on the truth with such a hole, the answers, and the pool."""
+    network, pool = Holed(depth), BatchPool(TRUTH)
+    ladder = NetworkLadder(network, Carrier(network), TRUTH.masses, 0.002, (300.0, 600.0), n_moves=4, move_steps=20)
+    x = np.zeros((16, 2, 3))
+    x[:, 1, 0] = R0
+    x[:4, 1, 0] = start_nm
+    chains = Chains(ladder, start_state(pool, x), Judgement((300.0, 600.0), 10.0),
+                    lambda frame: np.isfinite(frame.energy), np.random.default_rng(seed))
+    answers = []
+    chains.ask(pool, n_questions, lambda proposal, truth: answers.append((proposal, truth)), n_parts)
+    return chains, answers, pool
+
+
+def lengths(x):
+    return np.linalg.norm(x[..., 0, :] - x[..., 1, :], axis=-1)
+
+
+def test_a_planted_hole_is_found_becomes_labels_and_holds_no_chain():
+    chains, answers, pool = explored(DEPTH, n_questions=40)
+    seen = chains.seen()
+    asked = np.concatenate([lengths(proposal.positions) for proposal, _ in answers])
+    in_hole = np.abs(asked - HOLE_NM) < 0.006
+    assert sum(seen["holes"]) >= in_hole.sum() > 3  # and every one of them was shown to whoever learns
+    assert not (np.abs(lengths(chains.state.positions) - HOLE_NM) < 0.006).any()
+    assert np.allclose(chains.state.energy, TRUTH.batch(chains.state.positions)[0])
+    assert pool.true_calls == 16 + len(asked)
+    sound, _, _ = explored(0.0)
+    assert sound.seen()["holes"] == [0, 0] and max(sound.seen()["spread_kT"]) < 1e-6
+
+
+def test_a_chain_that_begins_in_a_hole_is_put_where_the_network_is_sound():
+    chains, _, _ = explored(DEPTH, n_questions=1, start_nm=HOLE_NM)
+    assert not (np.abs(lengths(chains.state.positions) - HOLE_NM) < 0.006).any()
+
+
+def test_two_halves_ask_as_often_as_one():
+    whole, halves = explored(0.0, n_parts=1), explored(0.0, n_parts=2)
+    assert whole[2].true_calls == halves[2].true_calls and whole[0].seen()["states"] == halves[0].seen()["states"]
+    rows = np.concatenate([proposal.rows for proposal, _ in halves[1]])
+    assert set(rows) == set(range(16))
+    assert np.allclose(halves[0].state.energy, TRUTH.batch(halves[0].state.positions)[0])
+
+
+def test_a_hole_is_measured_in_the_heat_of_its_rung():
+    judgement, d = Judgement((300.0, 600.0), 10.0), np.zeros((5, 2))
+    d[0] = 12.0 * kT(300.0)
+    assert judgement.sound(d, d).tolist() == [[False, True]] + [[True, True]] * 4
+    d[0] = -12.0 * kT(300.0), np.nan  # too low and too high alike
+    assert judgement.sound(d, d)[0].tolist() == [False, False]
+    assert np.array_equal(judgement.sound(d + 1e4, d + 1e4), judgement.sound(d, d))  # zeros of energy do not matter
+
+
+def test_a_spread_is_that_of_a_gaussian_and_knows_no_outliers():
+    values = np.random.default_rng(0).normal(size=20000) * 3.0
+    assert half_range(values) == pytest.approx(3.0, rel=0.03)
+    assert half_range(np.append(values, [1e9, np.nan])) == pytest.approx(half_range(values), rel=1e-3)
+    assert half_range(np.array([np.nan])) == np.inf
