@@ -19,6 +19,7 @@ EXACT_AND_FAST = RESULTS / "exact_and_fast.json"
 TEMPERING = RESULTS / "tempering.json"
 VALIDATION = RESULTS / "validation.json"
 MEMORY = RESULTS / "memory.json"
+WEIGHTS = RESULTS / "weights.json"
 ADVISE = RESULTS / "advise.json"
 INNER_LOOP = RESULTS / "inner_loop.json"
 GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
@@ -286,6 +287,31 @@ def memory(data: dict) -> str:
             + "\n\n`python benchmarks/memory.py` repeats it.")
 
 
+def weights(data: dict) -> str:
+    """What benchmarks/weights.py found of an observable that d knows nothing of, and of holes."""
+    free = [r for r in data["rows"] if r["hole"] == "none" and r["correlation"] == 0.0]
+
+    def cells(r, *first):
+        n = r["samples"]
+        return [*first, f"{r['spread_kT']:g}", f"{r['acceptance']:.2f}", f"{n['chain']:.0f}", f"{n['recycling']:.0f}",
+                f"{n['weights']:.0f}", r["taken"]]
+
+    rows = [cells(r, f"{r['memory']:g}", f"{r['memory_of_observable']:g}") for r in
+            sorted(free, key=lambda r: (r["memory"], r["memory_of_observable"], r["spread_kT"]))]
+    holes = [f"{n['unlimited']:.0f} without limits, {n['weights']:.0f} within 10 kT, {n['chain']:.0f} of the chain"
+             for r in data["rows"] if "half" in r["hole"] and r["spread_kT"] == 0.7 for n in (r["samples"],)]
+    warned = ", ".join(f"{float(share):.0%} at {s}" for s, share in data["k_hat_warns"].items() if float(share) > 0)
+    return ("### Chain, waste recycling or weights\n\n"
+            "Samples per 1000 true calls in a model of `nested`: d = E_true - E_ML is Gaussian with a spread s and "
+            "forgets itself from one macro-step to the next down to c, the observable down to its own c.\n\n"
+            + table(["c of d", "c of the observable", "s (kT)", "acceptance of the chain", "chain", "recycling",
+                     "weights", "taken"], rows)
+            + f"\n\nThe rule ({data['rule']}) gets at least {data['rule_gets_at_least']:.0%} of the better one, chain "
+            "or weights, also where d and the observable are correlated. In a hole of the network that is as hard to "
+            f"leave as to enter (c = 0.3, s = 0.7 kT): {holes[0]}. k-hat warns of 1600 independent weights in {warned} "
+            "kT. `python benchmarks/weights.py` repeats it.")
+
+
 def inner_loop(data: dict) -> str:
     """What benchmarks/inner_loop.py measured."""
     rows = list(next(iter(data["atoms"].values()))["step_us"])
@@ -317,6 +343,8 @@ def tables() -> str:
         parts.append(advise(json.loads(ADVISE.read_text())))
     if TEMPERING.exists():
         parts.append(tempering(json.loads(TEMPERING.read_text())))
+    if WEIGHTS.exists():
+        parts.append(weights(json.loads(WEIGHTS.read_text())))
     if VALIDATION.exists():
         parts.append(validation(json.loads(VALIDATION.read_text())))
     if MEMORY.exists():

@@ -30,6 +30,9 @@ def judged(tmp_path_factory):
     synthetic.save(root / "runs/metropolis.npz", synthetic.ethanol(1, 4, 200, scheme="metropolis"))
     synthetic.save(root / "runs/checked.npz",
                    synthetic.ethanol(2, 4, 200, scheme="checked", drift=0.3, certificate=CERTIFICATE))
+    weighted = synthetic.ethanol(3, 4, 200)
+    weighted.weight = np.exp(0.5 * np.random.default_rng(0).standard_normal(len(weighted.pos)))
+    synthetic.save(root / "runs/weighted.npz", weighted)
     metrics, problems = evaluate(root / "md", root / "runs", root, draw=False)
     assert not problems
     return json.loads((root / "metrics.json").read_text()), format_text(metrics), (root / "report.html").read_text()

@@ -25,8 +25,8 @@ def filled(fields, sizes=SIZES):
         size = tuple(s if isinstance(s, int) else sizes[s.removesuffix("|0")] for s in shape)
         arrays[key] = {"f": rng.standard_normal(size), "i": rng.integers(0, 3, size),
                        "b": rng.random(size) < 0.5}[np.dtype(dtype).kind].astype(dtype)
-    # what is not free: masses, elements, timestep, offsets, the molecule a window belongs to
-    for key in ("masses", "masses_sampler", "dt_fs"):
+    # what is not free: masses, weights, elements, timestep, offsets, the molecule a window belongs to
+    for key in ("masses", "masses_sampler", "weight", "dt_fs"):
         if key in arrays:
             arrays[key] = np.abs(arrays[key]) + 0.1
     arrays["atom_types"] += 1
@@ -56,7 +56,7 @@ def test_a_trajectory_comes_back_bit_for_bit(tmp_path):
 
 def test_what_a_plain_run_leaves_out_comes_back_empty(tmp_path):
     arrays = filled(_TRAJECTORY_FIELDS)
-    for key in ("forces", "accepted", "attempts", "inner_steps", "delta_H", "box"):
+    for key in ("forces", "accepted", "attempts", "inner_steps", "delta_H", "weight", "box"):
         del arrays[key]
     save_trajectory(tmp_path / "t.npz", arrays, RECORD)
     found = load_trajectory(tmp_path / "t.npz")

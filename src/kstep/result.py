@@ -21,10 +21,14 @@ PRODUCTION = ("train", "reference", "drift")  # roles; the others equilibrate, o
 
 @dataclass(frozen=True)
 class Result:
-    """A trajectory file: its production frames, or with `whole` all of them.  Printing it gives the one-line answer."""
+    """A trajectory file: its production frames, or with `whole` all of them.  Printing it gives the one-line answer.
+
+    by_weight: as many production frames, each as often as it weighs, so that all count alike.
+    """
 
     path: Path
     whole: bool = False
+    by_weight: bool = False
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -41,13 +45,15 @@ class Result:
         """Rows (F,) of the trajectory that this result stands for, replica after replica."""
         t = self.trajectory
         rows = np.arange(len(t.pos)) if self.whole else t.frames_of(*PRODUCTION)
-        return rows[np.lexsort((t.step[rows], t.replica[rows]))]
+        rows = rows[np.lexsort((t.step[rows], t.replica[rows]))]
+        return t.drawn(rows, len(rows)) if self.by_weight and t.is_weighted and len(rows) else rows
 
     @property
     def chosen(self) -> Trajectory:
         """The trajectory of these frames alone."""
         t = self.trajectory
-        arrays = {key: getattr(t, key) for key in PER_FRAME}
+        arrays = {key: getattr(t, key) for key in PER_FRAME if key != "weight" or not self.by_weight}
+        t = replace(t, weight=t.weight[:0]) if self.by_weight else t
         return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
 
     @property
@@ -57,8 +63,13 @@ class Result:
 
     @property
     def energies(self) -> np.ndarray:
-        """True potential energies (F,), kJ/mol."""
+        """True potential energies (F,), kJ/mol; averages over frames are taken under `weights`."""
         return self.trajectory.Epot[self.frames]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights (F,) of the frames, of mean 1: an average is (weights * f).mean(); all 1 unless the run says so."""
+        return np.ones(len(self)) if self.by_weight else self.trajectory.weights_of(self.frames)
 
     @property
     def acceptance(self) -> float | None:
@@ -83,6 +94,10 @@ class Result:
     def all(self) -> Result:
         """The same file with its equilibration and hot frames."""
         return Result(self.path, whole=True)
+
+    def alike(self) -> Result:
+        """The same file's production frames drawn by weight, for what takes every frame to count alike."""
+        return Result(self.path, by_weight=True)
 
     def atoms(self) -> list[ase.Atoms]:
         """The frames as ASE Atoms, with energies and, where the file has them, forces."""

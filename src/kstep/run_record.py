@@ -74,6 +74,7 @@ class RunRecord(BaseModel):
     mean_exp_minus_beta_dH: float | None = None  # 1 for a right sampler
     mean_exp_minus_beta_dH_error: float | None = None
     swap_acceptance: list[float | None] | None = None  # of each rung with the next
+    judge: dict[str, Any] | None = None  # chain or weights, by the spread and the memory of U_true - U_net in burn-in
     figures: dict[str, Any] | None = None  # whatever else a scheme sums up
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
     aim: dict[str, Any] | None = None  # of a run without fixed length, and what it knows: kstep.runs.aim

@@ -52,6 +52,7 @@ class Trajectory:
     attempts: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: true calls spent on that macro-step
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
+    weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -63,6 +64,34 @@ class Trajectory:
     def segments(self) -> list[dict]:
         """The table of segments: replica, role, ensemble, temperature_K and n_dof of each."""
         return self.metadata["segments"]
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether an average over its frames must heed their weights."""
+        return len(self.weight) > 0 and bool((self.weight != self.weight[0]).any())
+
+    def weights_of(self, frames: np.ndarray) -> np.ndarray:
+        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything."""
+        if not self.is_weighted:
+            return np.ones(len(frames))
+        weights = self.weight[frames]
+        if len(frames) and not weights.sum() > 0:
+            raise UserError("the frames that an average is asked of all weigh 0")
+        return weights / weights.mean() if len(frames) else weights
+
+    def check_alike(self, reader: str) -> None:
+        """UserError where frames have weights, for a reader that could not heed them."""
+        if self.is_weighted:
+            raise UserError(f"{reader} has no place for the weights of this run's frames, without which they follow "
+                            "the network; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
+
+    def drawn(self, frames: np.ndarray, n: int) -> np.ndarray:
+        """n of the frames, evenly spread, each as often as it weighs: frames that count alike.
+
+        Those at which the running sum of weights passes (i + 1/2)/n of the whole: systematic resampling.
+        """
+        reached = np.cumsum(self.weights_of(frames))
+        return frames[np.searchsorted(reached, (np.arange(n) + 0.5) / n * reached[-1])]
 
     def frames_of(self, *roles: str) -> np.ndarray:
         """Indices of the frames whose segment has one of the roles, in file order."""
@@ -187,6 +216,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
+def _check_frames(path: str | Path, arrays: dict) -> None:
+    """Shapes, dtypes and numbers of a trajectory's arrays."""
+    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    if (arrays["weight"] < 0).any():
+        raise UserError(f"{path}: 'weight' is below 0 in frame {int(np.argmax(arrays['weight'] < 0))}")
+
+
 def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
     """What the arrays' shapes do not say: segments, timestep, molecule."""
     wanted: dict[str, Any] = {"role": str, "ensemble": str, "replica": int, "temperature_K": (int, float)}
@@ -244,7 +280,7 @@ def complete_trajectory(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Check and write a trajectory; per-frame optional arrays may be left out.  metadata: a run_record.RunRecord."""
     arrays = complete_trajectory(arrays)
-    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    _check_frames(path, arrays)
     check_record(metadata, str(path))
     write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "trajectory")})
 
@@ -253,22 +289,34 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "trajectory")
-    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
+    _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
+
+
+def _weights_of_mean_1(trajectory: Trajectory) -> np.ndarray:
+    production = trajectory.frames_of("train", "reference")
+    counted = production if len(production) else np.arange(len(trajectory.pos))
+    weights = trajectory.weight if trajectory.is_weighted else np.ones(len(trajectory.pos))
+    return weights / (weights[counted].mean() or 1.0)
 
 
 def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
     """Trajectories of one molecule as one, replicas and segments renumbered; an array that not all hold is left out.
 
-    The metadata are the first one's, with the segments of all.
+    The metadata are the first one's, with the segments of all.  Weights, which each file has up to a factor of its own,
+    come to a mean of 1 over its production.
     """
     first, segments, n_replicas = trajectories[0], [], 0
     pieces: dict[str, list[np.ndarray]] = {key: [] for key in PER_FRAME}
+    weighted = any(t.is_weighted for t in trajectories)
     for t in trajectories:
         shift = n_replicas - (int(t.replica.min()) if len(t.replica) else 0)
         for key in PER_FRAME:
             pieces[key].append(getattr(t, key))
+        if weighted:
+            pieces["weight"][-1] = _weights_of_mean_1(t)
         pieces["segment"][-1], pieces["replica"][-1] = t.segment + len(segments), t.replica + shift
         segments += [{**s, "replica": s["replica"] + shift} for s in t.segments]
         n_replicas = int(pieces["replica"][-1].max(initial=n_replicas - 1)) + 1

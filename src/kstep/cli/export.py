@@ -21,6 +21,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--format", choices=list(FORMATS), help="(default: the extension of the file to write)")
     parser.add_argument("--all", action="store_true", help="equilibration and hot frames too (default: production)")
+    parser.add_argument("--alike", action="store_true",
+                        help="production frames drawn by weight, for formats that hold no weights")
     add_common_arguments(parser, seed=False)
 
 
@@ -29,5 +31,5 @@ def run(args) -> None:
     from kstep.front import export
     from kstep.result import Result
 
-    result = Result(args.trajectory, whole=args.all)
+    result = Result(args.trajectory, whole=args.all and not args.alike, by_weight=args.alike)
     log.info("%d frames -> %s", len(result), export(result, args.out, format=args.format))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kstep import importance
 from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.samples import Rotamers, Series, common_rotamers, counted, effective_samples
 from kstep.analysis.measure.statistics import estimate_means, split_r_hat
@@ -115,9 +116,9 @@ def assess(series: Series) -> Known | None:
     found = effective_samples(series, rotamers, jackknife=False)
     samples = {ENERGY: found["energy"]["samples"],
                **{label: entry["samples"] for label, entry in found["torsions"].items()}}
-    r_hat = {ENERGY: float(split_r_hat([e[:, None] for e in series.energy])[0])}
+    r_hat = {ENERGY: float(split_r_hat([e[:, None] for e in series.energy], series.weights)[0])}
     if series.labels:
-        of_torsions = split_r_hat([on_circle(t) for t in series.torsions]).reshape(2, -1).max(axis=0)
+        of_torsions = split_r_hat([on_circle(t) for t in series.torsions], series.weights).reshape(2, -1).max(axis=0)
         r_hat |= dict(zip(series.labels, map(float, of_torsions)))
     return Known(samples, r_hat, population_error(series, rotamers, samples[ENERGY]),
                  [label for label, wells in zip(series.labels, rotamers) if wells is None])
@@ -130,14 +131,15 @@ def population_error(series: Series, rotamers: list[Rotamers | None], energy_sam
     gives.  What was seen in one well only may have another, which n independent samples would miss if it held less
     than about 1/n; the error is that, with the samples of the energy for n.
     """
-    errors = [_well_error([t[:, d] for t in series.torsions], wells.centres_deg, series.spacing_ps)
-              for d, wells in enumerate(rotamers) if wells is not None]
+    errors = [_well_error([t[:, d] for t in series.torsions], wells.centres_deg, series.spacing_ps,
+                          series.weights) for d, wells in enumerate(rotamers) if wells is not None]
     return max(errors if len(errors) == len(rotamers) > 0 else [*errors, 1.0 / energy_samples])
 
 
-def _well_error(angles: list[np.ndarray], centres_deg: np.ndarray, spacing_ps: float) -> float:
+def _well_error(angles: list[np.ndarray], centres_deg: np.ndarray, spacing_ps: float,
+                weights: list[np.ndarray] | None = None) -> float:
     inside = [np.eye(len(centres_deg))[np.abs(wrap_deg(a[:, None] - centres_deg)).argmin(axis=1)] for a in angles]
-    found = estimate_means(inside, spacing_ps)
+    found = estimate_means(inside, spacing_ps, weights)
     error = found.standard_error
     if len(inside) >= 4:
         error = np.maximum(error, found.replica_means.std(axis=0, ddof=1) / np.sqrt(len(inside)))
@@ -160,16 +162,20 @@ class Aim:
         self.is_spent = False
         self._angles: list[np.ndarray] = []
         self._energies: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []
 
-    def add(self, positions: np.ndarray, energy: np.ndarray) -> None:
-        """One production frame of all replicas: positions (R,N,3) nm, energy (R,) kJ/mol."""
+    def add(self, positions: np.ndarray, energy: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """One production frame of all replicas: positions (R,N,3) nm, energy (R,) kJ/mol; weight (R,), empty: 1."""
+        weighs = weight is not None and len(weight) > 0
+        self._weights.append(np.array(weight[:: self.n_rungs]) if weighs else np.ones(len(energy[:: self.n_rungs])))
         self._angles.append(dihedrals_deg(positions[:: self.n_rungs], self.torsions))
         self._energies.append(np.array(energy[:: self.n_rungs]))
 
     def series(self) -> Series:
         """The frames so far, chain by chain."""
+        weights = np.array(self._weights).T
         return Series(list(np.array(self._energies).T), list(np.array(self._angles).transpose(1, 0, 2)), self.labels,
-                      self.spacing_ps)
+                      self.spacing_ps, list(weights / weights.mean()) if np.ptp(weights) > 0 else None)
 
     def is_judged(self, macro_steps: int) -> bool:
         """Whether a run is judged after so many macro-steps of production."""
@@ -197,6 +203,8 @@ class Aim:
             return f"populations with an error of {known.population_error:.2g}, not {error:g}"
         if not known.r_hat[known.apart] <= MOST_R_HAT:
             return f"chains that do not agree, R-hat {known.r_hat[known.apart]:.2f} of {_named(known.apart)}"
+        if len(np.unique(self._weights)) > 1:
+            return importance.warning(importance.diagnose(np.concatenate(self._weights)))
         return None
 
     def stated(self) -> str:

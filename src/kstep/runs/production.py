@@ -52,6 +52,8 @@ class Production:
         else:
             self.aim = Aim(hybrid, run.molecule, self.ladder.n_rungs,
                            scheme.k_steps * scheme.dt_ps * hybrid.save_interval_steps)
+        # the rest of burn-in is of what its first half has settled
+        self.freeze_at, self.gaps = hybrid.burn_in_steps // 2 if scheme.freezes else 0, []
         # dynamics that no wall keeps within the molecule is watched
         self.species = SpeciesWatch(run.molecule) if scheme.inside is None else None
         self.segments: list[int] | None = None
@@ -95,13 +97,14 @@ class Production:
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
+        self.gaps, self.scheme.frozen = progress.get("gaps", []), progress.get("frozen")
         if self.species is not None:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.tolerances.restore(self.writer.parts)
         if self.aim is not None:
-            for positions, energy in self.writer.recorded("train", self.run.hybrid.replicas):
-                self.aim.add(positions, energy)
+            for frame in self.writer.recorded("train", self.run.hybrid.replicas):
+                self.aim.add(*frame)
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
 
@@ -117,7 +120,7 @@ class Production:
             self.scheme, self.pool, self.state, self.rng, total - first if total is not None else sys.maxsize,
             thermostat=self.thermostat, n_parts=n_halves(self.run), clock=self.account.clock,
             observe=self.tolerances.observe if self.tolerances.learns else None,
-            pause=lambda n: (self.tolerances.is_on or first + n == self.burn_in_end
+            pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
                              or self._restart_file_is_due(first + n)))
         every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
@@ -140,6 +143,7 @@ class Production:
     def _take_in(self) -> None:
         """One macro-step more: count it, record it, learn from it, write the restart file."""
         hybrid, violation = self.run.hybrid, None
+        self._freeze()
         if self.done > self.burn_in_end:
             self.tally.add(self.state, self.info)
             self.coverage.see(self.state.positions[:: self.ladder.n_rungs])
@@ -149,7 +153,7 @@ class Production:
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
             self._watch_species()
             if self.aim is not None and self.done > self.burn_in_end:
-                self.aim.add(self.state.positions, self.state.energy)
+                self.aim.add(self.state.positions, self.state.energy, self.info.weight)
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done != self.total:
@@ -157,6 +161,14 @@ class Production:
         if self._restart_file_is_due(self.done):
             self._write_restart_file()
             self._decide()
+
+    def _freeze(self) -> None:
+        """What the scheme settles by the first half of burn-in, of which the frames so far know nothing yet."""
+        if self.done <= self.freeze_at:
+            self.gaps += self.info.gap.tolist()
+        if self.done == self.freeze_at:
+            self.scheme.freeze(np.array(self.gaps).reshape(-1, 2))
+            self.gaps = []
 
     def _learn(self, violation: str) -> None:
         """What went before a change of network belongs to another one: burn-in, and a new one after it."""
@@ -207,7 +219,7 @@ class Production:
             "done": self.done, "tally": self.tally.counts, "spent": self.account.so_far(),
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
-            "rotamers_seen": self.coverage.seen,
+            "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
             "species": self.species.kept if self.species is not None else None})
 
     def _progress(self) -> str:

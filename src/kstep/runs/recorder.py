@@ -117,6 +117,8 @@ class TrajectoryWriter:
         if info is not None:
             frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
                          delta_H=info.delta_H)
+            if len(info.weight):
+                frame["weight"] = info.weight
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
 
@@ -165,14 +167,14 @@ class TrajectoryWriter:
         self.segments, self._n_chunks = text["segments"], text["n_chunks"]
         return state, rng, text["progress"]
 
-    def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions (R,N,3) and energies (R,) of every frame on disk in which replica 0 has that role."""
+    def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """Positions (R,N,3), energies and weights (R,), or none, of frames on disk where replica 0 has that role."""
         for i in range(self._n_chunks):
             chunk = schemas.read_npz(self.parts / f"chunk_{i:05d}.npz")
             for first in range(0, len(chunk["pos"]), n_replicas):
                 if self.segments[chunk["segment"][first]]["role"] == role:
                     frame = slice(first, first + n_replicas)
-                    yield chunk["pos"][frame], chunk["Epot"][frame]
+                    yield chunk["pos"][frame], chunk["Epot"][frame], chunk.get("weight", np.zeros(0))[frame]
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""

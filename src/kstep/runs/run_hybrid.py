@@ -124,7 +124,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-        **spent, **summary, **provenance}
+        **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
     if production.aim is not None:
         metadata["aim"] = production.aim.record()
     # what a learning run has recorded to learn from is not in its restart file

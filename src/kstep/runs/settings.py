@@ -175,4 +175,6 @@ def start_positions(run: HybridRun) -> np.ndarray:
     if not len(frames):
         raise UserError(f"{run.initial_md} has no production frames; give --frame")
     frames = frames[np.argsort(trajectory.replica[frames], kind="stable")]
+    if trajectory.is_weighted:
+        return trajectory.pos[trajectory.drawn(frames, n)].copy()
     return trajectory.pos[frames[np.linspace(0, len(frames) - 1, n).astype(int)]].copy()

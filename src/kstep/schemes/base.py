@@ -72,6 +72,8 @@ class Scheme:
     group: int = 1
     needs_forces: bool = True
     inside: Callable[[np.ndarray], np.ndarray] | None = None
+    freezes: ClassVar[bool] = False  # whether burn-in decides something of it
+    frozen: dict[str, Any] | None = None  # what `freeze` has settled, plain JSON for the restart file and the metadata
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
         self.network, self.carry, self.dt_ps, self.k_steps = network, carry, dt_ps, k_steps
@@ -85,6 +87,9 @@ class Scheme:
                rng: np.random.Generator) -> tuple[State, Info]:
         """What the answer makes of it: a kick, a test, or only a record.  truth: kstep.forces.pool.Truth."""
         raise NotImplementedError
+
+    def freeze(self, gaps: np.ndarray) -> None:
+        """Settle what the first half of burn-in decides; gaps (P,2) kJ/mol: Info.gap of all its macro-steps."""
 
     @classmethod
     def settle_defaults(cls, config: Any, checkpoint: dict | None, baseline: BaselineConfig) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from kstep import importance
 from kstep.config import Count, NonNegative, Temperature, Whole
+from kstep.errors import UserError
+from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
@@ -17,6 +20,7 @@ from kstep.units import PS_PER_FS, kT
 
 DEFAULT_MOVES = 10
 DEFAULT_MOVE_FS = 150.0
+LOG_WEIGHT_BIN = 0.01
 DEFAULT_BURN_IN = 10
 FLOOR_KT, ROOM_K = 5.0, 300.0  # how far below the lowest energy it was taught a network may be believed
 
@@ -30,6 +34,8 @@ class NestedConfig(SamplerConfig):
     turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
+    judge: Literal["auto", "chain", "weights"] = Field(
+        "auto", description="the true energy refuses proposals (chain), weighs them, or what burn-in finds better")
     mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
@@ -39,10 +45,11 @@ class Nested(Sampler):
 
         min(1, exp(-[d(y_1) - d(x_1)]/kT_1)),   d = U_true - U_net,
 
-    or goes back as one.  The moves are reversible for prod_i exp(-U_net(x_i)/kT_i) (`NetworkLadder.advance`), so the
-    coldest rung samples exp(-U_true/kT_1) exactly whatever the network's error: Iftimie et al., J. Chem. Phys. 113,
-    4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput. Graph. Stat. 14, 795 (2005).  The
-    other rungs sample the network and never cost a true call.
+    or goes back as one; or, where that gives more samples, it is kept and its frame weighs exp(-d(y_1)/kT_1)
+    (kstep.schemes.judge: how, and when).  The moves are reversible for prod_i exp(-U_net(x_i)/kT_i)
+    (`NetworkLadder.advance`), so the coldest rung samples exp(-U_true/kT_1) exactly whatever the network's error:
+    Iftimie et al., J. Chem. Phys. 113, 4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput.
+    Graph. Stat. 14, 795 (2005).  The other rungs sample the network and never cost a true call.
 
     Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
     energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for
@@ -54,17 +61,22 @@ class Nested(Sampler):
     traits = replace(SAMPLER_TRAITS, explores=True,
                      warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
+    freezes = True
     default_burn_in = None
 
-    def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
-        """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
+    def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True, judge: str = "chain"):
+        """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average; judge: wanted."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
         self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
+        self.wanted_judge = judge
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """Tuned unless every choice is made or tune is false; then ten moves of 150 fs without a ladder."""
         settled = {}
+        if config.judge == "weights" and config.burn_in_steps is not None and config.burn_in_steps < 2:
+            raise UserError("judge weights measures its constant in the first half of burn-in; give burn_in_steps of 2 "
+                            "or more")
         if config.network_ladder_K:
             check_rungs(config, "network_ladder_K")
             settled["temperature_K"] = config.network_ladder_K[0]
@@ -85,7 +97,7 @@ class Nested(Sampler):
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
                                n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
                                **cls.means(config, molecule, network))
-        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces)
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces, judge=config.judge)
 
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
@@ -95,6 +107,19 @@ class Nested(Sampler):
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
         return np.full(n_replicas, self.ladder.temperatures_K[0])
+
+    @property
+    def judge(self) -> Judge:
+        """That of the run; a chain until it is frozen."""
+        return Judge(self.frozen["middle"] if self.frozen else None)
+
+    def freeze(self, gaps: np.ndarray) -> None:
+        """Chain or weights from here on, by the d of proposals so far."""
+        self.frozen = decide(self.wanted_judge, gaps, kT(self.ladder.temperatures_K[0]))
+
+    @property
+    def _kT(self) -> float:
+        return kT(self.ladder.temperatures_K[0])
 
     def propose(self, state: State, info: Info, rng: np.random.Generator) -> Proposal:
         """The network's moves of every replica and of the rungs above it."""
@@ -120,13 +145,15 @@ class Nested(Sampler):
         """Accept each ladder on the true energy of its coldest rung, or put it back."""
         (x, u), led = proposal.extra["from"], proposal.extra["to"]
         with np.errstate(over="ignore", invalid="ignore"):
-            delta_d = truth.energy - led.energy[:, 0] - (state.energy - u[:, 0])
-        delta_d = np.where(np.isfinite(delta_d), delta_d, np.inf)
-        accepted = proposal.extra["log_u"] < -delta_d / kT(self.temperature_K(len(delta_d)))
-        if _is_under_way(state):
+            begin, end = state.energy - u[:, 0], truth.energy - led.energy[:, 0]
+            end = np.where(np.isfinite(end) & np.isfinite(begin), end, np.inf)
+            tested = self.judge.excess(end, self._kT) - self.judge.excess(begin, self._kT)
+        accepted = proposal.extra["log_u"] < -tested / self._kT
+        under_way = _is_under_way(state)
+        if under_way:
             stay = np.where(accepted, 0, state.stay + 1)
         else:
-            accepted, stay = np.isfinite(delta_d), np.zeros(len(delta_d), dtype=np.int64)
+            accepted, stay = np.isfinite(end), np.zeros(len(end), dtype=np.int64)
 
         def choose(new, old):
             return np.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -138,20 +165,33 @@ class Nested(Sampler):
         return state, replace(
             info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
             failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
-            delta_H=delta_d, moves=led.moves, exchanges=led.exchanges, turns=led.turns, stay=stay)
+            delta_H=np.where(np.isfinite(end), end - begin, np.inf),
+            gap=np.stack([np.where(under_way, begin, np.nan), end], axis=1),
+            weight=self.judge.weight(choose(end, begin), self._kT), moves=led.moves, exchanges=led.exchanges,
+            turns=led.turns, stay=stay)
 
     def count(self, info: Info) -> dict:
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
         moves, exchanges = info.moves.sum(axis=0), info.exchanges.sum(axis=0)
         stays = {str(stay): int(n) for stay, n in zip(*np.unique(info.stay, return_counts=True))}
-        return {**super().count(info), "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
+        fared = super().count(info)
+        if self.judge.middle is not None:  # the identity is the chain's
+            bins = np.round(np.log(info.weight) / LOG_WEIGHT_BIN).astype(int)
+            fared = {"failed_true_calls": fared["failed_true_calls"],
+                     "log_weights": {str(b): int(n) for b, n in zip(*np.unique(bins, return_counts=True))}}
+        return {**fared, "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
                 "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays,
                 "turns": {str(i): [int(n) for n in rung] for i, rung in enumerate(info.turns.sum(axis=0))}}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """And swap_acceptance; figures: acceptance of the moves on each rung, shares at the walls, the longest stay."""
-        out = {**super().summarise(sums), **swap_acceptance(sums)}
+        """And swap_acceptance; figures: acceptance of the moves on each rung, shares at the walls, the longest stay.
+
+        Weighted frames have no identity; figures["weights"] says what they are worth (kstep.importance).
+        """
+        weighed = "log_weights" in sums
+        fared = {"acceptance": sums["accepted"] / sums["macro_steps"]} if weighed else super().summarise(sums)
+        out: dict[str, Any] = {**fared, **swap_acceptance(sums)}
         if out:
             rungs = [sums["moves"][rung] for rung in sorted(sums["moves"], key=int)]
             out["figures"] = {"inner_acceptance": [taken / tried for tried, taken, _ in rungs],
@@ -160,7 +200,18 @@ class Nested(Sampler):
                                                  (sums["turns"][rung] for rung in sorted(sums["turns"], key=int))
                                                  if tried],
                               "longest_stay": max(map(int, sums["stays"]), default=0)}
+        if weighed:
+            bins = np.repeat([int(b) for b in sums["log_weights"]], list(sums["log_weights"].values()))
+            out["figures"]["weights"] = importance.diagnose(np.exp(LOG_WEIGHT_BIN * bins))
         return out
+
+    @classmethod
+    def last_words(cls, metadata: dict) -> str:
+        """Acceptance and identity, or acceptance and what the weights are worth."""
+        found = metadata["figures"].get("weights")
+        if found is None:
+            return super().last_words(metadata)
+        return f"acceptance {metadata['acceptance']:.3f}, {importance.in_words(found)}"
 
 
 def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dict[str, Any]:

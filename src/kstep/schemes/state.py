@@ -57,6 +57,9 @@ class Info:
     Of moves on the network alone, whose m rungs no true call sees: moves (R,m,3): tried, accepted, and refused at a
     wall; exchanges (R,m-1,2) and turns (R,m,2): tried and agreed; stay (R,): macro-steps since a proposal was taken.
     Empty otherwise.
+
+    Where the true energy is set against the network's: gap (R,2) kJ/mol, U_true - U_net where the proposal began (NaN
+    at a start) and where it ended; weight (R,) of the frame that the macro-step ends with.  Empty otherwise.
     """
 
     pending: np.ndarray
@@ -71,6 +74,8 @@ class Info:
     exchanges: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
     turns: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
     stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gap: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def begin(cls, state: State, k_steps: int, masses: np.ndarray) -> Info:

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kstep.analysis.measure.samples import Series
-from kstep.analysis.measure.statistics import autocorrelation, block_length, block_means, statistical_inefficiency
+from kstep.analysis.measure.statistics import (
+    autocorrelation,
+    block_length,
+    block_means,
+    statistical_inefficiency,
+    weighted_residuals,
+)
 
 TAIL_PS, TAIL_END = 1.0, 0.35  # the correlation of dynamics is fitted from this time on, down to this value
 CHAIN_END = 0.15  # that of a Metropolis chain, and of energies in blocks, from the first lag on
@@ -25,13 +31,26 @@ class FittedTail:
 
     def __call__(self, series: Series, columns: list[int]) -> np.ndarray:
         first, end = (round(TAIL_PS / series.spacing_ps), TAIL_END) if self.of_dynamics else (1, CHAIN_END)
-        times = [max(correlation_time([f(np.radians(t[:, [d]])) for t in series.torsions], first, end)
+        weighted = series.weights is not None
+
+        def averaged(replicas: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
+            # what has the memory of the mean's error, and how much more it varies than the observable
+            if not weighted:
+                return replicas, 1.0
+            residuals, _, variance = weighted_residuals(replicas, series.weights)
+            return residuals, float(np.concatenate(residuals).var() / max(float(variance[0]), 1e-24))
+
+        def frames_per_sample(replicas: list[np.ndarray]) -> float:
+            of_error, more = averaged(replicas)
+            return correlation_time(of_error, first, end) * more
+
+        times = [max(frames_per_sample([f(np.radians(t[:, [d]])) for t in series.torsions])
                      for f in (np.cos, np.sin)) for d in columns]
-        frames = [e[:, None] for e in series.energy]
+        frames, more = averaged([e[:, None] for e in series.energy])
         length = block_length(series.spacing_ps, ENERGY_BLOCK_PS) if self.of_dynamics else 1
         blocks = [block_means(e, length) for e in frames]
         energy = sum(len(b) for b in blocks) / correlation_time(blocks, 1, CHAIN_END)
-        energy *= np.concatenate(frames).var() / max(np.concatenate(blocks).var(), 1e-24)
+        energy *= np.concatenate(frames).var() / max(np.concatenate(blocks).var(), 1e-24) / more
         return np.array([min(energy, series.n_frames), *(series.n_frames / time for time in times)])
 
 

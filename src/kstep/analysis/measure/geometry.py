@@ -99,16 +99,19 @@ def pool(values: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def grouped_histograms(values: np.ndarray, groups: np.ndarray, n_groups: int, lower: float, upper: float,
-                       bins: int) -> np.ndarray:
-    """Counts (G,bins) of columns (T,P) on a fixed grid; values outside fall into the end bins."""
+                       bins: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Counts (G,bins) of columns (T,P) on a fixed grid; values outside fall into the end bins; weights (T,)."""
     index = ((values - lower) * (bins / (upper - lower))).astype(np.int64)
     np.clip(index, 0, bins - 1, out=index)
     index += groups * bins
-    return np.bincount(index.ravel(), minlength=n_groups * bins).reshape(n_groups, bins).astype(float)
+    of_each = None if weights is None else np.repeat(weights, values.shape[1])
+    counts = np.bincount(index.ravel(), weights=of_each, minlength=n_groups * bins)
+    return counts.reshape(n_groups, bins).astype(float)
 
 
-def pair_distance_histogram(pos: np.ndarray, maximum_nm: float, bins: int, frames_per_block: int = 1):
-    """Counts (blocks, bins) of all intramolecular distances up to `maximum_nm`, block by block."""
+def pair_distance_histogram(pos: np.ndarray, maximum_nm: float, bins: int, frames_per_block: int = 1,
+                            weights: np.ndarray | None = None):
+    """Counts (blocks, bins) of all intramolecular distances up to `maximum_nm`, block by block; weights (T,)."""
     n_atoms = pos.shape[1]
     pairs = np.column_stack(np.triu_indices(n_atoms, 1))
     n_blocks = max(1, len(pos) // frames_per_block)
@@ -121,5 +124,7 @@ def pair_distance_histogram(pos: np.ndarray, maximum_nm: float, bins: int, frame
         block = np.repeat(np.arange(stop - start), frames_per_block)[: len(chunk), None]
         inside = index < bins
         flat = (index + block * bins)[inside]
-        out[start:stop] = np.bincount(flat, minlength=(stop - start) * bins).reshape(-1, bins)
+        of_each = None if weights is None else np.broadcast_to(
+            weights[start * frames_per_block: stop * frames_per_block, None], index.shape)[inside]
+        out[start:stop] = np.bincount(flat, weights=of_each, minlength=(stop - start) * bins).reshape(-1, bins)
     return out

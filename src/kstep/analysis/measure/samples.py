@@ -24,12 +24,16 @@ JACKKNIFE_GROUPS = 8
 
 @dataclass(frozen=True)
 class Series:
-    """What is followed: energy (T_r,) kJ/mol and torsions (T_r,D) degrees of each replica, every spacing_ps."""
+    """What is followed: energy (T_r,) kJ/mol and torsions (T_r,D) degrees of each replica, every spacing_ps.
+
+    weights: (T_r,) of its frames; None: all count alike.
+    """
 
     energy: list[np.ndarray]
     torsions: list[np.ndarray]
     labels: list[str]
     spacing_ps: float
+    weights: list[np.ndarray] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -45,18 +49,18 @@ class Series:
         """The same, thinned to about `spacing_ps` between frames."""
         stride = max(1, round(spacing_ps / self.spacing_ps)) if self.spacing_ps > 0 else 1
         return Series([e[::stride] for e in self.energy], [t[::stride] for t in self.torsions], self.labels,
-                      self.spacing_ps * stride)
+                      self.spacing_ps * stride, self.weights and [w[::stride] for w in self.weights])
 
     def subset(self, replicas) -> Series:
         """Some of the replicas."""
         return Series([self.energy[r] for r in replicas], [self.torsions[r] for r in replicas], self.labels,
-                      self.spacing_ps)
+                      self.spacing_ps, self.weights and [self.weights[r] for r in replicas])
 
 
 def series_of(profile: Profile) -> Series:
     """The series of a trajectory's production."""
     return Series([profile.trajectory.Epot[r] for r in profile.replicas], profile.torsion_series,
-                  profile.coordinates.labels["torsions"], profile.spacing_ps)
+                  profile.coordinates.labels["torsions"], profile.spacing_ps, profile.weights)
 
 
 class Recording:
@@ -119,7 +123,9 @@ def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]
 
 def _histogram(series: Series, column: int) -> np.ndarray:
     lower, upper, bins, _ = GRIDS["torsions"]
-    return np.histogram(np.concatenate([t[:, column] for t in series.torsions]), bins, (lower, upper))[0].astype(float)
+    weights = None if series.weights is None else np.concatenate(series.weights)
+    return np.histogram(np.concatenate([t[:, column] for t in series.torsions]), bins, (lower, upper),
+                        weights=weights)[0].astype(float)
 
 
 def by_errors(series: Series, columns: list[int]) -> np.ndarray:
@@ -127,11 +133,12 @@ def by_errors(series: Series, columns: list[int]) -> np.ndarray:
 
     A torsion has as many as the slower of its cosine and sine.
     """
-    energy = estimate_means([e[:, None] for e in series.energy], series.spacing_ps).n_eff
+    energy = estimate_means([e[:, None] for e in series.energy], series.spacing_ps, series.weights).n_eff
     if not columns:
         return energy
     circle = [on_circle(t[:, columns]) for t in series.torsions]
-    return np.concatenate([energy, estimate_means(circle, series.spacing_ps).n_eff.reshape(2, -1).min(axis=0)])
+    torsions = estimate_means(circle, series.spacing_ps, series.weights).n_eff
+    return np.concatenate([energy, torsions.reshape(2, -1).min(axis=0)])
 
 
 def effective_samples(series: Series, rotamers: list[Rotamers | None],

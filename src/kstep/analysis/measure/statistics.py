@@ -94,8 +94,9 @@ class MeanEstimate:
         return np.sqrt(self.mean_variance)
 
 
-def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimate:
-    """Means with errors, from replica series (T_r, C) stored every `spacing_ps`.
+def estimate_means(replicas: list[np.ndarray], spacing_ps: float,
+                   weights: list[np.ndarray] | None = None) -> MeanEstimate:
+    """Means with errors, from replica series (T_r, C) stored every `spacing_ps`; weights (T_r,): of frames.
 
     A bond oscillates, so its autocorrelation crosses zero long before it has decayed and the
     usual stopping rule misses the slow part.  The series is therefore averaged over blocks of
@@ -107,8 +108,10 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
     which is the number of independent frames that would give the same error.  Short series
     underrate g; with four replicas or more their spread shows it, and all errors are raised by
     the ratio of observed to expected squared spread (averaged over the observables) where that
-    exceeds what chance gives once in twenty times (chi-square).
+    exceeds what chance gives once in twenty times (chi-square).  Weighted frames: see `weighted_residuals`.
     """
+    if weights is not None:
+        return _estimate_weighted_means(replicas, spacing_ps, weights)
     length = min(block_length(spacing_ps), max(1, min(len(x) for x in replicas) // 4))
     lengths = np.array([len(x) for x in replicas], dtype=float)
     total = lengths.sum()
@@ -133,6 +136,37 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float) -> MeanEstimat
     n_eff = np.where(constant, total, variance / np.where(constant, 1.0, mean_variance))
     return MeanEstimate(mean, variance, mean_variance, n_eff, replica_means, lengths / total,
                         g * length * inflation)
+
+
+def weighted_residuals(replicas: list[np.ndarray],
+                       weights: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Residuals (T_r,C), mean and variance (C,) of series (T_r,C) under weights (T_r,) of frames.
+
+        mean = sum w f / sum w,   variance = sum w (f - mean)^2 / sum w,   e_t = w_t (f_t - mean) / <w>
+
+    To first order the ratio's error is that of the plain average of e, so that its variance over the frames, times the
+    statistical inefficiency of e itself (not of f), gives the error of the mean: unequal weights, and weights that
+    remember themselves, are both in it.  For independent weights that know nothing of f the effective frames are
+    Kish's (sum w)^2 / sum w^2.
+    """
+    total = sum(w.sum() for w in weights)
+    n = sum(len(w) for w in weights)
+    mean = sum(w @ np.asarray(x, dtype=np.float64) for x, w in zip(replicas, weights)) / total
+    variance = sum(w @ (x - mean) ** 2 for x, w in zip(replicas, weights)) / total
+    return [w[:, None] * (x - mean) * (n / total) for x, w in zip(replicas, weights)], mean, variance
+
+
+def _estimate_weighted_means(replicas, spacing_ps, weights) -> MeanEstimate:
+    residuals, mean, variance = weighted_residuals(replicas, weights)
+    found = estimate_means(residuals, spacing_ps)
+    n = sum(len(w) for w in weights)
+    mean_variance = np.maximum(found.mean_variance, variance / n)
+    constant = variance <= 0
+    n_eff = np.where(constant, n, variance / np.where(constant, 1.0, mean_variance))
+    sums = np.array([w.sum() for w in weights])
+    replica_means = np.array([w @ x / s if s > 0 else mean for x, w, s in zip(replicas, weights, sums)])
+    return MeanEstimate(mean, variance * (n / max(n - 1, 1)), mean_variance, n_eff, replica_means, found.shares,
+                        found.interval)
 
 
 def wasserstein_1(p: np.ndarray, q: np.ndarray, width: float, circular: bool = False) -> np.ndarray:
@@ -169,17 +203,26 @@ def _normalised(histogram: np.ndarray) -> np.ndarray:
     return histogram / np.where(total > 0, total, 1.0)
 
 
-def split_r_hat(replicas: list[np.ndarray]) -> np.ndarray:
+def split_r_hat(replicas: list[np.ndarray], weights: list[np.ndarray] | None = None) -> np.ndarray:
     """Split-R-hat (C,) of replica series (T_r, C): 1 when all halves of all replicas agree.
 
-    Gelman et al., Bayesian Data Analysis (2013), eq. 11.4, on halves of equal length.
+    Gelman et al., Bayesian Data Analysis (2013), eq. 11.4, on halves of equal length; with weights (T_r,) of frames the
+    halves' means and variances are weighted, and a half that weighs nothing makes it infinite.
     """
     half = min(len(x) for x in replicas) // 2
     if half < 2:
         return np.full(replicas[0].shape[1], np.nan)
     chains = np.stack([part for x in replicas for part in (x[:half], x[-half:])]).astype(np.float64)
-    within = chains.var(axis=1, ddof=1).mean(axis=0)
-    between = half * chains.mean(axis=1).var(axis=0, ddof=1)
+    if weights is None:
+        within, means = chains.var(axis=1, ddof=1).mean(axis=0), chains.mean(axis=1)
+    else:
+        shares = np.stack([part for w in weights for part in (w[:half], w[-half:])]).astype(np.float64)
+        if (shares.sum(axis=1) <= 0).any():
+            return np.full(chains.shape[2], np.inf)
+        shares = (shares / shares.sum(axis=1, keepdims=True))[..., None]
+        means = (shares * chains).sum(axis=1)
+        within = (shares * (chains - means[:, None]) ** 2).sum(axis=1).mean(axis=0) * half / (half - 1)
+    between = half * means.var(axis=0, ddof=1)
     pooled = (half - 1) / half * within + between / half
     stuck = within <= 1e-12 * np.maximum(pooled, 1e-300)
     ratio = np.sqrt(pooled / np.where(stuck, 1.0, within))

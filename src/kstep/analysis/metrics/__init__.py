@@ -11,6 +11,7 @@ from kstep.analysis.metrics.certificate import CERTIFICATE
 from kstep.analysis.metrics.cost import COST
 from kstep.analysis.metrics.distributions import ANGLE_JS, ANGLE_W1, BOND_JS, BOND_W1, TORSION_JS, TORSION_W1
 from kstep.analysis.metrics.drift import DRIFT
+from kstep.analysis.metrics.frame_weights import WEIGHTS
 from kstep.analysis.metrics.kinetic_energy import KINETIC_ENERGY
 from kstep.analysis.metrics.metric import Metric
 from kstep.analysis.metrics.pair_distances import PAIR_DISTANCES
@@ -24,5 +25,5 @@ from kstep.analysis.metrics.torsions import TORSIONS
 METRICS: tuple[Metric, ...] = (
     BOND_ERROR, ANGLE_ERROR, BOND_W1, ANGLE_W1, TORSION_W1, BOND_JS, ANGLE_JS, TORSION_JS, PAIR_DISTANCES,
     POTENTIAL_ENERGY,
-    DRIFT, STRETCHES, PROPOSALS, CERTIFICATE, TEMPERATURE, KINETIC_ENERGY, SAMPLING, COST, TORSIONS,
+    DRIFT, STRETCHES, PROPOSALS, WEIGHTS, CERTIFICATE, TEMPERATURE, KINETIC_ENERGY, SAMPLING, COST, TORSIONS,
 )

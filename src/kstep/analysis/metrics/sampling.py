@@ -5,6 +5,7 @@ from __future__ import annotations
 from kstep.analysis.judge.verdict import TorsionState, Verdict
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.cost import COST
+from kstep.analysis.metrics.frame_weights import WEIGHTS
 from kstep.analysis.metrics.metric import Metric
 from kstep.analysis.metrics.torsions import TORSIONS
 
@@ -34,6 +35,7 @@ class Sampling(Metric):
         slow = min((t for t in torsions if t["state"] == TorsionState.CROSSED), key=lambda t: t["effective_samples"],
                    default=None)
         several = [t for t in torsions if t["state"] != TorsionState.ONE_ROTAMER]
+        weighs_well = (comparison.value(WEIGHTS) or {}).get("verdict") != Verdict.NOT_CONVERGED
         energy = comparison.samples[1]["energy"]
         found = {
             "energy": energy["samples"], "energy_error": energy["standard_error"],
@@ -42,7 +44,8 @@ class Sampling(Metric):
             "slowest_torsion_label": slow and slow["label"],
             **{name: [t["label"] for t in torsions if t["state"] == state] for name, state in (
                 ("never_crossed", TorsionState.NEVER_CROSSED), ("one_rotamer", TorsionState.ONE_ROTAMER))},
-            "convergence": (Verdict.NOTHING_TO_CONVERGE if not several else Verdict.CONVERGED
+            "convergence": (Verdict.NOT_CONVERGED if not weighs_well else
+                            Verdict.NOTHING_TO_CONVERGE if not several else Verdict.CONVERGED
                             if all(t["convergence"] == Verdict.CONVERGED for t in several) else Verdict.NOT_CONVERGED)}
         return {**found, **rates_of(found, comparison.value(COST))}
 

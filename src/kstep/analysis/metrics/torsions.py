@@ -8,6 +8,7 @@ from kstep.analysis.judge.verdict import TorsionState, Verdict
 from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.distributions import TORSION_JS, TORSION_W1
+from kstep.analysis.metrics.frame_weights import WEIGHTS
 from kstep.analysis.metrics.metric import ONE_COORDINATE, Metric
 from kstep.dihedrals import wrap_deg
 
@@ -33,6 +34,7 @@ class Torsions(Metric):
         (w1, pairs, scale), (js, _, _) = TORSION_W1.of_each(comparison), TORSION_JS.of_each(comparison)
         floors = np.full(len(w1), np.nan) if pairs is None else TORSION_W1.floors(pairs, scale)
         rotamers, own, base = comparison.samples
+        weighs_well = (comparison.value(WEIGHTS) or {}).get("verdict") != Verdict.NOT_CONVERGED
         dynamics = comparison.traits.keeps_velocities
         length_ps, reference_ps = (sum(np.ptp(p.trajectory.time_ps[r]) for r in p.replicas)
                                    for p in (hybrid, reference))
@@ -41,7 +43,7 @@ class Torsions(Metric):
             mine, theirs = own["torsions"][wells.label], base["torsions"][wells.label]
             many = len(wells.known_deg) >= 2
             n, r_hat = mine["samples"], float(hybrid.torsion_r_hat[d])
-            converged = r_hat <= R_HAT_LIMIT and (not many or n >= FEWEST_FOR_A_RATE)
+            converged = weighs_well and r_hat <= R_HAT_LIMIT and (not many or n >= FEWEST_FOR_A_RATE)
             floor = _finite(floors[d])
             enough, enough_there = (many and samples >= FEWEST_FOR_A_RATE for samples in (n, theirs["samples"]))
             rate = mine["crossings"] / length_ps if dynamics and length_ps > 0 and enough else None

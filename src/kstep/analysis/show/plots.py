@@ -54,16 +54,19 @@ def draw_energy(reference: Profile, run: Profile):
     """Potential energy against frame, and its distribution."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), width_ratios=(2, 1), layout="constrained")
     zero = reference.potential.mean[0]
-    samples = []
+    samples, shares = [], []
     for profile, colour, name in ((reference, REFERENCE, "reference"), (run, RUN, "this run")):
         values = np.concatenate([profile.trajectory.Epot[r] for r in profile.replicas]) - zero
         samples.append(values)
+        shares.append(None if profile.weights is None else np.concatenate(profile.weights))
         stride = max(1, len(values) // 2000)
         left.plot(np.linspace(0, 1, len(values[::stride])), values[::stride], color=colour, lw=0.5, alpha=0.8,
                   label=name)
     edges = np.histogram_bin_edges(np.concatenate(samples), bins=50)
-    right.hist(samples[0], edges, density=True, color=REFERENCE, alpha=0.35, orientation="horizontal")
-    right.hist(samples[1], edges, density=True, color=RUN, histtype="step", lw=1.5, orientation="horizontal")
+    right.hist(samples[0], edges, density=True, weights=shares[0], color=REFERENCE, alpha=0.35,
+               orientation="horizontal")
+    right.hist(samples[1], edges, density=True, weights=shares[1], color=RUN, histtype="step", lw=1.5,
+               orientation="horizontal")
     left.set(xlabel="part of the run (replicas one after another)",
              ylabel="potential energy - reference mean (kJ/mol)")
     right.set(xlabel="density (mol/kJ)", yticklabels=[])

@@ -27,19 +27,23 @@ FORMATS: dict[str, Callable[[Trajectory, Path], None]] = {
     "xtc": mdtraj_writer("save_xtc"),
     "hdf5": mdtraj_writer("save_hdf5"),
 }
+HOLD_WEIGHTS = {"extxyz", "traj"}  # in the info of a frame
 ENDINGS = {"h5": "hdf5"}  # where a format has another one
 
 
 def export(trajectory: Trajectory, path: str | Path, format: str | None = None) -> Path:
     """Write all frames, replica after replica, whole or not at all; format: of FORMATS, None: by the ending of `path`.
 
-    Raises UserError for a format that is not known, or whose library is not there.
+    Raises UserError for a format that is not known, whose library is not there, or that has no place for the weights
+    of a weighted trajectory's frames.
     """
     path = Path(path)
     ending = path.suffix.removeprefix(".").lower()
     name = format or ENDINGS.get(ending, ending)
     if name not in FORMATS:
         raise UserError(f"{path}: no format is called '{name}'{did_you_mean(name, FORMATS)}")
+    if name not in HOLD_WEIGHTS:
+        trajectory.check_alike(name)
     with replacing(path) as temporary:
         try:
             FORMATS[name](trajectory, temporary)

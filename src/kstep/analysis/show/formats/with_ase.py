@@ -15,12 +15,14 @@ from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, PS_PE
 def to_atoms(trajectory: Trajectory) -> list:
     """One ase.Atoms per frame, replica after replica: A, eV, eV/A, ASE's unit of time; a calculator holds the results.
 
-    info: replica, step, time_ps.  Velocities are there where the scheme's dynamics has any; a box makes it periodic.
+    info: replica, step, time_ps, and weight where frames have one.  Velocities are there where the scheme's dynamics
+    has any; a box makes it periodic.
     """
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
 
     t, moves, images = trajectory, traits_of(trajectory.metadata).keeps_velocities, []
+    weighted = t.is_weighted
     for frame in np.lexsort((t.step, t.replica)):
         atoms = Atoms(numbers=t.atom_types, positions=t.pos[frame] * ANGSTROM_PER_NM, masses=t.masses)
         if len(t.box):
@@ -31,6 +33,8 @@ def to_atoms(trajectory: Trajectory) -> list:
         results = {"forces": t.forces[frame] / FORCE_PER_EV_ANGSTROM} if len(t.forces) else {}
         atoms.calc = SinglePointCalculator(atoms, energy=float(t.Epot[frame]) / KJ_PER_EV, **results)
         atoms.info |= {"replica": int(t.replica[frame]), "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
+        if weighted:
+            atoms.info["weight"] = float(t.weight[frame])
         images.append(atoms)
     return images
 

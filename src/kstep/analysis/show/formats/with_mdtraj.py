@@ -19,10 +19,12 @@ WATER = [1, 1, 8]
 def to_mdtraj(trajectory: Trajectory):
     """An mdtraj.Trajectory of all frames, replica after replica: nm, ps, bonds; a box makes it periodic.
 
-    Each molecule, if its atoms stand together, is a residue: HOH where it is water, MOL otherwise.
+    Each molecule, if its atoms stand together, is a residue: HOH where it is water, MOL otherwise.  UserError where
+    frames have weights, for which MDTraj has no place.
     """
     import mdtraj
 
+    trajectory.check_alike("mdtraj")
     order = np.lexsort((trajectory.step, trajectory.replica))
     found = mdtraj.Trajectory(trajectory.pos[order], _topology(trajectory), time=trajectory.time_ps[order])
     if len(trajectory.box):
