@@ -10,6 +10,8 @@ import itertools
 
 import numpy as np
 
+FEWEST_NEIGHBOURS = {6: 4, 14: 4, 7: 3, 15: 3, 8: 2, 16: 2}  # of a saturated atom, by atomic number
+
 
 def neighbours(n_atoms: int, bonds: np.ndarray) -> list[list[int]]:
     """Sorted bonded neighbours of each atom."""
@@ -70,6 +72,42 @@ def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarra
         last = min(right, key=lambda a: (-numbers[a], a))
         torsions.append((i, int(j), int(k), last))
     return np.array(torsions, dtype=np.int64).reshape(-1, 4)
+
+
+def find_ring_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """One dihedral i-j-k-l within the smallest ring of every ring bond j-k that can pucker, shape (D,4).
+
+    Both ends of such a bond are saturated (carbon or silicon with four neighbours, nitrogen or phosphorus with three or
+    more, oxygen or sulphur with two), and the ring has four atoms or more.
+    """
+    numbers = np.asarray(numbers)
+    bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
+    table = neighbours(len(numbers), bonds)
+    saturated = [len(table[a]) >= FEWEST_NEIGHBOURS.get(int(z), 9) for a, z in enumerate(numbers)]
+    torsions = []
+    for (j, k), cyclic in zip(bonds.tolist(), ring_bonds(len(numbers), bonds)):
+        if cyclic and saturated[j] and saturated[k]:
+            ring = _shortest_path(j, k, table)
+            if len(ring) >= 4:
+                torsions.append((ring[1], j, k, ring[-2]))
+    return np.array(torsions, dtype=np.int64).reshape(-1, 4)
+
+
+def _shortest_path(start: int, end: int, table: list[list[int]]) -> list[int]:
+    """Atoms from `start` to `end`, both included, on the shortest way that is not the bond between them."""
+    before, front = {start: start}, [start]
+    while end not in before:
+        reached = []
+        for a in front:
+            for b in table[a]:
+                if b not in before and {a, b} != {start, end}:
+                    before[b] = a
+                    reached.append(b)
+        front = reached
+    path = [end]
+    while path[-1] != start:
+        path.append(before[path[-1]])
+    return path[::-1]
 
 
 def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray) -> list[list[int]]:

@@ -41,7 +41,9 @@ def add_flags(parser, numbered: str | None = None) -> None:
                       help="of the true potential: MM charges polarise the QM, or meet fixed charges")
     network, _, _ = add_sampling_flags(parser, [name for name, kind in SCHEMES.items() if kind.traits.head != "jump"])
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
-    parser.set_defaults(scheme=PREFERRED[0].name, thermostat="none", steps=200, burn_in_steps=20, replicas=4)
+    # every move of the surroundings costs a call of their force field, so that few are made per QM call
+    scheme = next(kind.name for kind in PREFERRED if not kind.traits.explores)
+    parser.set_defaults(scheme=scheme, thermostat="none", steps=200, burn_in_steps=20, replicas=4)
     add_common_arguments(parser, device=True, overrides=True)
 
 

@@ -89,7 +89,7 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     scheme.add_argument("--call-cost-s", type=non_negative_float,
                         help="nested: seconds of a true call that tuning reckons with, instead of what it measures")
     scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
-                        help="metropolis: ladder of true temperatures, K, the target first; rungs exchange configurations")
+                        help="metropolis: ladder of temperatures, K, the target first, each of which asks the truth")
     scheme.add_argument("--tune", action="store_true", default=None,
                         help="choose timestep, length, moves and ladder by measurement before production")
     run_flags = parser.add_argument_group("run")

@@ -36,6 +36,8 @@ TRIAL_CPU_S = 4.0  # of one trial, twice that where nothing was seen to cross
 ENOUGH_SAMPLES = 60.0  # of the slowest observable, then a trial ends
 FIRST_MOVES = 24  # of a trial, before it is judged for the first time
 SETTLING = 0.2  # of a trial, which brings the rungs to their temperatures
+FORGOTTEN = 3.0  # times of forgetting that burn-in lasts
+BURN_IN_STEPS = (4, 20)
 ACCEPTANCE = 0.85  # of the true test, where the network does not say what it expects
 
 log = logging.getLogger("kstep")
@@ -43,8 +45,10 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class Trial:
-    """What a ladder's moves showed: moves_per_sample of the slowest observable (`slowest`: its name), the CPU seconds of
-    one move of all rungs of one replica, and the shares of exchanges that neighbouring rungs agreed to.
+    """What a ladder's moves showed.
+
+    moves_per_sample: of the observable named `slowest`; cpu_s_per_move: of all rungs of one replica; agreement: shares
+    of exchanges that neighbouring rungs agreed to; never_crossed: torsions that stayed in one of their wells.
     """
 
     temperatures_K: tuple[float, ...]
@@ -182,8 +186,8 @@ def possible_ladders(temperature_K: float, top_K: float, n_atoms: int) -> list[t
 
 def choose_moves(explorer: Explorer, positions: np.ndarray, *, temperature_K: float, cpu_s_per_call: float,
                  shortest_mean_fs: float, n_moves: int | None, k_steps: int | None,
-                 network_ladder_K: list[float] | None) -> dict[str, Any]:
-    """What is None of n_moves, k_steps and network_ladder_K, chosen, and what it was chosen from, as plain numbers.
+                 network_ladder_K: list[float] | None, burn_in_steps: int | None) -> dict[str, Any]:
+    """What is None of the last four, chosen, and what it was chosen from, as plain numbers.
 
     positions (R,N,3): samples of the network at temperature_K.
     """
@@ -199,7 +203,10 @@ def choose_moves(explorer: Explorer, positions: np.ndarray, *, temperature_K: fl
     allowed = (n_moves,) if n_moves else (max(1, round(k_steps / length)),) if k_steps else MOVES
     trial, n_moves, cost = cheapest(trials, cpu_s_per_call, acceptance, allowed)
     rate = samples_per_call(trial.moves_per_sample, n_moves, acceptance)
-    return {"moves": n_moves, "k_steps": k_steps or n_moves * trial.move_steps,
+    if burn_in_steps is None:
+        needed = FORGOTTEN / np.log((1.0 + rate) / (1.0 - min(rate, 0.99)))
+        burn_in_steps = int(np.clip(np.ceil(needed), *BURN_IN_STEPS))
+    return {"moves": n_moves, "burn_in_steps": burn_in_steps, "k_steps": k_steps or n_moves * trial.move_steps,
             "network_ladder_K": list(trial.temperatures_K), "slowest": trial.slowest,
             "samples_per_call_expected": rate, "cpu_s_per_sample_expected": cost, "acceptance_reckoned": acceptance,
             "trials": [asdict(t) for t in trials]}

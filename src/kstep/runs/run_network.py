@@ -77,7 +77,7 @@ def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halv
         from kstep.models.execution import choose, possible_ways
 
         first = load_network(**arguments)
-        steps = (hybrid.k_steps or TYPICAL_STEPS) * n_halves * (hybrid.steps + hybrid.burn_in_steps)
+        steps = (hybrid.k_steps or TYPICAL_STEPS) * n_halves * (hybrid.steps + (hybrid.burn_in_steps or 0))
         at_once = np.resize(start_positions(run), (arguments["rows"], len(run.molecule), 3))
         choice, network = choose(lambda way: load_network(**arguments, inner=way), at_once,
                                  possible_ways(first.metadata.get("arch"), run.device), n_shards_of(run), steps)

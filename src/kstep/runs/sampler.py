@@ -16,7 +16,8 @@ from kstep.runs.settings import HybridRun, start_positions
 from kstep.schemes.ladder import TemperatureLadder, ladder_of
 from kstep.units import PS_PER_FS
 
-CHOSEN = ("dt_fs", "k_steps", "moves", "network_ladder_K")  # keys of a HybridConfig that a report of tuning settles
+# keys of a HybridConfig that a report of tuning settles
+CHOSEN = ("dt_fs", "k_steps", "moves", "network_ladder_K", "burn_in_steps")
 
 log = logging.getLogger("kstep")
 
@@ -62,8 +63,9 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
            ladder: TemperatureLadder, rng: np.random.Generator) -> dict[str, Any]:
     """What tuning chose, and what it was chosen from."""
     hybrid = run.hybrid
-    report = tuning.tune(network, carry, pool, positions, masses, ladder, rng, dt_fs=hybrid.dt_fs,
-                         k_steps=hybrid.k_steps or (1 if run.traits.explores else None), use_hessian=hybrid.hessian_masses,
+    k_steps = hybrid.k_steps or (1 if run.traits.explores else None)
+    report = tuning.tune(network, carry, pool, positions, masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=k_steps,
+                         use_hessian=hybrid.hessian_masses,
                          wanted_acceptance=hybrid.integrator_acceptance, shortest_mean_fs=hybrid.shortest_mean_fs)
     if not (hybrid.tune and run.traits.explores):
         log.info("%s", tuning.describe(report))
@@ -74,6 +76,6 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
     report |= exploration.choose_moves(
         explorer, positions, temperature_K=hybrid.temperature_K, cpu_s_per_call=cost,
         shortest_mean_fs=hybrid.shortest_mean_fs, n_moves=hybrid.moves, k_steps=hybrid.k_steps,
-        network_ladder_K=hybrid.network_ladder_K)
+        network_ladder_K=hybrid.network_ladder_K, burn_in_steps=hybrid.burn_in_steps)
     log.info("%s", exploration.describe(report))
     return report

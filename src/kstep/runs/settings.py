@@ -89,7 +89,10 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
         raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
                         f"{{{kind.traits.head}: true}}, or use another --scheme")
     refuse_keys_of_others(hybrid, kind.name)
-    settled = {"scheme": kind.name, "temperature_K": hybrid.temperature_K or baseline.temperature_K}
+    hybrid = hybrid.model_copy(update={
+        "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
+        "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 

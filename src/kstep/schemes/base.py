@@ -19,8 +19,8 @@ class RunConfig(Config):
     k_steps: Count | None = None  # null: the scheme's own default
     dt_fs: Timestep | None = None  # null: the baseline's
     steps: Count = 200  # macro-steps = true calls per replica
-    burn_in_steps: Whole = 20  # macro-steps marked as equilibration
-    replicas: Replicas = 16
+    burn_in_steps: Whole | None = None  # macro-steps marked as equilibration; null: the scheme's own default
+    replicas: Replicas | None = None  # null: the scheme's own default
     temperature_K: Temperature | None = None  # null: the baseline's
     thermostat: Literal["none", "langevin"] = "langevin"  # around schemes that set no temperature themselves
     friction_per_ps: NonNegative = 5.0
@@ -36,7 +36,8 @@ class Scheme:
     """Two functions of (state, info) around the one true call, and what others ask of them.
 
     name: what --scheme and metadata call it; traits: what it needs and promises; Config: RunConfig with the keys
-    that are its own; default_fs: about how long a macro-step is where k_steps is null.
+    that are its own; default_fs: about how long a macro-step is where k_steps is null; default_burn_in (None: it says
+    so when it settles its other defaults) and default_replicas: of the keys that are null.
 
     Each one has network (None where it reads none); carry(x, v, masses, dt_ps, n_steps), the network's dynamics (see
     kstep.runs.network_dynamics); masses (N,) Da of the velocities it keeps; dt_ps; k_steps (baseline timesteps of a
@@ -47,6 +48,8 @@ class Scheme:
     traits: ClassVar[SchemeTraits]
     Config: ClassVar[type[RunConfig]] = RunConfig
     default_fs: ClassVar[float | None] = None
+    default_burn_in: ClassVar[int | None] = 20
+    default_replicas: ClassVar[int] = 16
 
     group: int = 1
     needs_forces: bool = True

@@ -17,6 +17,7 @@ from kstep.units import PS_PER_FS, kT
 
 DEFAULT_MOVES = 10
 DEFAULT_MOVE_FS = 150.0
+DEFAULT_BURN_IN = 10
 
 
 class NestedConfig(SamplerConfig):
@@ -49,6 +50,8 @@ class Nested(Sampler):
     name = "nested"
     traits = replace(SAMPLER_TRAITS, explores=True)
     Config = NestedConfig
+    default_burn_in = None
+    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
@@ -68,6 +71,7 @@ class Nested(Sampler):
         if not settled["tune"]:
             dt_fs, moves = config.dt_fs or baseline.dt_fs, config.moves or DEFAULT_MOVES
             temperature_K = settled.get("temperature_K", config.temperature_K) or baseline.temperature_K
+            settled["burn_in_steps"] = DEFAULT_BURN_IN if config.burn_in_steps is None else config.burn_in_steps
             settled.update(dt_fs=dt_fs, moves=moves, network_ladder_K=config.network_ladder_K or [temperature_K],
                            k_steps=config.k_steps or moves * max(1, round(DEFAULT_MOVE_FS / dt_fs)))
         return settled

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kstep.topology import equivalent_hydrogens, find_angles, find_rotatable_torsions
+from kstep.topology import equivalent_hydrogens, find_angles, find_ring_torsions, find_rotatable_torsions
 
 SYMBOLS = {1: "H", 5: "B", 6: "C", 7: "N", 8: "O", 9: "F", 14: "Si", 15: "P", 16: "S", 17: "Cl",
            35: "Br", 53: "I"}
@@ -62,7 +62,7 @@ class Coordinates:
 
 
 def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: bool = True) -> Coordinates:
-    """Bonds, angles and rotatable torsions of a molecule, with its equivalent hydrogens pooled."""
+    """Bonds, angles and torsions (rotatable ones, then those of rings that pucker), equivalent hydrogens pooled."""
     numbers = np.asarray(numbers)
     bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     representative = np.arange(len(numbers))
@@ -70,7 +70,7 @@ def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: boo
         for group in equivalent_hydrogens(numbers, bonds):
             representative[group] = group[0]
     atoms = {"bonds": bonds, "angles": find_angles(len(numbers), bonds),
-             "torsions": find_rotatable_torsions(numbers, bonds)}
+             "torsions": np.concatenate([find_rotatable_torsions(numbers, bonds), find_ring_torsions(numbers, bonds)])}
     found = {kind: _group(atoms[kind], representative, numbers) for kind in ("bonds", "angles")}
     found["torsions"] = (np.arange(len(atoms["torsions"])),
                          ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in atoms["torsions"]])
