@@ -55,8 +55,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
                         ("--network-ps", "the network's own dynamics, ps per replica")):
         lengths.add_argument(flag, type=positive_float, help=f"length of {words} (default: by --effort)")
     for flag, words in (("--reference-replicas", "replicas of the long plain runs"),
-                        ("--proposals", "proposals per replica of the exact samplers; without --checkpoint, the cold starts "
-                                        "are prolonged")):
+                        ("--proposals", "proposals per replica of the exact samplers; without --checkpoint, the cold "
+                                        "starts are prolonged")):
         lengths.add_argument(flag, type=positive_int, help=f"{words} (default: by --effort)")
     lengths.add_argument("--dear-call-s", type=non_negative_float,
                          help="seconds of a true call that a sampler is tuned for besides this machine's; 0: for this "
