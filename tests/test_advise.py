@@ -148,10 +148,12 @@ def test_the_slowest_torsion_is_read_off_the_ladder_and_the_energy_off_the_pilot
 
 def test_other_numbers_of_moves_cost_what_their_moves_cost():
     told = ladder_rates.with_ladder(PILOT, TRIAL, enough_energy=True)
-    rows = {row["moves"]: row for row in ladder_rates.by_moves(told, TRIAL)}
+    rows = {row["moves"]: row for row in ladder_rates.by_moves(told, TRIAL, 0.02)}
     assert rows[10]["cpu_s_per_torsion_sample"] == pytest.approx(told.cpu_s_per_sample("torsion"))
     assert rows[10]["energy_samples_per_call"] == pytest.approx(0.5)
-    assert rows[100]["cpu_s_per_call"] == pytest.approx(0.03 + 90 * 2e-3)
+    # a call of 20 ms with ten moves of 2 ms took 30 ms, not 40
+    assert rows[100]["cpu_s_per_call"] == pytest.approx(0.75 * (0.02 + 100 * 2e-3))
+    assert rows[1]["cpu_s_per_call"] == pytest.approx(0.75 * (0.02 + 2e-3))
     assert rows[100]["mean_length_fs"] == 100 * 100 * 2.0
     assert rows[100]["torsion_samples_per_call"] == pytest.approx(0.8 / 1.2)  # a new sample, or the last again
     energy = samples_per_call(3.0, 1, 0.8) / samples_per_call(3.0, 10, 0.8)

@@ -76,15 +76,18 @@ def foretold(run: HybridRun, explorer: Explorer, positions: np.ndarray, costs: C
         trial.temperatures_K), trial
 
 
-def by_moves(sampler: model.Sampler, trial: Trial) -> list[dict]:
+def by_moves(sampler: model.Sampler, trial: Trial, true_call_s: float) -> list[dict]:
     """CPU seconds per effective sample at other numbers of moves per true call, one row each.
 
-    Rates are the trial's, times what the sampler's own is over it at its number of moves; a call costs more or less by
-    the moves of all rungs.
+    Rates, and costs of a true call with its moves on all rungs, are the trial's, times what the sampler's own are over
+    them at its number of moves.
     """
+    def spent(n_moves: int) -> float:
+        return true_call_s + n_moves * trial.cpu_s_per_move
+
     rows = []
     for n_moves in sorted({*NUMBERS, sampler.moves}):
-        cost = sampler.cpu_s_per_call + (n_moves - sampler.moves) * trial.cpu_s_per_move
+        cost = sampler.cpu_s_per_call * spent(n_moves) / spent(sampler.moves)
         row = {"moves": n_moves, "k_steps": n_moves * trial.move_steps,
                "mean_length_fs": n_moves * trial.move_steps * sampler.dt_fs, "cpu_s_per_call": cost}
         for o in model.OBSERVABLES:
@@ -92,6 +95,6 @@ def by_moves(sampler: model.Sampler, trial: Trial) -> list[dict]:
                                   rate(trial, o, sampler.moves, sampler.acceptance), sampler.samples_per_call[o])
             found = there * known / here if there and here and known else None
             row[f"{o}_samples_per_call"] = found
-            row[f"cpu_s_per_{o}_sample"] = cost / found if found and cost > 0.0 else None
+            row[f"cpu_s_per_{o}_sample"] = found and cost / found
         rows.append(row)
     return rows

@@ -127,7 +127,8 @@ def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rn
         trial, _ = explorer.trial(positions, sampler.ladder_K, max(1, round(sampler.k_steps / sampler.moves)),
                                   enough=SAMPLES_WITH_NETWORK, most_cpu_s=settings.most_cpu_s)
         sampler = ladder_rates.with_ladder(sampler, trial, found["energy"] >= FEWEST_FOR_A_RATE)
-        lengths, factor, facts = ladder_rates.by_moves(sampler, trial), model.WITH_LADDER, {"ladder": asdict(trial)}
+        lengths = ladder_rates.by_moves(sampler, trial, costs.true_call_s)
+        factor, facts = model.WITH_LADDER, {"ladder": asdict(trial)}
     else:
         chains = _lengths(settings, run, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
         lengths = _priced(chains, sampler, costs)
@@ -164,7 +165,8 @@ def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, r
     if run.traits.explores:
         explorer = Explorer(molecule, field, field, masses, chosen["dt_fs"] * PS_PER_FS, rng)
         sampler, trial = ladder_rates.foretold(run, explorer, positions, costs, settings.most_cpu_s)
-        lengths, facts = ladder_rates.by_moves(sampler, trial), {"ladder": asdict(trial)}
+        lengths = ladder_rates.by_moves(sampler, trial, costs.true_call_s)
+        facts = {"ladder": asdict(trial)}
     else:
         sampler, lengths, positions = _one_trajectory(settings, run, field, positions, masses, chosen["dt_fs"], costs,
                                                       rng)
