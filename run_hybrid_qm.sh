@@ -7,7 +7,8 @@
 #   SCHEME           metropolis | impulse | checked | jump | plain (default: jump; with PER_MOLECULE=1 or LEARN=1
 #                    metropolis)
 #   K_STEPS          timesteps per true call, one run for each number (default: 1000 for metropolis, else 8)
-#   STEPS            true calls per replica (default: those of HYBRID_CONFIG)
+#   STEPS            true calls per replica (default: what HYBRID_CONFIG says of length or aim, else 200, so that the
+#                    controls are as long as the runs)
 #   CHECKPOINT       network; {molecule} in it stands for the name (default: the one train_qm.sh wrote)
 #   PER_MOLECULE     1: take the network of each molecule (default: 0)
 #   LEARN            1: each run first learns its own network, no CHECKPOINT and no trajectory (default: 0)
@@ -28,9 +29,10 @@ if [ "$PER_MOLECULE$LEARN" = 00 ]; then usual=jump; else usual=metropolis; fi
 choice SCHEME $usual metropolis impulse checked jump plain
 [ "$LEARN" = 0 ] || [ "$SCHEME" = metropolis ] || fail "LEARN=1 is for SCHEME=metropolis, not $SCHEME"
 counts K_STEPS "$([ "$SCHEME" = metropolis ] && echo 1000 || echo 8)"
-[ -z "${STEPS:-}" ] || count STEPS 1
 file QM_CONFIG configs/qm.yaml
 file HYBRID_CONFIG configs/hybrid.yaml
+length='^(steps|effective_samples|population_error|max_true_calls|max_hours): *[0-9]'
+if [ -n "${STEPS:-}" ] || ! grep -Eq "$length" "$HYBRID_CONFIG"; then count STEPS 200; fi
 file LEARN_CONFIG configs/learn.yaml
 choice CONTROLS 1 0
 choice DEVICE auto cpu cuda
@@ -88,7 +90,10 @@ commands() {
         run "$python" src/06b_hybrid_integrate_qm.py --qm-config "$QM_CONFIG" --hybrid-config "$HYBRID_CONFIG" \
             --molecule "$OUT_DIR/raw/$1" "${flags[@]}" "${start[@]}" ${STEPS:+--steps "$STEPS"} \
             --device "$DEVICE" --num-workers "$THREADS_PER_JOB" --resume --out "$out" ||
-            { code=$?; [ $code = 3 ] && [[ $(basename "$out") == plain_*fs.npz ]] && [ -e "$out" ] || return $code; }
+            { code=$?
+              # short of its aim, or a control that broke: the file says so
+              [ -e "$out" ] && { [ $code = 4 ] || { [ $code = 3 ] && [[ $(basename "$out") == plain_*fs.npz ]]; }; } ||
+                  return $code; }
     done
 }
 every "${molecules[@]}"

@@ -32,8 +32,9 @@ GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "con
           "run_record", "provenance", "shipped"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
-    "errors": set(), "units": set(), "topology": set(), "dihedrals": set(), "processes": set(), "scheme_traits": set(),
-    "shipped": set(), "files": {"errors"}, "provenance": {"processes"}, "config": {"errors", "shipped"},
+    "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
+    "scheme_traits": set(), "shipped": set(), "files": {"errors"}, "provenance": {"processes"},
+    "config": {"errors", "shipped"},
     "schemas": {"errors", "files", "scheme_traits", "run_record"}, "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},

@@ -1,4 +1,4 @@
-"""Plain, impulse and metropolis keep the canonical ensemble of the true potential, whatever the network's error."""
+"""Plain, impulse, metropolis and nested keep the true potential's canonical ensemble, however wrong the network."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ import springs
 from conftest import BatchPool, start_state
 from kstep.runs.loop import run
 from kstep.runs.network_dynamics import Carrier
-from kstep.schemes import Impulse, Metropolis, Plain
+from kstep.schemes import Impulse, Metropolis, Nested, Plain
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.network_ladder import NetworkLadder
 from kstep.units import kT
 from physical_checks import (
     Sample,
@@ -36,6 +37,9 @@ def scheme_of(name, temperature_K):
         return Plain(MASSES, 5e-4), 200
     if name == "impulse":
         return Impulse(NETWORK, Carrier(NETWORK), MASSES, 2.5e-4, 4), 100
+    if name == "nested":
+        ladder = NetworkLadder(NETWORK, Carrier(NETWORK), MASSES, 1e-3, (temperature_K,), n_moves=2, move_steps=15)
+        return Nested(ladder, 30), 12
     return Metropolis(Carrier(NETWORK), MASSES, 1e-3, 30, temperature_K, length_law="uniform"), 12
 
 
@@ -52,7 +56,7 @@ def sample(name, temperature_K, seed):
                   MASSES, NUMBERS, temperature_K)
 
 
-@pytest.mark.parametrize("name", ["plain", "impulse", "metropolis"])
+@pytest.mark.parametrize("name", ["plain", "impulse", "metropolis", "nested"])
 def test_two_temperatures_show_the_canonical_ensemble(name):
     cold, hot = (sample(name, temperature_K, seed) for seed, temperature_K in enumerate(TEMPERATURES_K, 10))
     figures = check_pair(cold, hot)

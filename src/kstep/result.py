@@ -66,6 +66,16 @@ class Result:
         return self.metadata.get("acceptance")
 
     @property
+    def aim(self) -> dict[str, Any] | None:
+        """What a run without a fixed length was to know, what it does, and why it ended there (kstep.runs.aim)."""
+        return self.metadata.get("aim")
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the run reached its aim; None for one of fixed length, which has none."""
+        return self.aim["reached"] if self.aim is not None else None
+
+    @property
     def true_calls(self) -> int:
         """Evaluations of the true potential, those of learning apart (metadata["true_calls_training"])."""
         return self.metadata["true_calls"]

@@ -76,7 +76,9 @@ class RunRecord(BaseModel):
     swap_acceptance: list[float | None] | None = None  # of each rung with the next
     figures: dict[str, Any] | None = None  # whatever else a scheme sums up
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
+    aim: dict[str, Any] | None = None  # of a run without fixed length, and what it knows: kstep.runs.aim
     rotamers_never_visited: list[dict[str, Any]] | None = None
+    species_changes: list[dict[str, Any]] | None = None  # replica, time_ps, what; of dynamics without walls
     failed_true_calls: list[str] | None = None  # the first of them, in sentences
 
     # what it cost

@@ -5,7 +5,8 @@ Every file carries `metadata` (JSON text) with `schema` and `schema_version`; ar
 run leaves the last good one.
 
 trajectory  the arrays of `Trajectory`; its metadata is a kstep.run_record.RunRecord, checked when it is written (older
-            files are read as they are).  A segment is a stretch of one replica in which consecutive frames are
+            files are read as they are).  A finished hybrid run has `restart` beside them, the bytes of a restart file
+            (kstep.runs.recorder).  A segment is a stretch of one replica in which consecutive frames are
             connected by the dynamics and by nothing else (no velocity redraw, no change of ensemble).
 dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["molecules"]: [{"name", "smiles",
             "method"}], metadata["k_steps"]: the file's k
@@ -50,7 +51,7 @@ class Trajectory:
     accepted: Annotated[np.ndarray, "?", ("T|0",)]  # hybrid: the macro-step that ended here was accepted
     attempts: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: true calls spent on that macro-step
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
-    delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is proposed
+    delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to

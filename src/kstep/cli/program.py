@@ -11,6 +11,8 @@ from kstep.processes import one_thread
 
 one_thread()  # before anything that reads it is imported
 
+SHORT_OF_AIM = 4
+
 log = logging.getLogger("kstep")
 
 
@@ -24,7 +26,7 @@ def setup_logging(level: str = "info") -> None:
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run `main`: its code, or that of its failure, which becomes one sentence on stderr.
 
-    0 done, 2 a user's mistake, 3 the physics failed, 130 interrupted.
+    0 done, 2 a user's mistake, 3 the physics failed, 4 a run ended short of its aim, 130 interrupted.
     """
     try:
         return main() or 0
@@ -40,6 +42,11 @@ def exit_code(main: Callable[[], int | None]) -> int:
         print("interrupted; finished work is on disk, --resume continues where the script has it",
               file=sys.stderr)
         return 130
+
+
+def code_of_run(metadata: dict) -> int:
+    """The code of a run with this metadata: 4 where it knows less than it aimed at when its budget was spent."""
+    return 0 if metadata.get("aim", {}).get("reached", True) else SHORT_OF_AIM
 
 
 def run_command(command, description: str, *, numbered: str | None = None, prog: str | None = None,

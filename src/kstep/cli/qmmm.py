@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.program import code_of_run
 from kstep.cli.sample import add_sampling_flags
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
 from kstep.errors import UserError
@@ -43,7 +44,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
     # every move of the surroundings costs a call of their force field, so that few are made per QM call
     scheme = next(kind.name for kind in PREFERRED if not kind.traits.explores)
-    parser.set_defaults(scheme=scheme, thermostat="none", steps=200, burn_in_steps=20, replicas=4)
+    parser.set_defaults(scheme=scheme, thermostat="none", burn_in_steps=20, replicas=4)
     add_common_arguments(parser, device=True, overrides=True)
 
 
@@ -76,6 +77,7 @@ def check(args) -> None:
 def settings_of(args):
     """The QM's config and the run's; --set goes to the QM where that has the key."""
     from kstep.forces import load_qm_config
+    from kstep.runs.aim import ENDS
     from kstep.schemes import SCHEMES
     from kstep.schemes.hybrid_config import HybridConfig
 
@@ -86,7 +88,8 @@ def settings_of(args):
     k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
     hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
     return load_qm_config(args.qm_config, given), validate(HybridConfig, {
-        "scheme": args.scheme, "steps": args.steps, "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
+        "scheme": args.scheme, **{key: getattr(args, key) for key in ENDS},
+        "burn_in_steps": args.burn_in_steps, "replicas": args.replicas,
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
@@ -94,7 +97,7 @@ def settings_of(args):
         "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
 
-def run(args) -> None:
+def run(args) -> int:
     """Learn where there is no network, run, and say in one line what came out."""
     from kstep.learning.learn_config import LearnConfig
     from kstep.models.model_config import ModelConfig
@@ -108,4 +111,6 @@ def run(args) -> None:
     learning = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in DEFAULTS.items()}
     learning["learn_config"] = load_config(LearnConfig, learning["learn_config"])
     settings = filled(RegionSettings, args, qm=qm, hybrid=hybrid, **learning)
-    log.info("%s -> %s", describe(sample_region(settings)), settings.out)
+    metadata = sample_region(settings)
+    log.info("%s -> %s", describe(metadata), settings.out)
+    return code_of_run(metadata)

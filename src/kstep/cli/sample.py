@@ -20,6 +20,7 @@ from kstep.cli.flags import (
     positive_float,
     positive_int,
 )
+from kstep.cli.program import code_of_run
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -28,8 +29,9 @@ log = logging.getLogger("kstep")
 CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/md.yaml"),
           "06b": ("--qm-config", "configs/qm.yaml")}
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
-KEYS = ("scheme", "k_steps", "dt_fs", "steps", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
-        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
+KEYS = ("scheme", "k_steps", "dt_fs", "steps", "effective_samples", "population_error", "max_true_calls", "max_hours",
+        "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts", "hydrogen_mass_Da", "tempering_K",
+        "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -94,7 +96,15 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
                         help="choose timestep, length, moves and ladder by measurement before production")
     run_flags = parser.add_argument_group("run")
     run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
-    run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica")
+    run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica, a fixed length "
+                           "(default: until 200 effective samples, where the scheme samples the true ensemble)")
+    run_flags.add_argument("--effective-samples", type=positive_int,
+                           help="run until the slowest torsion and the energy have so many, and chains agree")
+    run_flags.add_argument("--population-error", type=positive_float,
+                           help="run until no rotamer's population has a larger standard error, such as 0.01")
+    run_flags.add_argument("--max-true-calls", type=positive_int, help="of such a run, learning apart (default: 20000 "
+                           "without --max-hours); one that ends short of its aim ends with exit code 4")
+    run_flags.add_argument("--max-hours", type=positive_float, help="of such a run, learning apart")
     run_flags.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
     run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
     run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
@@ -146,10 +156,12 @@ def open_subject(args, config):
     return TruePhysics(molecule, config, system_xml=system_xml)
 
 
-def run(args) -> None:
+def run(args) -> int:
     """Learn where that is asked, run, and say in one line what came out."""
     from kstep.runs.counters import describe
     from kstep.stages.sampling import sample
 
     settings = load(args)
-    log.info("%s -> %s", describe(sample(settings)), settings.out)
+    metadata = sample(settings)
+    log.info("%s -> %s", describe(metadata), settings.out)
+    return code_of_run(metadata)

@@ -9,6 +9,7 @@ from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.runs.aim import settle_end
 from kstep.schemes import PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred
 from kstep.schemes.sampler import Sampler
@@ -29,6 +30,7 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
     tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
     settled = hybrid.model_copy(update={"scheme": kind.name, "tune": tune})
     kind.settle_defaults(settled, None, baseline)  # what contradicts itself is refused before anything is learned
+    settle_end(settled, kind)
     return settled
 
 

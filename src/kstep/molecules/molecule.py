@@ -6,13 +6,16 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kstep.errors import UserError
 from kstep.schemas import check_molecule, read_npz, write_npz
 from kstep.topology import find_rotatable_torsions
+
+if TYPE_CHECKING:
+    from kstep.molecules.species import Species
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 LONGEST_NAME = 100  # file systems end at 255, and files add to it
@@ -63,6 +66,12 @@ class Molecule:
         """Rotatable torsions (D,4) of the region, or of all, methyls apart (`topology.find_rotatable_torsions`)."""
         inside = slice(None) if self.region is None else np.isin(self.bonds, self.region).all(1)
         return find_rotatable_torsions(self.numbers, self.bonds[inside])
+
+    def species(self) -> Species:
+        """The walls around it: its bonds, and the stereochemistry that its SMILES names."""
+        from kstep.molecules.species import Species  # RDKit, which reading a molecule needs not
+
+        return Species.of(self)
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""

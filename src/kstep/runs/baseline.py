@@ -13,6 +13,7 @@ from kstep.config import BaselineConfig
 from kstep.molecules.molecule import Molecule
 from kstep.runs.accounting import Account
 from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.coverage import SpeciesWatch, describe_changes
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, join_replicas
 from kstep.schemas import load_trajectory
 from kstep.schemes import CONTROL
@@ -22,12 +23,13 @@ from kstep.units import BOLTZMANN, PS_PER_FS
 
 def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
                  replica: int, seed: int, resume: bool, checkpoint_interval_steps: int | None = None,
-                 progress: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+                 progress: Callable[[int], None] = lambda n: None,
+                 watch: SpeciesWatch | None = None) -> dict[str, Any]:
     """Carry one replica from `positions` (N,3) nm through the whole plan.
 
     Returns its true_calls, wall_s and cpu_s, those of an earlier part included.  `progress(n)` is told of
-    every n finished timesteps.  A restart file is written between stretches, at the first border after each
-    checkpoint_interval_steps (None: the engine's own).
+    every n finished timesteps, watch of the frames.  A restart file is written between stretches, at the first
+    border after each checkpoint_interval_steps (None: the engine's own).
     """
     account = Account()
     account.charge(engine, None)
@@ -39,10 +41,14 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         state = engine.start(positions, np.zeros_like(positions))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
         first = 0
+        if watch is not None:
+            watch.see(state.positions, 0.0, np.array([replica]))
     else:
         state, rng, done = saved
         first = done["stretch"]
         account.go_on(done["spent"])
+        if watch is not None:
+            watch.go_on(done.get("species"))
         progress(sum(s.n_steps for s in plan[:first]))
     interval = checkpoint_interval_steps or engine.restart_interval_steps
     n_dof = degrees_of_freedom(len(masses))
@@ -55,6 +61,8 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
 
         def record(frame, segment=segment):
             writer.add(frame, config.dt_fs, replica, segment)
+            if watch is not None:
+                watch.see(frame.positions, frame.step * config.dt_fs * PS_PER_FS, np.array([replica]))
 
         if stretch.role == "equil":
             every, record_frame = stretch.n_steps, record  # its last frame is enough
@@ -65,19 +73,24 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         progress(stretch.n_steps)
         since_checkpoint += stretch.n_steps
         if since_checkpoint >= interval and number + 1 < len(plan):
-            writer.checkpoint(state, rng, {"stretch": number + 1, "spent": account.so_far()})
+            writer.checkpoint(state, rng, {"stretch": number + 1, "spent": account.so_far(),
+                                           "species": watch.kept if watch is not None else None})
             since_checkpoint = 0
     return {key: account.so_far()[key] for key in ("true_calls", "wall_s", "cpu_s")}
 
 
 def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: BaselineConfig, *, seed: int,
-                    first_replica: int, true_calls: int, wall_s: float, cpu_s: float, facts: dict) -> str:
+                    first_replica: int, true_calls: int, wall_s: float, cpu_s: float, facts: dict,
+                    species_changes: list[dict] | None = None) -> str:
     """Join the replicas of `pieces` into `out`, remove them, and say in one clause what came out.
 
-    facts: the metadata that is the backend's own (method, backend, charge, versions ...).
+    facts: the metadata that is the backend's own (method, backend, charge, versions ...); species_changes: of the
+    replicas, as numbered in `out` (see kstep.runs.coverage).
     """
+    of_run = facts_of_run(molecule, CONTROL, config, k_steps=1, method=facts["method"], seed=seed)
+    changed = describe_changes(species_changes or [], len(pieces))
     join_replicas(out, pieces, {
-        **facts_of_run(molecule, CONTROL, config, k_steps=1, method=facts["method"], seed=seed),
+        **of_run, "caveats": [*of_run["caveats"], *filter(None, [changed])], "species_changes": species_changes or [],
         "first_replica": first_replica, "charge": molecule.charge, "multiplicity": molecule.multiplicity,
         "true_calls": true_calls, "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished",
         **facts})
@@ -88,4 +101,5 @@ def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: B
     n_dof = degrees_of_freedom(len(molecule))
     temperature_K = 2 * production.mean() / (n_dof * BOLTZMANN) if len(production) else float("nan")
     ps = true_calls * config.dt_fs * PS_PER_FS
-    return f"{len(pieces)} replicas, {ps:.1f} ps, mean temperature {temperature_K:.0f} K"
+    return ", ".join(filter(None, [f"{len(pieces)} replicas", f"{ps:.1f} ps", f"mean temperature {temperature_K:.0f} K",
+                                   changed]))

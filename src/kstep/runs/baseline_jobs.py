@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,10 @@ from kstep.processes import exit_with_parent
 from kstep.runs.baseline import run_baseline
 from kstep.runs.baseline_engines import engine_of
 from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.coverage import SpeciesWatch
 from kstep.runs.recorder import TrajectoryWriter
+
+log = logging.getLogger("kstep")
 
 _progress_queue = None
 
@@ -42,17 +46,19 @@ class ReplicaJob:
 
 @dataclass(frozen=True)
 class ReplicaResult:
-    """true_calls, seconds of wall and CPU time; `error` is '' or one sentence."""
+    """true_calls, seconds of wall and CPU time; species_changes: of a SpeciesWatch; `error` is '' or one sentence."""
 
     job: ReplicaJob
     true_calls: int
     wall_s: float
     cpu_s: float
     error: str = ""
+    species_changes: tuple[dict, ...] = ()
 
 
-def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: None) -> ReplicaResult:
-    """Run one replica in this process; `progress(n)` is told of every n finished timesteps."""
+def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: None,
+                say: Callable[[str], None] = log.warning) -> ReplicaResult:
+    """Run one replica in this process; `progress(n)` is told of every n finished timesteps, `say` what is a warning."""
     molecule = job.molecule
     # an OpenMM System is as long as a file, and follows from the molecule
     settings = job.spec.settings if job.platform is None else {"platform": job.platform}
@@ -65,21 +71,23 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
         done = writer.finished() if job.resume else None
         if done is not None:
             progress(sum(stretch.n_steps for stretch in plan_baseline(job.config)))
-            return ReplicaResult(job, done["true_calls"], done["wall_s"], done["cpu_s"])
+            return ReplicaResult(job, done["true_calls"], done["wall_s"], done["cpu_s"],
+                                 species_changes=tuple(done.get("species_changes", ())))
+        watch = SpeciesWatch(molecule, say=say)
         with engine_of(job.spec, job.config, job.platform) as engine:
             start = molecule.conformers[job.replica % len(molecule.conformers)]
             spent = run_baseline(engine, writer, start, job.config, replica=job.replica, seed=job.seed,
-                                 resume=job.resume, progress=progress)
-        writer.finish({"molecule": molecule.name, **spent})
+                                 resume=job.resume, progress=progress, watch=watch)
+        writer.finish({"molecule": molecule.name, "species_changes": watch.changes, **spent})
     finally:
         writer.release()
-    return ReplicaResult(job, **spent)
+    return ReplicaResult(job, **spent, species_changes=tuple(watch.changes))
 
 
 def _attempt(job: ReplicaJob) -> ReplicaResult:
     """Of a worker process: an unphysical run becomes the result's error, and stops no other."""
     try:
-        return run_replica(job, _progress_queue.put)
+        return run_replica(job, _progress_queue.put, _progress_queue.put)
     except (PhysicsError, UserError) as error:
         return ReplicaResult(job, 0, 0.0, 0.0, f"{job.molecule.name}, replica {job.replica}: {error}")
 
@@ -92,14 +100,22 @@ def _remember(queue) -> None:
 
 def run_jobs(jobs: list[ReplicaJob], n_workers: int, tick: Callable[[int], None]) -> Iterator[ReplicaResult]:
     """Run jobs on spawned workers and yield results as they finish; `tick(n)` counts timesteps."""
+
+    def listen():
+        while not queue.empty():
+            said = queue.get()
+            if isinstance(said, str):  # a warning, which workers have no log for
+                log.warning("%s", said)
+            else:
+                tick(said)
+
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_remember, initargs=(queue,)) as executor:
         waiting = {executor.submit(_attempt, job) for job in jobs}
         try:
             while waiting:
-                while not queue.empty():
-                    tick(queue.get())
+                listen()
                 finished = {f for f in waiting if f.done()}
                 for future in finished:
                     yield future.result()
@@ -110,5 +126,4 @@ def run_jobs(jobs: list[ReplicaJob], n_workers: int, tick: Callable[[int], None]
             for process in list((executor._processes or {}).values()):
                 process.terminate()
             raise
-    while not queue.empty():
-        tick(queue.get())
+    listen()

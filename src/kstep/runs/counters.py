@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kstep.runs import aim
 from kstep.runs.certificate import Certificate
+from kstep.runs.coverage import describe_changes
 from kstep.schemes import SCHEMES
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State
@@ -74,6 +76,9 @@ def describe(metadata: dict) -> str:
         f = metadata["certificate"]
         parts += [f"E_true - E_ML {f['mean_kJ_per_mol']:.3g} with spread {f['spread_kJ_per_mol']:.3g} kJ/mol",
                   f"force error {f['force_rmse_kJ_per_mol_A']:.3g} kJ/mol/A"]
+    parts.append(describe_changes(metadata.get("species_changes") or [], metadata["replicas"]))
     if metadata["status"] != "finished":
         parts.append(metadata["status"])
+    if "aim" in metadata:
+        parts.append(aim.describe(metadata["aim"]))
     return ", ".join(filter(None, parts))

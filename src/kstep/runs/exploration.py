@@ -104,7 +104,7 @@ class Explorer:
 
     def __init__(self, molecule: Molecule, network, carry, masses: np.ndarray, dt_ps: float, rng: np.random.Generator,
                  **walls):
-        """masses (N,) Da: the sampler's; walls: `inside` and `mirror` of a NetworkLadder."""
+        """masses (N,) Da: the sampler's; walls: `inside`, `mirror` and `turns` of a NetworkLadder."""
         self.molecule, self.network, self.carry, self.walls = molecule, network, carry, walls
         self.masses, self.dt_ps, self.rng = masses, dt_ps, rng
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from tqdm import tqdm
 from kstep.errors import PhysicsError, UserError
 from kstep.files import write_json_atomic
 from kstep.runs.accounting import Account
+from kstep.runs.aim import Aim, judged_after
 from kstep.runs.counters import Tally
-from kstep.runs.coverage import TorsionWatch
+from kstep.runs.coverage import SpeciesWatch, TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
@@ -22,10 +24,13 @@ from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
 
+STEPS_PER_NEWS = 10  # macro-steps between two lines of the progress bar, where nobody knows how many there will be
+
 
 class Production:
     """A run on its way: `done` of `total` macro-steps, production beginning after `burn_in_end`.
 
+    total: None for a run that has an `aim` instead (runs.aim), and ends where that `is_over`;
     broken: the PhysicsError that ended it early, or None; stopped: the tolerance that did, in words, or None;
     run: as given, with the checkpoint of the network that learned last.
     """
@@ -40,7 +45,15 @@ class Production:
         if hybrid.thermostat == "langevin" and not scheme.traits.sets_temperature:
             self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
         self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
-        self.done, self.total, self.burn_in_end = 0, hybrid.burn_in_steps + hybrid.steps, hybrid.burn_in_steps
+        self.done, self.burn_in_end = 0, hybrid.burn_in_steps
+        self.total, self.aim, self.is_over = None, None, False
+        if hybrid.steps is not None:
+            self.total = hybrid.burn_in_steps + hybrid.steps
+        else:
+            self.aim = Aim(hybrid, run.molecule, self.ladder.n_rungs,
+                           scheme.k_steps * scheme.dt_ps * hybrid.save_interval_steps)
+        # dynamics that no wall keeps within the molecule is watched
+        self.species = SpeciesWatch(run.molecule) if scheme.inside is None else None
         self.segments: list[int] | None = None
         self.broken: PhysicsError | None = None
         self.stopped: str | None = None
@@ -55,10 +68,12 @@ class Production:
             self._start(start_positions(self.run) if positions is None else positions, settled)
         else:
             self._resume(*saved)
-        if self.done > self.total:
+        if self.total is not None and self.done > self.total:
             raise UserError(f"{self.run.out} is already at macro-step {self.done}; ask for more --steps to continue it")
         if self.done == self.burn_in_end and self.segments is None:
             self._begin_production()
+        if saved is not None:
+            self._decide()
 
     def _start(self, positions: np.ndarray, settled: dict) -> None:
         hybrid = self.run.hybrid
@@ -71,6 +86,7 @@ class Production:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
         self.tally = Tally(self.scheme)
         self.coverage = TorsionWatch(self.run.molecule)
+        self._watch_species()
         if hybrid.burn_in_steps:
             self.segments = self._open_segments("equil")
 
@@ -79,33 +95,46 @@ class Production:
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
+        if self.species is not None:
+            self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.tolerances.restore(self.writer.parts)
+        if self.aim is not None:
+            for positions, energy in self.writer.recorded("train", self.run.hybrid.replicas):
+                self.aim.add(positions, energy)
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
+
+    def _watch_species(self) -> None:
+        if self.species is not None:
+            self.species.see(self.state.positions, self.state.step * self.scheme.dt_ps,
+                             np.arange(self.run.hybrid.replicas))
 
     def go(self) -> None:
         """All macro-steps that are left, or fewer where the physics fails or a tolerance is left."""
         first, total = self.done, self.total
         steps = macro_steps(
-            self.scheme, self.pool, self.state, self.rng, total - first, thermostat=self.thermostat,
-            n_parts=n_halves(self.run), clock=self.account.clock,
+            self.scheme, self.pool, self.state, self.rng, total - first if total is not None else sys.maxsize,
+            thermostat=self.thermostat, n_parts=n_halves(self.run), clock=self.account.clock,
             observe=self.tolerances.observe if self.tolerances.learns else None,
             pause=lambda n: (self.tolerances.is_on or first + n == self.burn_in_end
                              or self._restart_file_is_due(first + n)))
+        every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
         with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
-            while self.done < total and not self.stopped:
+            while self.done != total and not self.stopped and not self.is_over:
                 try:
                     self.state, self.info = next(steps)
                 except PhysicsError as error:
                     if self.done < max(self.burn_in_end + 1, self.run.hybrid.save_interval_steps):
                         raise  # nothing to keep
                     self.broken = error
+                    if self.aim is not None:
+                        self.aim.judge()
                     break
                 self.done += 1
                 self._take_in()
                 bar.update()
-                if self.done % max(1, total // 50) == 0 and not self.stopped:
+                if self.done % every == 0 and not self.stopped:
                     bar.set_postfix_str(self._progress())
 
     def _take_in(self) -> None:
@@ -118,12 +147,16 @@ class Production:
         self.stopped = None if self.tolerances.learns else violation
         if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
+            self._watch_species()
+            if self.aim is not None and self.done > self.burn_in_end:
+                self.aim.add(self.state.positions, self.state.energy)
         if violation and not self.stopped:
             self._learn(violation)
-        if self.done == self.burn_in_end and self.done < self.total:
+        if self.done == self.burn_in_end and self.done != self.total:
             self._begin_production()
         if self._restart_file_is_due(self.done):
             self._write_restart_file()
+            self._decide()
 
     def _learn(self, violation: str) -> None:
         """What went before a change of network belongs to another one: burn-in, and a new one after it."""
@@ -147,7 +180,25 @@ class Production:
                 for r, temperature_K in enumerate(self.ladder.of(self.run.hybrid.replicas))]
 
     def _restart_file_is_due(self, done: int) -> bool:
-        return done % self.run.hybrid.checkpoint_interval == 0 and done < self.total
+        """Where a run may end, and be gone on with as if it had not."""
+        return done % self.run.hybrid.checkpoint_interval == 0 or (
+            self.aim is not None and self.aim.is_judged(done - self.burn_in_end))
+
+    def _decide(self) -> None:
+        """At rest: whether the run has reached its aim, or cannot pay for the way to its next rest."""
+        if self.aim is None:
+            return
+        spent, steps = self.account.so_far(), self._next_rest() - self.done
+        seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
+        self.aim.is_spent = not self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
+        if self.aim.is_spent or self.aim.is_judged(self.done - self.burn_in_end):
+            self.aim.judge()
+            self.is_over = self.aim.is_spent or self.aim.shortfall() is None
+
+    def _next_rest(self) -> int:
+        hybrid, produced = self.run.hybrid, self.done - self.burn_in_end
+        regular = (self.done // hybrid.checkpoint_interval + 1) * hybrid.checkpoint_interval
+        return min(regular, self.burn_in_end + judged_after(max(produced, 0), hybrid.save_interval_steps))
 
     def _write_restart_file(self) -> None:
         self.pool.forget()  # a resumed run has no SCF history either
@@ -156,7 +207,8 @@ class Production:
             "done": self.done, "tally": self.tally.counts, "spent": self.account.so_far(),
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
-            "rotamers_seen": self.coverage.seen})
+            "rotamers_seen": self.coverage.seen,
+            "species": self.species.kept if self.species is not None else None})
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

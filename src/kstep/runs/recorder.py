@@ -3,16 +3,19 @@
 Frames go to <out>.parts/chunk_00000.npz, ... ; beside them checkpoint.npz holds the whole state
 and the random generator.  `finish` streams the chunks into <out> without ever holding the
 trajectory in memory, and removes the folder.  A run cut anywhere continues from its last
-checkpoint, bit-equal on CPU.
+checkpoint, bit-equal on CPU.  So does a finished one that is to be longer: <out> holds its last
+checkpoint, from which `reopen` lays the folder out again.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -21,10 +24,13 @@ import numpy as np
 
 from kstep import schemas
 from kstep.errors import UserError
-from kstep.files import replacing
+from kstep.files import replacing, write_json_atomic
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
+
+RESTART = "restart"  # array of a finished file: the bytes of the restart file that a longer run goes on from
+SETTLED = ("tuning", "inner")  # keys of the metadata, and files of the folder of parts: what was measured for the run
 
 
 def kept_file(path: str | Path, name: str) -> Path:
@@ -159,6 +165,15 @@ class TrajectoryWriter:
         self.segments, self._n_chunks = text["segments"], text["n_chunks"]
         return state, rng, text["progress"]
 
+    def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions (R,N,3) and energies (R,) of every frame on disk in which replica 0 has that role."""
+        for i in range(self._n_chunks):
+            chunk = schemas.read_npz(self.parts / f"chunk_{i:05d}.npz")
+            for first in range(0, len(chunk["pos"]), n_replicas):
+                if self.segments[chunk["segment"][first]]["role"] == role:
+                    frame = slice(first, first + n_replicas)
+                    yield chunk["pos"][frame], chunk["Epot"][frame]
+
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""
         if not self.path.is_file():
@@ -172,18 +187,51 @@ class TrajectoryWriter:
         for part in self.parts.iterdir():
             part.unlink()
 
-    def finish(self, metadata: dict) -> None:
-        """Stream the chunks into the final file, check it, remove the parts."""
+    def finish(self, metadata: dict, *, goes_on: bool = False) -> None:
+        """Stream the chunks into the final file, check it, remove the parts.
+
+        goes_on: the file keeps the last checkpoint, if there is one, for `reopen`.
+        """
         self._write_chunk()
         chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
         metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
-        merge_trajectories(self.path, chunks, self.constants, metadata)
+        checkpoint, beside = self.parts / "checkpoint.npz", {}
+        if goes_on and checkpoint.is_file():
+            beside[RESTART] = np.frombuffer(checkpoint.read_bytes(), dtype=np.uint8)
+        merge_trajectories(self.path, chunks, self.constants, metadata, beside)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.release()
 
 
-def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata: dict) -> None:
-    """Concatenate per-frame arrays of chunk files into one trajectory, one array at a time."""
+def reopen(path: Path) -> bool:
+    """Lay out the folder of parts of a finished run as it was at its last checkpoint; False where the file holds none.
+
+    Frames after that checkpoint are made again.
+    """
+    arrays = schemas.read_npz(path)
+    if RESTART not in arrays:
+        return False
+    with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
+        restart = {key: archive[key] for key in archive.files}
+    text, metadata = json.loads(str(restart["text"])), json.loads(str(arrays["metadata"]))
+    kept_file(path, "").mkdir(exist_ok=True)
+    for name in SETTLED:
+        if metadata.get(name):
+            write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
+    before = arrays["step"] <= text["step"]
+    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays[key])}
+    schemas.write_npz(kept_file(path, "chunk_00000.npz"), frames)
+    text["n_chunks"] = 1
+    schemas.write_npz(kept_file(path, "checkpoint.npz"), {**restart, "text": np.array(json.dumps(text))})
+    return True
+
+
+def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata: dict,
+                       beside: dict[str, np.ndarray] | None = None) -> None:
+    """Concatenate per-frame arrays of chunk files into one trajectory, one array at a time.
+
+    beside: arrays that are no part of the trajectory, for the file all the same.
+    """
     if not chunks:
         raise UserError(f"nothing was recorded for {path}; every length in the config is zero")
     with np.load(chunks[0], allow_pickle=False) as first:
@@ -200,6 +248,9 @@ def merge_trajectories(path: Path, chunks: list[Path], constants: dict, metadata
                     target.writestr(name, source.read(name))
             for key in keys:
                 _stream(target, key, chunks, template[key].dtype)
+            for key, array in (beside or {}).items():
+                with target.open(f"{key}.npy", "w") as handle:
+                    np.lib.format.write_array(handle, array, allow_pickle=False)
     finally:
         head.unlink(missing_ok=True)
 

@@ -10,12 +10,14 @@ from typing import Any
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
+from kstep.runs import aim
 from kstep.runs.accounting import Account
+from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
+from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file, reopen
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
-from kstep.runs.settings import HybridRun
+from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import OnViolation, Tolerances
 from kstep.schemas import load_trajectory
 from kstep.schemes import SCHEMES
@@ -32,6 +34,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     if metadata is not None:
         log.info("%s is finished already", run.out)
         return metadata
+    if run.keeps_species and not (run.resume and kept_file(run.out, "checkpoint.npz").is_file()):
+        check_starts(run.molecule, start_positions(run))
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
     account = Account()  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
@@ -48,6 +52,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
                 bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
+            if production.aim is not None:
+                log.info("the run ends at %s", production.aim.stated())
             production.go()
             return _finish(production, settled, provenance, machine)
     finally:
@@ -59,7 +65,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
 def _finished(run: HybridRun) -> dict | None:
     """Metadata of the file that an earlier run with the same settings finished, where `run` resumes it, else None.
 
-    UserError where its settings were others; what a run measures for itself is not compared.
+    UserError where its settings were others; what a run measures for itself is not compared.  A file that is to become
+    longer, or to know more, is opened again, for `run` to go on with.
     """
     if not run.resume or not run.out.is_file() or kept_file(run.out, "checkpoint.npz").is_file():
         return None
@@ -71,12 +78,18 @@ def _finished(run: HybridRun) -> dict | None:
     if changed:
         raise UserError(f"{run.out} is finished, with other settings ({', '.join(changed)}); choose another output, or "
                         "run without --resume to make it again")
-    return metadata if metadata["status"] == "finished" and metadata["config"]["steps"] == run.hybrid.steps else None
+    if metadata["status"] != "finished":
+        return None
+    if all(metadata["config"].get(key) == getattr(run.hybrid, key) for key in aim.ENDS):
+        return metadata
+    if not reopen(run.out):
+        log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)
+    return None
 
 
 def _fingerprint(run: HybridRun) -> dict:
     """What a resumed run must share."""
-    return {"hybrid": run.hybrid.model_dump(exclude={"steps", "checkpoint_interval"}), "seed": run.seed,
+    return {"hybrid": run.hybrid.model_dump(exclude={*aim.ENDS, "checkpoint_interval"}), "seed": run.seed,
             "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
@@ -89,11 +102,17 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     if unseen and broken is None:
         log.warning("%s", unseen)
     hybrid, scheme = run.hybrid, production.scheme
+    changes = production.species.changes if production.species is not None else []
+    summary = production.tally.summary()
+    at_walls = describe_walls(summary.get("figures", {}).get("refused_at_walls", []))
+    if at_walls:
+        log.warning("%s", at_walls)
+    facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
+    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
-        **facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed),
-        "backend": run.spec.backend, "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS,
+        **facts, "backend": run.spec.backend, "jump_fs": scheme.k_steps * scheme.dt_ps * FS_PER_PS,
         "delta_scale": hybrid.delta_scale, "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas,
         "num_workers": run.n_workers, "device": run.device,
         "checkpoint": str(run.checkpoint) if run.checkpoint else None,
@@ -101,12 +120,15 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "true_calls_training": int(of_training.get("true_calls_training") or 0),
         "cpu_s_training": of_training.get("cpu_s_training"),
         **{key: value for key, value in of_training.items() if key == "coupling"}, **settled,
-        "rotamers_never_visited": production.coverage.unvisited(),
+        "rotamers_never_visited": production.coverage.unvisited(), "species_changes": changes,
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
-        **spent, **production.tally.summary(), **provenance}
-    production.writer.finish(metadata)
+        **spent, **summary, **provenance}
+    if production.aim is not None:
+        metadata["aim"] = production.aim.record()
+    # what a learning run has recorded to learn from is not in its restart file
+    production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata

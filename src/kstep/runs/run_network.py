@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kstep.molecules.molecule import Molecule
+from kstep.runs.aim import most_macro_steps
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, NetworkRecipe, start_positions
@@ -30,8 +31,12 @@ def load_network(checkpoint, numbers, masses, bonds, method, device="cpu", delta
 
 
 def n_halves(run: HybridRun) -> int:
-    """Half-batches in flight: the network carries one while the physics has the other."""
-    return 2 if run.traits.needs_network and (run.n_workers > 1 or run.device != "cpu") else 1
+    """Half-batches in flight: the network carries one while the physics has the other.
+
+    On the CPU one that explores for long between true calls keeps all cores busy by itself, with larger batches.
+    """
+    overlaps = run.device != "cpu" or (run.n_workers > 1 and not run.traits.explores)
+    return 2 if run.traits.needs_network and overlaps else 1
 
 
 def _arguments_of(run: HybridRun) -> dict:
@@ -77,7 +82,7 @@ def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halv
         from kstep.models.execution import choose, possible_ways
 
         first = load_network(**arguments)
-        steps = (hybrid.k_steps or TYPICAL_STEPS) * n_halves * (hybrid.steps + (hybrid.burn_in_steps or 0))
+        steps = (hybrid.k_steps or TYPICAL_STEPS) * n_halves * most_macro_steps(hybrid)
         at_once = np.resize(start_positions(run), (arguments["rows"], len(run.molecule), 3))
         choice, network = choose(lambda way: load_network(**arguments, inner=way), at_once,
                                  possible_ways(first.metadata.get("arch"), run.device), n_shards_of(run), steps)

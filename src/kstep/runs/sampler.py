@@ -13,6 +13,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.runs import exploration, tuning
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, start_positions
+from kstep.schemes import SCHEMES
 from kstep.schemes.ladder import TemperatureLadder, ladder_of
 from kstep.units import PS_PER_FS
 
@@ -43,7 +44,8 @@ def settle_sampler(run: HybridRun, network, carry, pool):
         return run, masses, None, None
     kept, ladder = kept_file(run.out, "tuning.json"), ladder_of(hybrid)
     rng = np.random.default_rng([run.seed, 1])
-    positions = tuning.thermalise(network, carry, start_positions(run), masses, ladder, rng)
+    walls = molecule.species().inside if run.keeps_species else None
+    positions = tuning.thermalise(network, carry, start_positions(run), masses, ladder, rng, inside=walls)
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
     else:
@@ -55,7 +57,7 @@ def settle_sampler(run: HybridRun, network, carry, pool):
     else:
         n_proposals, n_steps = hybrid.burn_in_steps, hybrid.k_steps
     positions = tuning.thermalise(network, carry, positions, masses, ladder, rng, n_proposals=n_proposals,
-                                  dt_fs=hybrid.dt_fs, n_steps=n_steps)
+                                  dt_fs=hybrid.dt_fs, n_steps=n_steps, inside=walls)
     return replace(run, hybrid=hybrid), masses, report, positions
 
 
@@ -71,7 +73,8 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
         log.info("%s", tuning.describe(report))
         return report
     explorer = exploration.Explorer(run.molecule, network, carry, np.array(report["masses_Da"]),
-                                    report["dt_fs"] * PS_PER_FS, rng)
+                                    report["dt_fs"] * PS_PER_FS, rng,
+                                    **SCHEMES[hybrid.scheme].means(hybrid, run.molecule, network))
     cost = report["cpu_s_per_true_call"] if hybrid.call_cost_s is None else hybrid.call_cost_s
     report |= exploration.choose_moves(
         explorer, positions, temperature_K=hybrid.temperature_K, cpu_s_per_call=cost,

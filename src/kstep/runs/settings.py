@@ -15,10 +15,12 @@ from kstep.files import check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
+from kstep.runs.aim import settle_end
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
+from kstep.schemes.sampler import SamplerConfig
 from kstep.units import kT
 
 
@@ -65,6 +67,11 @@ class HybridRun:
         return SCHEMES[self.hybrid.scheme].traits
 
     @property
+    def keeps_species(self) -> bool:
+        """Whether its sampler has walls around the molecule; other dynamics is only watched."""
+        return issubclass(SCHEMES[self.hybrid.scheme].Config, SamplerConfig) and self.hybrid.keep_species
+
+    @property
     def keeps_forces(self) -> bool:
         """Whether true forces go into the trajectory; a scheme that needs none asks for them only to keep them."""
         if self.hybrid.store_forces is not None:
@@ -92,7 +99,8 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
-    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K}
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K,
+               **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 

@@ -51,10 +51,13 @@ class NetworkAsTruth:
 
 
 def thermalise(network, carry, positions, masses, ladder: TemperatureLadder, rng, *, n_proposals: int = 8,
-               dt_fs: float = 0.5, n_steps: int = 200) -> np.ndarray:
-    """Positions (R,N,3) that follow the network's potential at the ladder's temperatures, from any start."""
+               dt_fs: float = 0.5, n_steps: int = 200, inside=None) -> np.ndarray:
+    """Positions (R,N,3) that follow the network's potential at the ladder's temperatures, from any start.
+
+    inside: walls that no start leaves (see kstep.schemes.base).
+    """
     scheme = Metropolis(carry, masses, dt_fs * PS_PER_FS, n_steps, ladder.temperatures_K[0], length_law="uniform",
-                        ladder=ladder)
+                        ladder=ladder, inside=inside)
     pool = NetworkAsTruth(network)
     state = initial_state(pool, positions, np.zeros_like(positions))
     return run(scheme, pool, state, rng, n_proposals).positions

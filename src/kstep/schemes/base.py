@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from kstep.config import BaselineConfig, Config, Count, NonNegative, Replicas, Temperature, Timestep, Whole
+from kstep.config import (
+    BaselineConfig,
+    Config,
+    Count,
+    NonNegative,
+    Number,
+    Positive,
+    Replicas,
+    Temperature,
+    Timestep,
+    Whole,
+)
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.state import Info, Proposal, State
 from kstep.units import PS_PER_FS
@@ -18,7 +31,11 @@ class RunConfig(Config):
     scheme: str | None = None  # null: see kstep.schemes.PREFERRED
     k_steps: Count | None = None  # null: the scheme's own default
     dt_fs: Timestep | None = None  # null: the baseline's
-    steps: Count = 200  # macro-steps = true calls per replica
+    steps: Count | None = None  # macro-steps = true calls per replica; null: see kstep.runs.aim.settle_end
+    effective_samples: Count | None = None  # aim: of the slowest torsion and of the energy
+    population_error: Annotated[float, Field(gt=0, lt=0.5), Number] | None = None  # aim: of any rotamer's population
+    max_true_calls: Count | None = None  # within which the aim is to be reached
+    max_hours: Positive | None = None
     burn_in_steps: Whole | None = None  # macro-steps marked as equilibration; null: the scheme's own default
     replicas: Replicas | None = None  # null: the scheme's own default
     temperature_K: Temperature | None = None  # null: the baseline's
@@ -41,7 +58,8 @@ class Scheme:
 
     Each one has network (None where it reads none); carry(x, v, masses, dt_ps, n_steps), the network's dynamics (see
     kstep.runs.network_dynamics); masses (N,) Da of the velocities it keeps; dt_ps; k_steps (baseline timesteps of a
-    macro-step); group (replicas that must stay in one half-batch); needs_forces (whether true calls ask for forces).
+    macro-step); group (replicas that must stay in one half-batch); needs_forces (whether true calls ask for forces);
+    inside(x (S,N,3) nm) -> (S,), the walls that none of its replicas leaves (None: there are none).
     """
 
     name: ClassVar[str]
@@ -53,6 +71,7 @@ class Scheme:
 
     group: int = 1
     needs_forces: bool = True
+    inside: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __init__(self, network, carry, masses: np.ndarray, dt_ps: float, k_steps: int):
         self.network, self.carry, self.dt_ps, self.k_steps = network, carry, dt_ps, k_steps
@@ -84,6 +103,11 @@ class Scheme:
         kstep.runs.network_dynamics); masses (N,) Da: the sampler's; needs_forces: whether true forces are kept.
         """
         return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)
+
+    @classmethod
+    def means(cls, config: Any, molecule, network) -> dict[str, Any]:
+        """What a scheme that explores the network has for that besides moves: arguments of a NetworkLadder."""
+        return {}
 
     def count(self, info: Info) -> dict[str, Any]:
         """What one macro-step adds to its sums: numbers, or dicts and lists of numbers, by name; a pure function."""

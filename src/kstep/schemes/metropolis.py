@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -48,6 +49,8 @@ class Metropolis(Sampler):
     without a look at the state, so that no vibration can be in step with it: Mackenzie, Phys.
     Lett. B 226, 369 (1989).  With a ladder, replicas have temperatures of their own and exchange
     configurations after the test.
+
+    A proposal that ends outside the walls is refused, as if U_true were infinite there: exact for what is inside.
     """
 
     name = "metropolis"
@@ -55,9 +58,14 @@ class Metropolis(Sampler):
     Config = MetropolisConfig
 
     def __init__(self, carry, masses: np.ndarray, dt_ps: float, k_steps: int, temperature_K: float, *,
-                 length_law: str = "fixed", ladder: TemperatureLadder | None = None, needs_forces: bool = True):
-        """The test takes energies alone: without needs_forces no true force is asked for, and State.forces is NaN."""
+                 length_law: str = "fixed", ladder: TemperatureLadder | None = None, needs_forces: bool = True,
+                 inside: Callable[[np.ndarray], np.ndarray] | None = None):
+        """The test takes energies alone: without needs_forces no true force is asked for, and State.forces is NaN.
+
+        inside(x (S,N,3)) -> (S,): its walls.
+        """
         super().__init__(None, carry, masses, dt_ps, k_steps)
+        self.inside = inside
         self.length_law, self.needs_forces = length_law, needs_forces
         self.ladder = ladder or TemperatureLadder((temperature_K,))
         self.group = self.ladder.n_rungs
@@ -77,7 +85,8 @@ class Metropolis(Sampler):
     def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Metropolis:
         """With the sampler's masses and its ladder."""
         return cls(carry, masses, config.dt_fs * PS_PER_FS, config.k_steps, config.temperature_K,
-                   length_law=config.length_law, ladder=ladder_of(config), needs_forces=needs_forces)
+                   length_law=config.length_law, ladder=ladder_of(config), needs_forces=needs_forces,
+                   inside=config.walls(molecule))
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """Temperature (R,) in K of each replica's test."""
@@ -109,6 +118,8 @@ class Metropolis(Sampler):
             delta_H = (truth.energy + kinetic_energy(proposal.velocities, self.masses)
                        - state.energy[rows] - kinetic_energy(start, self.masses))
         delta_H = np.where(np.isfinite(delta_H), delta_H, np.inf)
+        if self.inside is not None:
+            delta_H = np.where(self.inside(proposal.positions), delta_H, np.nan)  # untested, and never accepted
         accepted = proposal.extra["log_u"] < -delta_H / kT(self.ladder.of(len(rows)))
 
         def choose(new, old):
@@ -129,12 +140,17 @@ class Metropolis(Sampler):
         for rung in range(n_rungs - 1):
             asked = info.swapped[rung::n_rungs]
             swaps[str(rung)] = [int((asked >= 0).sum()), int((asked == 1).sum())]
-        return {**super().count(info), "swaps": swaps}
+        outside = np.isnan(info.delta_H).reshape(-1, n_rungs).sum(axis=0)
+        return {**super().count(info), "swaps": swaps, "walls": {str(i): int(n) for i, n in enumerate(outside)}}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """And swap_acceptance, of the pairs of rungs."""
-        return {**super().summarise(sums), **swap_acceptance(sums)}
+        """And swap_acceptance, of the pairs of rungs; figures: the share that walls refused on each rung."""
+        out, walls = {**super().summarise(sums), **swap_acceptance(sums)}, sums.get("walls", {})
+        if out and walls:
+            out["figures"] = {"refused_at_walls": [walls[rung] * len(walls) / sums["macro_steps"]
+                                                   for rung in sorted(walls, key=int)]}
+        return out
 
 
 def check_ladder(config: MetropolisConfig) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from kstep.config import Count, NonNegative, Temperature
+from kstep.config import Count, NonNegative, Temperature, Whole
 from kstep.schemes.maxwell import draw_velocities
-from kstep.schemes.network_ladder import NetworkLadder
+from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
 from kstep.schemes.state import Info, Proposal, State
 from kstep.units import PS_PER_FS, kT
@@ -18,6 +18,7 @@ from kstep.units import PS_PER_FS, kT
 DEFAULT_MOVES = 10
 DEFAULT_MOVE_FS = 150.0
 DEFAULT_BURN_IN = 10
+FLOOR_KT, ROOM_K = 5.0, 300.0  # how far below the lowest energy it was taught a network may be believed
 
 
 class NestedConfig(SamplerConfig):
@@ -26,8 +27,10 @@ class NestedConfig(SamplerConfig):
     moves: Count | None = Field(None, description="moves on the network per true call")
     network_ladder_K: Annotated[list[Temperature], Field(min_length=1, max_length=100)] | None = Field(
         None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
+    turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
+    mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")
 
 
 class Nested(Sampler):
@@ -48,15 +51,15 @@ class Nested(Sampler):
     """
 
     name = "nested"
-    traits = replace(SAMPLER_TRAITS, explores=True)
+    traits = replace(SAMPLER_TRAITS, explores=True,
+                     warm_start=False)  # from one proposal to the next it is another geometry anyway
     Config = NestedConfig
     default_burn_in = None
-    default_replicas = 32  # rows enough for a fast inner loop, and few enough that each has some frames in 200 samples
 
     def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
-        self.ladder, self.needs_forces = ladder, needs_forces
+        self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
 
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
@@ -80,8 +83,15 @@ class Nested(Sampler):
     def build(cls, config, molecule, *, network, carry, masses, needs_forces) -> Nested:
         """On the ladder of its config."""
         ladder = NetworkLadder(network, carry, masses, config.dt_fs * PS_PER_FS, tuple(config.network_ladder_K),
-                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)))
-        return cls(ladder, config.k_steps, needs_forces=needs_forces)
+                               n_moves=config.moves, move_steps=max(1, round(config.k_steps / config.moves)),
+                               **cls.means(config, molecule, network))
+        return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces)
+
+    @classmethod
+    def means(cls, config, molecule, network) -> dict[str, Any]:
+        """What a NetworkLadder of this molecule has besides its moves; a region in surroundings has no mirror image."""
+        mirror = config.mirror_images and molecule.region is None and molecule.species().achiral
+        return {"inside": config.walls(molecule), "mirror": mirror, "turns": turns_of(molecule, network, config.turns)}
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """That of the coldest rung."""
@@ -129,14 +139,15 @@ class Nested(Sampler):
         return state, replace(
             info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
             failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
-            delta_H=delta_d, moves=led.moves, exchanges=led.exchanges, stay=stay)
+            delta_H=delta_d, moves=led.moves, exchanges=led.exchanges, turns=led.turns, stay=stay)
 
     def count(self, info: Info) -> dict:
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
         moves, exchanges = info.moves.sum(axis=0), info.exchanges.sum(axis=0)
         stays = {str(stay): int(n) for stay, n in zip(*np.unique(info.stay, return_counts=True))}
         return {**super().count(info), "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
-                "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays}
+                "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays,
+                "turns": {str(i): [int(n) for n in rung] for i, rung in enumerate(info.turns.sum(axis=0))}}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
@@ -146,8 +157,19 @@ class Nested(Sampler):
             rungs = [sums["moves"][rung] for rung in sorted(sums["moves"], key=int)]
             out["figures"] = {"inner_acceptance": [taken / tried for tried, taken, _ in rungs],
                               "refused_at_walls": [refused / tried for tried, _, refused in rungs],
+                              "turns_accepted": [taken / tried for tried, taken in
+                                                 (sums["turns"][rung] for rung in sorted(sums["turns"], key=int))
+                                                 if tried],
                               "longest_stay": max(map(int, sums["stays"]), default=0)}
         return out
+
+
+def turns_of(molecule, network, n: int) -> Turns | None:
+    """The turns of a molecule's torsions on a network that knows how low it was taught; None in surroundings."""
+    floor = getattr(network, "metadata", {}).get("lowest_energy_kJ_per_mol")
+    if floor is None or molecule.region is not None:
+        return None
+    return Turns.of(molecule, n, floor - FLOOR_KT * kT(ROOM_K))
 
 
 def _is_under_way(state: State) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,10 +31,21 @@ class SamplerConfig(RunConfig):
     integrator_acceptance: Annotated[float, Field(ge=0.5, lt=1), Number] = Field(
         0.95, description="of the network's own dynamics, at the timestep that tune chooses")
     shortest_mean_fs: Positive = Field(200.0, description="of the mean length that tune chooses")
+    keep_species: bool = Field(True, description="walls where a bond breaks, a proton moves or a named stereocentre "
+                                                 "turns over")
+
+    def walls(self, molecule) -> Callable[[np.ndarray], np.ndarray] | None:
+        """inside(positions (S,N,3) nm) -> (S,) of a Molecule's species, None without walls."""
+        return molecule.species().inside if self.keep_species else None
 
 
 class Sampler(Scheme):
-    """A proposal is accepted with min(1, exp(-delta_H/kT)); over all of them <exp(-delta_H/kT)> = 1."""
+    """A proposal is accepted with min(1, exp(-delta_H/kT)); over all of them <exp(-delta_H/kT)> = 1.
+
+    With walls, one that ends outside is refused untested and its delta_H is NaN.  The proposal is reversible, so as
+    many lead out of the walls as in: the identity holds for those that end inside, and for no other choice (with
+    exp(-inf) = 0 for the others the mean would be the share that ends inside).
+    """
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
         """Temperature (R,) in K of each replica's test."""
@@ -42,20 +54,22 @@ class Sampler(Scheme):
     def count(self, info: Info) -> dict:
         """What acceptance and <exp(-beta dH)> with its error are made of."""
         beta = 1.0 / kT(self.temperature_K(len(info.delta_H)))
-        weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))
+        weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))[~np.isnan(info.delta_H)]
         return {"sum_exp": float(weight.sum()), "sum_exp_squared": float((weight**2).sum()),
                 "failed_true_calls": int(info.failures.sum())}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """acceptance; mean_exp_minus_beta_dH and its error, as if proposals were independent."""
-        n = sums["macro_steps"]
-        if not n:
+        """acceptance; mean_exp_minus_beta_dH and its error, as if proposals were independent, where any was tested."""
+        if not sums["macro_steps"]:
             return {}
+        acceptance = {"acceptance": sums["accepted"] / sums["macro_steps"]}
+        n = sums["macro_steps"] - sum(sums.get("walls", {}).values())
+        if not n:
+            return acceptance
         mean = sums["sum_exp"] / n
         error = float(np.sqrt(max(sums["sum_exp_squared"] / n - mean**2, 0.0) / max(n - 1, 1)))
-        return {"acceptance": sums["accepted"] / n, "mean_exp_minus_beta_dH": mean,
-                "mean_exp_minus_beta_dH_error": error}
+        return {**acceptance, "mean_exp_minus_beta_dH": mean, "mean_exp_minus_beta_dH_error": error}
 
     @classmethod
     def progress(cls, sums: dict) -> str:
@@ -64,9 +78,15 @@ class Sampler(Scheme):
 
     @classmethod
     def last_words(cls, metadata: dict) -> str:
-        """Acceptance and identity."""
-        return (f"acceptance {metadata['acceptance']:.3f}, <exp(-beta dH)> = "
-                f"{metadata['mean_exp_minus_beta_dH']:.3f} +- {metadata['mean_exp_minus_beta_dH_error']:.3f}")
+        """Acceptance, identity, and how often chains came to the walls."""
+        parts = [f"acceptance {metadata['acceptance']:.3f}"]
+        walls = (metadata.get("figures") or {}).get("refused_at_walls", [])
+        if "mean_exp_minus_beta_dH" in metadata:
+            parts.append(f"<exp(-beta dH)> = {metadata['mean_exp_minus_beta_dH']:.3f} +- "
+                         f"{metadata['mean_exp_minus_beta_dH_error']:.3f}")
+        if any(walls):
+            parts.append(f"{' / '.join(f'{100 * share:.2g}' for share in walls)} % refused at walls")
+        return ", ".join(parts)
 
 
 def swap_acceptance(sums: dict) -> dict:

@@ -55,7 +55,8 @@ class Info:
     in temperature (1), kept its own (0) or was not asked (-1).
 
     Of moves on the network alone, whose m rungs no true call sees: moves (R,m,3): tried, accepted, and refused at a
-    wall; exchanges (R,m-1,2): tried and agreed; stay (R,): macro-steps since a proposal was taken.  Empty otherwise.
+    wall; exchanges (R,m-1,2) and turns (R,m,2): tried and agreed; stay (R,): macro-steps since a proposal was taken.
+    Empty otherwise.
     """
 
     pending: np.ndarray
@@ -68,6 +69,7 @@ class Info:
     swapped: np.ndarray
     moves: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), dtype=np.int64))
     exchanges: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
+    turns: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
     stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod

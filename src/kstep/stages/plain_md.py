@@ -178,7 +178,8 @@ def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDS
     summary = finish_baseline(
         out, [r.job.out for r in results], physics.molecule, physics.config, seed=settings.seed,
         first_replica=settings.first_replica, true_calls=calls, wall_s=sum(seconds) if physics.is_mm else max(seconds),
-        cpu_s=sum(r.cpu_s for r in results), facts={"method": physics.method, **facts, **provenance()})
+        cpu_s=sum(r.cpu_s for r in results), facts={"method": physics.method, **facts, **provenance()},
+        species_changes=[{**change, "replica": n} for n, r in enumerate(results) for change in r.species_changes])
     ps_per_day = calls * physics.config.dt_fs * PS_PER_FS / max(sum(seconds), 1e-9) * SECONDS_PER_DAY
     speed = (f"{ps_per_day / PS_PER_NS:.1f} ns/day with every frame kept" if physics.is_mm else
              f"{ps_per_day:.0f} ps/day per core")

@@ -14,6 +14,7 @@ from kstep.molecules.droplet import read_pdb, solvate
 from kstep.molecules.prepare import prepare_molecule
 from kstep.processes import physical_cores
 from kstep.provenance import machine, provenance
+from kstep.runs.aim import settle_end
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
@@ -43,6 +44,7 @@ def sample_region(settings: RegionSettings) -> dict:
     s = settings
     _check_network(s)
     check_writable(s.out)
+    settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
     system = _system(s)
     device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,

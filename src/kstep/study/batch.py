@@ -21,13 +21,15 @@ from kstep.errors import UserError
 from kstep.files import read_json, sha256, write_text_atomic
 from kstep.forces import load_qm_config
 from kstep.molecules.smiles import read_smiles_file
+from kstep.runs.aim import AIMS, BUDGET, describe
 from kstep.schemas import load_dataset, load_trajectory
 from kstep.scheme_traits import traits_of
 from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
-PLAIN = {"k_steps": None, "dt_fs": None, **keys_of_others(CONTROL.name)}  # of any config, to make the control of it
+# of any config, to make the control of it
+PLAIN = {"k_steps": None, "dt_fs": None, **dict.fromkeys((*AIMS, *BUDGET)), **keys_of_others(CONTROL.name)}
 
 
 class Missing(Exception):
@@ -141,6 +143,8 @@ def judge_hybrid(path: Path, task: str, wanted: Wanted) -> str:
     if traits.can_refuse:
         words.append(f"acceptance {metadata['acceptance']:.2f}")
     words += [f"{metadata['tally'][key]} {what}" for key, what in traits.counters.items()]
+    if "aim" in metadata:
+        words.append(describe(metadata["aim"]))
     return ", ".join(words if metadata["status"] == "finished" else [*words, metadata["status"]])
 
 

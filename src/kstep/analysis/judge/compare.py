@@ -50,7 +50,7 @@ def compare(reference: Trajectory | Profile, hybrid: Trajectory | Profile, *, rd
         "reference_replicas": reference.n_replicas, "structure": {} if hybrid else None, "warnings": [],
     }
     if hybrid is not reference:
-        result["warnings"] += _about_reference(reference)
+        result["warnings"] += _about_reference(reference) + [f"the reference: {words}" for words in caveats(base)]
     comparison = Comparison(reference, hybrid, run, seed)
     for metric in METRICS:
         value = comparison.value(metric)

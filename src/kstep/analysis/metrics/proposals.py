@@ -20,7 +20,8 @@ class Proposals(Metric):
 
     name, needs_frames = "proposals", False
     about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of "
-             "exp(-dH/kT) over all proposals is exactly 1 when the sampler is correct.")
+             "exp(-dH/kT) over all proposals, apart from those refused at the walls of the molecule, is exactly 1 when "
+             "the sampler is correct.")
 
     def compute(self, comparison):
         """Count, acceptance, and of the identity mean, standard error and verdict; None where nothing is refused."""
@@ -29,16 +30,17 @@ class Proposals(Metric):
             return None
         frames = profile.replicas if profile else [np.arange(len(run.pos))]
         known = len(run.delta_H) > 0 and traits.has_identity
-        if known:
-            frames = [f[~np.isnan(run.delta_H[f])] for f in frames]
+        if known:  # NaN where nothing was proposed, or where a wall refused it untested
+            refused = ~run.accepted.astype(bool) if len(run.accepted) else np.zeros(len(run.pos), dtype=bool)
+            frames = [f[~np.isnan(run.delta_H[f]) | refused[f]] for f in frames]
         count = sum(map(len, frames))
         if count == 0:
             return None
         accepted = np.concatenate([run.accepted[f] for f in frames]) if len(run.accepted) else None
         out: dict[str, Any] = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
-        if known:
+        if known and any(np.isfinite(run.delta_H[f]).any() for f in frames):
             temperature_K = profile.temperature_K if profile else run.metadata["temperature_K"]
-            delta_H = [run.delta_H[f] for f in frames]
+            delta_H = [run.delta_H[f][~np.isnan(run.delta_H[f])] for f in frames]
             identity = statistics.exponential_identity(delta_H, kT(temperature_K))
             off = abs(identity["mean"] - 1.0) > 3.0 * identity["standard_error"]
             decided = identity["standard_error"] <= LARGEST_ERROR

@@ -1,0 +1,381 @@
+"""A run without a fixed length ends where it knows enough or its budget is spent, and goes on as if it had not."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import kstep
+import synthetic
+from conftest import run_python
+from kstep.analysis.measure.samples import Series
+from kstep.analysis.measure.statistics import estimate_means
+from kstep.cli.program import code_of_run
+from kstep.config import load_config
+from kstep.dihedrals import dihedrals_deg
+from kstep.errors import UserError
+from kstep.forces import PhysicsSpec
+from kstep.runs import run_hybrid as run_module, run_network
+from kstep.runs.aim import Aim, Known, assess, describe, judged_after, population_error, settle_end
+from kstep.schemas import load_trajectory
+from kstep.schemes import SCHEMES
+from kstep.schemes.hybrid_config import HybridConfig
+from test_impulse_checked import Springs
+
+SAMPLERS = ["metropolis", "nested"]
+
+
+# what is known from frames
+
+def autoregressive_chains(rng, replicas, frames, correlation):
+    return list(synthetic.autoregressive(rng, frames, replicas, correlation).T[..., None])
+
+
+@pytest.mark.parametrize("replicas, frames", [(16, 20), (16, 50), (4, 200)])
+@pytest.mark.parametrize("correlation", [0.5, 0.8])
+def test_short_chains_pooled_tell_their_samples(replicas, frames, correlation):
+    """The mean of R independent stretches of T frames has variance sum_|t|<T (1 - |t|/T) c^|t| / (R T)."""
+    rng, lags = np.random.default_rng(0), np.arange(1, frames)
+    expected = replicas * frames / (1.0 + 2.0 * ((1.0 - lags / frames) * correlation**lags).sum())
+    found = [estimate_means(chains, 1.0) for chains in
+             (autoregressive_chains(rng, replicas, frames, correlation) for _ in range(1000))]
+    assert np.mean([f.n_eff[0] for f in found]) == pytest.approx(expected, rel=0.12)
+    deviation = [f.mean[0] / f.standard_error[0] for f in found]
+    assert np.std(deviation) == pytest.approx(1.0, abs=0.12)  # its error bars cover
+
+
+def series_of(states, rng, width_deg=10.0):
+    """Energies of white noise, and a torsion in the wells of states (R,T)."""
+    centres = synthetic.WELLS[states]
+    angles = (centres + width_deg * rng.standard_normal(states.shape) + 180.0) % 360.0 - 180.0
+    return Series(list(rng.standard_normal(states.shape)), list(angles[..., None]), ["a-b-c-d"], 1.0)
+
+
+def test_chains_that_start_apart_and_stay_know_nothing():
+    rng = np.random.default_rng(1)
+    stuck = np.repeat(np.arange(8)[:, None] % 3, 2000, axis=1)
+    known = assess(series_of(stuck, rng))
+    assert known.samples["a-b-c-d"] == 0.0 and known.samples["energy"] > 10_000
+    assert known.slowest == known.apart == "a-b-c-d" and known.r_hat["a-b-c-d"] > 3
+    assert known.population_error > 0.1
+    assert known.r_hat["energy"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_torsion_in_one_well_is_listed_and_not_counted():
+    rng = np.random.default_rng(2)
+    known = assess(series_of(np.zeros((4, 500), dtype=int), rng))
+    assert known.one_well == ["a-b-c-d"] and list(known.samples) == ["energy"]
+    assert known.population_error == pytest.approx(1.0 / known.samples["energy"])
+    assert set(known.r_hat) == {"energy", "a-b-c-d"}
+
+
+def test_too_few_frames_tell_nothing():
+    rng = np.random.default_rng(3)
+    assert assess(series_of(np.zeros((4, 3), dtype=int), rng)) is None
+    alone = assess(Series(list(rng.standard_normal((4, 400))), list(np.zeros((4, 400, 0))), [], 1.0))
+    assert list(alone.samples) == list(alone.r_hat) == ["energy"] and alone.one_well == []
+
+
+@pytest.mark.parametrize("replicas", [2, 16])
+def test_the_population_error_is_that_of_independent_draws(replicas):
+    rng, share, found = np.random.default_rng(4), np.array([0.5, 0.3, 0.2]), []
+    for _ in range(30):
+        states = rng.choice(3, p=share, size=(replicas, 3200 // replicas))
+        found.append(assess(series_of(states, rng)).population_error)
+    # the larger of two estimates, and of three wells, lies a little above
+    assert 0.95 < np.mean(found) / np.sqrt(0.25 / 3200) < 1.35
+
+
+def test_the_population_error_sees_chains_that_disagree():
+    rng = np.random.default_rng(5)
+    share = rng.permutation(np.linspace(0.2, 0.8, 8))
+    states = (rng.random((8, 2000)) < share[:, None]).astype(int)
+    series = series_of(states, rng)
+    wells = SimpleNamespace(centres_deg=np.array([-180.0, 60.0]))
+    expected = (states == 1).mean(axis=1).std(ddof=1) / np.sqrt(8)
+    assert population_error(series, [wells], 1e9) == pytest.approx(expected, rel=0.1)
+    assert expected > 5 * np.sqrt(0.25 / states.size)
+
+
+# the aim
+
+def hybrid_of(**settings):
+    hybrid = HybridConfig(**{"scheme": "metropolis", **settings})
+    return hybrid.model_copy(update=settle_end(hybrid, SCHEMES[hybrid.scheme]))
+
+
+def aim_of(molecule, n_rungs=1, **settings):
+    return Aim(hybrid_of(**settings), molecule, n_rungs, 1.0)
+
+
+def test_the_aim_needs_samples_populations_and_chains_that_agree(ethanol):
+    aim = aim_of(ethanol, effective_samples=100, population_error=0.02)
+    assert "too few frames" in aim.shortfall()
+    good = Known({"energy": 400.0, "t": 100.0}, {"energy": 1.0, "t": 1.05}, 0.02, [])
+    for changed, words in (({}, None),
+                           ({"samples": {"energy": 99.0, "t": 100.0}}, "99 of 100 effective samples of the energy"),
+                           ({"samples": {"energy": 400.0, "t": 63.0}}, "63 of 100 effective samples of torsion t"),
+                           ({"samples": {"energy": 400.0, "t": np.nan}}, "effective samples of torsion t"),
+                           ({"population_error": 0.021}, "populations with an error of 0.021, not 0.02"),
+                           ({"r_hat": {"energy": 1.0, "t": 1.06}}, "R-hat 1.06 of torsion t"),
+                           ({"r_hat": {"energy": np.inf, "t": 1.0}}, "R-hat inf of the energy"),
+                           ({"r_hat": {"energy": 1.0, "t": np.nan}}, "R-hat nan of torsion t")):
+        aim.known = replace(good, **changed)
+        assert (aim.shortfall() is None) if words is None else (words in aim.shortfall()), changed
+        assert aim.record()["reached"] == (words is None)
+
+
+def test_a_run_says_how_it_ended(ethanol):
+    aim = aim_of(ethanol, effective_samples=200, max_true_calls=5000)
+    aim.known = Known({"energy": 480.0, "t": 214.0}, {"energy": 1.0, "t": 1.02}, 0.02, ["u"])
+    assert describe(aim.record()) == ("aim reached: 214 effective samples of torsion t (slowest), 480 of the energy, "
+                                      "R-hat 1.02, in one well all the time: u")
+    assert code_of_run({"aim": aim.record()}) == 0 == code_of_run({})
+    aim.known, aim.is_spent = replace(aim.known, samples={"energy": 480.0, "t": 63.0}, one_well=[]), True
+    assert describe(aim.record()) == ("short of its aim: 63 of 200 effective samples of torsion t within 5,000 true "
+                                      "calls; --resume with a larger --max-true-calls goes on")
+    assert code_of_run({"aim": aim.record()}) == 4
+    aim.known = replace(aim.known, r_hat={"energy": np.inf, "t": 1.0})
+    assert aim.record()["r_hat"] == {"energy": None, "t": 1.0}  # JSON has no infinity
+
+
+def test_only_the_coldest_rung_is_judged(ethanol):
+    run = synthetic.ethanol(replicas=2, frames=40)
+    x = run.pos[:40]
+    aim = aim_of(ethanol, 2)
+    for a in range(0, 40, 4):
+        aim.add(x[a:a + 4], np.arange(4.0) + a)
+    series = aim.series()
+    assert [list(e) for e in series.energy] == [list(np.arange(0.0, 40, 4)), list(np.arange(2.0, 40, 4))]
+    expected = dihedrals_deg(x, ethanol.rotatable_torsions())
+    assert np.array_equal(series.torsions[1], expected[2::4]) and series.labels == ["C0-C1-O2-H8"]
+    assert aim_of(replace(ethanol, region=np.array([0, 3, 4, 5]))).labels == []
+
+
+@pytest.mark.parametrize("interval", [1, 7])
+def test_a_run_is_judged_ever_more_rarely(interval):
+    times = [judged_after(0, interval)]
+    while times[-1] < 2000 * interval:
+        times.append(judged_after(times[-1], interval))
+    frames = np.array(times) / interval
+    assert frames[0] == 4 and (frames == frames.astype(int)).all()
+    assert (np.diff(frames) >= 1).all() and (np.diff(frames) <= 0.15 * frames[:-1] + 1).all() and len(times) < 50
+    assert judged_after(times[3] - 1, interval) == times[3]
+
+
+@pytest.mark.parametrize("scheme", SAMPLERS)
+def test_a_sampler_aims_and_the_others_have_a_length(scheme):
+    def settled(**settings):
+        return settle_end(HybridConfig(**settings), SCHEMES[settings["scheme"]])
+
+    assert settled(scheme=scheme) == {"effective_samples": 200, "max_true_calls": 20_000}
+    assert settled(scheme=scheme, population_error=0.01, max_hours=2) == {}
+    assert settled(scheme=scheme, max_hours=2) == {"effective_samples": 200}
+    assert settled(scheme=scheme, steps=3) == {}
+    assert settled(scheme=scheme, replicas=2, burn_in_steps=0, max_true_calls=10) == {"effective_samples": 200}
+    assert all(settled(scheme=other) == {"steps": 200} for other in set(SCHEMES) - set(SAMPLERS))
+    for wrong, words in ((dict(steps=9, effective_samples=5), "steps 9 is a fixed length"),
+                         (dict(steps=9, max_hours=5), "steps 9 is a fixed length"),
+                         (dict(scheme="plain", population_error=0.1), "plain does not"),
+                         (dict(replicas=16, burn_in_steps=20, max_true_calls=399), "take 400")):
+        with pytest.raises(UserError, match=words):
+            settled(**{"scheme": scheme, **wrong})
+    assert settled(scheme=scheme, replicas=16, burn_in_steps=20, max_true_calls=400)
+
+
+def test_the_budget_is_in_calls_and_hours(ethanol):
+    aim = aim_of(ethanol, max_true_calls=1000, max_hours=0.5)
+    assert aim.pays_for(1000, 1800.0) and not aim.pays_for(1001, 0.0) and not aim.pays_for(0, 1801.0)
+    assert aim_of(ethanol, max_hours=0.5).pays_for(10**9, 1800.0)
+
+
+def test_the_file_of_settings_states_the_default():
+    hybrid = load_config(HybridConfig, "configs/hybrid.yaml")
+    assert {hybrid.steps, hybrid.effective_samples, hybrid.population_error, hybrid.max_true_calls,
+            hybrid.max_hours} == {None}
+
+
+# whole runs: water on MMFF94 with a network of springs
+
+@pytest.fixture(scope="module")
+def water_spec(water):
+    import openmm
+    from rdkit import Chem
+
+    from kstep.molecules import build_system
+
+    system = build_system(Chem.AddHs(Chem.MolFromSmiles("O")), "mmff94")
+    return PhysicsSpec("openmm", water.numbers, water.masses,
+                       {"system_xml": openmm.XmlSerializer.serialize(system), "platform": "Reference"})
+
+
+@pytest.fixture
+def sample(water, water_spec, monkeypatch):
+    """sample(path, **settings): the metadata of a run; stop_after: macro-steps until a Ctrl-C."""
+    def run(path, *, resume=False, stop_after=None, **settings):
+        network = Springs(0.02, water.conformers[0])
+        network.device, network.metadata = "cpu", {}
+        asked, rows = network.forces, []
+
+        def counted(x):
+            rows.append(len(x))
+            if stop_after is not None and sum(rows) > stop_after * 4 * 6:
+                raise KeyboardInterrupt
+            return asked(x)
+
+        network.forces = counted
+        monkeypatch.setattr(run_network, "load_network", lambda **_: network)
+        hybrid = hybrid_of(**{**dict(k_steps=6, dt_fs=1.0, length_law="fixed", burn_in_steps=5, replicas=4,
+                                     temperature_K=300.0, checkpoint_interval=1000, inner="numpy"), **settings})
+        job = run_module.HybridRun(water, water_spec, "mmff94", hybrid, None, path, seed=3, resume=resume)
+        return run_module.run_hybrid(job, {}, {})
+
+    return run
+
+
+def same_run(a, b):
+    one, two = load_trajectory(a), load_trajectory(b)
+    for key in ("pos", "vel", "Epot", "delta_H", "accepted", "step", "segment", "replica"):
+        assert np.array_equal(getattr(one, key), getattr(two, key), equal_nan=key == "delta_H"), key
+    for key in ("tally", "true_calls", "segments", "status", "true_calls_burn_in", "rotamers_never_visited"):
+        assert one.metadata[key] == two.metadata[key], key
+    known = [{k: v for k, v in m.get("aim", {}).items() if k not in ("wanted", "budget")}
+             for m in (one.metadata, two.metadata)]
+    assert known[0] == known[1]
+
+
+TEMPERED = {"tempering_K": [300.0, 500.0]}
+NESTED = {"scheme": "nested", "moves": 2, "network_ladder_K": [300.0, 500.0]}
+
+
+@pytest.mark.parametrize("settings", [{}, TEMPERED], ids=["plain", "tempered"])
+def test_a_run_stops_at_its_aim(sample, tmp_path, settings):
+    metadata = sample(tmp_path / "a.npz", effective_samples=60, **settings)
+    aim, trajectory = metadata["aim"], load_trajectory(tmp_path / "a.npz")
+    assert metadata["status"] == "finished" and aim["reached"] and not aim["budget_spent"]
+    assert aim["effective_samples"]["energy"] >= 60 and aim["r_hat"]["energy"] <= 1.05
+    rows = trajectory.frames_of("train")
+    n_chains = len(set(trajectory.replica[rows]))
+    assert n_chains == (2 if settings else 4)
+    produced = len(rows) // n_chains
+    assert judged_after(produced - 1, 1) == produced > 4
+    # what it says is what anyone finds in the file
+    chains = [trajectory.Epot[rows][trajectory.replica[rows] == r] for r in sorted(set(trajectory.replica[rows]))]
+    found = estimate_means([c[:, None] for c in chains], 0.006).n_eff[0]
+    assert aim["effective_samples"]["energy"] == pytest.approx(found, rel=1e-12)
+    earlier = judged_before(produced)
+    known = assess(Series([c[:earlier] for c in chains], [np.zeros((earlier, 0))] * n_chains, [], 0.006))
+    assert known.samples["energy"] < 60 or known.r_hat["energy"] > 1.05  # no sooner could it have stopped
+
+
+def judged_before(produced):
+    times = [judged_after(0, 1)]
+    while times[-1] < produced:
+        times.append(judged_after(times[-1], 1))
+    return times[-2]
+
+
+@pytest.mark.parametrize("settings", [{}, TEMPERED, NESTED, {"save_interval_steps": 3, "checkpoint_interval": 10}],
+                         ids=["plain", "tempered", "nested", "thinned"])
+def test_a_run_short_of_its_aim_goes_on_as_if_it_had_not_stopped(sample, tmp_path, settings):
+    settings = {"effective_samples": 60, **settings}
+    short = sample(tmp_path / "a.npz", max_true_calls=120, **settings)
+    assert not short["aim"]["reached"] and short["aim"]["budget_spent"] and short["status"] == "finished"
+    assert 60 < short["true_calls"] <= 120 and code_of_run(short) == 4
+    assert len(load_trajectory(tmp_path / "a.npz").pos)  # it is written all the same
+    sample(tmp_path / "whole.npz", **settings)
+    again = sample(tmp_path / "a.npz", resume=True, max_true_calls=200, **settings)
+    assert short["true_calls"] < again["true_calls"] <= 200
+    last = sample(tmp_path / "a.npz", resume=True, **settings)
+    assert last["aim"]["reached"] and code_of_run(last) == 0
+    same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
+    assert not (tmp_path / "a.npz.parts").exists()
+
+
+def test_a_larger_aim_goes_on_from_the_smaller_one(sample, tmp_path):
+    small = sample(tmp_path / "a.npz", effective_samples=30)
+    large = sample(tmp_path / "a.npz", effective_samples=90, resume=True)
+    assert small["aim"]["reached"] and large["aim"]["reached"] and large["true_calls"] > small["true_calls"]
+    sample(tmp_path / "whole.npz", effective_samples=90)
+    same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
+
+
+@pytest.mark.parametrize("stop_after", [8, 30])
+def test_a_run_with_an_aim_that_was_cut_is_bit_equal(sample, tmp_path, stop_after):
+    sample(tmp_path / "whole.npz", effective_samples=60)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "cut.npz", effective_samples=60, stop_after=stop_after)
+    assert not (tmp_path / "cut.npz").exists()
+    sample(tmp_path / "cut.npz", effective_samples=60, resume=True)
+    same_run(tmp_path / "cut.npz", tmp_path / "whole.npz")
+
+
+def test_a_finished_run_that_is_cut_while_it_goes_on_is_still_there(sample, tmp_path):
+    sample(tmp_path / "a.npz", effective_samples=60, max_true_calls=120)
+    with pytest.raises(KeyboardInterrupt):
+        sample(tmp_path / "a.npz", effective_samples=60, resume=True, stop_after=2)
+    assert load_trajectory(tmp_path / "a.npz").metadata["true_calls"] <= 120
+    sample(tmp_path / "a.npz", effective_samples=60, resume=True)
+    sample(tmp_path / "whole.npz", effective_samples=60)
+    same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
+
+
+def test_the_same_aim_again_is_finished_already(sample, tmp_path, caplog):
+    short = sample(tmp_path / "a.npz", effective_samples=60, max_true_calls=120)
+    before = (tmp_path / "a.npz").read_bytes()
+    with caplog.at_level("INFO", logger="kstep"):
+        again = sample(tmp_path / "a.npz", effective_samples=60, max_true_calls=120, resume=True)
+    assert "is finished already" in caplog.text and code_of_run(again) == 4 == code_of_run(short)
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("first, begins_anew", [(40, False), (50, False), (15, True)])
+def test_a_fixed_length_can_grow(sample, tmp_path, first, begins_anew, caplog):
+    """Restart files every 20 macro-steps, burn-in included: what is after the last one is made again."""
+    settings = {"burn_in_steps": 0, "checkpoint_interval": 20, **TEMPERED}
+    metadata = sample(tmp_path / "a.npz", steps=first, **settings)
+    assert "aim" not in metadata and code_of_run(metadata) == 0
+    sample(tmp_path / "a.npz", steps=90, resume=True, **settings)
+    sample(tmp_path / "whole.npz", steps=90, **settings)
+    same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
+    assert ("begins anew" in caplog.text) == begins_anew
+    with pytest.raises(UserError, match="ask for more --steps"):
+        sample(tmp_path / "a.npz", steps=30, resume=True, **settings)
+
+
+def test_hours_are_a_budget_too(sample, tmp_path):
+    metadata = sample(tmp_path / "a.npz", effective_samples=10**6, max_hours=1.0 / 3600)
+    assert not metadata["aim"]["reached"] and metadata["aim"]["why"].endswith("hours") and metadata["wall_s"] < 10
+
+
+# the command line
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A network of ethanol that has seen 200 geometries."""
+    folder = tmp_path_factory.mktemp("aim")
+    small = dict(bootstrap_labels_per_atom=12, first_length_fs=20, last_length_fs=40, learn_replicas=8, fit_passes=60,
+                 target_acceptance=0.05, heldout_energy_kT=50, verify_proposals=8, max_true_calls=200)
+    return kstep.learn("CCO", "qm_fast", out=folder / "e.npz", name="ethanol", workers=1, device="cpu", **small)
+
+
+def test_the_command_ends_with_code_4_short_of_its_aim(network, tmp_path):
+    flags = ["--smiles", "CCO", "--qm-config", "configs/qm_fast.yaml", "--checkpoint", network, "--replicas", 4,
+             "--scheme", "metropolis", "--tempering", 300, 450, "--k-steps", 40, "--dt-fs", 0.5, "--burn-in-steps", 2,
+             "--num-workers", 2, "--name", "ethanol", "--device", "cpu", "--set", "inner=numpy"]
+
+    def command(out, *more):
+        done = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / out, *more)
+        return done.returncode, done.stderr.strip().splitlines()[-1]
+
+    code, last = command("a.npz", "--effective-samples", 50, "--max-true-calls", 60)
+    assert code == 4 and "short of its aim: " in last and "within 60 true calls" in last, last
+    assert "--resume with a larger --max-true-calls goes on" in last
+    assert command("a.npz", "--effective-samples", 50, "--max-true-calls", 100, "--resume")[0] == 4
+    assert command("whole.npz", "--effective-samples", 50, "--max-true-calls", 100)[0] == 4
+    same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
+    result = kstep.load(tmp_path / "a.npz")
+    assert result.converged is False and result.aim["why"] in str(result)
+    code, last = command("a.npz", "--effective-samples", 1, "--steps", 3)
+    assert code == 2 and "steps 3 is a fixed length, and effective_samples 1" in last
