@@ -123,7 +123,9 @@ def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rn
     costs = step_and_call_s(run, carry, carry, positions, masses, rng)
     factor, facts = model.WITH_PILOT, {}
     if run.traits.explores:
-        explorer = Explorer(molecule, network, carry, masses, sampler.dt_fs * PS_PER_FS, rng)
+        hybrid = run.hybrid.model_copy(update=pilot.metadata["config"])
+        explorer = Explorer(molecule, network, carry, masses, sampler.dt_fs * PS_PER_FS, rng,
+                            **SCHEMES[hybrid.scheme].means(hybrid, molecule, network))
         trial, _ = explorer.trial(positions, sampler.ladder_K, max(1, round(sampler.k_steps / sampler.moves)),
                                   enough=SAMPLES_WITH_NETWORK, most_cpu_s=settings.most_cpu_s)
         sampler = ladder_rates.with_ladder(sampler, trial, found["energy"] >= FEWEST_FOR_A_RATE)
@@ -163,7 +165,8 @@ def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, r
                       shortest_mean_fs=hybrid.shortest_mean_fs)
     learning, facts = model.expected_learning(len(molecule), costs.true_call_s), {}
     if run.traits.explores:
-        explorer = Explorer(molecule, field, field, masses, chosen["dt_fs"] * PS_PER_FS, rng)
+        explorer = Explorer(molecule, field, field, masses, chosen["dt_fs"] * PS_PER_FS, rng,
+                            **SCHEMES[hybrid.scheme].means(hybrid, molecule, field))
         sampler, trial = ladder_rates.foretold(run, explorer, positions, costs, settings.most_cpu_s)
         lengths = ladder_rates.by_moves(sampler, trial, costs.true_call_s)
         facts = {"ladder": asdict(trial)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -70,8 +71,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     timed = {dt: found(plan.timed_path(dt)) for dt in TIMESTEPS_FS}
     # the shortest timestep of the timed runs, whose NVE windows are long enough for a spectrum
     spectrum = next((p for run in timed.values() if run is not None and (p := characterise(run)) is not None), None)
-    exact = {variant: of_seeds_there(lambda seed, variant=variant: sampler_path(plan, variant, seed))
-             for variant in plan.variants}
+    exact = {variant: of_seeds_there(partial(sampler_path, plan, variant)) for variant in plan.variants}
     profiles = {variant: [p for p in map(characterise, runs.values()) if p is not None]
                 for variant, runs in exact.items()}
     plain = series_of(competitor)

@@ -204,12 +204,13 @@ class Plan:
 
     def sampler(self, variant: Variant, checkpoint: Path, seed: int) -> StageCall:
         """The run of an exact sampler and a seed with a network that is there already."""
-        use, share, cost = self.lengths, 1.0, {}
+        use, share = self.lengths, 1.0
+        keys: dict[str, Any] = {"scheme": variant.scheme, "tune": True, "replicas": self.lengths.replicas}
         if variant.call_cost_s is not None:
-            share, cost = use.dear_share, {"call_cost_s": variant.call_cost_s}
-        return self._hybrid(variant.scheme, variant.kind(seed), seed, checkpoint, scheme=variant.scheme, tune=True,
-                            replicas=use.replicas, steps=max(FEWEST_PROPOSALS, round(share * use.proposals)),
-                            burn_in_steps=max(2, round(share * use.burn_in)), **cost)
+            share, keys["call_cost_s"] = use.dear_share, variant.call_cost_s
+        return self._hybrid(variant.scheme, variant.kind(seed), seed, checkpoint, **keys,
+                            steps=max(FEWEST_PROPOSALS, round(share * use.proposals)),
+                            burn_in_steps=max(2, round(share * use.burn_in)))
 
     def dynamics(self, scheme: str, checkpoint: Path) -> list[StageCall]:
         """One of DYNAMICS: NVE windows, then a run with the thermostat.
