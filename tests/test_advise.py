@@ -367,6 +367,13 @@ def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
         check.against(seen, run, 10, "jump.npz")
 
 
+def test_a_check_says_where_the_run_was_tuned_otherwise_than_the_forecast():
+    told = {"run": "a.npz", "scheme": EXPLORER, "in_words": {"predicted": PILOT.in_words, "measured": SAMPLER.in_words}}
+    assert "it ran with dt 2 fs, k = 200" in check.say(told)
+    same = {**told, "in_words": dict.fromkeys(("predicted", "measured"), PILOT.in_words)}
+    assert check.say(same).endswith("nothing to compare")
+
+
 def test_bad_input_is_one_sentence(work, tmp_path):
     mm = ("--md-config", "configs/md_fast.yaml")
     network = ("--checkpoint", work / "water.npz.learn/network.pt")
