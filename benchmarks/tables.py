@@ -163,7 +163,7 @@ def exact_and_fast(section: dict) -> str:
     names = sorted(section, key=lambda name: (name not in ("ethanol", "aspirin"), name != "ethanol", name))
     bars = {name: {b["bar"]: b for b in section[name]["bars"]} for name in names}
     rows = []
-    for label in bars[names[0]]:
+    for label in dict.fromkeys(label for name in names for label in bars[name]):
         row = [label]
         for name in names:
             b = bars[name].get(label, {"target": "", "measured": "n/a", "met": None})

@@ -17,11 +17,12 @@ from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.prepare import prepare_molecule
-from kstep.runs.exploration import with_rejections
+from kstep.runs.exploration import Trial, samples_per_call, with_rejections
 from kstep.runs.network_dynamics import Carrier
-from kstep.runs.tuning import measure_costs
+from kstep.runs.tuning import Costs, measure_costs
 from kstep.schemas import load_trajectory
-from kstep.study.advice import check, cost_model as model, stand_in_rates as rates, survey
+from kstep.schemes import SAMPLERS, SCHEMES
+from kstep.study.advice import check, cost_model as model, ladder_rates, stand_in_rates as rates, survey
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
@@ -126,6 +127,85 @@ def test_effective_samples_of_a_known_trajectory():
     assert stuck["torsion"] is None and stuck["never_crossed"] == ["C0-C1-O2-H8"]
 
 
+EXPLORER = next(kind.name for kind in SAMPLERS if kind.traits.explores)
+ONE_TRAJECTORY = next(kind.name for kind in SAMPLERS if not kind.traits.explores)
+TRIAL = Trial((300.0, 420.0), 100, 9.0, "t", 2e-3, (0.3,), (), {"energy": 3.0, "torsion": 9.0})
+PILOT = model.Sampler(cpu_s_per_call=0.03, samples_per_call={"energy": 0.5, "torsion": 0.01}, acceptance=0.8,
+                      dt_fs=2.0, k_steps=1000, burn_in_cpu_s=6.0, moves=10, ladder_K=(300.0, 420.0))
+
+
+def test_the_slowest_torsion_is_read_off_the_ladder_and_the_energy_off_the_pilot():
+    told = ladder_rates.with_ladder(PILOT, TRIAL, enough_energy=True)
+    left = 0.8**10  # of the correlation of a torsion with nine moves per sample
+    free = (1 - left) / (1 + left)
+    assert told.samples_per_call == pytest.approx({"energy": 0.5, "torsion": 0.8 * free / (1 + 0.2 * free)})
+    assert told.cpu_s_per_sample("torsion") == pytest.approx(0.03 / told.samples_per_call["torsion"])
+    few = ladder_rates.with_ladder(PILOT, TRIAL, enough_energy=False)
+    assert few.samples_per_call["energy"] == pytest.approx(samples_per_call(3.0, 10, 0.8))
+    still = ladder_rates.with_ladder(PILOT, replace(TRIAL, moves_per={"energy": 3.0, "torsion": None}), True)
+    assert still.samples_per_call["torsion"] is None
+
+
+def test_other_numbers_of_moves_cost_what_their_moves_cost():
+    told = ladder_rates.with_ladder(PILOT, TRIAL, enough_energy=True)
+    rows = {row["moves"]: row for row in ladder_rates.by_moves(told, TRIAL, 0.02)}
+    assert rows[10]["cpu_s_per_torsion_sample"] == pytest.approx(told.cpu_s_per_sample("torsion"))
+    assert rows[10]["energy_samples_per_call"] == pytest.approx(0.5)
+    # a call of 20 ms with ten moves of 2 ms took 30 ms, not 40
+    assert rows[100]["cpu_s_per_call"] == pytest.approx(0.75 * (0.02 + 100 * 2e-3))
+    assert rows[1]["cpu_s_per_call"] == pytest.approx(0.75 * (0.02 + 2e-3))
+    assert rows[100]["mean_length_fs"] == 100 * 100 * 2.0
+    assert rows[100]["torsion_samples_per_call"] == pytest.approx(0.8 / 1.2)  # a new sample, or the last again
+    energy = samples_per_call(3.0, 1, 0.8) / samples_per_call(3.0, 10, 0.8)
+    assert rows[1]["energy_samples_per_call"] == pytest.approx(0.5 * energy)
+    said = survey.about_lengths(SimpleNamespace(lengths=list(rows.values())))
+    assert "by moves per true call" in said and "10 (2000 fs)" in said and "30 is the cheapest" not in said
+
+
+class Forgets:
+    """An explorer whose torsion takes 20 moves per sample without a ladder and 5 on one."""
+
+    dt_ps = 0.002
+
+    def trial(self, positions, temperatures_K, move_steps, *, most_cpu_s):
+        self.budget = most_cpu_s
+        moves = 20.0 if len(temperatures_K) == 1 else 5.0
+        return Trial(tuple(temperatures_K), move_steps, moves, "t", 99.0, (), (), {"energy": 2.0,
+                                                                                "torsion": moves}), positions
+
+
+def run_of(water, **changes):
+    hybrid = SCHEMES[EXPLORER].Config(**{"shortest_mean_fs": 200.0, "temperature_K": 300.0, "replicas": 64, **changes})
+    return SimpleNamespace(molecule=water, hybrid=hybrid)
+
+
+@pytest.mark.parametrize("call_s, fewest, most", [(1e-3, 1, 4), (60.0, 20, 320)])
+def test_before_training_the_moves_are_those_that_tuning_would_choose(water, call_s, fewest, most):
+    """A move of 100 timesteps of 10 us on every rung; the force field's own seconds do not count."""
+    explorer = Forgets()
+    sampler, trial = ladder_rates.foretold(run_of(water), explorer, np.zeros((4, 3, 3)), Costs(call_s, 1e-5), 30.0)
+    rungs = len(sampler.ladder_K)
+    assert rungs > 1 and trial.cpu_s_per_move == pytest.approx(rungs * 100 * 1e-5)
+    assert fewest <= sampler.moves <= most and sampler.k_steps == 100 * sampler.moves
+    assert sampler.cpu_s_per_call == pytest.approx(call_s + sampler.moves * trial.cpu_s_per_move)
+    assert sampler.samples_per_call["torsion"] == pytest.approx(
+        samples_per_call(5.0, sampler.moves, model.ACCEPTANCE_AFTER_LEARNING))
+    assert sampler.burn_in_cpu_s >= 4 * 64 * sampler.cpu_s_per_call
+
+
+def test_before_training_what_is_chosen_already_stays(water):
+    run = run_of(water, moves=7, k_steps=350, network_ladder_K=[300.0], burn_in_steps=3)
+    sampler, _ = ladder_rates.foretold(run, Forgets(), np.zeros((4, 3, 3)), Costs(1e-3, 1e-5), 30.0)
+    assert (sampler.moves, sampler.k_steps, sampler.ladder_K) == (7, 350, (300.0,))
+    assert sampler.burn_in_cpu_s == pytest.approx(3 * 64 * sampler.cpu_s_per_call)
+    assert "7 moves of 100 fs per true call without a ladder" in sampler.in_words
+
+
+def test_one_trajectory_is_said_as_one():
+    assert SAMPLER.in_words == "dt 2 fs, k = 200 (mean 400 fs)"
+    assert "10 moves of 200 fs per true call on a ladder 300/420 K" in PILOT.in_words
+
+
 class Well:
     """A harmonic 'network' of water: its dynamics is noise about a shape, one replica falls into a hole."""
 
@@ -209,7 +289,7 @@ def test_a_true_call_is_not_timed_where_the_scf_has_nothing_left_to_do(water):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """Prepared ethanol and water; water with a network learned at MM and a metropolis run of it."""
+    """Prepared ethanol and water; water with a network learned at MM and a run of each kind of sampler."""
     work = tmp_path_factory.mktemp("advise")
     (work / "two.smi").write_text("CCO ethanol\nO water\n")
     finished = run_python("src/00_prep_mols.py", "--smiles", work / "two.smi", "--out-dir", work / "raw")
@@ -217,8 +297,14 @@ def work(tmp_path_factory):
     (work / "model.yaml").write_text("arch: pair_mlp\nheads: {energy: true}\npair_hidden: [24, 24]\n")
     finished = run_python("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--learn", "--md-config",
                           "configs/md_fast.yaml", "--model-config", work / "model.yaml", "--replicas", 16,
-                          "--burn-in-steps", 5, "--steps", 150, "--out", work / "water.npz")
+                          "--burn-in-steps", 5, "--steps", 20, "--out", work / "water.npz")
     assert finished.returncode == 0, finished.stderr[-2000:]
+    for scheme in (EXPLORER, ONE_TRAJECTORY):
+        finished = run_python("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--md-config",
+                              "configs/md_fast.yaml", "--checkpoint", work / "water.npz.learn/network.pt", "--scheme",
+                              scheme, "--tune", "--replicas", 16, "--burn-in-steps", 5, "--steps", 150,
+                              "--out", work / f"{scheme}.npz")
+        assert finished.returncode == 0, finished.stderr[-2000:]
     return work
 
 
@@ -230,28 +316,34 @@ def advise(work, molecule, *flags, expect=0):
     return finished
 
 
-def test_advice_before_anything_is_trained(work):
+@pytest.mark.parametrize("scheme", [EXPLORER, ONE_TRAJECTORY])
+def test_advice_before_anything_is_trained(work, scheme):
     finished = advise(work, "ethanol", "--md-config", "configs/md_fast.yaml", "--replicas", 8, "--most-cpu", 1,
-                      "--model-config", work / "model.yaml", "--samples", 5, "--out", work / "cold.json")
-    assert "do not bother" in finished.stdout and "factor of 2" in finished.stdout
+                      "--model-config", work / "model.yaml", "--samples", 5, "--set", f"scheme={scheme}",
+                      "--out", work / "cold.json")
+    assert "do not bother" in finished.stdout and "factor of 2" in finished.stdout and scheme in finished.stdout
     told = json.loads((work / "cold.json").read_text())
     assert told["plain"]["cpu_s_per_step"] < 2e-4 and told["factor"]["energy"] == 2.0 and not told["learning"]["paid"]
     assert 0.5 < told["plain"]["ps_per_sample"]["torsion"] < 50  # MMFF94's O-H turns in picoseconds
-    assert {row["k_steps"] for row in told["lengths"]} >= {told["sampler"]["k_steps"]}  # others, while there is time
+    # others, while there is time
+    assert told["sampler"]["k_steps"] in {row["k_steps"] for row in told["lengths"]}
+    assert (told["sampler"]["ladder_K"] != []) == (scheme == EXPLORER)
+    assert told["sampler"]["samples_per_call"]["torsion"] > 0.005
     ahead = told["forecast"]["torsion"]["break_even_samples"]
     assert ahead is None or ahead > 5
 
 
-def test_advice_with_a_network_holds_for_the_run_it_came_from(work):
+@pytest.mark.parametrize("scheme", [EXPLORER, ONE_TRAJECTORY])
+def test_advice_with_a_network_holds_for_the_run_it_came_from(work, scheme):
     """The pilot given is the run checked, so predicted and measured are the same."""
-    flags = ("--md-config", "configs/md_fast.yaml", "--replicas", 16,
+    flags = ("--md-config", "configs/md_fast.yaml", "--replicas", 16, "--set", f"scheme={scheme}",
              "--checkpoint", work / "water.npz.learn/network.pt")
-    finished = advise(work, "water", *flags, "--pilot", work / "water.npz", "--most-cpu", 1, "--check",
-                      work / "water.npz", "--out", work / "pilot.json")
+    finished = advise(work, "water", *flags, "--pilot", work / f"{scheme}.npz", "--most-cpu", 1, "--check",
+                      work / f"{scheme}.npz", "--out", work / "pilot.json")
     told = json.loads((work / "pilot.json").read_text())
     assert told["checks"][0]["energy"]["predicted_over_measured"] == pytest.approx(1.0)
     assert told["learning"]["paid"] and told["learning"]["true_calls"] > 0 and told["learning"]["cpu_s"] > 0
-    assert list(told["forecast"]) == ["energy"] and "30 %" in finished.stdout
+    assert list(told["forecast"]) == ["energy"] and "30 %" in finished.stdout and f"{scheme}, dt" in finished.stdout
     fresh = advise(work, "water", *flags, "--pilot-steps", 30, "--most-cpu", 1, "--out", work / "own.json")
     told = json.loads((work / "own.json").read_text())
     assert told["facts"]["pilot"]["true_calls"] >= 16 * 30 and "pilot:" in fresh.stderr
@@ -275,9 +367,19 @@ def test_a_plain_run_is_held_against_the_forecast_for_plain_md():
         check.against(seen, run, 10, "jump.npz")
 
 
+def test_a_check_says_where_the_run_was_tuned_otherwise_than_the_forecast():
+    told = {"run": "a.npz", "scheme": EXPLORER, "in_words": {"predicted": PILOT.in_words, "measured": SAMPLER.in_words}}
+    assert "it ran with dt 2 fs, k = 200" in check.say(told)
+    same = {**told, "in_words": dict.fromkeys(("predicted", "measured"), PILOT.in_words)}
+    assert check.say(same).endswith("nothing to compare")
+
+
 def test_bad_input_is_one_sentence(work, tmp_path):
     mm = ("--md-config", "configs/md_fast.yaml")
     network = ("--checkpoint", work / "water.npz.learn/network.pt")
+    assert "exact samplers" in advise(work, "water", *mm, "--set", "scheme=plain", expect=2).stderr
+    assert "belongs to" in advise(work, "water", *mm, "--set", f"scheme={ONE_TRAJECTORY}", "--set", "moves=3",
+                                  expect=2).stderr
     assert "--pilot needs --checkpoint" in advise(work, "water", *mm, "--pilot", work / "water.npz", expect=2).stderr
     advise(work, "water", *mm, "--qm-config", "configs/qm.yaml", expect=2)
     advise(work, "water", *mm, "--samples", -3, expect=2)

@@ -12,13 +12,15 @@ import pytest
 import synthetic
 from conftest import ROOT, molecule_from_smiles, run_python
 from kstep.analysis.measure import samples as rates
+from kstep.analysis.measure.profile import characterise
 from kstep.cli import baseline, sample
 from kstep.cli.flags import make_parser
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
+from kstep.schemes import SCHEMES
 from kstep.stages.physics import load_physics, prepared_physics
-from kstep.study.benchmark import bars, network_reference, speedup
-from kstep.study.benchmark.plan import FAST, Lengths, Plan
+from kstep.study.benchmark import agreement, bars, network_reference, samplers, speedup
+from kstep.study.benchmark.plan import EXACT, FAST, RIVAL, Lengths, Plan, Variant
 from kstep.units import kT
 
 TARGETS = ROOT / "benchmarks/targets.yaml"
@@ -148,27 +150,27 @@ def test_the_total_from_a_cold_start_is_the_sum_of_its_parts():
 
 def bars_of(molecule="ethanol", targets=None, **changes):
     ratio = {"value": 20.0, "error": 1.0}
-    cold = [{"true_calls": calls, "acceptance": 0.9, "decides": True} for calls in (500, 700, 900)]
+    cold = [{"true_calls": calls, "acceptance": 0.9, "cpu_s": calls / 10, "decides": True} for calls in (400, 450, 900)]
     drift = {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.015, "blown_up_segments": 0}
     result = {"rows": {"impulse": {"drift": drift}},
               "speed_up": [{"torsion_per_call": ratio, "energy_per_call": ratio, "torsion_per_cpu_s": ratio}],
               "plain_rates": {"torsion": {"source": speedup.FROM_PLAIN}, "energy": {"source": speedup.FROM_NETWORK}},
-              "cold_start": cold, "from_cold_start": [], "inner_step": None, **changes}
+              "cold_start": cold, "from_cold_start": [], "samplers": [], "inner_step": None, **changes}
     targets = bars.load_targets(TARGETS, molecule) if targets is None else targets
     return {b["key"]: b for b in bars.bars(targets, result)}
 
 
 def test_bars_are_met_missed_or_undecided():
     found = bars_of()
-    assert found["cold_start"]["met"] is True and found["cold_start"]["value"] == 700
+    assert found["cold_start"]["met"] is True and found["cold_start"]["value"] == 450
     assert found["torsion_per_call"]["met"] is True
     assert found["energy_per_call"]["met"] is False
     assert found["total"]["met"] is None  # nothing measured
     assert found["impulse_drift"]["met"] is True
     wide = {"impulse": {"drift": {"drift_kJ_per_mol_ps": -0.01, "half_width_95": 0.03, "blown_up_segments": 0}}}
     assert bars_of(rows=wide)["impulse_drift"]["met"] is None
-    failed = [{"true_calls": 500, "acceptance": 0.9, "decides": True}] + [
-        {"true_calls": 900, "acceptance": 0.5, "decides": False}] * 2
+    failed = [{"true_calls": 500, "acceptance": 0.9, "cpu_s": 9.0, "decides": True}] + [
+        {"true_calls": 900, "acceptance": 0.1, "cpu_s": 9.0, "decides": False}] * 2
     assert bars_of(cold_start=failed)["cold_start"]["value"] is None
     assert all(b["target"] == "" and b["met"] is None for b in bars_of("water").values())
 
@@ -211,6 +213,136 @@ def test_effort_scales_what_sharpens_a_figure_and_leaves_what_a_bar_prescribes()
     assert (half.impulse_windows, half.impulse_window_ps) == (16, 5.0) and half.checked_window_ps == 20.0
 
 
+def sampled(scheme=EXACT, *, torsion=0.4, calls=1000, cpu_s=10.0, samples=None, crossings=500, seed=0, **changes):
+    """A row of a benchmark: `torsion` samples per true call, learning 100 s and burn-in 20 s."""
+    n = torsion * calls if samples is None else samples
+    entry = {"samples": n, "standard_error": 0.1 * n, "crossings": crossings, "crossings_per_sample": 0.5}
+    row = {"samples": n, "standard_error": 0.1 * n, "per_call": rates.per(entry, calls),
+           "per_cpu_s": rates.per(entry, cpu_s)}
+    return {"scheme": scheme, "seed": seed, "acceptance": 0.9, "jump_fs": 2000.0,
+            "tuning": {"moves": 10, "network_ladder_K": [300.0, 400.0]}, "training": {"cpu_s": 100.0},
+            "cost": {"cpu_s_burn_in": 20.0, "cpu_s_production": cpu_s, "true_calls_production": calls},
+            "samples": {"energy": row, "torsion": row, "slowest_torsion_label": "t", "all": {"torsions": {"t": entry}}},
+            **changes}
+
+
+def entry_of(rows, rivals, *, call_cost_s=None, found=None):
+    by_seed = [{row["seed"]: row for row in side} for side in (rows, rivals)]
+    return samplers.beside(Variant(EXACT, call_cost_s), by_seed[0], [], by_seed[1], RIVAL, found)
+
+
+def test_samplers_are_set_against_each_other_on_one_network():
+    mine, rival = sampled(torsion=0.4, cpu_s=20.0), sampled(RIVAL, torsion=0.1, cpu_s=10.0)
+    own = samplers.figures(mine)
+    assert own["torsion_per_1000_calls"]["value"] == pytest.approx(400) and own["moves"] == 10
+    assert own["torsion_per_cpu_s"] == {"value": pytest.approx(20), "error": pytest.approx(2), "samples": 400}
+    assert own["few"]["cpu_s"] == {"value": pytest.approx(100 + 20 + 200 / 20), "error": pytest.approx(1)}
+    told = samplers.over(mine, rival)
+    assert told["torsion_per_call"]["value"] == pytest.approx(4)
+    assert told["torsion_per_cpu_s"]["value"] == pytest.approx(2)
+    assert told["few"]["value"] == pytest.approx(140 / 130)
+    assert "few_at_least" not in told
+
+
+def test_a_rival_without_samples_bounds_the_ratio_from_below():
+    """Three crossings in 1000 calls: at most 7.75 expected at 95 %, two of them a sample's worth."""
+    rival = sampled(RIVAL, samples=3.0, crossings=3, cpu_s=10.0)
+    told = samplers.over(sampled(torsion=0.4, cpu_s=20.0), rival)
+    assert told["torsion_per_call"] is None and told["few"] is None
+    most = 7.7537 / 0.5
+    assert told["torsion_per_call_at_least"] == pytest.approx(0.4 / (most / 1000), rel=1e-4)
+    assert told["torsion_per_cpu_s_at_least"] == pytest.approx(20 / (most / 10), rel=1e-4)
+    assert told["few_at_least"] == pytest.approx((120 + 200 / (most / 10)) / 130, rel=1e-4)
+    mixed = [told, samplers.over(sampled(torsion=4.0, seed=1), sampled(RIVAL, torsion=0.1, seed=1)),
+             samplers.over(sampled(torsion=0.5, seed=2), sampled(RIVAL, torsion=0.5, seed=2))]
+    assert samplers.middle(mixed, "torsion_per_cpu_s") == ({"value": pytest.approx(20 / most * 10, rel=1e-4),
+                                                           "error": 0.0}, True)
+
+
+AGREES = {"p": 0.4, "chains": [64, 64], "seen": {"populations": 0.008}, "largest": {}, "tests": {}}
+
+
+def test_bars_of_the_samplers_are_medians_over_seeds():
+    fast = [sampled(torsion=t, cpu_s=20.0, seed=seed) for seed, t in enumerate((0.3, 0.45, 0.9))]
+    slow = [sampled(RIVAL, torsion=0.15, cpu_s=10.0, seed=seed) for seed in range(3)]
+    entries = [entry_of(fast, slow, found=AGREES), entry_of(fast[:2], slow, call_cost_s=60.0)]
+    found = bars_of(samplers=entries)
+    assert found["torsion_per_1000_calls"]["value"] == pytest.approx(450)
+    assert found["torsion_per_1000_calls"]["met"] is True and found["torsion_per_1000_calls"]["target"] == ">= 400"
+    assert found["torsion_per_1000_dear_calls"]["value"] == pytest.approx(300)
+    assert found["torsion_per_1000_dear_calls"]["met"] is False
+    assert found["torsion_per_cpu_s_over_rival"]["value"] == pytest.approx(1.5) and RIVAL in found[
+        "torsion_per_cpu_s_over_rival"]["bar"]
+    assert found["few_cpu_s"]["value"] == pytest.approx(120 + 200 / 22.5)
+    assert found["agreement_p"]["met"] is True
+    assert found["cold_start_cpu_s"]["value"] == 45.0
+
+
+@pytest.mark.parametrize("p, seen, met", [(0.4, 0.02, None), (0.001, 0.02, False), (0.001, 0.002, False), (0.4, 0.01,
+                                                                                                         True)])
+def test_agreement_counts_where_one_per_cent_would_have_been_seen(p, seen, met):
+    entry = entry_of([sampled()], [sampled(RIVAL)], found={**AGREES, "p": p, "seen": {"populations": seen}})
+    assert bars_of(samplers=[entry])["agreement_p"]["met"] is met
+
+
+@pytest.mark.parametrize("torsion, met", [(4.0, True), (0.01, None)])
+def test_a_lower_bound_meets_a_bar_and_never_misses_it(torsion, met):
+    entry = entry_of([sampled(torsion=torsion, calls=10_000, cpu_s=100.0)], [sampled(RIVAL, samples=3.0, crossings=3)])
+    assert bars_of(samplers=[entry])["torsion_per_cpu_s_over_rival"]["met"] is met
+
+
+def test_what_is_said_of_a_sampler():
+    said = samplers.sentence(entry_of([sampled(cpu_s=20.0)], [sampled(RIVAL, torsion=0.1)], found=AGREES))
+    for words in ("acceptance 0.90", "10 moves per true call on 300/400 K", "400 +- 40 samples per 1000 true calls",
+                  "in 130 +- 1 s", f"2 +- 0.28 times {RIVAL}"):
+        assert words in said
+    never = samplers.sentence(entry_of([sampled(samples=20.0)], [sampled(RIVAL, samples=3.0, crossings=3)]))
+    assert "slowest torsion: fewer than 50 samples" in never and "times" not in never
+
+
+@pytest.mark.parametrize("n_a, n_b, spread", [(64, 64, 1.0), (64, 192, 3.0)])
+def test_chains_of_one_distribution_agree_as_often_as_p_says(n_a, n_b, spread):
+    """Correlated columns, unequal sizes and covariances; a sum of squared deviations would be far off."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(10, 10))
+    mixing[:, 1] = mixing[:, 0] * 1.01
+    p = [agreement.same_mean(rng.normal(size=(n_a, 10)) @ mixing, spread * rng.normal(size=(n_b, 10)) @ mixing)["p"]
+         for _ in range(400)]
+    assert np.mean(p) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.033)
+
+
+def test_a_deviation_is_seen_where_it_is_said_that_it_would_be():
+    rng = np.random.default_rng(1)
+    seen = agreement.SEEN * np.sqrt(1 / 64 + 1 / 128)
+    found = [agreement.same_mean(rng.normal(size=(64, 1)), rng.normal(size=(128, 1)) + seen)["p"] for _ in range(400)]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.8, abs=0.07)
+    apart = agreement.same_mean(np.zeros((9, 2)), np.ones((9, 2)))
+    assert apart["p"] == 0.0 and agreement.same_mean(np.ones((9, 2)), np.ones((9, 2)))["p"] == 1.0
+    assert agreement.same_mean(np.zeros((7, 1)), np.zeros((70, 1))) is None
+
+
+def sampler_profile(seed, **changes):
+    return characterise(synthetic.ethanol(seed, 32, 400, scheme=RIVAL, hop=0.5, correlation=0.2, **changes))
+
+
+@pytest.mark.parametrize("changes, wrong", [({}, None), ({"bond_shift_A": 0.001}, "bonds"),
+                                            ({"wells": [0] * 28 + [1] * 2 + [2] * 2}, "populations")])
+def test_two_samplers_agree_but_for_what_is_put_wrong(changes, wrong):
+    one, other = sampler_profile(1), sampler_profile(2, **changes)
+    wells = rates.common_rotamers([rates.series_of(one)], [rates.series_of(other)])
+    found = agreement.agreement([one], [other], wells)
+    assert found["chains"] == [32, 32] and set(found["tests"]) == {"populations", "energy", "bonds", "angles",
+                                                                   "together"}
+    for kind in ("populations", "energy", "bonds", "angles"):
+        assert (found["tests"][kind]["p"] < 1e-3) == (kind == wrong), kind
+    shares = np.array([row["shares"] for row in found["populations"]])
+    assert shares.sum(axis=0) == pytest.approx([1, 1])
+    if wrong != "populations":
+        assert np.abs(shares - 1 / 3).max() < 0.03 and 0.005 < found["seen"]["populations"] < 0.05
+    assert f"{wrong or 'energy'} p = " in agreement.sentence(EXACT, RIVAL, found)
+
+
 def plan_in(out, level="qm"):
     path = ROOT / "configs" / f"{'md' if level == 'mm' else 'qm'}.yaml"
     return Plan(prepared_physics(out / "raw/ethanol", load_physics(path)), path, out, FAST, 2)
@@ -221,7 +353,8 @@ def test_the_commands_of_the_record_are_what_is_run(tmp_path, level):
     """Parsed as `kstep` parses it, every command of a plan gives the settings that its stage is called with."""
     molecule_from_smiles("CCO", "ethanol").save(tmp_path / "raw/ethanol/molecule.npz")
     plan, network = plan_in(tmp_path, level), tmp_path / "network.pt"
-    calls = [*plan.references(), *plan.timed(), plan.learn(3), plan.metropolis(network, 4),
+    calls = [*plan.references(), *plan.timed(), plan.learn(3),
+             *(plan.sampler(variant, network, 4) for variant in plan.variants),
              *(call for scheme in ("impulse", "checked", "jump") for call in plan.dynamics(scheme, network))]
     for call in calls:
         name, *flags = call.words
@@ -295,6 +428,35 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     assert finished.stdout.strip() == (tmp_path / "table.txt").read_text().strip()
 
 
+def test_samplers_on_file_are_set_beside_each_other(tmp_path):
+    """The preferred one in the cold start's own production and tuned for a dear call, its rival on the same network."""
+    write_files(tmp_path)
+    files = {"learn/seed_0": (11, 0.9, 16.0), f"{EXACT}/call_60s_seed_0": (12, 0.95, 40.0)}
+    for label, (seed, hop, cpu_s) in files.items():
+        run = synthetic.ethanol(seed, 16, 500, scheme=EXACT, hop=hop, correlation=0.0)
+        run.metadata.update(acceptance=0.9, tally={"macro_steps": 8000}, cpu_burn_in_s=1.0, true_calls_burn_in=80,
+                            cpu_production_s=cpu_s, wall_production_s=5.0, true_calls_training=500, cpu_s_training=60.0,
+                            true_calls=8080, scheme_traits=SCHEMES[EXACT].traits.as_dict(), checkpoint_sha256="a",
+                            tuning={"moves": 10, "network_ladder_K": [300.0, 420.0]})
+        synthetic.save(tmp_path / f"{label}.npz", run)
+    finished = benchmark(tmp_path, "--sections", "jump", "--targets", TARGETS, "--dear-call-s", 60)
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    names = [EXACT, f"{EXACT}, call of 60 s", RIVAL]
+    assert list(result["rows"]) == ["plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", *names, "jump"]
+    here, dear, rival = result["samplers"]
+    assert [entry["name"] for entry in result["samplers"]] == names and rival["over_rival"] == []
+    # per frame a torsion forgets with 0.9 here and 0.5 there, and a second buys 500 calls here and 800 there
+    quotient = here["over_rival"][0]["torsion_per_call"]
+    assert abs(quotient["value"] - (0.9 / 1.1) / (0.5 / 1.5)) < 3.5 * quotient["error"]
+    of_cpu = here["over_rival"][0]["torsion_per_cpu_s"]["value"] / quotient["value"]
+    assert of_cpu == pytest.approx(10 / 16, rel=1e-3)
+    assert here["seeds"][0]["few"]["training_cpu_s"] == 60.0
+    assert here["speed_up"] == result["speed_up"] and result["sampler_seeds"][0]["scheme"] == EXACT
+    assert here["agreement"]["p"] is None  # four chains of the rival
+    assert "too few chains" in finished.stdout and f"times {RIVAL} per CPU second" in finished.stdout
+    assert "300/420" in finished.stdout and dear["seeds"][0]["moves"] == 10
+
+
 @pytest.mark.parametrize("spoil, words", [
     (lambda plan: plan.plain_path(1.0).unlink(), "nothing to compare with; run the section plain"),
     (lambda plan: plan.plain_path(0.5).write_text("no"), "truncated or not an npz file"),
@@ -355,13 +517,17 @@ def mm(tmp_path_factory):
 
 def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     flags = ("--md-config", "configs/md_fast.yaml", "--checkpoint", mm / "network.pt", "--fast", "--reference-ps", 0.5,
-             "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", "metropolis",
+             "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", EXACT, RIVAL,
              "network")
     benchmark(mm, *flags)
     result = json.loads((mm / "benchmark.json").read_text())
-    assert set(result["rows"]) == {"plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", "metropolis"}
-    assert result["rows"]["metropolis"]["acceptance"] > 0.05
-    assert result["rows"]["metropolis"]["training"]["true_calls"] == 300
+    assert set(result["rows"]) == {"plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", EXACT, RIVAL}
+    for scheme in (EXACT, RIVAL):
+        assert result["rows"][scheme]["acceptance"] > 0.05
+        assert result["rows"][scheme]["training"]["true_calls"] == 300
+    assert [entry["name"] for entry in result["samplers"]] == [EXACT, RIVAL]
+    assert result["samplers"][0]["agreement"]["chains"] == [FAST.replicas, FAST.replicas]
+    assert result["samplers"][0]["agreement"]["p"] > 1e-4 and result["samplers"][0]["seeds"][0]["moves"] >= 1
     assert result["inner_step"]["us_per_replica_step"] > 0
     certificate = network_reference.load(mm / "network_dynamics.npz")[1]["certificate"]
     assert certificate["pairs"] == FAST.replicas
@@ -369,13 +535,13 @@ def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     assert bool(result["plain_rates"]["network"]) == (certificate["spread_kJ_per_mol"] <= kT(300.0))
     assert result["commands"]["plain_1fs"].startswith(f"kstep baseline {mm}/raw/ethanol --config ")
     # production alone is less than what the command took with its imports and tuning
-    costs, row = json.loads((mm / "costs.json").read_text()), result["rows"]["metropolis"]
-    before = costs["metropolis/seed_0"] - row["cost"]["cpu_s_production"]
+    costs, row = json.loads((mm / "costs.json").read_text()), result["rows"][EXACT]
+    before = costs[f"{EXACT}/seed_0"] - row["cost"]["cpu_s_production"]
     assert row["cost"]["cpu_s_burn_in"] == pytest.approx(before, rel=1e-3)
-    stamp = (mm / "metropolis/seed_0.npz").stat().st_mtime_ns
+    stamp = (mm / f"{EXACT}/seed_0.npz").stat().st_mtime_ns
     # the second time everything is kept, and a file of another network is not taken for this one's
     other = mm / "other.pt"
     other.write_bytes((mm / "network.pt").read_bytes() + b" ")
     finished = benchmark(mm, *flags, "--checkpoint", other, expect=2)
-    assert (mm / "metropolis/seed_0.npz").stat().st_mtime_ns == stamp and finished.stderr.count("kept: ") == 6
+    assert (mm / f"{EXACT}/seed_0.npz").stat().st_mtime_ns == stamp and finished.stderr.count("kept: ") == 6
     assert "was made with another network" in finished.stderr

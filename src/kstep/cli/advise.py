@@ -25,7 +25,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     asked.add_argument("--samples", type=positive_float, default=10_000, help="effective samples wanted")
     asked.add_argument("--plain-dt-fs", type=positive_float, default=1.0, help="timestep of plain MD, fs")
     asked.add_argument("--check", nargs="+", type=Path, default=[], dest="checks", metavar="RUN",
-                       help="finished runs (.npz, metropolis or plain) to hold the prediction against")
+                       help="finished runs (.npz, of an exact sampler or plain) to hold the prediction against")
     asked.add_argument("--most-cpu", type=positive_float, default=60.0, dest="most_cpu_s",
                        help="about the CPU seconds for plain dynamics, and for chains, without true calls")
     asked.add_argument("--out", help="write everything to this JSON file")
@@ -33,9 +33,10 @@ def add_flags(parser, numbered: str | None = None) -> None:
     sampler.add_argument("--checkpoint", type=Path,
                          help="network from 04_train.py or --learn; without it, before any training")
     sampler.add_argument("--pilot", type=Path,
-                         help="metropolis run of that checkpoint (06, 06b); without it, one is made")
+                         help="run of the sampler with that checkpoint (06, 06b); without it, one is made")
     sampler.add_argument("--pilot-steps", type=positive_int, default=80, help="macro-steps of the pilot run")
-    sampler.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of the sampler")
+    sampler.add_argument("--hybrid-config", default="configs/hybrid.yaml",
+                         help="YAML of the sampler, which its key scheme names")
     sampler.add_argument("--model-config", default="configs/model_pair_mlp.yaml",
                          help="network that would be trained; times the inner step when there is no checkpoint")
     sampler.add_argument("--replicas", type=positive_int, default=64, help="chains of the sampler")
@@ -47,7 +48,6 @@ def run(args) -> None:
     from kstep.forces import load_qm_config
     from kstep.forces.openmm import MDConfig
     from kstep.models.model_config import ModelConfig
-    from kstep.schemes import PREFERRED
     from kstep.schemes.hybrid_config import HybridConfig
     from kstep.stages.physics import prepared_physics
     from kstep.study.advice.advice import advise
@@ -55,7 +55,7 @@ def run(args) -> None:
 
     if args.out:
         check_writable(args.out)
-    overrides = {"scheme": PREFERRED[0].name, "tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
+    overrides = {"tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
     config = load_config(MDConfig, args.md_config) if args.md_config else load_qm_config(args.qm_config)
     device = "cpu"

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import yaml
 
-from kstep.cli.flags import add_common_arguments, add_physics, filled, non_negative_int, positive_float, positive_int
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_physics,
+    filled,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import write_text_atomic
@@ -31,12 +39,12 @@ def add_flags(parser, numbered: str | None = None) -> None:
     what.add_argument("--out-dir", type=Path, required=True, help="everything goes here; what is there is kept")
     networks = parser.add_argument_group("networks")
     networks.add_argument("--checkpoint", type=Path,
-                          help="network for metropolis, impulse and checked; default: one fitted to every true call of "
-                               "the cold starts (metropolis: theirs)")
+                          help="network of the exact samplers, impulse and checked; default: one fitted to every true "
+                               "call of the cold starts (samplers: theirs)")
     networks.add_argument("--jump-checkpoint", type=Path, help="network with a jump head; without it jump is left out")
     lengths = parser.add_argument_group("what is run, and how long")
     lengths.add_argument("--seeds", type=non_negative_int, nargs="+",
-                         help="of the cold starts and the metropolis runs (default: 0 1 2, with --fast 0)")
+                         help="of the cold starts and the exact samplers (default: 0 1 2, with --fast 0)")
     lengths.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS),
                          help="what to run; what other sections left in --out-dir is judged all the same")
     lengths.add_argument("--effort", type=positive_float, default=1.0, help="scales lengths; 1 takes ethanol about 20 "
@@ -47,9 +55,12 @@ def add_flags(parser, numbered: str | None = None) -> None:
                         ("--network-ps", "the network's own dynamics, ps per replica")):
         lengths.add_argument(flag, type=positive_float, help=f"length of {words} (default: by --effort)")
     for flag, words in (("--reference-replicas", "replicas of the long plain runs"),
-                        ("--proposals", "metropolis proposals per replica after burn-in; without --checkpoint, by the "
-                                        "networks of the cold starts")):
+                        ("--proposals", "proposals per replica of the exact samplers; without --checkpoint, the cold "
+                                        "starts are prolonged")):
         lengths.add_argument(flag, type=positive_int, help=f"{words} (default: by --effort)")
+    lengths.add_argument("--dear-call-s", type=non_negative_float,
+                         help="seconds of a true call that a sampler is tuned for besides this machine's; 0: for this "
+                              "machine's alone (default: 60, with --fast 0)")
     lengths.add_argument("--targets", type=Path,
                          help="YAML that the results are held to, such as benchmarks/targets.yaml")
     lengths.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")
@@ -62,7 +73,7 @@ def load(args):
     from kstep.forces.openmm import MDConfig
     from kstep.stages.physics import prepared_physics
     from kstep.study.benchmark.bars import load_targets
-    from kstep.study.benchmark.plan import FAST, Lengths, Plan
+    from kstep.study.benchmark.plan import DEAR_CALL_S, FAST, Lengths, Plan
     from kstep.study.benchmark.sections import BenchmarkSettings
 
     path, changes = args.md_config or args.qm_config, parse_assignments(args.assignments)
@@ -75,7 +86,9 @@ def load(args):
         write_text_atomic(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
     lengths = FAST if args.fast else Lengths().scaled(args.effort)
     given = {f.name: value for f in fields(Lengths) if (value := getattr(args, f.name, None)) is not None}
-    plan = Plan(physics, path, args.out_dir, replace(lengths, **given), args.num_workers, args.seed)
+    dear_call_s = args.dear_call_s if args.dear_call_s is not None else 0.0 if args.fast else DEAR_CALL_S
+    plan = Plan(physics, path, args.out_dir, replace(lengths, **given), args.num_workers, args.seed,
+                dear_call_s or None)
     return filled(BenchmarkSettings, args, plan=plan, seeds=tuple(args.seeds or ([0] if args.fast else [0, 1, 2])),
                   prolongs=args.proposals is not None,
                   targets=load_targets(args.targets, plan.name) if args.targets else {})

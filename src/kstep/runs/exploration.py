@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ class Trial:
     """What a ladder's moves showed.
 
     moves_per_sample: of the observable named `slowest`; cpu_s_per_move: of all rungs of one replica; agreement: shares
-    of exchanges that neighbouring rungs agreed to; never_crossed: torsions that stayed in one of their wells.
+    of exchanges that neighbouring rungs agreed to; never_crossed: torsions that stayed in one of their wells;
+    moves_per: moves per sample of "energy" and "torsion", the slowest that crossed (None: none did).
     """
 
     temperatures_K: tuple[float, ...]
@@ -58,6 +59,7 @@ class Trial:
     cpu_s_per_move: float
     agreement: tuple[float, ...]
     never_crossed: tuple[str, ...] = ()
+    moves_per: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def cpu_s_per_sample(self) -> float:
@@ -78,6 +80,12 @@ def samples_per_call(moves_per_sample: float, n_moves: int, acceptance: float) -
     """Effective samples of one true call about the result of n_moves."""
     left = ((moves_per_sample - 1.0) / (moves_per_sample + 1.0)) ** n_moves
     return with_rejections((1.0 - left) / (1.0 + left), acceptance)
+
+
+def burn_in_of(rate: float) -> int:
+    """Macro-steps of burn-in for so many samples per call: three times what the slowest observable takes to forget."""
+    needed = FORGOTTEN / np.log((1.0 + rate) / (1.0 - min(rate, 0.99)))
+    return int(np.clip(np.ceil(needed), *BURN_IN_STEPS))
 
 
 def cheapest(trials: list[Trial], cpu_s_per_call: float, acceptance: float,
@@ -105,8 +113,12 @@ class Explorer:
         return NetworkLadder(self.network, self.carry, self.masses, self.dt_ps, tuple(temperatures_K), n_moves=1,
                              move_steps=move_steps, **self.walls)
 
-    def trial(self, positions: np.ndarray, temperatures_K, move_steps: int) -> tuple[Trial, np.ndarray]:
-        """How fast the coldest rung forgets, from positions (R,N,3); and where it ended (R,N,3)."""
+    def trial(self, positions: np.ndarray, temperatures_K, move_steps: int, *, enough: float = ENOUGH_SAMPLES,
+              most_cpu_s: float = TRIAL_CPU_S) -> tuple[Trial, np.ndarray]:
+        """How fast the coldest rung forgets, from positions (R,N,3); and where it ended (R,N,3).
+
+        Until it holds `enough` samples of the slowest observable, or about most_cpu_s are spent.
+        """
         ladder = self.ladder(temperatures_K, move_steps)
         x = np.repeat(positions[:, None], ladder.n_rungs, axis=1)
         u, recorded, spent = ladder.energy(x), [], 0.0
@@ -120,8 +132,8 @@ class Explorer:
                 recorded.append((x[:, 0].copy(), u[:, 0].copy()))
             spent += time.process_time() + self.carry.cpu_s - start
             found = self._slowest(recorded[int(SETTLING * len(recorded)):], move_steps)
-            most = TRIAL_CPU_S * (2.0 if found["never_crossed"] else 1.0)
-            if found["samples"] >= ENOUGH_SAMPLES or 2.0 * spent > most:
+            most = most_cpu_s * (2.0 if found["never_crossed"] else 1.0)
+            if found["samples"] >= enough or 2.0 * spent > most:
                 break
             wanted *= 2
         # lengths are drawn: what a move costs is that of its mean length
@@ -129,7 +141,7 @@ class Explorer:
         agreed = tuple(float(a) for a in exchanges[:, 1] / np.maximum(exchanges[:, 0], 1))
         moves = max(1.0, found["frames"] / found["samples"])
         return Trial(ladder.temperatures_K, move_steps, moves, found["slowest"], per_move, agreed,
-                     tuple(found["never_crossed"])), x[:, 0]
+                     tuple(found["never_crossed"]), found["moves_per"]), x[:, 0]
 
     def _slowest(self, frames: list[tuple[np.ndarray, np.ndarray]], move_steps: int) -> dict[str, Any]:
         """Samples of the slowest of torsions and energy; one that never crossed has half a one."""
@@ -140,7 +152,8 @@ class Explorer:
         rates = {"energy": found["energy"], **({found["label"]: found["torsion"]} if found["torsion"] else {}),
                  **dict.fromkeys(found["never_crossed"], 0.5)}
         name = min(rates, key=lambda each: rates[each])
-        return {"samples": rates[name], "slowest": name, "frames": found["frames"],
+        per = {o: found[o] and found["frames"] / found[o] for o in ("energy", "torsion")}
+        return {"samples": rates[name], "slowest": name, "frames": found["frames"], "moves_per": per,
                 "never_crossed": found["never_crossed"]}
 
     def best(self, positions: np.ndarray, move_steps: int, ladders: list[tuple[float, ...]], *, free_ladder: bool,
@@ -204,8 +217,7 @@ def choose_moves(explorer: Explorer, positions: np.ndarray, *, temperature_K: fl
     trial, n_moves, cost = cheapest(trials, cpu_s_per_call, acceptance, allowed)
     rate = samples_per_call(trial.moves_per_sample, n_moves, acceptance)
     if burn_in_steps is None:
-        needed = FORGOTTEN / np.log((1.0 + rate) / (1.0 - min(rate, 0.99)))
-        burn_in_steps = int(np.clip(np.ceil(needed), *BURN_IN_STEPS))
+        burn_in_steps = burn_in_of(rate)
     return {"moves": n_moves, "burn_in_steps": burn_in_steps, "k_steps": k_steps or n_moves * trial.move_steps,
             "network_ladder_K": list(trial.temperatures_K), "slowest": trial.slowest,
             "samples_per_call_expected": rate, "cpu_s_per_sample_expected": cost, "acceptance_reckoned": acceptance,

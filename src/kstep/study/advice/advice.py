@@ -12,7 +12,8 @@ from kstep.errors import UserError
 from kstep.provenance import machine, provenance
 from kstep.runs.settings import HybridRun, settle_settings
 from kstep.schemas import load_trajectory
-from kstep.schemes import CONTROL
+from kstep.schemes import CONTROL, SAMPLERS, SCHEMES
+from kstep.schemes.hybrid_config import preferred, refuse_keys_of_others
 from kstep.schemes.sampler import TUNED_HYDROGEN_DA
 from kstep.study.advice import check, cost_model as model, survey
 from kstep.study.advice.survey import AdviceSettings
@@ -50,8 +51,7 @@ class Advice:
         said = [f"{run.molecule.name}, {run.method}, {run.n_workers} cores: a true call costs "
                 f"{model.seconds(call_s)}, a step of plain MD {model.seconds(plain.cpu_s_per_step)}, a timestep of the "
                 f"network {model.seconds(inner_s)} per replica.",
-                f"Scheme for sampling: {run.hybrid.scheme}, dt {sampler.dt_fs:g} fs, k = {sampler.k_steps} (mean "
-                f"{sampler.k_steps * sampler.dt_fs:.0f} fs), acceptance {sampler.acceptance:.2f}. "
+                f"Scheme for sampling: {run.hybrid.scheme}, {sampler.in_words}, acceptance {sampler.acceptance:.2f}. "
                 f"The network {'took' if learning.paid else 'should take'} {learning.true_calls} true calls and "
                 f"{model.seconds(learning.cpu_s)} of CPU.",
                 survey.about_lengths(seen), model.table(self.forecast, plain, learning)]
@@ -63,8 +63,11 @@ class Advice:
             said.append(f"Not crossed by plain dynamics here, so left out: {', '.join(never)}; consider --tempering in "
                         "06b.")
         said.append("These figures are meant to hold within " + (
-            "30 %." if learning.paid else "a factor of 2; a torsion's within 10, since they rest on a force field's "
-                                          "barriers (learn, then ask again with --checkpoint)."))
+            "30 %." if seen.factor == model.WITH_PILOT else
+            "30 %; a torsion's within a factor of 2, since the network's own moves tell how slow it is."
+            if learning.paid else
+            "a factor of 2; a torsion's within 10, since they rest on a force field's barriers (learn, then ask again "
+            "with --checkpoint)."))
         return said + ["check, " + check.say(done) for done in self.checks]
 
 
@@ -86,11 +89,17 @@ def advise(settings: AdviceSettings) -> Advice:
 def _run(settings: AdviceSettings) -> HybridRun:
     """What would be run."""
     physics, hybrid, baseline = settings.physics, settings.hybrid, settings.physics.config
+    kind = SCHEMES[hybrid.scheme] if hybrid.scheme else preferred(hybrid, SAMPLERS)
+    if kind not in SAMPLERS:
+        raise UserError(f"the advice is about exact samplers ({', '.join(each.name for each in SAMPLERS)}), not about "
+                        f"{kind.name}; name one of them as scheme")
+    hybrid = hybrid.model_copy(update={"scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas})
     if settings.checkpoint:
         from kstep.models import checkpoint as checkpoints
 
         hybrid = settle_settings(hybrid, checkpoints.load(settings.checkpoint), baseline)
     else:
+        refuse_keys_of_others(hybrid, kind.name)
         hybrid = hybrid.model_copy(update={
             "temperature_K": hybrid.temperature_K or baseline.temperature_K,
             "hydrogen_mass_Da": hybrid.hydrogen_mass_Da or TUNED_HYDROGEN_DA})

@@ -30,7 +30,7 @@ def against(survey: Survey, run: Trajectory, n_samples: float, path) -> dict:
     learned = None
     if traits.needs_network:
         predicted, (measured, found) = survey.sampler, sampler_of(run)
-        keys, learned = ("acceptance", "cpu_s_per_call"), run.metadata.get("cpu_s_training")
+        keys, learned = ("acceptance", "cpu_s_per_call", "in_words"), run.metadata.get("cpu_s_training")
     else:
         found, dt_fs = samples_of_run(run), run.metadata["dt_fs"]
         predicted = replace(survey.plain, dt_fs=dt_fs)  # a forecast in ps holds at any timestep
@@ -59,4 +59,7 @@ def say(check: dict) -> str:
     parts = [f"{o}: predicted {model.seconds(check[o]['predicted_cpu_s'])}, measured "
              f"{model.seconds(check[o]['measured_cpu_s'])} ({check[o]['predicted_over_measured']:.2f})"
              for o in model.OBSERVABLES if check.get(o) and check[o]["predicted_over_measured"]]
+    settings = check.get("in_words")
+    if settings and settings["predicted"] != settings["measured"]:  # each run is tuned anew
+        parts.append(f"it ran with {settings['measured']}")
     return f"{check['run']} ({check['scheme']}): " + ("; ".join(parts) or "nothing to compare")

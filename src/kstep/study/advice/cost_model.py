@@ -1,10 +1,10 @@
 """The arithmetic of the advice: costs and rates in, hours and a verdict out.  No physics, no clock.
 
 Plain MD      CPU(N) = N t_eff / dt * c_step
-Metropolis    CPU(N) = labels + training + burn-in + N / r * c_call,      c_call = c_true + k c_inner
+Sampler       CPU(N) = labels + training + burn-in + N / r * c_call,      c_call = c_true + k m c_inner
 
-t_eff: ps of one replica's dynamics per effective sample; r: effective samples per true call.  They
-meet at N* = (what is paid once) / (difference of the two prices per sample); below it, or where
+t_eff: ps of one replica's dynamics per effective sample; r: effective samples per true call; m: rungs of a ladder on
+the network.  They meet at N* = (what is paid once) / (difference of the two prices per sample); below it, or where
 plain's sample is the cheaper one, there is nothing to gain.
 """
 
@@ -27,6 +27,7 @@ BUSY_SHARE = 0.85  # of the cores that a sampler with two half-batches in flight
 # Factor within which a prediction is meant to hold.  Before training a torsion's rests on the barriers of a force
 # field: right to a third for ethanol, 8 times too slow for the slowest of aspirin.
 WITH_PILOT = {"torsion": 1.3, "energy": 1.3}
+WITH_LADDER = {"torsion": 2.0, "energy": 1.3}  # a torsion's rests on the network's own moves, not on the pilot's chains
 WITHOUT = {"torsion": 10.0, "energy": 2.0}
 
 
@@ -47,7 +48,10 @@ class PlainMD:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A frozen Metropolis sampler: c_call in CPU seconds, r for each observable, and its settings."""
+    """A frozen exact sampler: c_call in CPU seconds, r for each observable, and its settings.
+
+    k_steps: timesteps of the network per true call; moves: that they make up; ladder_K: the rungs that all make them.
+    """
 
     cpu_s_per_call: float
     samples_per_call: dict[str, float | None]
@@ -55,6 +59,17 @@ class Sampler:
     dt_fs: float
     k_steps: int
     burn_in_cpu_s: float = 0.0
+    moves: int = 1
+    ladder_K: tuple[float, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """Timestep and length of what the network does per true call."""
+        length_fs, rungs = self.k_steps * self.dt_fs, "/".join(f"{t:.0f}" for t in self.ladder_K)
+        if self.moves == 1 and not rungs:
+            return f"dt {self.dt_fs:g} fs, k = {self.k_steps} (mean {length_fs:.0f} fs)"
+        return (f"dt {self.dt_fs:g} fs, {self.moves} moves of {length_fs / self.moves:.0f} fs per true call "
+                + (f"on a ladder {rungs} K" if len(self.ladder_K) > 1 else "without a ladder"))
 
     def cpu_s_per_sample(self, observable: str) -> float | None:
         """CPU seconds of one effective sample of an observable; None where it has no rate."""

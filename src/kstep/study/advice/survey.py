@@ -1,7 +1,8 @@
 """Everything about one molecule on this machine that the advice is computed from, measured.
 
-With a checkpoint   the run's own machinery: a short pilot of `metropolis` gives acceptance, samples and
-                    CPU per true call; the network's dynamics gives plain MD's correlation times.
+With a checkpoint   the run's own machinery: a short pilot of the sampler gives acceptance, samples and
+                    CPU per true call, for one that explores the network's own moves give the slowest torsion's;
+                    the network's dynamics gives plain MD's correlation times.
 Without one         the true call and an untrained network of the configured size are timed; a classical
                     force field gives the motion; labels, training and acceptance are what cold starts took.
 """
@@ -10,16 +11,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kstep.analysis.measure.run_samples import samples_of_run
+from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.provenance import machine, provenance
-from kstep.runs.exploration import with_rejections
+from kstep.runs.exploration import Explorer, with_rejections
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.run_network import recipe_of
@@ -27,12 +29,14 @@ from kstep.runs.sampler import sampler_masses
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tuning import Costs, steps_per_call, thermalise, tune
 from kstep.schemas import Trajectory, load_trajectory
+from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.stages.physics import TruePhysics
-from kstep.study.advice import cost_model as model, stand_in_rates as rates
+from kstep.study.advice import cost_model as model, ladder_rates, stand_in_rates as rates
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 from kstep.study.advice.timing import plain_step_s, step_and_call_s
+from kstep.units import PS_PER_FS
 
 LENGTHS_FS = (100.0, 200.0, 400.0, 800.0)  # mean lengths of a proposal that are compared
 MOST_REPLICAS = 32  # of dynamics without true calls
@@ -43,9 +47,9 @@ SAMPLES_WITH_NETWORK, SAMPLES_WITHOUT = 300, 100  # of the slowest torsion, from
 @dataclass(frozen=True)
 class AdviceSettings:
     """hybrid: the sampler; checkpoint: its network, None before any training, when model_config is the network that
-    would be trained; pilot: a metropolis run of that checkpoint, None: one is made; samples: effective ones wanted;
-    plain_dt_fs: timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains, without
-    true calls; checks: finished runs to hold the prediction against.
+    would be trained; pilot: a run of the sampler with that checkpoint, None: one is made; samples: effective ones
+    wanted; plain_dt_fs: timestep of plain MD; most_cpu_s: about the CPU seconds for plain dynamics, and for chains or
+    moves, without true calls; checks: finished runs to hold the prediction against.
     """
 
     physics: TruePhysics
@@ -65,7 +69,7 @@ class AdviceSettings:
 @dataclass(frozen=True)
 class Survey:
     """numbers (N,): the molecule's; plain, sampler, learning, factor: see `cost_model`; lengths: one row per
-    length of a proposal; facts: what was seen."""
+    length of a proposal, or number of moves; facts: what was seen."""
 
     numbers: np.ndarray
     plain: model.PlainMD
@@ -77,7 +81,7 @@ class Survey:
 
 
 def run_pilot(run: HybridRun) -> Trajectory:
-    """A short tuned metropolis run, in a folder that goes away."""
+    """A short tuned run of the sampler, in a folder that goes away."""
     with tempfile.TemporaryDirectory() as folder:
         pilot = replace(run, out=Path(folder) / "pilot.npz")
         run_hybrid(pilot, provenance(), machine())
@@ -85,7 +89,7 @@ def run_pilot(run: HybridRun) -> Trajectory:
 
 
 def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
-    """Refuse a file that is no metropolis run of this molecule, method and temperature."""
+    """Refuse a file that is no run of this sampler, molecule, method and temperature."""
     known = pilot.metadata
     if known.get("scheme") != run.hybrid.scheme or not known.get("cpu_production_s"):
         raise UserError(f"{path} is not a {run.hybrid.scheme} run of 06 or 06b, and a pilot must be one")
@@ -97,14 +101,15 @@ def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
 
 
 def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
-    """The Sampler that a metropolis run was, and its effective samples."""
+    """The Sampler that a finished run was, and its effective samples."""
     metadata, found = run.metadata, samples_of_run(run)
-    calls = metadata["tally"]["macro_steps"]
+    calls, config = metadata["tally"]["macro_steps"], metadata.get("config") or {}
     return model.Sampler(
         cpu_s_per_call=metadata["cpu_production_s"] / calls,
         samples_per_call={o: found[o] and found[o] / calls for o in model.OBSERVABLES},
         acceptance=metadata["acceptance"], dt_fs=metadata["dt_fs"], k_steps=metadata["k_steps"],
-        burn_in_cpu_s=metadata["cpu_burn_in_s"]), found
+        burn_in_cpu_s=metadata["cpu_burn_in_s"], moves=config.get("moves") or 1,
+        ladder_K=tuple(config.get("network_ladder_K") or ())), found
 
 
 def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rng) -> Survey:
@@ -116,7 +121,19 @@ def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rn
     positions = pilot.pos[pilot.frames_of("train")[-min(run.hybrid.replicas, MOST_REPLICAS):]]
     sampler, found = sampler_of(pilot)
     costs = step_and_call_s(run, carry, carry, positions, masses, rng)
-    lengths = _lengths(settings, run, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
+    factor, facts = model.WITH_PILOT, {}
+    if run.traits.explores:
+        hybrid = run.hybrid.model_copy(update=pilot.metadata["config"])
+        explorer = Explorer(molecule, network, carry, masses, sampler.dt_fs * PS_PER_FS, rng,
+                            **SCHEMES[hybrid.scheme].means(hybrid, molecule, network))
+        trial, _ = explorer.trial(positions, sampler.ladder_K, max(1, round(sampler.k_steps / sampler.moves)),
+                                  enough=SAMPLES_WITH_NETWORK, most_cpu_s=settings.most_cpu_s)
+        sampler = ladder_rates.with_ladder(sampler, trial, found["energy"] >= FEWEST_FOR_A_RATE)
+        lengths = ladder_rates.by_moves(sampler, trial, costs.true_call_s)
+        factor, facts = model.WITH_LADDER, {"ladder": asdict(trial)}
+    else:
+        chains = _lengths(settings, run, network, carry, positions, masses, sampler.dt_fs, rng, sampler.k_steps)[0]
+        lengths = _priced(chains, sampler, costs)
     own = _plain_dynamics(settings, run, network, carry, positions, rng, SAMPLES_WITH_NETWORK)
     step_s = plain_step_s(run.spec, positions[0], molecule.masses, settings.plain_dt_fs, run.hybrid.temperature_K, rng)
     labels = int(pilot.metadata.get("true_calls_training") or 0)
@@ -125,7 +142,7 @@ def with_network(settings: AdviceSettings, run: HybridRun, pilot: Trajectory, rn
     pilot_facts = {"true_calls": pilot.metadata["true_calls"], "cpu_s": pilot.metadata["cpu_s"],
                    "effective_samples": found}
     return _survey(settings, run, costs, own, step_s, lengths, sampler, model.Learning(labels, spent, paid=True),
-                   model.WITH_PILOT, pilot=pilot_facts)
+                   factor, pilot=pilot_facts, **facts)
 
 
 def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, rng) -> Survey:
@@ -146,18 +163,35 @@ def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, r
         chosen = tune(field, field, pool, positions[:16], masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=1,
                       use_hessian=False, wanted_acceptance=hybrid.integrator_acceptance,
                       shortest_mean_fs=hybrid.shortest_mean_fs)
-    k_steps = hybrid.k_steps or steps_per_call(costs, chosen["dt_fs"], hybrid.shortest_mean_fs)
-    lengths, positions = _lengths(settings, run, field, field, positions, masses, chosen["dt_fs"], rng, k_steps)
+    learning, facts = model.expected_learning(len(molecule), costs.true_call_s), {}
+    if run.traits.explores:
+        explorer = Explorer(molecule, field, field, masses, chosen["dt_fs"] * PS_PER_FS, rng,
+                            **SCHEMES[hybrid.scheme].means(hybrid, molecule, field))
+        sampler, trial = ladder_rates.foretold(run, explorer, positions, costs, settings.most_cpu_s)
+        lengths = ladder_rates.by_moves(sampler, trial, costs.true_call_s)
+        facts = {"ladder": asdict(trial)}
+    else:
+        sampler, lengths, positions = _one_trajectory(settings, run, field, positions, masses, chosen["dt_fs"], costs,
+                                                      rng)
+    own = _plain_dynamics(settings, run, field, field, positions[:16], rng, SAMPLES_WITHOUT)
+    return _survey(settings, run, costs, own, step_s, lengths, sampler, learning, model.WITHOUT, **facts)
+
+
+def _one_trajectory(settings: AdviceSettings, run: HybridRun, field: ForceField, positions, masses, dt_fs: float,
+                    costs: Costs, rng) -> tuple[model.Sampler, list[dict], np.ndarray]:
+    """A sampler whose proposal is one trajectory, as a force field moves; its lengths; last positions (R,N,3)."""
+    hybrid = run.hybrid
+    k_steps = hybrid.k_steps or steps_per_call(costs, dt_fs, hybrid.shortest_mean_fs)
+    lengths, positions = _lengths(settings, run, field, field, positions, masses, dt_fs, rng, k_steps)
     here = next(row for row in lengths if row["k_steps"] == k_steps)
     # a stand-in rejects for integration errors alone; a network that has learned rejects this much
     share = min(1.0, model.ACCEPTANCE_AFTER_LEARNING / max(here["acceptance"], 1e-3))
-    own = _plain_dynamics(settings, run, field, field, positions[:16], rng, SAMPLES_WITHOUT)
+    burn_in = SCHEMES[hybrid.scheme].default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps
     sampler = model.Sampler(
         costs.true_call_s + k_steps * costs.inner_step_s,
         {o: here[o] and with_rejections(here[o], share) for o in model.OBSERVABLES}, share * here["acceptance"],
-        chosen["dt_fs"], k_steps, hybrid.burn_in_steps * hybrid.replicas * k_steps * costs.inner_step_s)
-    return _survey(settings, run, costs, own, step_s, lengths, sampler,
-                   model.expected_learning(len(molecule), costs.true_call_s), model.WITHOUT)
+        dt_fs, k_steps, burn_in * hybrid.replicas * k_steps * costs.inner_step_s)
+    return sampler, _priced(lengths, sampler, costs), positions
 
 
 def _plain_dynamics(settings: AdviceSettings, run: HybridRun, network, carry, positions, rng, enough: float) -> dict:
@@ -170,12 +204,10 @@ def _plain_dynamics(settings: AdviceSettings, run: HybridRun, network, carry, po
 def _survey(settings: AdviceSettings, run: HybridRun, costs: Costs, own: dict, step_s: float, lengths: list[dict],
             sampler: model.Sampler, learning: model.Learning, factor: dict[str, float], **facts) -> Survey:
     """The survey of what was measured."""
-    here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
     facts |= {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
               "cpu_s_per_inner_step": costs.inner_step_s}
     plain = model.PlainMD(step_s, settings.plain_dt_fs, {o: own[o] for o in model.OBSERVABLES})
-    return Survey(run.molecule.numbers, plain, sampler, learning, factor,
-                  [_price(row, here, sampler, costs) for row in lengths], facts)
+    return Survey(run.molecule.numbers, plain, sampler, learning, factor, lengths, facts)
 
 
 def _lengths(settings: AdviceSettings, run: HybridRun, network, carry, positions, masses, dt_fs, rng, k_steps):
@@ -192,6 +224,12 @@ def _lengths(settings: AdviceSettings, run: HybridRun, network, carry, positions
         last = last if rows else reached
         rows.append({"k_steps": k, "dt_fs": dt_fs, "mean_length_fs": k * dt_fs, **found})
     return sorted(rows, key=lambda row: row["k_steps"]), last
+
+
+def _priced(lengths: list[dict], sampler: model.Sampler, costs: Costs) -> list[dict]:
+    """Rows of `_lengths` with what a sample costs at each of them."""
+    here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
+    return [_price(row, here, sampler, costs) for row in lengths]
 
 
 def _price(row: dict, here: dict, sampler: model.Sampler, costs: Costs) -> dict:
@@ -212,12 +250,17 @@ def _price(row: dict, here: dict, sampler: model.Sampler, costs: Costs) -> dict:
 
 
 def about_lengths(survey: Survey) -> str:
-    """Which lengths of a proposal pay, in one sentence."""
+    """Which lengths of a proposal, or numbers of moves, pay, in one sentence."""
     o = "torsion" if any(row["torsion_samples_per_call"] for row in survey.lengths) else "energy"
     rows = [row for row in survey.lengths if row[f"cpu_s_per_{o}_sample"]]
     if not rows:
         return "No length of a proposal gave samples to compare."
     best = min(rows, key=lambda row: row[f"cpu_s_per_{o}_sample"])
-    each = ", ".join(f"k = {row['k_steps']} ({row['mean_length_fs']:.0f} fs) "
+    key, name = ("moves", "moves per true call") if "moves" in best else ("k_steps", "length")
+    each = ", ".join(f"{_said(key, row)} ({row['mean_length_fs']:.0f} fs) "
                      f"{model.seconds(row[f'cpu_s_per_{o}_sample'])}" for row in rows)
-    return f"CPU per effective {o} sample by length: {each}; k = {best['k_steps']} is the cheapest."
+    return f"CPU per effective {o} sample by {name}: {each}; {_said(key, best)} is the cheapest."
+
+
+def _said(key: str, row: dict) -> str:
+    return f"k = {row[key]}" if key == "k_steps" else str(row[key])

@@ -15,9 +15,11 @@ from kstep.errors import UserError
 from kstep.files import read_json
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.study.benchmark import network_reference
+from kstep.study.benchmark.agreement import agreement
 from kstep.study.benchmark.bars import bars, cold_start
-from kstep.study.benchmark.plan import COMPETITOR_FS, DYNAMICS, EXACT, REFERENCE_FS, TIMESTEPS_FS, Plan
-from kstep.study.benchmark.runner import label_of, read_costs
+from kstep.study.benchmark.plan import COMPETITOR_FS, DYNAMICS, REFERENCE_FS, RIVAL, TIMESTEPS_FS, Plan, Variant
+from kstep.study.benchmark.runner import label_of, metadata_of, read_costs
+from kstep.study.benchmark.samplers import beside
 from kstep.study.benchmark.scheme_rows import hybrid_row, plain_row
 from kstep.study.benchmark.speedup import plain_rates, speed_up
 from kstep.study.benchmark.table import table_of
@@ -69,10 +71,12 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     timed = {dt: found(plan.timed_path(dt)) for dt in TIMESTEPS_FS}
     # the shortest timestep of the timed runs, whose NVE windows are long enough for a spectrum
     spectrum = next((p for run in timed.values() if run is not None and (p := characterise(run)) is not None), None)
-    exact = of_seeds_there(partial(sampler_path, plan))
-    profiles = [p for p in map(characterise, exact.values()) if p is not None]
+    exact = {variant: of_seeds_there(partial(sampler_path, plan, variant)) for variant in plan.variants}
+    profiles = {variant: [p for p in map(characterise, runs.values()) if p is not None]
+                for variant, runs in exact.items()}
     plain = series_of(competitor)
-    rotamers, notes = counted(common_rotamers([series_of(reference), plain], [series_of(p) for p in profiles]))
+    sampled = [series_of(p) for of_variant in profiles.values() for p in of_variant]
+    rotamers, notes = counted(common_rotamers([series_of(reference), plain], sampled))
     label = _most_crossed(plain, rotamers)
     rows = {}
     for dt, run in timed.items():
@@ -94,10 +98,9 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
             command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
         return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
 
-    of_seeds = [row(run, sampler_path(plan, seed)) for seed, run in exact.items()]
-    if of_seeds:
-        middle = _median_row(of_seeds)
-        rows[middle["scheme"]] = middle
+    of_variants = {variant: {seed: row(run, sampler_path(plan, variant, seed)) for seed, run in runs.items()}
+                   for variant, runs in exact.items() if runs}
+    rows |= {variant.name: _median_row(list(of_seeds.values())) for variant, of_seeds in of_variants.items()}
     for scheme in DYNAMICS:
         nvt, nve, fine = (found(plan.path(scheme, kind)) for kind in ("nvt", "nve", "spectrum"))
         if nvt is not None:
@@ -115,17 +118,26 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     learned = of_seeds_there(lambda seed: plan.path("learn", f"seed_{seed}"))
     cold_starts = {seed: row(run, plan.path("learn", f"seed_{seed}")) for seed, run in learned.items()}
     # a cold start is judged by the longest production of its network
+    judged = next(iter(of_variants), None)  # the preferred one of those that are there
+    of_seeds = of_variants.get(judged, {})
     network_of = itemgetter("checkpoint_sha256")
-    produced = [of_seed if network_of(exact[seed].metadata) == network_of(learned[seed].metadata) else cold_starts[seed]
-                for seed, of_seed in zip(exact, of_seeds, strict=True) if seed in learned]
+    produced = [of_seed if network_of(exact[judged][seed].metadata) == network_of(learned[seed].metadata)
+                else cold_starts[seed] for seed, of_seed in of_seeds.items() if seed in learned]
+    ups = {variant: [speed_up(r, rates, price) for r in of_variant.values()]
+           for variant, of_variant in of_variants.items()}
+    rival = next((variant for variant in of_variants if variant.scheme == RIVAL), None)
+    samplers = [beside(variant, of_variant, ups[variant], {}, None, None) if rival is None or variant.scheme == RIVAL
+                else beside(variant, of_variant, ups[variant], of_variants[rival], rival.name,
+                            agreement(profiles[variant], profiles[rival], rotamers))
+                for variant, of_variant in of_variants.items()]
     result = {
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name,
         "method": reference.trajectory.metadata["method"], "temperature_K": reference.temperature_K,
         "elements": sorted(to_beat["temperature"]),
-        "rows": rows, "sampler_seeds": of_seeds, "plain_rates": rates,
+        "rows": rows, "sampler_seeds": list(of_seeds.values()), "samplers": samplers, "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
-        "speed_up": [speed_up(r, rates, price) for r in of_seeds],
+        "speed_up": ups.get(judged, []),
         "rotamers": {r.label: [float(c) for c in r.centres_deg] for r in rotamers if r}, "notes": [*notes, *HOW]}
     inner_step = plan.out / "inner_step.json"
     result["inner_step"] = read_json(inner_step) if inner_step.is_file() else None
@@ -134,10 +146,12 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     return result
 
 
-def sampler_path(plan: Plan, seed: int) -> Path:
-    """The sampler's run of a seed, or else the production of its cold start."""
-    given = plan.path(EXACT, f"seed_{seed}")
-    return given if given.is_file() else plan.path("learn", f"seed_{seed}")
+def sampler_path(plan: Plan, variant: Variant, seed: int) -> Path:
+    """The sampler's run of a seed, or else the production of its cold start where that is one of this sampler."""
+    given, learned = plan.path(variant.scheme, variant.kind(seed)), plan.path("learn", f"seed_{seed}")
+    if given.is_file() or variant.call_cost_s is not None or not learned.is_file():
+        return given
+    return learned if metadata_of(learned).get("scheme") == variant.scheme else given
 
 
 def _long_run(plan: Plan, dt_fs: float, reference: Trajectory | None = None) -> Profile:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kstep.config import load_config, validate
 from kstep.learning.learn_config import LearnConfig
-from kstep.schemes import CONTROL, PREFERRED, SCHEMES
+from kstep.schemes import CONTROL, SAMPLERS, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.stages.physics import TruePhysics
 from kstep.stages.plain_md import PlainMDSettings, run_one
@@ -25,7 +25,9 @@ REFERENCE_FS, COMPETITOR_FS = 0.5, 1.0  # floors come from the first, rates to b
 JUMP_FS = 4.0  # about the macro-step of a scheme whose network fixes it
 FRAME_FS = 2.0  # between stored frames: resolves an O-H stretch
 FIRST_REFERENCE, FIRST_TIMED = 100, 300  # replica numbers: other seeds and conformers than training data
-EXACT = PREFERRED[0].name  # the sampler whose speed-up is judged
+EXACT, RIVAL = (kind.name for kind in SAMPLERS[:2])  # the sampler that is judged, and the one it is set against
+DEAR_CALL_S = 60.0  # of a true call that is a minute of DFT
+FEWEST_PROPOSALS = 10  # per replica
 DYNAMICS = tuple(name for name, kind in SCHEMES.items() if kind.traits.needs_network and kind.traits.keeps_velocities)
 
 
@@ -41,9 +43,10 @@ class Lengths:
     timed_ps: float = 2.0
     timed_windows: int = 2
     timed_window_ps: float = 2.5
-    replicas: int = 64  # metropolis, and the network's own dynamics
+    replicas: int = 64  # of the samplers, and of the network's own dynamics
     proposals: int = 100  # per replica, after burn-in
     burn_in: int = 20
+    dear_share: float = 0.2  # of both, where a proposal is made for a dear call and holds nearly one sample
     learn_proposals: int = 50  # per replica of a cold start
     impulse_windows: int = 16
     impulse_window_ps: float = 5.0
@@ -59,7 +62,7 @@ class Lengths:
         lengths = {key: getattr(self, key) * effort for key in
                    ("reference_ps", "fine_reference_ps", "timed_ps", "dynamics_ps", "network_ps")}
         short = min(effort, 1.0)
-        return replace(self, **lengths, proposals=max(10, round(self.proposals * effort)),
+        return replace(self, **lengths, proposals=max(FEWEST_PROPOSALS, round(self.proposals * effort)),
                        equilibration_ps=max(0.5, self.equilibration_ps * short),
                        timed_windows=max(1, round(self.timed_windows * short)))
 
@@ -68,6 +71,23 @@ FAST = Lengths(reference_replicas=2, reference_ps=1.0, fine_reference_ps=0.5, eq
                timed_ps=0.2, timed_windows=2, timed_window_ps=0.5, replicas=8, proposals=20, burn_in=2,
                learn_proposals=20, impulse_windows=4, impulse_window_ps=0.5, checked_windows=4, checked_window_ps=0.5,
                dynamics_replicas=4, dynamics_ps=0.2, spectrum_ps=0.5, network_ps=2.0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An exact sampler, and the seconds of a true call that its tuning reckons with; None: what it measures here."""
+
+    scheme: str
+    call_cost_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return self.scheme if self.call_cost_s is None else f"{self.scheme}, call of {self.call_cost_s:g} s"
+
+    def kind(self, seed: int) -> str:
+        """Of the file of a seed."""
+        return f"seed_{seed}" if self.call_cost_s is None else f"call_{self.call_cost_s:g}s_seed_{seed}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +118,9 @@ def dt_name(dt_fs: float) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one molecule into `out`; config_path: YAML that its physics was read from."""
+    """The runs of one molecule into `out`; config_path: YAML that its physics was read from; dear_call_s: seconds of a
+    true call that samplers which can are tuned for besides, None: for this machine's alone.
+    """
 
     physics: TruePhysics
     config_path: Path
@@ -106,6 +128,7 @@ class Plan:
     lengths: Lengths
     n_workers: int
     seed: int = 0
+    dear_call_s: float | None = DEAR_CALL_S
 
     @property
     def name(self) -> str:
@@ -122,8 +145,15 @@ class Plan:
         return self.out / f"timed_{dt_name(dt_fs)}" / self.name / "trajectory.npz"
 
     def path(self, scheme: str, kind: str) -> Path:
-        """A hybrid run, such as impulse/nve.npz, metropolis/seed_0.npz or learn/seed_0.npz."""
+        """A hybrid run, such as impulse/nve.npz or learn/seed_0.npz."""
         return self.out / scheme / f"{kind}.npz"
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The exact samplers side by side, each tuned for this machine, and for a dear call where its tuning can."""
+        dear = [] if self.dear_call_s is None else [self.dear_call_s]
+        return tuple(Variant(kind.name, cost) for kind in SAMPLERS
+                     for cost in (None, *(dear if "call_cost_s" in kind.Config.model_fields else [])))
 
     @property
     def network_path(self) -> Path:
@@ -172,11 +202,15 @@ class Plan:
         """The network fitted to the labels of all cold starts."""
         return self.out / "refit" / "network.pt"
 
-    def metropolis(self, checkpoint: Path, seed: int) -> StageCall:
-        """A metropolis run of a seed with a network that is there already."""
-        use = self.lengths
-        return self._hybrid(EXACT, f"seed_{seed}", seed, checkpoint, scheme=EXACT, tune=True,
-                            replicas=use.replicas, steps=use.proposals, burn_in_steps=use.burn_in)
+    def sampler(self, variant: Variant, checkpoint: Path, seed: int) -> StageCall:
+        """The run of an exact sampler and a seed with a network that is there already."""
+        use, share = self.lengths, 1.0
+        keys: dict[str, Any] = {"scheme": variant.scheme, "tune": True, "replicas": self.lengths.replicas}
+        if variant.call_cost_s is not None:
+            share, keys["call_cost_s"] = use.dear_share, variant.call_cost_s
+        return self._hybrid(variant.scheme, variant.kind(seed), seed, checkpoint, **keys,
+                            steps=max(FEWEST_PROPOSALS, round(share * use.proposals)),
+                            burn_in_steps=max(2, round(share * use.burn_in)))
 
     def dynamics(self, scheme: str, checkpoint: Path) -> list[StageCall]:
         """One of DYNAMICS: NVE windows, then a run with the thermostat.

@@ -103,7 +103,7 @@ def _stage(call: StageCall, path: Path) -> None:
 
 
 def label_of(result: Path, out: Path) -> str:
-    """'metropolis/seed_0' or 'plain_1fs' for a file below the benchmark's folder."""
+    """'learn/seed_0' or 'plain_1fs' for a file below the benchmark's folder."""
     relative = result.relative_to(out)
     return relative.parts[0] if result.name == "trajectory.npz" else str(relative.with_suffix(""))
 
@@ -128,13 +128,17 @@ def check_same_network(result: Path, checkpoint: Path | None) -> None:
     """Refuse a kept file that another network made."""
     if checkpoint is None:
         return
+    if metadata_of(result).get("checkpoint_sha256") != sha256(checkpoint):
+        raise UserError(f"{result} was made with another network than {checkpoint}; choose another --out-dir")
+
+
+def metadata_of(result: Path) -> dict:
+    """The metadata of a run's file, without its arrays."""
     try:
         with np.load(result, allow_pickle=False) as archive:
-            made_with = json.loads(str(archive["metadata"])).get("checkpoint_sha256")
+            return json.loads(str(archive["metadata"]))
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{result} cannot be read; move it away, and the benchmark makes it again") from None
-    if made_with != sha256(checkpoint):
-        raise UserError(f"{result} was made with another network than {checkpoint}; choose another --out-dir")
 
 
 def training_seconds(checkpoint: Path | None) -> float | None:

@@ -9,25 +9,25 @@ from pathlib import Path
 from kstep.errors import UserError
 from kstep.files import check_writable, write_json_atomic, write_json_compact, write_text_atomic
 from kstep.provenance import machine, provenance
-from kstep.schemes import CONTROL, SCHEMES
+from kstep.schemes import CONTROL, SAMPLERS, SCHEMES
 from kstep.study.benchmark import network_reference as network_dynamics
 from kstep.study.benchmark.judgement import judge, sampler_path
-from kstep.study.benchmark.plan import DYNAMICS, EXACT, Plan
+from kstep.study.benchmark.plan import DYNAMICS, EXACT, Plan, Variant
 from kstep.study.benchmark.refit import cold_starts, refit
 from kstep.study.benchmark.runner import Runner, check_same_network, training_seconds
 from kstep.study.benchmark.table import as_text, sentences
 
-SECTIONS = (CONTROL.name, "learn", "refit", EXACT, *DYNAMICS, "network")
+SECTIONS = (CONTROL.name, "learn", "refit", *(kind.name for kind in SAMPLERS), *DYNAMICS, "network")
 
 log = logging.getLogger("kstep")
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """checkpoint: network for metropolis, impulse and checked (None: fitted to every true call of the cold starts,
-    metropolis: theirs); jump_checkpoint: one with a jump head; seeds: of the cold starts and the metropolis runs;
-    sections: of SECTIONS; prolongs: whether metropolis goes on with the networks of the cold starts, which have
-    produced; targets: what the results are held to (bars.load_targets).
+    """checkpoint: network of the samplers, impulse and checked (None: fitted to every true call of the cold starts,
+    samplers: theirs); jump_checkpoint: one with a jump head; seeds: of the cold starts and the samplers; sections: of
+    SECTIONS; prolongs: whether the sampler of the cold starts, which have produced, goes on with their networks;
+    targets: what the results are held to (bars.load_targets).
     """
 
     plan: Plan
@@ -65,7 +65,7 @@ def benchmark(settings: BenchmarkSettings) -> tuple[dict, list[str]]:
 
 
 def run_network(plan: Plan, checkpoint: Path, start: Path) -> None:
-    """The price of one inner step, and the network's own dynamics from where a metropolis run ended."""
+    """The price of one inner step, and the network's own dynamics from where an exact sampler ended."""
     physics = plan.physics
     write_json_atomic(plan.out / "inner_step.json",
                       network_dynamics.inner_step_us(physics.molecule, checkpoint, physics.method))
@@ -86,6 +86,9 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
     def sampler(seed: int) -> Path:
         return settings.checkpoint or plan.learned_checkpoint(seed)
 
+    def produced(variant: Variant, seed: int) -> bool:
+        return sampler_path(plan, variant, seed) == plan.path("learn", f"seed_{seed}")
+
     if CONTROL.name in sections:
         for call in plan.references() + plan.timed():
             runner.run(call)
@@ -98,10 +101,10 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
         if learned:
             refit(learned, plan.physics.molecule, checkpoint, plan.seed)
     there = checkpoint.is_file()
-    if EXACT in sections and there and (settings.checkpoint or settings.prolongs):
-        for seed in seeds:
-            if sampler(seed).is_file():
-                runner.run(plan.metropolis(sampler(seed), seed), sampler(seed))
+    for variant in plan.variants:
+        for seed in seeds if variant.scheme in sections else ():
+            if sampler(seed).is_file() and (settings.checkpoint or settings.prolongs or not produced(variant, seed)):
+                runner.run(plan.sampler(variant, sampler(seed), seed), sampler(seed))
     lacking = []
     for scheme in DYNAMICS:
         jumps = SCHEMES[scheme].traits.head == "jump"
@@ -117,8 +120,8 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
     if lacking:
         left_out.insert(0, f"{', '.join([EXACT, *lacking])} and network are left out: there is no network; run the "
                            "sections learn and refit, or give --checkpoint")
-    start = sampler_path(plan, seeds[0])
-    if "network" in sections and there and start.is_file():
+    start = next((path for variant in plan.variants if (path := sampler_path(plan, variant, seeds[0])).is_file()), None)
+    if "network" in sections and there and start:
         # the network that learned from its own rejected proposals: nanoseconds find every hole of another
         run_network(plan, sampler(seeds[0]), start)
     return left_out

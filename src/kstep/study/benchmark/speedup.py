@@ -81,10 +81,10 @@ def network_rates(plain: Series, calls_per_ps: float, rotamers, series: Series, 
 
 
 def speed_up(row: dict, plain: dict, plain_cpu_s_per_call: float) -> dict:
-    """Ratios of one Metropolis run to plain MD, and the total for 10 000 samples from a cold start."""
+    """Ratios of one run of an exact sampler to plain MD, and the total for 10 000 samples from a cold start."""
     samples = row["samples"] or {}
     out = {"seed": row.get("seed"), "acceptance": row["acceptance"]}
-    per_cpu_s = {name: _scaled(plain[name], 1.0 / plain_cpu_s_per_call) for name in ("energy", "torsion")}
+    per_cpu_s = {name: scaled(plain[name], 1.0 / plain_cpu_s_per_call) for name in ("energy", "torsion")}
     for name, rate in per_cpu_s.items():
         mine = samples.get(name)
         out[f"{name}_per_call"] = ratio(mine and mine["per_call"], plain[name])
@@ -100,25 +100,30 @@ def speed_up(row: dict, plain: dict, plain_cpu_s_per_call: float) -> dict:
     return out
 
 
-def total_cpu(row: dict, rate: dict, plain_rate: dict) -> dict:
-    """CPU seconds for 10 000 effective torsion samples; rates in samples per CPU second, extrapolated.
+def cost_of(row: dict, rate: dict, n_samples: float) -> dict:
+    """CPU seconds from nothing to n_samples at a rate {"value", "error"} in samples per CPU second.
 
-        T = T_training + T_burn-in + n / r,     T_plain = n / r_plain
+        T = T_training + T_burn-in + n / r
     """
-    sampling = _inverse(rate)
+    sampling = _inverse(rate, n_samples)
     parts = {"training_cpu_s": row["training"]["cpu_s"], "burn_in_cpu_s": row["cost"]["cpu_s_burn_in"],
              "sampling_cpu_s": sampling["value"]}
-    total = {"value": sum(parts.values()), "error": sampling["error"]}
-    plain = _inverse(plain_rate)
-    return {**parts, "cpu_s": total, "plain_cpu_s": plain, "ratio": ratio(plain, total), "samples": WANTED_SAMPLES}
+    return {**parts, "cpu_s": {"value": sum(parts.values()), "error": sampling["error"]}, "samples": n_samples}
 
 
-def _inverse(rate):
-    value = WANTED_SAMPLES / rate["value"]
+def total_cpu(row: dict, rate: dict, plain_rate: dict) -> dict:
+    """`cost_of` 10 000 effective torsion samples, extrapolated, beside T_plain = n / r_plain."""
+    total, plain = cost_of(row, rate, WANTED_SAMPLES), _inverse(plain_rate, WANTED_SAMPLES)
+    return {**total, "plain_cpu_s": plain, "ratio": ratio(plain, total["cpu_s"])}
+
+
+def _inverse(rate: dict, n_samples: float) -> dict:
+    value = n_samples / rate["value"]
     return {"value": value, "error": value * rate["error"] / rate["value"]}
 
 
-def _scaled(entry, factor):
+def scaled(entry: dict | None, factor: float) -> dict | None:
+    """An entry {"value", "error"} in another unit."""
     return entry and {"value": entry["value"] * factor, "error": entry["error"] * factor}
 
 

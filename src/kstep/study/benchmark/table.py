@@ -5,6 +5,7 @@ from __future__ import annotations
 from kstep.analysis.judge.verdict import Verdict
 from kstep.analysis.metrics.cells import NOT_DEFINED, number
 from kstep.analysis.show.text import aligned
+from kstep.study.benchmark import agreement, samplers
 from kstep.study.benchmark.bars import drift_text, with_error
 from kstep.study.benchmark.scheme_rows import IN_SHORT
 
@@ -26,6 +27,8 @@ def table_of(rows: dict[str, dict], elements: list[str]) -> list[list[str]]:
                        ("cpu_s_per_ps", "CPU s per ps")):
         add(label, lambda r, key=key: number(r["cost"][key]))
     add("acceptance", lambda r: number(r["acceptance"]))
+    add("moves on the network per true call", lambda r: str(r["tuning"]["moves"]))
+    add("ladder on the network, K", lambda r: "/".join(f"{t:.0f}" for t in r["tuning"]["network_ladder_K"]))
     add("NVE drift, kJ/mol/ps (95 %)", lambda r: drift_text(r["drift"]))
     for metric in IN_SHORT:
         add(f"{metric.label}, {metric.unit} (floor)", lambda r, m=metric: _floored(r[m.name], m.decimals))
@@ -88,7 +91,9 @@ def sentences(result: dict) -> list[str]:
     """What stands below the table: where the rates of plain MD come from, totals, what is missing, how it was made."""
     return [*plain_text(result["plain_rates"]),
             *(total_text(up) for up in result["from_cold_start"] or result["speed_up"] if "total" in up),
-            *result["notes"]]
+            *map(samplers.sentence, result["samplers"]),
+            *(agreement.sentence(entry["name"], entry["rival"], entry["agreement"]) for entry in result["samplers"]
+              if entry["agreement"]), *result["notes"]]
 
 
 def plain_text(rates: dict) -> list[str]:
