@@ -24,7 +24,7 @@ import numpy as np
 
 from kstep.files import write_json_compact
 from kstep.importance import MOST_K_HAT, pareto_k
-from kstep.schemes.judge import WIDEST_KT, Judge, weighs_better
+from kstep.schemes.judge import NARROWEST_KT, WIDEST_KT, Judge, weighs_better
 from running import RESULTS, provenance
 
 SPREADS_KT = (0.2, 0.4, 0.7, 1.0, 1.3, 1.5)
@@ -123,7 +123,7 @@ def main() -> None:
                  for key, value in r.items() if key != "samples")
         print(*facts, {way: round(n) for way, n in r["samples"].items()}, flush=True)
     smooth = [r for r in rows if r["hole"] == "none"]
-    rule = f"weights where spread_kT <= {WIDEST_KT:g} sqrt(1 - memory^2)"
+    rule = f"weights where {NARROWEST_KT:g} <= spread_kT <= {WIDEST_KT:g} sqrt(1 - memory^2)"
     out = {"rows": rows, "rule": rule, "rule_gets_at_least": regret(smooth),
            "k_hat_warns": {f"{s:g}": warned(s) for s in (*SPREADS_KT, 2.0, 2.5)}, **provenance()}
     print({key: value for key, value in out.items() if key != "rows"})

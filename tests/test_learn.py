@@ -134,7 +134,7 @@ def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
     config = LearnConfig(**{**QUICK, "samples_wanted": 10**9, "max_true_calls": 60})
     with caplog.at_level("WARNING", logger="kstep"):
         learn_it(water, tmp_path, config)
-    assert 60 < rows(tmp_path)[-1]["true_calls_training"] <= 60 + 6 * 4 + 6 * 4 + 36  # a round, a search, a confirmation
+    assert 60 < rows(tmp_path)[-1]["true_calls_training"] <= 60 + 6 * 4 + 6 * 4 + 36
     assert any("raise max_true_calls to learn on" in r.message for r in caplog.records)
 
 

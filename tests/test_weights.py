@@ -194,7 +194,7 @@ def test_what_was_asked_for_is_done_and_too_few_proposals_decide_for_the_chain()
     assert decide("weights", gaps[:5], KT)["middle"] == pytest.approx(np.median(gaps[:5, 0]))
     assert decide("auto", gaps[:5], KT)["judge"] == "chain" == decide("chain", gaps, KT)["judge"]
     assert decide("auto", np.zeros((0, 2)), KT)["judge"] == "chain"
-    assert weighs_better(1.5, 0.0) and not weighs_better(1.5, 0.8)
+    assert weighs_better(1.5, 0.0) and not weighs_better(1.5, 0.8) and not weighs_better(0.2, 0.0)
     with pytest.raises(UserError, match="burn_in_steps of 2"):
         Nested.settle_defaults(HybridConfig(scheme="nested", judge="weights", burn_in_steps=1), None, None)
 

@@ -14,7 +14,8 @@ Metropolis chain: to give that frame the weight 0 would rob of weight what lies 
 
 Which of them, `weighs_better`, is a matter of the spread of d and its memory, not of the acceptance: where d forgets
 itself within a macro-step, weights give 1.2 to 2.9 times the samples of the chain, the more the lower its acceptance.
-Where d is as slow as the moves and wide, heavy frames come in runs, and the chain is better.  Waste recycling (a f(y)
+Where d is as slow as the moves and wide, heavy frames come in runs, and the chain is better; where it is narrow, the
+chain has six tenths of the samples or more, and frames that all weigh alike are worth that.  Waste recycling (a f(y)
 + (1 - a) f(x) on the chain) lies between the two; where it is the best of three it is 10 % above the chain, so it is
 not here (all measured: benchmarks/weights.py).
 """
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LIMIT_KT = 10.0  # a network is wrong by so much where it has a hole; a weight stays within exp(-10) ... exp(10)
+NARROWEST_KT = 0.3  # below, every reader of the frames is spared their weights
 WIDEST_KT = 1.6  # spread of d, where it forgets itself at once; beyond, k-hat warns of the weights
 FEWEST_PAIRS = 30
 
@@ -69,8 +71,8 @@ def decide(wanted: str, gaps: np.ndarray, kT: float) -> dict:
 
 
 def weighs_better(spread_kT: float, memory: float) -> bool:
-    """Whether weights give more samples than a chain: s <= 1.6 kT sqrt(1 - c^2), fitted to benchmarks/weights.py."""
-    return spread_kT <= WIDEST_KT * float(np.sqrt(1.0 - memory**2))
+    """Whether weights are worth it: 0.3 kT <= s <= 1.6 kT sqrt(1 - c^2), fitted to benchmarks/weights.py."""
+    return NARROWEST_KT <= spread_kT <= WIDEST_KT * float(np.sqrt(1.0 - memory**2))
 
 
 def _spread(pairs: np.ndarray) -> dict:
