@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT, run_python
 from kstep.schemas import load_trajectory
+from kstep.schemes import SAMPLERS
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.study import batch as batch_results
 
@@ -85,6 +86,16 @@ def test_controls_go_without_what_belongs_to_a_scheme(tmp_path):
                      HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
     ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert "--set" not in ours and "--scheme plain --set tempering_K=null --set tune=false " in plain
+
+
+@pytest.mark.parametrize("kind", SAMPLERS, ids=lambda kind: kind.name)
+def test_every_sampler_learns_in_a_batch(tmp_path, kind):
+    (tmp_path / "hybrid.yaml").write_text("moves: 4\nnetwork_ladder_K: [300, 400]\n")
+    finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", SCHEME=kind.name, LEARN="1",
+                     HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
+    ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
+    assert f"--scheme {kind.name} --k-steps 1000 --learn " in ours
+    assert "--scheme plain --set moves=null --set network_ladder_K=null " in plain
 
 
 @pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),
