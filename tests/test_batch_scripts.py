@@ -206,7 +206,7 @@ def test_what_learning_tunes_is_no_other_setting(monkeypatch):
     tuned = dict(tune=True, dt_fs=1.5)
     assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned) == ("done", "9 true calls, acceptance 0.90")
     assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", checkpoint="none", **tuned)[0] == "other"
-    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, replicas=7)[0] == "other"
+    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, length_law="fixed")[0] == "other"
 
 
 def test_a_control_that_breaks_is_an_answer(monkeypatch):
