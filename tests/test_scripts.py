@@ -268,7 +268,7 @@ def test_dynamics_that_break_leave_what_came_before(work, tmp_path):
     (("--set", "temperature_K=-3"), "temperature_K"),
     (("--frame", 3), "--frame needs --initial-md"),
     (("--initial-md", "nowhere.npz"), "nowhere.npz does not exist"),
-    (("--set", "hydrogen_mass_Da=4"), "belongs to metropolis; jump has no use for it"),
+    (("--set", "hydrogen_mass_Da=4"), "belongs to metropolis and nested; jump has no use for it"),
     (("--project-residual",), "belongs to impulse; jump has no use for it"),
 ])
 def test_bad_hybrid_input_is_one_sentence(work, tmp_path, flags, words):
