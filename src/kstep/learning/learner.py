@@ -48,6 +48,7 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 FEW_LABELS = 500  # up to which a fit makes all its passes
+AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
 log = logging.getLogger("kstep")
@@ -195,7 +196,8 @@ class _Learner:
     def _round(self, state: State) -> tuple[State, Seen]:
         """The network explores; every answer becomes a label."""
         before = len(self.labels)
-        wanted = math.ceil(self.config.round_growth * before / self.n_chains)
+        growth = self.config.round_growth * (AFTER_HOLES if self.progress.found else 1.0)
+        wanted = math.ceil(growth * before / self.n_chains)
         state, seen = self._explore(state, int(max(1, min(wanted, self._questions_left()))))
         missing = wanted - math.ceil((len(self.labels) - before) / self.n_chains)
         if missing > wanted / 2:  # a network that holds its chains fast learns nothing from them

@@ -41,8 +41,8 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
-    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start from
-    its frames, or one `frame` of it, instead of conformers.
+    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
+    from its frames, or one `frame` of it, instead of conformers.
     """
 
     physics: TruePhysics
