@@ -183,7 +183,7 @@ class _Learner:
         """Fit afresh to all labels, `passes` over all of them while they are few.
 
         Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Nothing of
-        an earlier fit is kept: weights and normalisation that go on from round to round lead to holes.
+        an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all rungs.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
