@@ -287,7 +287,7 @@ def test_resume_after_learning_learns_nothing_new(from_smiles):
     (("--smiles", "C(C", "--learn"), "C(C"),
     (("--smiles", "O", "--learn", "--checkpoint", "x.pt"), "x.pt does not exist"),
     (("--smiles", "O", "--learn", "--labels", "x.npz"), "x.npz does not exist"),
-    (("--smiles", "O", "--learn", "--scheme", "jump"), "for scheme metropolis, not for jump"),
+    (("--smiles", "O", "--learn", "--scheme", "jump"), "for nested or metropolis, not for jump"),
     (("--smiles", "O", "--learn", "--model-config", "configs/model.yaml"), "leave --model-config out"),
     (("--smiles", "O", "--learn", "--tempering", "300", "200"), "must rise"),
     (("--smiles", "O", "--learn", "--tempering", "300", "400", "--replicas", "5"), "multiple of 2"),
