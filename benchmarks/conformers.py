@@ -263,7 +263,7 @@ def read_ensemble(path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         words = [[line.split() for line in block[2:]] for block in blocks]
         symbols = {tuple(row[0] for row in rows) for rows in words}
         numbers = np.array([atomic_numbers[symbol] for symbol in symbols.pop()])
-        positions = np.array([[row[1:4] for row in rows] for rows in words], dtype=float) * NM_PER_ANGSTROM
+        positions = np.array([[row[1:4] for row in rows] for rows in words], dtype=float).reshape(-1, n, 3)
         energies = np.array([float(block[1].split()[0]) for block in blocks])
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
@@ -271,4 +271,4 @@ def read_ensemble(path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise UserError(f"{path} is no xyz file with an energy (hartree) on each comment line ({error})") from None
     if symbols:
         raise UserError(f"{path} holds geometries of different atoms; give the conformers of one molecule")
-    return numbers, positions, energies
+    return numbers, positions * NM_PER_ANGSTROM, energies

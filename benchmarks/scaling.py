@@ -26,7 +26,7 @@ PANELS = {"torsion_per_1000_calls": "samples of the slowest torsion per 1000 tru
           "labels": "true calls to learn", "cpu_s_training": "CPU seconds to learn"}
 KEYS = ("atoms", *PANELS)
 WIDTH, PANEL, TOP, LEFT, RIGHT, GAP, BELOW = 760, 150, 66, 64, 24, 46, 50
-ROOM = 140  # for what is written right of a point
+ROOM = 100  # that a name and a number take beside a point
 
 
 def collect(read) -> dict[str, dict]:
@@ -48,7 +48,7 @@ def svg(molecules: dict[str, dict]) -> str:
     """The picture: a panel for each of PANELS, a point for each molecule that has it, on logarithmic axes of y."""
     height = TOP + len(PANELS) * PANEL + (len(PANELS) - 1) * GAP + BELOW
     sizes = [row["atoms"] for row in molecules.values()]
-    least, most = min(sizes) - 3, max(sizes) + 4
+    least, most = min(sizes) - 3, max(sizes) + 7
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
            'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif">',
            "<title>Samples per 1000 true calls, labels and CPU seconds of learning against the number of atoms</title>",
@@ -83,12 +83,16 @@ def _panel(molecules: dict[str, dict], key: str, words: str, top: float, across)
         y = up(10.0**exponent)
         out += [f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{FAINT}"/>',
                 text(LEFT - 8, y + 4, f"{10.0**exponent:g}", size=13, anchor="end")]
-    for place, (name, row) in enumerate(sorted(molecules.items(), key=lambda item: item[1]["atoms"])):
+    places = [LEFT - ROOM, *sorted(across(row["atoms"]) for row in molecules.values()), WIDTH]
+    for name, row in molecules.items():
         x, y = across(row["atoms"]), up(row[key])
-        left = x > WIDTH - ROOM  # of the point
+        before, after = (min(abs(x - other) for other in side) for side in (
+            [p for p in places if p < x], [p for p in places if p > x]))
+        label = f"{name} {float(f'{row[key]:.3g}'):g}"
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{OURS}"/>',
-                text(x - 9 if left else x + 9, y + (-5, 15)[place % 2], f"{name} {row[key]:.3g}", size=12,
-                     anchor="end" if left else "start")]
+                text(x + 9, y + 4, label, size=12) if after > ROOM else
+                text(x - 9, y + 4, label, size=12, anchor="end") if before > ROOM else
+                text(x, y + 20, label, size=12, anchor="middle")]
     return out
 
 
