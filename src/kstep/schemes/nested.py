@@ -47,9 +47,10 @@ class Nested(Sampler):
 
     or goes back as one; or, where that gives more samples, it is kept and its frame weighs exp(-d(y_1)/kT_1)
     (kstep.schemes.judge: how, and when).  The moves are reversible for prod_i exp(-u_i(x_i)), u_i =
-    U_net/kT_i, or with the solute alone at T_i (`NetworkLadder.advance`), so the coldest rung samples exp(-U_true/kT_1) exactly whatever the network's error:
-    Iftimie et al., J. Chem. Phys. 113, 4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput.
-    Graph. Stat. 14, 795 (2005).  The other rungs sample the network and never cost a true call.
+    U_net/kT_i or, of a network of parts, with some of them alone at T_i (`NetworkLadder.advance`), so the coldest rung
+    samples exp(-U_true/kT_1) exactly whatever the network's error: Iftimie et al., J. Chem. Phys. 113,
+    4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput. Graph. Stat. 14, 795 (2005).  The
+    other rungs sample the network and never cost a true call.
 
     Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
     energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for

@@ -91,10 +91,11 @@ class NetworkLadder:
     """Hybrid Monte Carlo of the network alone, on one temperature or more.
 
     A move: momenta drawn whole at the rung's temperature T (that of its coolest part), a length drawn from 1 ... 2k - 1
-    timesteps, velocity Verlet under the forces of kT u_i, and a test on u_i and the kinetic energy (Duane et al., Phys. Lett. B 195, 216 (1987)), refused too where `inside` is False of
-    where it ends: a wall that depends on x alone.  Exchanges offer the even and the odd pairs of a ladder in an order
-    drawn for it: Swendsen & Wang, Phys. Rev. Lett. 57, 2607 (1986).  mirror: every configuration is turned into its
-    mirror image half of the time, which no potential of isolated atoms can tell from it, unless that is not `inside`.
+    timesteps, velocity Verlet under the forces of kT u_i, and a test on u_i and the kinetic energy (Duane et al., Phys.
+    Lett. B 195, 216 (1987)), refused too where `inside` is False of where it ends: a wall that depends on x alone.
+    Exchanges offer the even and the odd pairs of a ladder in an order drawn for it: Swendsen & Wang, Phys. Rev. Lett.
+    57, 2607 (1986).  mirror: every configuration is turned into its mirror image half of the time, which no potential
+    of isolated atoms can tell from it, unless that is not `inside`.
 
     Energies travel with the positions they were computed at, so that U_net is one number for one x: in single precision
     it differs by 1e-5 kJ/mol between batches.
