@@ -20,12 +20,12 @@ class EmbeddedNetwork:
     gradient of one energy, so `metropolis` is exact for whatever true potential judges it.  Geometries OpenMM has no
     number for give NaN, and their proposals are rejected.
 
-    The three terms are its parts (kstep.schemes.network_ladder): a ladder heats the solute, network and coupling, and
-    leaves the environment at the temperature of the coldest rung.
+    The three terms are its parts (kstep.schemes.network_ladder): a ladder heats the network whole, the coupling, in
+    which a hot partner meets a cold one, to the geometric mean of both temperatures, and the environment not at all.
     """
 
     device = "cpu"
-    heated = (1.0, 1.0, 0.0)
+    heated = (1.0, 0.5, 0.0)
 
     def __init__(self, network, environment: Environment, coupling: Coupling, mm: MMPart):
         self.network, self.region, self.coupling, self.mm = network, environment.region, coupling, mm
