@@ -4,9 +4,9 @@
 #
 #   SCHEME=jump K_STEPS="4 8" DEVICE=cuda bash run_hybrid_qm.sh
 #
-#   SCHEME           metropolis | impulse | checked | jump | plain (default: jump; with PER_MOLECULE=1 or LEARN=1
-#                    metropolis)
-#   K_STEPS          timesteps per true call, one run for each number (default: 1000 for metropolis, else 8)
+#   SCHEME           nested | metropolis | impulse | checked | jump | plain (default: jump; with PER_MOLECULE=1 or
+#                    LEARN=1 metropolis)
+#   K_STEPS          timesteps per true call, one run for each number (default: 1000 for nested and metropolis, else 8)
 #   STEPS            true calls per replica (default: what HYBRID_CONFIG says of length or aim, else 200, so that the
 #                    controls are as long as the runs)
 #   CHECKPOINT       network; {molecule} in it stands for the name (default: the one train_qm.sh wrote)
@@ -26,9 +26,10 @@ begin "$@"
 choice PER_MOLECULE 0 1
 choice LEARN 0 1
 if [ "$PER_MOLECULE$LEARN" = 00 ]; then usual=jump; else usual=metropolis; fi
-choice SCHEME $usual metropolis impulse checked jump plain
-[ "$LEARN" = 0 ] || [ "$SCHEME" = metropolis ] || fail "LEARN=1 is for SCHEME=metropolis, not $SCHEME"
-counts K_STEPS "$([ "$SCHEME" = metropolis ] && echo 1000 || echo 8)"
+choice SCHEME $usual nested metropolis impulse checked jump plain
+case $SCHEME in nested|metropolis) samples=1 ;; *) samples=0 ;; esac
+[ "$LEARN" = 0 ] || [ $samples = 1 ] || fail "LEARN=1 is for SCHEME=nested or metropolis, not $SCHEME"
+counts K_STEPS "$([ $samples = 1 ] && echo 1000 || echo 8)"
 file QM_CONFIG configs/qm.yaml
 file HYBRID_CONFIG configs/hybrid.yaml
 length='^(steps|effective_samples|population_error|max_true_calls|max_hours): *[0-9]'

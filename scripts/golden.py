@@ -57,12 +57,14 @@ SMILES = f"src/06b_hybrid_integrate_qm.py --qm-config configs/qm_fast.yaml {RUN}
 HYBRID = f"{SMILES} --molecule prep/ethanol --initial-md qm/ethanol/trajectory.npz"
 PAIR = f"{HYBRID} --checkpoint train_pair/best.pt --set inner=numpy --scheme"
 METROPOLIS = f"{PAIR} metropolis --k-steps 10 --dt-fs 0.5"
+MOVES = "nested --moves 2 --k-steps 20 --dt-fs 0.5"
+NESTED = f"{PAIR} {MOVES} --network-ladder 300 400"
 JUMP = f"{HYBRID} --checkpoint train_jump/best.pt --scheme jump"
 TRANSFORMER = f"{HYBRID} --checkpoint train_transformer/best.pt --set inner=eager --scheme"
 MM = f"src/06_hybrid_integrate.py --md-config configs/md_fast.yaml {RUN}"
 MM_HYBRID = f"{MM} --molecule prep/ethanol --initial-md md/ethanol/trajectory.npz"
-LEARN = ("--learn --learn-config tiny/learn.yaml --model-config tiny/pair.yaml --scheme metropolis --k-steps 20 "
-         "--dt-fs 1 --set inner=numpy")
+LEARN_FOR = "--learn --learn-config tiny/learn.yaml --model-config tiny/pair.yaml --set inner=numpy --scheme"
+LEARN = f"{LEARN_FOR} metropolis --k-steps 20 --dt-fs 1"
 QMMM = ("src/qmmm_example.py --qm-config configs/qm_fast.yaml --device cpu --out @/run.npz --replicas 2 --steps 6 "
         "--burn-in-steps 2")
 EMBEDDED = f"{QMMM} --smiles CO --waters 2 --checkpoint qmmm_metropolis/run.npz.learn/network.pt"
@@ -142,6 +144,13 @@ CASES = {
     "runs/metropolis_transformer": f"{TRANSFORMER} metropolis --k-steps 5 --dt-fs 0.5 --steps 8",
     "runs/metropolis_cut": f"until:@/run.npz.parts/checkpoint.npz {METROPOLIS} --set checkpoint_interval=4 --steps 60\n"
                            f"{METROPOLIS} --set checkpoint_interval=4 --steps 60 --resume",
+    "runs/nested": NESTED,
+    "runs/nested_two": f"{NESTED} --num-workers 2",
+    "runs/nested_weighed": f"{NESTED} --set judge=weights --steps 30",
+    "runs/nested_alone": f"{PAIR} {MOVES} --network-ladder 300 --hydrogen-mass 4 --set turns=0 "
+                         "--set mirror_images=false --set keep_species=false",
+    "runs/nested_cut": f"until:@/run.npz.parts/checkpoint.npz {NESTED} --set checkpoint_interval=4 --steps 60\n"
+                       f"{NESTED} --set checkpoint_interval=4 --steps 60 --resume",
     "conformers": f"{SMILES} --molecule prep/glycine --scheme plain --steps 8 --replicas 6 --seed 4",
     "smiles_ase": f"{SMILES} --smiles CO --qm-config configs/qm_ase.yaml --scheme plain --steps 4 --replicas 2",
     "smiles_hf": f"{SMILES} --smiles O --qm-config configs/qm_pyscf_fast.yaml --scheme plain --steps 4 --replicas 2",
@@ -154,6 +163,7 @@ CASES = {
 
     "learn_one": f"{SMILES} --smiles O {LEARN}",
     "learn_two": f"{SMILES} --smiles O {LEARN} --num-workers 2",
+    "learn_nested": f"{SMILES} --smiles OO {LEARN_FOR} {MOVES} --network-ladder 300 400",
     "learn_ladder": f"{SMILES} --smiles OO {LEARN} --tempering 300 450 --hydrogen-mass 4",
     "learn_ase": f"{SMILES} --smiles O --qm-config configs/qm_ase.yaml {LEARN}",
     "learn_hf": f"{SMILES} --smiles O --qm-config configs/qm_pyscf_fast.yaml {LEARN} --steps 6",

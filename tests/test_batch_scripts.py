@@ -13,6 +13,7 @@ import pytest
 
 from conftest import ROOT, run_python
 from kstep.schemas import load_trajectory
+from kstep.schemes import SAMPLERS
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.study import batch as batch_results
 
@@ -85,6 +86,16 @@ def test_controls_go_without_what_belongs_to_a_scheme(tmp_path):
                      HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
     ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert "--set" not in ours and "--scheme plain --set tempering_K=null --set tune=false " in plain
+
+
+@pytest.mark.parametrize("kind", SAMPLERS, ids=lambda kind: kind.name)
+def test_every_sampler_learns_in_a_batch(tmp_path, kind):
+    (tmp_path / "hybrid.yaml").write_text("moves: 4\nnetwork_ladder_K: [300, 400]\n")
+    finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", SCHEME=kind.name, LEARN="1",
+                     HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
+    ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
+    assert f"--scheme {kind.name} --k-steps 1000 --learn " in ours
+    assert "--scheme plain --set moves=null --set network_ladder_K=null " in plain
 
 
 @pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),
@@ -195,7 +206,7 @@ def test_what_learning_tunes_is_no_other_setting(monkeypatch):
     tuned = dict(tune=True, dt_fs=1.5)
     assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned) == ("done", "9 true calls, acceptance 0.90")
     assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", checkpoint="none", **tuned)[0] == "other"
-    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, replicas=7)[0] == "other"
+    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, length_law="fixed")[0] == "other"
 
 
 def test_a_control_that_breaks_is_an_answer(monkeypatch):
