@@ -24,8 +24,8 @@ SAME_ENERGY_KJ = 0.5  # per mol
 BONDED = 1.3  # times the sum of covalent radii, in a relaxed geometry
 MOST_EXCHANGES = 20_000  # of equivalent atoms
 
-FORCE_TOLERANCE = 2.0  # kJ/mol/nm, of the atom that feels most
-MEMORY = 12  # pairs of steps and changes of force that L-BFGS keeps
+FORCE_TOLERANCE = 5.0  # kJ/mol/nm, of the atom that feels most: energies to about 0.1 kJ/mol in the softest torsions
+MEMORY = 30  # pairs of steps and changes of force that L-BFGS keeps
 FIRST_CURVATURE = 7.0e5  # kJ/mol/nm^2, before it knows better; about that of a bond
 LONGEST_STEP_NM, SHORTEST_STEP_NM = 0.015, 1e-7  # of any atom
 ENERGY_NOISE_KJ = 1e-3  # by which a network's single precision may seem to go up
@@ -178,6 +178,18 @@ def order_of(molecule: Molecule, numbers: np.ndarray, positions: np.ndarray) -> 
         return None
     match = _graph(numbers, bonds).GetSubstructMatch(_graph(molecule.numbers, molecule.bonds))
     return np.array(match) if match else None
+
+
+def as_named(molecule: Molecule, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Geometries (C,N,3), or their mirror images where those are what the SMILES names; which are (C,); if mirrored.
+
+    Enantiomers have the same energies, so that a list of one is a list of the other.
+    """
+    species = molecule.species()
+    inside, mirrored = (species.inside(x) for x in (positions, -positions))
+    if mirrored.sum() > inside.sum():
+        return -positions, mirrored, True
+    return positions, inside, False
 
 
 class Likeness:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chi2
 
-from conformers import Likeness, Relaxed, boltzmann, order_of, read_ensemble, relax
+from conformers import Likeness, Relaxed, as_named, boltzmann, order_of, read_ensemble, relax
 from judging import sampled
 from kstep.analysis.measure.statistics import MeanEstimate, estimate_means
 from kstep.cli.program import exit_code
@@ -45,6 +45,7 @@ STATIC_K = 298.15  # of populations by energies alone
 WINDOW_KJ = 6.0 * KJ_PER_KCAL  # above the lowest, that CREST keeps
 MARGIN_KJ = 10.0  # by which a network may rank a conformer too high
 WORTH_RELAXING = 1e-3  # of all weight: a conformer so common is relaxed wherever the network ranks it
+TWICE_A, TWICE_KJ = 0.125, 0.2  # CREST's thresholds; its list has a minimum twice where an amine's H are exchanged
 LEAST_STATIC = 0.03  # population of what must be found
 LARGEST = 10  # conformers whose populations the halves of the run must agree on
 AT_ONCE = 256  # geometries that a network relaxes together
@@ -148,8 +149,8 @@ def our_conformers(molecule: Molecule, likeness: Likeness, frames: Frames, near:
 class Ensemble:
     """CREST's conformers, relaxed: positions (C,N,3) nm, energy (C,) kJ/mol, best first, their static populations (C,).
 
-    listed (C,): energies (kJ/mol) as its file has them, of the best of each, above the lowest; report: how many there
-    were, and how many are left.
+    static: of all minima that are one conformer together, each once, by energies at STATIC_K; listed (C,): energies
+    (kJ/mol) as its file has them, of the best of each, above the lowest; report: how many there were and are left.
     """
 
     positions: np.ndarray
@@ -165,17 +166,18 @@ def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: E
     order = next(filter(lambda found: found is not None, (order_of(molecule, numbers, x) for x in positions)), None)
     if order is None:
         raise UserError(f"{path} holds no geometry with the bonds of {molecule.smiles}")
-    positions = positions[:, order]
-    same = molecule.species().inside(positions)
+    positions, same, mirrored = as_named(molecule, positions[:, order])
     if not same.any():
         raise UserError(f"{path} holds another stereoisomer than {molecule.smiles}; give its own SMILES")
     relaxed = on_truth(pool, molecule, positions[same])
-    _, best = likeness.group(relaxed.positions, relaxed.energy)
-    images = np.array([likeness.images(x) for x in relaxed.positions[best]])
-    listed = (hartree[same] - hartree.min())[best] * KJ_PER_HARTREE
-    return Ensemble(relaxed.positions[best], relaxed.energy[best], boltzmann(relaxed.energy[best], images, STATIC_K),
-                    listed, {"listed": len(hartree), "another_species": int((~same).sum()), "distinct": len(best),
-                             "unconverged": int((~relaxed.converged).sum())})
+    _, minima = Likeness(molecule, rmsd_A=TWICE_A, energy_kJ=TWICE_KJ).group(relaxed.positions, relaxed.energy)
+    x, energy = relaxed.positions[minima], relaxed.energy[minima]
+    static = boltzmann(energy, np.array([likeness.images(one) for one in x]), STATIC_K)
+    conformer, best = likeness.group(x, energy)
+    listed = (hartree[same] - hartree.min())[minima][best] * KJ_PER_HARTREE
+    return Ensemble(x[best], energy[best], np.bincount(conformer, static, len(best)), listed, {
+        "listed": len(hartree), "another_species": int((~same).sum()), "minima": len(minima), "distinct": len(best),
+        "mirrored": mirrored, "unconverged": int((~relaxed.converged).sum())})
 
 
 def matched(likeness: Likeness, ours: Conformers, theirs: Ensemble) -> np.ndarray:

@@ -155,6 +155,17 @@ def test_an_ensemble_is_read_and_its_atoms_are_put_in_the_order_of_ours(tmp_path
     assert conformers.order_of(molecule_from_smiles("CC(N)C=O", "other", 1), numbers, positions[0]) is None
 
 
+def test_a_list_of_the_other_enantiomer_is_mirrored_and_of_a_diastereomer_refused():
+    molecule = molecule_from_smiles("N[C@@H](C)C(=O)O", "alanine", 2)
+    kept, inside, mirrored = conformers.as_named(molecule, -molecule.conformers)
+    assert mirrored and inside.all() and np.array_equal(kept, molecule.conformers)
+    kept, inside, mirrored = conformers.as_named(molecule, molecule.conformers)
+    assert not mirrored and inside.all() and np.array_equal(kept, molecule.conformers)
+    two = molecule_from_smiles("C[C@@H](O)[C@H](Cl)Br", "two", 1)
+    other = molecule_from_smiles("C[C@@H](O)[C@@H](Cl)Br", "other", 1)
+    assert not conformers.as_named(two, other.conformers)[1].any()
+
+
 @pytest.mark.parametrize("text", ["", "2\n", "1\nno energy\nH 0 0 0\n", "1\n-1.0\nXx 0 0 0\n", "1\n-1.0\nH 0 0\n"])
 def test_what_is_no_ensemble_is_refused_in_a_sentence(tmp_path, text):
     path = tmp_path / "a.xyz"
@@ -256,13 +267,14 @@ def relaxed_frames(propanol):
 def compared(propanol, relaxed_frames, tmp_path, monkeypatch):
     """judge() of a run with populations 2 : 1 : 1 of conformers 0, 2 and 3, against a list of conformers 0, 1 and 2.
 
-    The list has the mirror image of one, another order of atoms, and geometries that are not quite relaxed.
+    The list has one twice, once as its mirror image, another order of atoms, and geometries that are not quite relaxed.
     """
     molecule, physics, _ = propanol
     monkeypatch.setattr(crest, "on_network", lambda *_: relaxed_frames)
-    listed = molecule.conformers[:3] * np.array([1.0, -1.0, 1.0])[:, None, None]
+    rows = [0, 1, 2, 1]
+    listed = molecule.conformers[rows] * np.array([1.0, -1.0, 1.0, 1.0])[:, None, None]
     path = write_ensemble(tmp_path / "list.xyz", molecule.numbers, listed + RNG.normal(0.0, 1e-4, listed.shape),
-                          molecule.conformer_energies[:3], np.random.default_rng(2).permutation(len(molecule)))
+                          molecule.conformer_energies[rows], np.random.default_rng(2).permutation(len(molecule)))
 
     def judged(weight=None):
         return crest.judge(molecule, physics, made_up_run(molecule, POPULATIONS, weight), path)
@@ -272,10 +284,13 @@ def compared(propanol, relaxed_frames, tmp_path, monkeypatch):
 
 def test_conformers_are_found_missed_and_held_in_excess(compared, propanol):
     row, energies = compared(), propanol[0].conformer_energies
-    assert row["crest"] == {"listed": 3, "another_species": 0, "distinct": 3, "unconverged": 0}
+    assert row["crest"] == {"listed": 4, "another_species": 0, "minima": 3, "distinct": 3, "mirrored": False,
+                            "unconverged": 0}
     assert row["ours"]["distinct"] == 3 and row["ours"]["weight_without_conformer"] == 0
     found, missed = row["important"]  # conformer 2 has less than 3 %
     assert found["static"] + missed["static"] == pytest.approx(1.0, abs=0.03)
+    ratio = np.exp(-missed["energy"] / kT(298.15))
+    assert missed["static"] / found["static"] == pytest.approx(ratio, rel=1e-3)  # what is listed twice counts once
     assert missed["energy"] == pytest.approx(energies[1] - energies[0], abs=0.01)
     assert missed["energy_listed"] == pytest.approx(energies[1] - energies[0], abs=1e-3)
     assert found["found"] and found["measured"] == pytest.approx(0.5) and 0.0 < found["measured_error"] < 0.1
