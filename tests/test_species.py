@@ -347,7 +347,7 @@ def test_the_report_knows_what_a_wall_refused():
     accepted = np.zeros_like(found.delta_H, dtype=bool)
     accepted[1:] = found.lengths[1:] != found.lengths[:-1]
     trajectory = SimpleNamespace(pos=np.zeros((found.delta_H.size, 2, 3)), delta_H=found.delta_H.T.ravel(),
-                                 accepted=accepted.T.ravel().astype(np.int8), metadata={})
+                                 accepted=accepted.T.ravel().astype(np.int8), metadata={}, is_weighted=False)
     frames = np.arange(found.delta_H.size).reshape(40, 300)
     value = PROPOSALS.compute(SimpleNamespace(
         run=trajectory, profile=SimpleNamespace(replicas=list(frames[:, 50:]), temperature_K=300.0),
