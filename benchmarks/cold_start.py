@@ -86,9 +86,10 @@ def main() -> None:
     parser.add_argument("--molecules", nargs="+", choices=MOLECULES, default=list(MOLECULES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     for name in arguments.molecules:
-        results.setdefault("molecules", {})[name] = row = measure(name, arguments.seed)
+        row = measure(name, arguments.seed)
+        results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}  # another one may have written meanwhile
+        results.setdefault("molecules", {})[name] = row
         results.update(machine=machine(), provenance=provenance())
         write_json_compact(RESULT, results)
         print(f"{name}: {row['true_calls']} true calls, {row['cpu_s']:.0f} s of CPU, spread "

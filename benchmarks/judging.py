@@ -1,12 +1,29 @@
-"""The figures of one hybrid run that the tables of benchmarks show, each beside its floor."""
+"""The figures of one hybrid run that the tables of benchmarks show, those of structure beside their floors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from kstep.analysis.judge.compare import compare
-from kstep.schemas import load_trajectory
+from kstep.analysis.measure.run_samples import samples_of_run
+from kstep.schemas import Trajectory, load_trajectory
 from kstep.units import PS_PER_FS
+
+
+def sampled(run: Trajectory) -> dict:
+    """What a finished run holds of independent samples, and what they and its network took.
+
+    energy_samples, torsion_samples (None without a torsion that was crossed), torsion: which is the slowest;
+    torsion_per_1000_calls: of production; labels, cpu_s_training: of the network; cpu_s: of the run, learning apart.
+    """
+    found, metadata = samples_of_run(run), run.metadata
+    calls = metadata["true_calls"] - metadata["true_calls_burn_in"]
+    return {"atoms": len(run.atom_types), "energy_samples": found["energy"], "torsion_samples": found["torsion"],
+            "torsion": found["label"], "acceptance": metadata.get("acceptance"), "true_calls": metadata["true_calls"],
+            "torsion_per_1000_calls": 1e3 * found["torsion"] / calls if found["torsion"] is not None else None,
+            "energy_per_1000_calls": 1e3 * found["energy"] / calls, "labels": metadata["true_calls_training"],
+            "cpu_s_training": metadata.get("cpu_s_training"), "cpu_s": metadata["cpu_s"],
+            "aim_reached": (metadata.get("aim") or {}).get("reached")}
 
 
 def judged(reference, path: Path) -> dict:

@@ -22,7 +22,11 @@ MEMORY = RESULTS / "memory.json"
 WEIGHTS = RESULTS / "weights.json"
 ADVISE = RESULTS / "advise.json"
 INNER_LOOP = RESULTS / "inner_loop.json"
+CREST = RESULTS / "crest.json"
+SCALING = RESULTS / "scaling.json"
 GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
+LOWER_KJ = 0.5  # per mol, by which a conformer is lower than another's lowest
+LEAST_IN_EXCESS = 0.01  # measured population of a conformer beyond CREST's list that has a row of its own
 HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
            "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
 
@@ -328,6 +332,59 @@ def inner_loop(data: dict) -> str:
             + "\n\n`python benchmarks/inner_loop.py` repeats it.")
 
 
+def crest(data: dict) -> str:
+    """What benchmarks/crest.py measured: cost, conformers found, and those that matter one by one."""
+    head, single, notes = [], [], []
+
+    def percent(conformer):
+        if "measured_error" not in conformer:
+            return f"not found: below {100 * conformer['measured_below']:.1f} % (95 %)"
+        return f"{100 * conformer['measured']:.1f} +- {100 * conformer['measured_error']:.1f} %"
+
+    for name, row in data["molecules"].items():
+        halves, important = row["halves"], row["important"]
+        hours = [f"{row[key]:.2f}" if row[key] is not None else "" for key in ("cpu_h", "crest_cpu_h", "over_crest")]
+        samples = min(n for n in (row["energy_samples"], row["torsion_samples"]) if n is not None)
+        head.append([name, row["atoms"], *hours, f"{row['labels']} + {row['true_calls']}",
+                     f"{samples:.0f}" + ("" if row["aim_reached"] else ", short of its aim"),
+                     f"{len(important) - row['important_missed']} of {len(important)}",
+                     f"{row['found_of_all']} of {row['crest']['distinct']} ({row['static_found']:.0%} of population)",
+                     f"{len(row['excess'])} ({100 * sum(e['measured'] for e in row['excess']):.1f} % measured)",
+                     f"{halves['p']:.2g}" if halves["p"] is not None else "n/a"])
+        single += [[name, f"{c['energy']:.2f}", f"{100 * c['static']:.1f} %", percent(c), f"{c['nearest_rmsd_A']:.2f}"]
+                   for c in important]
+        single += [[name, f"{c['energy']:.2f}", "not listed", percent(c), ""]
+                   for c in sorted(row["excess"], key=lambda c: -c["measured"]) if c["measured"] >= LEAST_IN_EXCESS]
+        if row["lowest_below_crest"] > LOWER_KJ:
+            notes.append(f"{name}: a conformer lies {row['lowest_below_crest']:.1f} kJ/mol below CREST's lowest.")
+    return ("### Conformers against CREST\n\nGFN2-xTB, from the SMILES alone: `--learn`, then `nested` until the "
+            "slowest torsion has its samples. Conformers are told apart by energies (0.5 kJ/mol) and heavy atoms "
+            "(0.3 A) after relaxation of both sides at GFN2-xTB, whose calls are not in the cost. Halves: populations "
+            "of the ten largest conformers from chains that began in disjoint start conformers, chi-square p.\n\n"
+            + table(["", "atoms", "CPU h", "CREST, CPU h", "ratio", "true calls, learning + run", "effective samples",
+                     "found, of 3 % or more", "found, of all", "in its window and not in its list", "halves, p"], head)
+            + "\n\nWhat matters one by one. CREST's populations are of energies alone at 298 K; measured ones, at "
+            "the run's 300 K, have vibrations and all anharmonicity in them.\n\n"
+            + table(["", "kJ/mol above CREST's lowest", "static population", "measured", "nearest of ours, A"], single)
+            + "".join(f"\n\n{note}" for note in notes)
+            + "\n\n`python benchmarks/crest.py --ensemble PATH --smiles SMILES --name NAME` repeats it.")
+
+
+def scaling(data: dict) -> str:
+    """What benchmarks/scaling.py put together."""
+    def cell(row, key, form):
+        return form.format(row[key]) if row.get(key) is not None else "n/a"
+
+    rows = [[name, row["atoms"], cell(row, "torsion_per_1000_calls", "{:.0f}"), cell(row, "labels", "{:.0f}"),
+             cell(row, "cpu_s_training", "{:.0f}")]
+            for name, row in sorted(data["molecules"].items(), key=lambda item: (item[1]["atoms"], item[0]))]
+    return ("### Scaling with the number of atoms\n\n![Samples per 1000 true calls, labels and CPU seconds of learning "
+            "against the number of atoms](scaling.svg)\n\n"
+            + table(["", "atoms", "samples of the slowest torsion per 1000 true calls", "labels to learn",
+                     "CPU s to learn"], rows)
+            + "\n\n`python benchmarks/scaling.py` draws it from the records of the other benchmarks.")
+
+
 def tables() -> str:
     """All tables as Markdown."""
     data = json.loads((RESULTS / "pipeline.json").read_text())
@@ -351,6 +408,10 @@ def tables() -> str:
         parts.append(memory(json.loads(MEMORY.read_text())))
     if INNER_LOOP.exists():
         parts.append(inner_loop(json.loads(INNER_LOOP.read_text())))
+    if CREST.exists():
+        parts.append(crest(json.loads(CREST.read_text())))
+    if SCALING.exists():
+        parts.append(scaling(json.loads(SCALING.read_text())))
     return "\n\n".join(parts)
 
 

@@ -14,6 +14,7 @@ from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool, Truth
 from kstep.learning import learner as module
+from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
 from kstep.learning.target import Target
@@ -135,7 +136,7 @@ def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):
     config = LearnConfig(**{**QUICK, "samples_wanted": 10**9, "max_true_calls": 60})
     with caplog.at_level("WARNING", logger="kstep"):
         learn_it(water, tmp_path, config)
-    assert 60 < rows(tmp_path)[-1]["true_calls_training"] <= 60 + 6 * 4 + 6 * 4 + 36
+    assert 60 < rows(tmp_path)[-1]["true_calls_training"] <= 60 + 6 * 4 + 6 * 4 + 36  # round, search, confirmation
     assert any("raise max_true_calls to learn on" in r.message for r in caplog.records)
 
 
@@ -176,6 +177,32 @@ def test_a_false_wall_is_found_by_true_dynamics_and_learned_away(water, tmp_path
     assert checkpoints.load(path)["holes"] == {"searched": 2 * 6 * 7 + 36, "found": 0}
 
 
+def test_an_earlier_learning_is_gone_on_with(learned, water, tmp_path, caplog):
+    """Its labels are reused and paid for where the method is the same; else its network leads to the first ones."""
+    labels, metadata = Labels.load(learned[1] / "labels.npz")
+    earlier = Earlier(learned[0], learned[1] / "labels.npz")
+    path = learn(target(water, temperatures_K=(400.0,)), SMALL, LearnConfig(**QUICK), folder=tmp_path / "same", seed=1,
+                 earlier=earlier)
+    own, _ = Labels.load(tmp_path / "same/labels.npz")
+    assert np.array_equal(own.energies[:len(labels)], labels.energies)
+    assert checkpoints.load(path)["true_calls_training"] == metadata["true_calls"] + len(own) - len(labels)
+    assert checkpoints.load(path)["ladder_K"][0] == 400.0 and not caplog.records
+    learn(target(water, method="another"), SMALL, LearnConfig(**QUICK), folder=tmp_path / "other", seed=1,
+          earlier=earlier)
+    other, _ = Labels.load(tmp_path / "other/labels.npz")
+    assert not np.isin(labels.energies[6:30], other.energies).any()
+    assert set(other.temperature_K[6:30]) == {300.0, 600.0}  # rungs of the network, no hot dynamics
+    said = " ".join(record.message for record in caplog.records)
+    assert "they are left aside" in said and "leads the way" in said
+
+
+def test_a_temperature_that_was_not_learned_is_said_aloud(learned, caplog):
+    warn_beyond(learned[0], (300.0, 598.0))
+    assert not caplog.records
+    warn_beyond(learned[0], (300.0, 700.0))
+    assert "from 300 to 600 K, and this run is at 700 K" in caplog.records[0].message
+
+
 def test_rotamers_never_visited_are_named():
     numbers, bonds = np.array([6, 6, 6, 6]), np.array([[0, 1], [1, 2], [2, 3]])
     # butane's carbons, without hydrogens: one torsion, which no methyl hides
@@ -205,10 +232,9 @@ def from_smiles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smiles")
     (folder / "learn.yaml").write_text(CONFIG)
     (folder / "model.yaml").write_text("arch: pair_mlp\npair_hidden: [24, 24]\n")
-    flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml", "--model-config",
-             folder / "model.yaml",
-             "--md-config", "configs/md_fast.yaml", "--out", folder / "water.npz", "--steps", 30, "--burn-in-steps", 3,
-             "--replicas", 8, "--set", "shortest_mean_fs=20")
+    flags = ("--smiles", "O", "--learn", "--scheme", "metropolis", "--learn-config", folder / "learn.yaml",
+             "--model-config", folder / "model.yaml", "--md-config", "configs/md_fast.yaml", "--out",
+             folder / "water.npz", "--steps", 30, "--burn-in-steps", 3, "--replicas", 8, "--set", "shortest_mean_fs=20")
     finished = run_python("src/06_hybrid_integrate.py", *flags)
     assert finished.returncode == 0, finished.stderr[-2000:]
     return folder, flags, load_trajectory(folder / "water.npz")
@@ -260,7 +286,8 @@ def test_resume_after_learning_learns_nothing_new(from_smiles):
     (("--learn",), "either --molecule"),
     (("--smiles", "CCO", "--molecule", "data/raw/ethanol", "--learn"), "either --molecule"),
     (("--smiles", "C(C", "--learn"), "C(C"),
-    (("--smiles", "O", "--learn", "--checkpoint", "x.pt"), "leave --checkpoint out"),
+    (("--smiles", "O", "--learn", "--checkpoint", "x.pt"), "x.pt does not exist"),
+    (("--smiles", "O", "--learn", "--labels", "x.npz"), "x.npz does not exist"),
     (("--smiles", "O", "--learn", "--scheme", "jump"), "for nested or metropolis, not for jump"),
     (("--smiles", "O", "--learn", "--model-config", "configs/model.yaml"), "leave --model-config out"),
     (("--smiles", "O", "--learn", "--tempering", "300", "200"), "must rise"),
@@ -318,7 +345,7 @@ def test_a_turn_moves_one_torsion_and_nothing_else():
 
 def test_a_clash_starts_no_chain(peroxide, tmp_path):
     learner = module._Learner(target(peroxide, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK), tmp_path, 1,
-                              1, None)
+                              1, None, Earlier())
     x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
     state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
     answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))

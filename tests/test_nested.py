@@ -270,9 +270,9 @@ def test_an_advance_flows_to_and_fro_alike():
 def test_the_parity_is_drawn_anew_for_every_exchange_and_ladder(monkeypatch):
     asked = []
 
-    def noted(u, beta, parity, rng):
+    def noted(reduced, parity, rng):
         asked.append(parity.copy())
-        return exchange(u, beta, parity, rng)
+        return exchange(reduced, parity, rng)
 
     exchange = network_ladder_module.exchange
     monkeypatch.setattr(network_ladder_module, "exchange", noted)

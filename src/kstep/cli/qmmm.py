@@ -3,6 +3,7 @@
     kstep qmmm --out outputs/qmmm/ethanol.npz                      # ethanol in a droplet of water
     kstep qmmm --smiles CCCC --qm-atoms 0 1 4 5 6 7 8 --waters 0 --out outputs/qmmm/butane.npz
     kstep qmmm --pdb data/alanine_dipeptide.pdb --qm-atoms 10 11 12 13 --out outputs/qmmm/peptide.npz
+    kstep qmmm --scheme nested --network-ladder 300 400 530 --out outputs/qmmm/ladder.npz    # the solute alone is hot
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SHORTEST_FS, LONGEST_FS = 0.001, 5.0
 DEFAULTS: dict[str, Any] = {"waters": 20, "learn_config": "configs/learn.yaml", "learn_calls": 800}
 DT_FS, HYDROGEN_DA = 1.0, 4.0
 K_STEPS, K_STEPS_OF_TRUE_DYNAMICS = 50, 4  # the second where velocities follow the true potential
+MOVES = 4  # on the network, of K_STEPS each
 RESTART_STEPS = 20  # macro-steps between restart files: a QM call among charges may take a minute
 
 
@@ -85,7 +87,9 @@ def settings_of(args):
     of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
     own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits
-    k_steps = K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else K_STEPS
+    moves = args.moves or (MOVES if traits.explores and not args.tune else None)
+    k_steps = (K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else
+               K_STEPS * (moves or 1))
     hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
     return load_qm_config(args.qm_config, given), validate(HybridConfig, {
         "scheme": args.scheme, **{key: getattr(args, key) for key in ENDS},
@@ -93,7 +97,8 @@ def settings_of(args):
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
-        "thermostat": args.thermostat, "tune": bool(args.tune), "tempering_K": args.tempering_K, "store_forces": False,
+        "thermostat": args.thermostat, "tune": bool(args.tune), "tempering_K": args.tempering_K, "moves": moves,
+        "network_ladder_K": args.network_ladder_K, "call_cost_s": args.call_cost_s, "store_forces": False,
         "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
 

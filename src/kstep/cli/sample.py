@@ -68,7 +68,8 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     """Flags of any hybrid run, of a molecule or a QM/MM system; returns the groups network, scheme and run."""
     network = parser.add_argument_group("network")
     network.add_argument("--checkpoint", type=Path,
-                         help="network from 04_train.py or --learn; not needed for --scheme plain, nor with --learn")
+                         help="network from 04_train.py or --learn; not needed for --scheme plain; with --learn: one "
+                              "of another temperature, solvent or method, to begin with")
     network.add_argument("--learn", action="store_true",
                          help="metropolis: first learn the network, from the true calls of this run alone")
     network.add_argument("--model-config", type=Path, help="check that the checkpoint was built from this model YAML; "
@@ -76,7 +77,7 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     network.add_argument("--learn-config", help="YAML of learning: with --learn, or past_tolerance learn (default: "
                                                 "configs/learn.yaml)")
     network.add_argument("--labels", type=Path,
-                         help="past_tolerance learn: dataset the network was trained on, so that it is kept")
+                         help="--learn, or past_tolerance learn: labels of earlier true calls, to be learned too")
     scheme = parser.add_argument_group("scheme")
     scheme.add_argument("--scheme", choices=schemes,
                         help="how k steps are made and judged; plain asks the truth at every step: the competitor")

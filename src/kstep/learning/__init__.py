@@ -1,7 +1,8 @@
 """From a cold start to a network: the loop that makes its own labels.
 
 target.py says what is learned (a molecule; region_target.py: the QM region of a QM/MM system, coupling_fit.py its
-coupling), learner.py is the one loop, progress.py what it writes down, cold_start.py the way in before a run.
-relearning.py goes on in the middle of one; turned_torsions.py are starts behind barriers; teacher_labels.py are
-labels without any true call.
+coupling), learner.py is the one loop, chains.py what explores in a round and what a hole is, ending.py when more
+labels cease to pay, progress.py what is written down, cold_start.py the way in before a run, earlier.py what is kept of
+another learning.  relearning.py goes on in the middle of a run; turned_torsions.py are starts behind barriers;
+teacher_labels.py are labels without any true call.
 """

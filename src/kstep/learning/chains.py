@@ -59,7 +59,8 @@ class Chains:
         m, atoms = ladder.n_rungs, state.positions.shape[1:]
         self.x, self.forces = state.positions.reshape(-1, m, *atoms).copy(), state.forces.reshape(-1, m, *atoms).copy()
         self.energy, self.u = state.energy.reshape(-1, m).copy(), ladder.energy(self.x)
-        self.sound = judgement.sound(self.energy - self.u, self.energy - self.u)
+        d = self.energy - ladder.total(self.u)
+        self.sound = judgement.sound(d, d)
         self.seen_d: list[np.ndarray] = []  # (l,m) of each answer
         self.moves = np.zeros(2, dtype=np.int64)  # tried, accepted
 
@@ -100,15 +101,16 @@ class Chains:
                          np.full(len(rows), led.n_steps)), truth)
         energy, forces = self.energy[part].ravel().copy(), self.forces[part].reshape(positions.shape).copy()
         energy[rows], forces[rows] = truth.energy, truth.forces
-        energy = energy.reshape(led.energy.shape)
-        self.seen_d.append(energy - led.energy)
+        of_network = self.ladder.total(led.energy)
+        energy = energy.reshape(of_network.shape)
+        self.seen_d.append(energy - of_network)
         self.moves += led.moves[..., :2].sum((0, 1))
-        frame = NetworkFrame(positions, np.zeros_like(positions), led.energy.ravel(), np.zeros_like(positions))
+        frame = NetworkFrame(positions, np.zeros_like(positions), of_network.ravel(), np.zeros_like(positions))
         sound = (self.judgement.sound(self.seen_d[-1], np.concatenate(self.seen_d))
                  & self.known(frame).reshape(energy.shape))
         took = sound[..., None, None]
         self.x[part] = np.where(took, led.positions, self.x[part])
-        self.u[part] = np.where(sound, led.energy, self.u[part])
+        self.u[part] = np.where(sound.reshape(*sound.shape, *[1] * (self.u.ndim - 2)), led.energy, self.u[part])
         self.energy[part] = np.where(sound, energy, self.energy[part])
         self.forces[part] = np.where(took, forces.reshape(led.positions.shape), self.forces[part])
         self.sound[part] |= sound

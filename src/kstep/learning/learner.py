@@ -30,6 +30,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
+from kstep.learning.earlier import Earlier
 from kstep.learning.ending import acceptance, more_labels_pay
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Progress, Record, Seen
@@ -47,13 +48,14 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 FEW_LABELS = 500  # up to which a fit makes all its passes
+AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
 log = logging.getLogger("kstep")
 
 
 def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Path, seed: int = 0, n_workers: int = 1,
-          most_true_calls: int | None = None, resume: bool = False) -> Path:
+          most_true_calls: int | None = None, resume: bool = False, earlier: Earlier | None = None) -> Path:
     """Learn a network for `target`; returns the checkpoint <folder>/network.pt.
 
     Beside it lie labels.npz (a dataset any network can be trained on, where nothing but the labelled atoms is in
@@ -61,16 +63,17 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
     config.max_true_calls; no call is made beyond most_true_calls, whose last ones are learned from whether or not a
     network was confirmed before.  The checkpoint says ladder_K (the rungs learned), d_spread_kT (of d at the coldest),
     acceptance_expected (of independent proposals), and holes (states searched for them, and found in the end).
-    Raises UserError where most_true_calls are too few for one round.
+    earlier: what another learning left, which then saves most of the bootstrap.  Raises UserError where most_true_calls
+    are too few for one round.
     """
-    return _Learner(target, model, config, folder, seed, n_workers, most_true_calls).run(resume)
+    return _Learner(target, model, config, folder, seed, n_workers, most_true_calls, earlier or Earlier()).run(resume)
 
 
 class _Learner:
     def __init__(self, target: Target, model: ModelConfig, config: LearnConfig, folder: Path, seed: int,
-                 n_workers: int, most_true_calls: int | None):
+                 n_workers: int, most_true_calls: int | None, earlier: Earlier):
         self.target, self.model, self.config = target, model, config
-        self.folder, self.seed, self.n_workers = folder, seed, n_workers
+        self.folder, self.seed, self.n_workers, self.earlier = folder, seed, n_workers, earlier
         self.masses = sampler_masses(target.molecule, config.learn_hydrogen_mass_Da)
         self.rng = np.random.default_rng([seed, 2])
         self.dt_fs, self.rungs_K = target.dt_fs(config), target.rungs_K(config)
@@ -84,8 +87,9 @@ class _Learner:
         self.carry: Any = None  # kstep.runs.network_dynamics.make_carrier, once there is a network
         self.checkpoint: dict[str, Any] = {}
         self.network_path = folder / "network.pt"
-        self.record = Record(folder, {"config": config.model_dump(), "model": model.model_dump(), **target.facts,
-                                      "seed": seed, "workers": n_workers, "most_true_calls": most_true_calls})
+        settings = {"config": config.model_dump(exclude={"samples_wanted"}), "model": model.model_dump()}
+        self.record = Record(folder, {**settings, **target.facts, **earlier.facts, "seed": seed, "workers": n_workers,
+                                      "most_true_calls": most_true_calls})
 
     def _check_budget(self) -> None:
         """Refuse a budget that starts, turned starts, hot MD and one round do not fit in."""
@@ -123,8 +127,9 @@ class _Learner:
         return self.network_path
 
     def _bootstrap(self) -> State:
-        """Hot plain MD from every start in turn; the first labels."""
+        """The first labels, of every start in turn: by hot plain MD, or where an earlier network leads."""
         began, starts = self._cpu_s(), self._starts(self.n_chains)
+        self.labels, self.progress.earlier_calls = self.earlier.labels_of(self.target)
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
@@ -132,9 +137,15 @@ class _Learner:
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
         if len(self.target.temperatures_K) > 1:  # alone, 300 K would not cross, and would never use these labels
             state = self._turn_over(state)
-        n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))
-        state = self._true_dynamics(state, n_steps, keep)
         self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
+        n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))
+        if self.earlier.checkpoint is not None and n_steps:
+            self._carry_with(self.earlier.arguments(self.target))
+            return self._explore(state, n_steps)[0]
+        began, before = self._cpu_s(), self.pool.true_calls
+        state = self._true_dynamics(state, n_steps, keep)
+        if n_steps:  # the first SCF of a chain has no guess
+            self.progress.call_s = (self._cpu_s() - began) / (self.pool.true_calls - before)
         log.info("bootstrap: %d true calls at %g K from %d starts", self.pool.true_calls, self.hot_K,
                  len(self.target.molecule.conformers))
         return state
@@ -171,9 +182,8 @@ class _Learner:
     def _fit(self, passes: float) -> None:
         """Fit afresh to all labels, `passes` over all of them while they are few.
 
-        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Weights and
-        normalisation of an earlier fit know the ground of its labels: carried on from round to round, they lead to
-        holes.
+        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Nothing of
+        an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all rungs.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
@@ -186,7 +196,8 @@ class _Learner:
     def _round(self, state: State) -> tuple[State, Seen]:
         """The network explores; every answer becomes a label."""
         before = len(self.labels)
-        wanted = math.ceil(self.config.round_growth * before / self.n_chains)
+        growth = self.config.round_growth * (AFTER_HOLES if self.progress.found else 1.0)
+        wanted = math.ceil(growth * before / self.n_chains)
         state, seen = self._explore(state, int(max(1, min(wanted, self._questions_left()))))
         missing = wanted - math.ceil((len(self.labels) - before) / self.n_chains)
         if missing > wanted / 2:  # a network that holds its chains fast learns nothing from them
@@ -200,7 +211,8 @@ class _Learner:
         Calls that are not left are not made; seen: what the round before showed.
         """
         p, config = self.progress, self.config
-        x, energy = self._searched() if self._questions_left() >= config.search_steps + 1 else (None, None)
+        calls = self._n_searchers * (config.search_steps + 1)
+        x, energy = self._searched() if self._questions_left() * self.n_chains >= calls else (None, None)
         if x is not None:
             found = self._holes_among(x, energy)
             p.searched += len(x)
@@ -259,17 +271,21 @@ class _Learner:
     def _searched(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions (S,N,3) and true energies (S,) of all starts and of hot true dynamics from them; labels too."""
         positions, energies = [], []
-        # two draws may not agree on which barrier they cross: all starts, and no fewer than there are chains
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
             positions.append(proposal.positions)
             energies.append(truth.energy)
 
-        starts = self._starts(self.n_chains)
+        starts = self._starts(self._n_searchers)
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
         self._true_dynamics(state, self.config.search_steps, keep)
         return np.concatenate(positions), np.concatenate(energies)
+
+    @property
+    def _n_searchers(self) -> int:
+        """Replicas of true dynamics that look for holes: one from every start, and as many as there are chains."""
+        return max(self.n_chains, len(self.target.molecule.conformers))
 
     def _holes_among(self, positions: np.ndarray, energy: np.ndarray) -> int:
         """How many of S positions (S,N,3), whose true energies (S,) are known, the network has a hole or a wall at."""
@@ -307,11 +323,14 @@ class _Learner:
         return self._true_calls >= self.config.max_true_calls or self._questions_left() < 1
 
     def _carry_with_new_network(self) -> None:
-        recipe = self.target.recipe
-        arguments = {**recipe.arguments, "checkpoint": self.network_path, "device": self.target.device}
-        self.network = recipe.load(**arguments)
+        self._carry_with({**self.target.recipe.arguments, "checkpoint": self.network_path,
+                          "device": self.target.device})
+
+    def _carry_with(self, arguments: dict) -> None:
+        load = self.target.recipe.load
+        self.network = load(**arguments)
         if self.carry is None:
-            self.carry = make_carrier(self.network, recipe.load, arguments, min(self.n_workers, self.n_chains))
+            self.carry = make_carrier(self.network, load, arguments, min(self.n_workers, self.n_chains))
         else:
             self.carry.change_network(self.network, arguments)
 
@@ -324,7 +343,7 @@ class _Learner:
 
     def _cost(self) -> dict:
         p = self.progress
-        return {"true_calls_training": self._true_calls, "cpu_s_training": p.cpu_s + self._cpu_s(),
+        return {"true_calls_training": self._true_calls + p.earlier_calls, "cpu_s_training": p.cpu_s + self._cpu_s(),
                 "wall_s_training": p.wall_s + time.perf_counter() - self._started}
 
     def _report(self, what: str, seen: Seen) -> None:

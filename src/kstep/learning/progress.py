@@ -36,7 +36,8 @@ class Progress:
 
     rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead: CPU
     seconds of a true call, and what fit and chains cost per label in such calls; searched, found: states looked at for
-    holes before the network was to be frozen, and holes among them.
+    holes before the network was to be frozen, and holes among them; earlier_calls: what labels of an earlier learning
+    cost.
     """
 
     round: int = 0
@@ -45,6 +46,7 @@ class Progress:
     overhead: float = 0.0
     searched: int = 0
     found: int = 0
+    earlier_calls: int = 0
     true_calls: int = 0
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -76,8 +78,8 @@ class Record:
 
     def save(self, state: State, rng: np.random.Generator, progress: Progress, cost: dict) -> None:
         """Chains, generator and progress, with what was spent so far (see `add`)."""
-        kept = {**asdict(progress), "true_calls": cost["true_calls_training"], "cpu_s": cost["cpu_s_training"],
-                "wall_s": cost["wall_s_training"]}
+        kept = {**asdict(progress), "true_calls": cost["true_calls_training"] - progress.earlier_calls,
+                "cpu_s": cost["cpu_s_training"], "wall_s": cost["wall_s_training"]}
         write_restart(self.chains, state, rng, self.fingerprint, kept)
 
     def restore(self) -> tuple[State, np.random.Generator, Progress] | None:

@@ -33,7 +33,7 @@ REGION_MOVES = 2  # each judged by itself: a chain stays where it was only if bo
 @dataclass(frozen=True, kw_only=True)
 class RegionTarget(Target):
     """molecule: all atoms; region: the capped QM region; spec: of backend qmmm; inner_dt_fs: production's timestep;
-    length_fs: of the proposals that production will make.
+    length_fs: of the proposals that production will make; climbs: on a ladder that is still to be chosen.
 
     Every timestep of a move costs a call of the environment, so that none is longer than production's.
     """
@@ -41,6 +41,7 @@ class RegionTarget(Target):
     region: Molecule
     length_fs: float
     inner_dt_fs: float | None = None  # None: as learning a molecule
+    climbs: bool = False
     about: dict = field(default_factory=dict)
 
     @property
@@ -51,7 +52,7 @@ class RegionTarget(Target):
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {**super().facts, "length_fs": self.length_fs, **self.about}
+        return {**super().facts, "length_fs": self.length_fs, "climbs": self.climbs, **self.about}
 
     @property
     def recipe(self) -> NetworkRecipe:
@@ -64,8 +65,9 @@ class RegionTarget(Target):
         return Environment.of(self.spec)
 
     def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
-        """The temperatures of the sampling alone: all atoms of an environment on a ladder would never exchange."""
-        return self.temperatures_K
+        """The temperatures of the sampling, or of the ladder that it may choose: rungs above cost the environment's
+        calls, and a ladder heats the solute alone (`qmmm_network.EmbeddedNetwork`)."""
+        return super().rungs_K(config) if self.climbs else self.temperatures_K
 
     def dt_fs(self, config: LearnConfig) -> float:
         """Timestep of the network's moves."""

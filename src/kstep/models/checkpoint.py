@@ -10,6 +10,7 @@
     molecule             {"numbers", "bonds", "masses"} of the one molecule, or None
     temperature_K, method, data_sha256, true_calls_training
     pretrained           {"sha256", "method", "true_calls_training"} of the network it started from, if any
+    ladder_K, d_spread_kT, acceptance_expected, holes: of one that learned by itself (kstep/learning/learner.py)
     training             optimiser, raw weights, epoch and so on; only in last.pt, for --resume
 """
 

@@ -129,7 +129,7 @@ class Explorer:
                 led = ladder.advance(x, u, self.rng)
                 x, u, steps = led.positions, led.energy, steps + led.n_steps
                 exchanges += led.exchanges.sum(axis=0)
-                recorded.append((x[:, 0].copy(), u[:, 0].copy()))
+                recorded.append((x[:, 0].copy(), ladder.total(u[:, 0]).copy()))
             spent += time.process_time() + self.carry.cpu_s - start
             found = self._slowest(recorded[int(SETTLING * len(recorded)):], move_steps)
             most = most_cpu_s * (2.0 if found["never_crossed"] else 1.0)
@@ -145,7 +145,9 @@ class Explorer:
 
     def _slowest(self, frames: list[tuple[np.ndarray, np.ndarray]], move_steps: int) -> dict[str, Any]:
         """Samples of the slowest of torsions and energy; one that never crossed has half a one."""
-        recording = Recording(self.molecule.numbers, self.molecule.bonds, move_steps * self.dt_ps)
+        bonds, region = self.molecule.bonds, self.molecule.region
+        bonds = bonds if region is None else bonds[np.isin(bonds, region).all(axis=1)]
+        recording = Recording(self.molecule.numbers, bonds, move_steps * self.dt_ps)
         for positions, energy in frames:
             recording.add(positions, energy)
         found = samples_of(recording.series(), of_dynamics=False)
@@ -188,8 +190,9 @@ def other_rungs(trial: Trial) -> list[tuple[float, ...]]:
     return [tuple(float(t) for t in np.round(rungs, 1))]
 
 
-def possible_ladders(temperature_K: float, top_K: float, n_atoms: int) -> list[tuple[float, ...]]:
-    """No ladder, and those worth a trial: to top_K, and half way up."""
+def possible_ladders(temperature_K: float, top_K: float, molecule: Molecule) -> list[tuple[float, ...]]:
+    """No ladder, and those worth a trial: to top_K, and half way up; of a molecule with a region for that alone."""
+    n_atoms = len(molecule) if molecule.region is None else len(molecule.region)
     halfway = 0.5 * (temperature_K + top_K)
     ladders = [(float(temperature_K),), rungs_between(temperature_K, top_K, n_atoms)]
     if len(ladders[1]) > 3:
@@ -207,7 +210,7 @@ def choose_moves(explorer: Explorer, positions: np.ndarray, *, temperature_K: fl
     told = explorer.network.metadata
     acceptance = float(told.get("acceptance_expected") or ACCEPTANCE)
     ladders = ([tuple(network_ladder_K)] if network_ladder_K else
-               possible_ladders(temperature_K, max(told.get("ladder_K") or [LADDER_TOP_K]), len(positions[0])))
+               possible_ladders(temperature_K, max(told.get("ladder_K") or [LADDER_TOP_K]), explorer.molecule))
     length = max(1, round(shortest_mean_fs / FS_PER_PS / explorer.dt_ps))
     if k_steps is not None:
         length = max(1, round(k_steps / (n_moves or 10)))

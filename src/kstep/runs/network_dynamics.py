@@ -6,6 +6,7 @@ processes with one thread each; on a GPU one process carries the whole batch.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import time
@@ -34,12 +35,16 @@ class Carrier:
 
     cpu_s = 0.0  # its work is this process's
 
-    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
-        """Positions and velocities (R,N,3) after n_steps of dt_ps with masses (N,) Da."""
+    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int, scale=None):
+        """Positions and velocities (R,N,3) after n_steps of dt_ps with masses (N,) Da.
+
+        scale (R,p): of the forces of a network of p parts (`schemes.network_ladder`); None: as they are.
+        """
         network = self.network
+        forces = network.forces if scale is None else functools.partial(network.forces, scale=scale)
         inverse = np.broadcast_to(1.0 / np.asarray(masses)[None, :, None], (1, len(masses), 3))  # as a batch of one
         with np.errstate(over="ignore", invalid="ignore"):  # a diverged proposal is rejected by its energy
-            x, v = velocity_verlet(network.forces, network.native(positions), network.native(velocities),
+            x, v = velocity_verlet(forces, network.native(positions), network.native(velocities),
                                    network.native(inverse), dt_ps, n_steps)
             return network.numpy(x), network.numpy(v)
 
@@ -81,12 +86,13 @@ class ShardedCarrier:
         """From the next call on, carry with this network, which `load_network(**arguments)` builds."""
         self._arguments, self._has_network = arguments, [False] * self.n_workers
 
-    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int):
+    def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int, scale=None):
         """As `Carrier`; shards are contiguous and their sizes fixed, so results repeat exactly."""
         shards = [s for s in np.array_split(np.arange(len(positions)), self.n_workers) if len(s)]
         try:
             self._send_network(len(shards))
-            tasks = [executor.submit(_carry, positions[s], velocities[s], masses, dt_ps, n_steps)
+            tasks = [executor.submit(_carry, positions[s], velocities[s], masses, dt_ps, n_steps,
+                                     None if scale is None else scale[s])
                      for executor, s in zip(self._executors, shards)]
             parts = [task.result() for task in tasks]
         except BrokenProcessPool:

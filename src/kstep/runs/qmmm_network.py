@@ -19,9 +19,13 @@ class EmbeddedNetwork:
     network: of the capped region, link atoms last; environment: what is around it; mm: what computes that.  It is the
     gradient of one energy, so `metropolis` is exact for whatever true potential judges it.  Geometries OpenMM has no
     number for give NaN, and their proposals are rejected.
+
+    The three terms are its parts (kstep.schemes.network_ladder): a ladder heats the network whole, the coupling, in
+    which a hot partner meets a cold one, to the geometric mean of both temperatures, and the environment not at all.
     """
 
     device = "cpu"
+    heated = (1.0, 0.5, 0.0)
 
     def __init__(self, network, environment: Environment, coupling: Coupling, mm: MMPart):
         self.network, self.region, self.coupling, self.mm = network, environment.region, coupling, mm
@@ -41,25 +45,33 @@ class EmbeddedNetwork:
 
     def energy_and_forces(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Energy (R,) kJ/mol and forces (R,N,3) kJ/mol/nm at x (R,N,3) nm."""
-        capped = self.region.capped(x)
-        energy, on_capped = self.network.energy_and_forces(capped)
-        coupled, on_sites, on_field = self.coupling.energy_and_forces(capped, x[:, self.field_atoms],
-                                                                      self.field_charges)
-        forces = self.region.spread(on_capped + on_sites, x)
-        forces[:, self.field_atoms] += on_field
-        energy = energy + coupled
+        parts, forces = self._parts(x)
+        return parts.sum(axis=1), forces
+
+    def energy_parts(self, x: np.ndarray) -> np.ndarray:
+        """Energies (R,3) kJ/mol of network, coupling and environment at x (R,N,3) nm."""
+        return self._parts(x)[0]
+
+    def forces(self, x: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+        """Forces (R,N,3) kJ/mol/nm alone; scale (R,3): of those of each part."""
+        return self._parts(x, scale)[1]
+
+    def _parts(self, x: np.ndarray, scale: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (R,3) of the parts, and the sum (R,N,3) of their forces, times scale (R,3)."""
+        of_network, of_coupling, of_mm = (np.ones((len(x), 3)) if scale is None else scale).T[..., None, None]
+        capped, energy = self.region.capped(x), np.empty((len(x), 3))
+        energy[:, 0], on_capped = self.network.energy_and_forces(capped)
+        energy[:, 1], on_sites, on_field = self.coupling.energy_and_forces(capped, x[:, self.field_atoms],
+                                                                           self.field_charges)
+        forces = self.region.spread(of_network * on_capped + of_coupling * on_sites, x)
+        forces[:, self.field_atoms] += of_coupling * on_field
         for r in range(len(x)):
             try:
-                of_mm, mm_forces = self.mm(x[r])
+                energy[r, 2], mm_forces = self.mm(x[r])
             except PhysicsError:
-                of_mm, mm_forces = np.nan, np.nan
-            energy[r] += of_mm
-            forces[r] += mm_forces
+                energy[r, 2], mm_forces = np.nan, np.nan
+            forces[r] += of_mm[r] * mm_forces
         return energy, forces
-
-    def forces(self, x: np.ndarray) -> np.ndarray:
-        """Forces (R,N,3) kJ/mol/nm alone."""
-        return self.energy_and_forces(x)[1]
 
 
 def embedded_recipe(spec: PhysicsSpec, method: str) -> NetworkRecipe:

@@ -41,28 +41,34 @@ class TemperatureLadder:
         Beside the state: (R,) 1 where the lower rung of a pair took the upper's configuration, 0 where it
         kept its own, -1 where it was not asked.
         """
-        energy = state.energy.reshape(-1, self.n_rungs)
-        parity = np.full(len(energy), turn)
-        order, swapped = exchange(energy, 1.0 / kT(np.array(self.temperatures_K)), parity, rng)
-        rows = (np.arange(len(energy))[:, None] * self.n_rungs + order).ravel()
-        swapped = np.concatenate([swapped, np.full((len(energy), 1), -1, dtype=np.int8)], axis=1)
+        beta = 1.0 / kT(np.array(self.temperatures_K))
+        reduced = beta[:, None] * state.energy.reshape(-1, 1, self.n_rungs)
+        parity = np.full(len(reduced), turn)
+        order, swapped = exchange(reduced, parity, rng)
+        rows = (np.arange(len(reduced))[:, None] * self.n_rungs + order).ravel()
+        swapped = np.concatenate([swapped, np.full((len(reduced), 1), -1, dtype=np.int8)], axis=1)
         return replace(state, positions=state.positions[rows], energy=state.energy[rows],
                        forces=state.forces[rows]), swapped.ravel()
 
 
-def exchange(energy: np.ndarray, beta: np.ndarray, parity: np.ndarray,
-             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Offer every second pair of neighbours of L ladders an exchange of their configurations.
+def exchange(reduced: np.ndarray, parity: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Offer every second pair of neighbours of L ladders an exchange of their configurations, agreed to with
 
-    energy (L,m) kJ/mol on the rungs; beta (m,) mol/kJ; parity (L,): even or odd says which pairs of a ladder.
-    Returns order (L,m), the rung whose configuration each takes, and swapped (L,m-1): 1 where a pair agreed, 0 where
-    it did not, -1 where it was not asked.
+        min(1, exp[u_i(x_i) + u_j(x_j) - u_i(x_j) - u_j(x_i)]),   u_i the reduced energy of rung i.
+
+    reduced (L,m,m): [l,i,j] is u_i of the configuration on rung j, E_j/kT_i on a ladder of temperatures; parity (L,):
+    even or odd says which pairs of a ladder.  Returns order (L,m), the rung whose configuration each takes, and swapped
+    (L,m-1): 1 where a pair agreed, 0 where it did not, -1 where it was not asked.  Sugita, Kitao & Okamoto, J. Chem.
+    Phys. 113, 6042 (2000), eq. 15.
     """
-    n_ladders, n_rungs = energy.shape
+    n_ladders, n_rungs = reduced.shape[:2]
     order = np.tile(np.arange(n_rungs), (n_ladders, 1))
     swapped = np.full((n_ladders, n_rungs - 1), -1, dtype=np.int8)
     ladder, lower = np.nonzero(np.arange(n_rungs - 1) % 2 == parity[:, None] % 2)
-    log_ratio = (beta[lower] - beta[lower + 1]) * (energy[ladder, lower] - energy[ladder, lower + 1])
+    upper = lower + 1
+    # differences of one rung's energies first: they are small where the energies themselves are not
+    log_ratio = ((reduced[ladder, lower, lower] - reduced[ladder, lower, upper])
+                 + (reduced[ladder, upper, upper] - reduced[ladder, upper, lower]))
     agreed = np.log(rng.random(len(lower))) < log_ratio
     swapped[ladder, lower] = agreed
     ladder, lower = ladder[agreed], lower[agreed]

@@ -46,10 +46,11 @@ class Nested(Sampler):
         min(1, exp(-[d(y_1) - d(x_1)]/kT_1)),   d = U_true - U_net,
 
     or goes back as one; or, where that gives more samples, it is kept and its frame weighs exp(-d(y_1)/kT_1)
-    (kstep.schemes.judge: how, and when).  The moves are reversible for prod_i exp(-U_net(x_i)/kT_i)
-    (`NetworkLadder.advance`), so the coldest rung samples exp(-U_true/kT_1) exactly whatever the network's error:
-    Iftimie et al., J. Chem. Phys. 113, 4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput.
-    Graph. Stat. 14, 795 (2005).  The other rungs sample the network and never cost a true call.
+    (kstep.schemes.judge: how, and when).  The moves are reversible for prod_i exp(-u_i(x_i)), u_i =
+    U_net/kT_i or, of a network of parts, with some of them alone at T_i (`NetworkLadder.advance`), so the coldest rung
+    samples exp(-U_true/kT_1) exactly whatever the network's error: Iftimie et al., J. Chem. Phys. 113,
+    4852 (2000); Gelb, J. Chem. Phys. 118, 7747 (2003); Christen & Fox, J. Comput. Graph. Stat. 14, 795 (2005).  The
+    other rungs sample the network and never cost a true call.
 
     Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
     energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for
@@ -133,7 +134,7 @@ class Nested(Sampler):
                         {"from": (x, u), "to": led, "log_u": log_u})
 
     def _whole_ladders(self, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (R,m,N,3) and network energies (R,m); a start has every rung where its coldest is."""
+        """Positions (R,m,N,3) and network energies (R,m) or (R,m,p); a start has every rung where its coldest is."""
         if not _is_under_way(state):
             x = np.repeat(state.positions[:, None], self.ladder.n_rungs, axis=1)
             return x, self.ladder.energy(x)
@@ -145,7 +146,8 @@ class Nested(Sampler):
         """Accept each ladder on the true energy of its coldest rung, or put it back."""
         (x, u), led = proposal.extra["from"], proposal.extra["to"]
         with np.errstate(over="ignore", invalid="ignore"):
-            begin, end = state.energy - u[:, 0], truth.energy - led.energy[:, 0]
+            begin = state.energy - self.ladder.total(u[:, 0])
+            end = truth.energy - self.ladder.total(led.energy[:, 0])
             end = np.where(np.isfinite(end) & np.isfinite(begin), end, np.inf)
             tested = self.judge.excess(end, self._kT) - self.judge.excess(begin, self._kT)
         accepted = proposal.extra["log_u"] < -tested / self._kT

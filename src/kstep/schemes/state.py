@@ -20,7 +20,8 @@ class State:
 
     rungs (R,m-1,N,3) nm and rung_energy (R,m-1) kJ/mol: configurations above `positions` on a ladder of m temperatures
     that the network alone has, and its energies there; stay (R,): macro-steps since a proposal was taken; all empty
-    for schemes without.
+    for schemes without.  Where such a ladder heats some of p parts of a network, network_energy (R,p) and rung_energy
+    (R,m-1,p) are of the parts.
     """
 
     positions: np.ndarray

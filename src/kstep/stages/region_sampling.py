@@ -50,6 +50,8 @@ def sample_region(settings: RegionSettings) -> dict:
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,
                           starts_K=s.qm.temperature_K, inner_dt_fs=s.hybrid.dt_fs, about=system.facts, device=device,
                           temperatures_K=temperatures_of(s.hybrid, s.qm), length_fs=length_fs_of(s.hybrid, s.qm),
+                          climbs=bool(SCHEMES[s.hybrid.scheme].traits.explores and s.hybrid.tune
+                                      and s.hybrid.network_ladder_K is None),
                           **explored_with(s.hybrid))
     if SCHEMES[s.hybrid.scheme].traits.needs_network and checkpoint is None:
         checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,

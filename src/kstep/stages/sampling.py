@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kstep.errors import UserError
 from kstep.learning.cold_start import explored_with, learn_for, settle_cold_start, temperatures_of
+from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.provenance import machine, provenance
@@ -40,7 +41,9 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
-    """learn: the network first; initial_md: start from its frames, or one `frame` of it, instead of conformers."""
+    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
+    from its frames, or one `frame` of it, instead of conformers.
+    """
 
     physics: TruePhysics
     learn: bool = False
@@ -52,14 +55,16 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     """Learn into <out>.learn/; how to sample with the network there, and its checkpoint."""
     s, physics = settings, settings.physics
     physics.check()
-    if s.checkpoint:
-        raise UserError("--learn starts from nothing; leave --checkpoint out, or run without --learn")
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, physics.config)
     target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
                     temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))
-    return hybrid, learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
-                             n_workers=physics.workers(s.n_workers), resume=s.resume)
+    config = s.learn_config
+    if hybrid.effective_samples is not None:
+        config = config.model_copy(update={"samples_wanted": hybrid.effective_samples})
+    return hybrid, learn_for(target, s.out, config, model_config=s.model_config, seed=s.seed,
+                             n_workers=physics.workers(s.n_workers), resume=s.resume,
+                             earlier=Earlier(s.checkpoint, s.labels))
 
 
 def sample(settings: SamplingSettings) -> dict:
@@ -77,7 +82,10 @@ def sample(settings: SamplingSettings) -> dict:
                       model_config=yaml_of(s.model_config))
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
-    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, s.labels))
+    if run.checkpoint and not s.learn:
+        warn_beyond(run.checkpoint, temperatures_of(run.hybrid, physics.config))
+    earlier = None if s.learn else s.labels  # which learning has used
+    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
 
 
 def device_of(wanted: str) -> str:

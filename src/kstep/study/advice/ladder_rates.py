@@ -58,7 +58,7 @@ def foretold(run: HybridRun, explorer: Explorer, positions: np.ndarray, costs: C
     hybrid, dt_fs = run.hybrid, FS_PER_PS * explorer.dt_ps
     length = max(1, round(hybrid.k_steps / (hybrid.moves or 10) if hybrid.k_steps else hybrid.shortest_mean_fs / dt_fs))
     ladders = ([tuple(hybrid.network_ladder_K)] if hybrid.network_ladder_K else
-               possible_ladders(hybrid.temperature_K, LADDER_TOP_K, len(run.molecule)))
+               possible_ladders(hybrid.temperature_K, LADDER_TOP_K, run.molecule))
     trials = []
     for ladder in ladders:
         trial, positions = explorer.trial(positions, ladder, length, most_cpu_s=most_cpu_s / len(ladders))

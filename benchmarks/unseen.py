@@ -1,0 +1,54 @@
+"""The README's one command on molecules that nothing was tuned on: does it end by knowing enough, and at what cost?
+
+    python benchmarks/unseen.py                           # 1-propanol, ethyl acetate, alanine dipeptide
+    python benchmarks/unseen.py --molecules propanol
+
+`kstep sample SMILES --learn` and nothing else, GFN2-xTB at 300 K; what is there under outputs/unseen is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
+from running import RESULTS, ROOT, machine, provenance, sh
+
+RESULT = RESULTS / "unseen.json"
+WORK = Path("outputs/unseen")
+MOLECULES = {"propanol": "CCCO", "ethyl_acetate": "CCOC(C)=O", "alanine_dipeptide": "CC(=O)N[C@@H](C)C(=O)NC"}
+
+
+def row(path: Path) -> dict:
+    """What one run came to: its aim, calls and CPU seconds of learning and sampling apart."""
+    run = load_trajectory(path)
+    m = run.metadata
+    return {"smiles": m["smiles"], "atoms": len(run.atom_types), "reached": m["aim"]["reached"],
+            "effective_samples": m["aim"]["effective_samples"], "r_hat": m["aim"]["r_hat"], "why": m["aim"]["why"],
+            "one_well": m["aim"]["one_well"], "acceptance": m["acceptance"], "judge": m.get("judge"),
+            "moves": m["tuning"]["moves"], "network_ladder_K": m["tuning"]["network_ladder_K"],
+            "true_calls_training": m["true_calls_training"], "true_calls": m["true_calls"],
+            "true_calls_burn_in": m["true_calls_burn_in"], "cpu_s_training": m["cpu_s_training"], "cpu_s": m["cpu_s"],
+            "cpu_s_burn_in": m["cpu_s_burn_in"], "failed_true_calls": m["tally"]["failed_true_calls"],
+            "figures": m.get("figures")}
+
+
+def main() -> None:
+    """Write benchmarks/results/unseen.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--molecules", nargs="+", choices=list(MOLECULES), default=list(MOLECULES))
+    chosen = parser.parse_args().molecules
+    rows = json.loads(RESULT.read_text())["molecules"] if RESULT.exists() else {}
+    for name in chosen:
+        path = WORK / f"{name}.npz"
+        sh(ROOT / path, "src/06b_hybrid_integrate_qm.py", "--smiles", MOLECULES[name], "--learn", "--out", path)
+        rows[name] = row(ROOT / path)
+        print(name, rows[name]["why"], f"{rows[name]['true_calls']} true calls after "
+              f"{rows[name]['true_calls_training']} labels", flush=True)
+        write_json_compact(RESULT, {"molecules": rows, "machine": machine(), **provenance()})
+
+
+if __name__ == "__main__":
+    main()
