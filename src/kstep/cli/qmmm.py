@@ -90,6 +90,7 @@ def settings_of(args):
     moves = args.moves or (MOVES if traits.explores and not args.tune else None)
     k_steps = (K_STEPS_OF_TRUE_DYNAMICS if traits.keeps_velocities and traits.ensemble == "true" else
                K_STEPS * (moves or 1))
+    tune = args.tune or (False if traits.sets_temperature else None)
     hydrogen_Da = HYDROGEN_DA if traits.sets_temperature and not own.get("hessian_masses") else None
     return load_qm_config(args.qm_config, given), validate(HybridConfig, {
         "scheme": args.scheme, **{key: getattr(args, key) for key in ENDS},
@@ -97,7 +98,7 @@ def settings_of(args):
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
-        "thermostat": args.thermostat, "tune": bool(args.tune), "tempering_K": args.tempering_K, "moves": moves,
+        "thermostat": args.thermostat, "tune": tune, "tempering_K": args.tempering_K, "moves": moves,
         "network_ladder_K": args.network_ladder_K, "call_cost_s": args.call_cost_s, "store_forces": False,
         "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
