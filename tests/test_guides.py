@@ -25,7 +25,8 @@ FASTER = [
     ("bash scripts/setup_env.sh\n", ""),
     ("source .venv/bin/activate\n", ""),
     ("--config configs/qm.yaml", "--config configs/qm_fast.yaml"),
-    ("--learn --out", "--learn --learn-config fast_learn.yaml --steps 6 --burn-in-steps 1 --replicas 8 --out"),
+    ("--learn --out", "--learn --learn-config fast_learn.yaml --set tune=false --steps 6 --burn-in-steps 1 "
+                      "--replicas 8 --out"),
     ("--max-steps 4000", "--max-steps 100"),
     ("--k-steps 1000", "--k-steps 50"),
     ("--steps 200", "--steps 20 --replicas 4"),

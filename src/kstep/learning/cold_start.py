@@ -28,7 +28,7 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
     else:
         raise UserError(f"--learn makes a network for {' or '.join(each.name for each in samplers)}, not for "
                         f"{hybrid.scheme}")
-    tune = hybrid.tune or None in (hybrid.dt_fs, hybrid.k_steps)
+    tune = True if hybrid.tune is None and None in (hybrid.dt_fs, hybrid.k_steps) else hybrid.tune
     settled = hybrid.model_copy(update={"scheme": kind.name, "tune": tune})
     kind.settle_defaults(settled, None, baseline)  # what contradicts itself is refused before anything is learned
     settle_end(settled, kind)
