@@ -85,7 +85,7 @@ def test_controls_go_without_what_belongs_to_a_scheme(tmp_path):
     finished = batch("run_hybrid_qm.sh", tmp_path, DRY_RUN="1", MOLECULES="water", SCHEME="metropolis", LEARN="1",
                      HYBRID_CONFIG=str(tmp_path / "hybrid.yaml"))
     ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
-    assert "--set" not in ours and "--scheme plain --set tempering_K=null --set tune=false " in plain
+    assert "--set" not in ours and "--scheme plain --set tune=null --set tempering_K=null " in plain
 
 
 @pytest.mark.parametrize("kind", SAMPLERS, ids=lambda kind: kind.name)

@@ -364,7 +364,7 @@ def test_defaults_are_two_and_sixteen_femtoseconds(asked, k_steps, dt_fs):
     ({"scheme": "metropolis", "past_tolerance": "learn"}, "belongs to checked"),
     ({"scheme": "checked", "past_tolerance": "learn"}, "needs a tolerance"),
     ({"scheme": "impulse", "energy_rescale": True}, "belongs to jump"),
-    ({"scheme": "impulse", "hydrogen_mass_Da": 4.0}, "belongs to metropolis; impulse has no"),
+    ({"scheme": "impulse", "hydrogen_mass_Da": 4.0}, "belongs to metropolis and nested; impulse has no"),
     ({"scheme": "metropolis", "max_attempts": 5}, "belongs to jump"),
     ({"scheme": "checked", "delta_scale": 0.0}, "leaves it none")])
 def test_what_would_do_nothing_is_refused(asked, words):
@@ -600,7 +600,7 @@ def test_a_real_network_learns_on_from_what_the_run_recorded(water, water_spec, 
     config = HybridConfig(scheme="checked", k_steps=4, dt_fs=0.5, steps=100, burn_in_steps=5, replicas=8,
                           temperature_K=300.0, past_tolerance="learn", max_force_rmse_kJ_per_mol_A=8.0)
     job = run_module.HybridRun(water, water_spec, "mmff94", config, tmp_path / "poor.pt", tmp_path / "run.npz", seed=3)
-    target, how = Target(molecule=water, spec=water_spec, method="mmff94", temperatures_K=(300.0,), length_fs=0.0), {
+    target, how = Target(molecule=water, spec=water_spec, method="mmff94", temperatures_K=(300.0,)), {
         "dt_fs": 0.5, "seed": 0}
     with pytest.raises(UserError, match="holds labels of mmff94, the run is of GFN2-xTB"):
         Relearner(tmp_path / "poor.pt", replace(target, method="GFN2-xTB"), None, earlier=tmp_path / "labels.npz",
@@ -618,7 +618,9 @@ OF_ONE_SCHEME = {"k_steps": 8, "dt_fs": 2.0, "hydrogen_mass_Da": 4.0, "hessian_m
                  "tune": True, "project_residual": True, "max_energy_spread_kJ_per_mol": 1.0,
                  "max_force_rmse_kJ_per_mol_A": 1.0, "past_tolerance": "learn", "length_law": "fixed",
                  "integrator_acceptance": 0.9, "shortest_mean_fs": 100.0, "max_attempts": 2, "max_disp_nm": 0.2,
-                 "max_bond_stretch_nm": 0.1, "max_energy_jump_kJ_per_mol": 30.0, "energy_rescale": True}
+                 "max_bond_stretch_nm": 0.1, "max_energy_jump_kJ_per_mol": 30.0, "energy_rescale": True, "moves": 4,
+                 "network_ladder_K": [300, 400], "turns": 0, "call_cost_s": 1.0, "judge": "weights",
+                 "mirror_images": False, "keep_species": False}
 
 
 @pytest.mark.parametrize("key", sorted(OF_ONE_SCHEME))
