@@ -291,6 +291,7 @@ def test_resume_after_learning_learns_nothing_new(from_smiles):
     (("--smiles", "O", "--learn", "--scheme", "jump"), "for nested or metropolis, not for jump"),
     (("--smiles", "O", "--learn", "--model-config", "configs/model.yaml"), "leave --model-config out"),
     (("--smiles", "O", "--learn", "--tempering", "300", "200"), "must rise"),
+    (("--smiles", "O", "--learn", "--scheme", "metropolis", "--moves", "3"), "belongs to nested"),
     (("--smiles", "O", "--learn", "--tempering", "300", "400", "--replicas", "5"), "multiple of 2"),
     (("--smiles", "O", "--learn", "--hydrogen-mass", "-1"), "number > 0"),
     (("--smiles", "O", "--learn", "--learn-config", "nowhere.yaml"), "does not exist"),

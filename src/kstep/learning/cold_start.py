@@ -12,7 +12,7 @@ from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.runs.aim import settle_end
 from kstep.schemes import PREFERRED, SCHEMES
-from kstep.schemes.hybrid_config import HybridConfig, preferred
+from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
 from kstep.schemes.sampler import Sampler
 
 DEFAULT_MODEL = "configs/model_pair_mlp.yaml"
@@ -30,7 +30,8 @@ def settle_cold_start(hybrid: HybridConfig, baseline: BaselineConfig) -> HybridC
                         f"{hybrid.scheme}")
     tune = True if hybrid.tune is None and None in (hybrid.dt_fs, hybrid.k_steps) else hybrid.tune
     settled = hybrid.model_copy(update={"scheme": kind.name, "tune": tune})
-    kind.settle_defaults(settled, None, baseline)  # what contradicts itself is refused before anything is learned
+    refuse_keys_of_others(settled, kind.name)  # what contradicts itself is refused before anything is learned
+    kind.settle_defaults(settled, None, baseline)
     settle_end(settled, kind)
     return settled
 
