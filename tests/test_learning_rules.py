@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.forces.openmm import MDConfig
 from kstep.learning.chains import Chains, Judgement, half_range
+from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
 from kstep.runs.network_dynamics import Carrier
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
 from kstep.units import kT
 
@@ -146,3 +149,10 @@ def test_a_spread_is_that_of_a_gaussian_and_knows_no_outliers():
     assert half_range(values) == pytest.approx(3.0, rel=0.03)
     assert half_range(np.append(values, [1e9, np.nan])) == pytest.approx(half_range(values), rel=1e-3)
     assert half_range(np.array([np.nan])) == np.inf
+
+
+@pytest.mark.parametrize(("asked", "tune"), [
+    ({}, True), ({"tune": False}, False), ({"tune": True, "dt_fs": 1.0, "k_steps": 20}, True),
+    ({"dt_fs": 1.0, "k_steps": 20}, None)])
+def test_a_cold_start_is_tuned_where_something_is_open_and_nobody_forbids_it(asked, tune):
+    assert settle_cold_start(HybridConfig(**asked), MDConfig()).tune is tune
