@@ -232,7 +232,7 @@ def from_smiles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smiles")
     (folder / "learn.yaml").write_text(CONFIG)
     (folder / "model.yaml").write_text("arch: pair_mlp\npair_hidden: [24, 24]\n")
-    flags = ("--smiles", "O", "--learn", "--scheme", "metropolis", "--learn-config", folder / "learn.yaml",
+    flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml",
              "--model-config", folder / "model.yaml", "--md-config", "configs/md_fast.yaml", "--out",
              folder / "water.npz", "--steps", 30, "--burn-in-steps", 3, "--replicas", 8, "--set", "shortest_mean_fs=20")
     finished = run_python("src/06_hybrid_integrate.py", *flags)
