@@ -117,9 +117,13 @@ class ShardedCarrier:
         return sum(self._cpu_s)
 
     def close(self) -> None:
-        """Stop the processes."""
+        """Stop the processes, and wait until they have ended.
+
+        A spawned process that ends right after this would otherwise close their queues before they are told to stop,
+        and then wait for them for ever (the benchmark runs its stages in such processes).
+        """
         for executor in self._executors:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
 def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Carrier | ShardedCarrier:
