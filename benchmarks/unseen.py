@@ -31,7 +31,7 @@ def row(path: Path) -> dict:
             "moves": m["tuning"]["moves"], "network_ladder_K": m["tuning"]["network_ladder_K"],
             "true_calls_training": m["true_calls_training"], "true_calls": m["true_calls"],
             "true_calls_burn_in": m["true_calls_burn_in"], "cpu_s_training": m["cpu_s_training"], "cpu_s": m["cpu_s"],
-            "cpu_s_burn_in": m["cpu_s_burn_in"], "failed_true_calls": m["tally"]["failed_true_calls"],
+            "cpu_s_burn_in": m["cpu_burn_in_s"], "failed_true_calls": m["tally"]["failed_true_calls"],
             "figures": m.get("figures")}
 
 

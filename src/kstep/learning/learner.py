@@ -47,6 +47,7 @@ from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
+FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
 FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
@@ -308,7 +309,7 @@ class _Learner:
 
     def _more_labels_pay(self) -> bool:
         config, p = self.config, self.progress
-        return more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
+        return p.round < FEWEST_ROUNDS or more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
                                samples_wanted=config.samples_wanted, overhead=p.overhead)
 
     @property
