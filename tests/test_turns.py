@@ -146,6 +146,18 @@ def test_no_turn_begins_or_ends_where_the_network_lies_below_its_floor():
     assert (after_turns(chains(64, 60.0), -np.inf)[0] < -60.0).all() and after_turns(chains(64, 60.0), -60.0)[1] == 0
 
 
+def test_what_lies_below_the_floor_stays_and_what_lies_above_stays_above():
+    """The floor amid thermal energies, where a turn out of what lies below it would often be taken."""
+    network = TorsionNetwork(Torsion(true_torsion))
+    ladder, rng = nested(network, 12).ladder, np.random.default_rng(5)
+    led = ladder.advance(chains(64)[:, None], ladder.energy(chains(64)[:, None]), rng)
+    floor = float(np.median(led.energy))
+    x, u, below = led.positions.copy(), led.energy.copy(), led.energy[:, 0] < floor
+    nested(network, 12, floor=floor).ladder._turn(x, u, np.zeros((64, 1, 2), dtype=int), rng)
+    assert np.array_equal(u[below], led.energy[below]) and np.array_equal(x[below], led.positions[below])
+    assert (u[~below] >= floor).all() and (u[~below] != led.energy[~below]).mean() > 0.3
+
+
 def test_a_molecule_without_torsions_or_without_turns_has_none():
     bare = SimpleNamespace(bonds=BONDS, region=None, rotatable_torsions=lambda: np.zeros((0, 4), dtype=int))
     assert Turns.of(bare, 8, 0.0) is None

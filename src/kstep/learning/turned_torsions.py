@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from kstep.topology import neighbours, reachable
+from kstep.dihedrals import far_side, turned
 
 
 def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) -> np.ndarray:
     """Positions (N,3) with the far side of the acyclic bond j-k of `torsion` (i,j,k,l) turned by angle_deg about it."""
-    _, j, k, _ = (int(a) for a in torsion)
-    rows = sorted(reachable(k, neighbours(len(positions), bonds), (j, k)))
-    axis = (positions[k] - positions[j]) / np.linalg.norm(positions[k] - positions[j])
-    angle, r = np.radians(angle_deg), positions[rows] - positions[k]
-    turned = positions.copy()  # Rodrigues' formula
-    turned[rows] = positions[k] + (r * np.cos(angle) + np.cross(axis, r) * np.sin(angle)
-                                   + np.outer(r @ axis, axis) * (1.0 - np.cos(angle)))
-    return turned
+    side = far_side(torsion, bonds, len(positions))
+    return turned(positions[None], torsion, side, np.array([angle_deg]))[0]
 
 
 def turned_starts(starts: np.ndarray, bonds: np.ndarray, torsions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
