@@ -15,9 +15,10 @@ dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["mol
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -25,7 +26,7 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import replacing
+from kstep.files import check_unpacked, replacing
 from kstep.run_record import check_record
 
 SCHEMA_VERSION = 1
@@ -127,14 +128,39 @@ _DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
 }
 
 
-def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to `path`, whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
+def write_npz(path: str | Path, arrays: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write arrays to `path`, whole or not at all; keep_previous: see `files.replacing`."""
+    with replacing(path, keep_previous=keep_previous) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **arrays)
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; a missing, truncated or pickled file is a UserError."""
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each array of a file
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _layout_of(archive: zipfile.ZipFile) -> Layout:
+    """What the headers of an npz file say, each held against the bytes behind it; ValueError where they lie."""
+    found: Layout = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        with archive.open(member) as handle:
+            version = np.lib.format.read_magic(handle)
+            if version not in _HEADERS or name == member.filename or name in found:
+                raise ValueError(f"'{member.filename}' is no array of an npz file")
+            shape, _, dtype = _HEADERS[version](handle)
+            behind = member.file_size - handle.tell()
+        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != behind:
+            raise ValueError(f"array '{name}' is said to be {dtype} of shape {shape}, and has {behind} bytes")
+        found[name] = dtype, shape
+    return found
+
+
+def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layout: None,
+             only: Set[str] | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an npz file, or only some; a missing, truncated or pickled file is a UserError.
+
+    What the file says of its sizes is held against the file, and then given to `check`, before any array is read.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
@@ -142,29 +168,58 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as handle:
             if handle.read(2) != b"PK":
                 raise ValueError("no zip header")
+        with zipfile.ZipFile(path) as members:
+            check_unpacked(members, path.stat().st_size)
+            layout = _layout_of(members)
+        check(layout)
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if only is None or key in only}
+    except UserError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
+            f"{path} is truncated, damaged or not an npz file ({error}); run its stage again"
         ) from None
 
 
-def _check(path: str | Path, kind: str, arrays: dict, known: dict,
-           may_hold_nan: Set[str] = frozenset()) -> None:
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a file of any schema, without its arrays; a file that has none is a UserError."""
+    try:
+        metadata = json.loads(str(read_npz(path, only={"metadata"})["metadata"]))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} has no readable 'metadata'; run its stage again") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata is no mapping; run its stage again")
+    return metadata
+
+
+def _check(path: str | Path, kind: str, arrays: dict, known: dict, may_hold_nan: Set[str] = frozenset()) -> None:
+    """Dtypes, shapes and numbers of arrays."""
+    _check_layout(path, kind, {key: (array.dtype, array.shape) for key, array in arrays.items()}, known)
+    for key, (dtype, _) in known.items():
+        if np.dtype(dtype).kind == "f" and key not in may_hold_nan and not np.isfinite(arrays[key]).all():
+            first = np.argwhere(~np.isfinite(arrays[key]))[0]
+            where = f"frame {int(first[0])}" if len(first) else "its only entry"
+            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+
+
+def _check_layout(path: str | Path, kind: str, layout: Layout, known: dict) -> None:
+    """Dtypes and shapes, before anything is read."""
     sizes: dict[str, int] = {}
     for key, (dtype, shape) in known.items():
-        if key not in arrays:
+        if key not in layout:
             raise UserError(f"{path} is not a {kind} file: array '{key}' is missing")
-        array = arrays[key]
+        own_dtype, own_shape = layout[key]
         wanted = np.dtype(dtype)
-        if array.dtype.kind != wanted.kind and not (wanted.kind == "f" and array.dtype.kind in "iu"):
-            raise UserError(f"{path}: '{key}' has dtype {array.dtype}, expected {wanted}")
-        if array.ndim != len(shape):
-            raise UserError(f"{path}: '{key}' has {array.ndim} dimensions, expected {len(shape)}")
-        for size, symbol in zip(array.shape, shape):
+        if own_dtype.kind != wanted.kind and not (wanted.kind == "f" and own_dtype.kind in "iu"):
+            raise UserError(f"{path}: '{key}' has dtype {own_dtype}, expected {wanted}")
+        if len(own_shape) != len(shape):
+            raise UserError(f"{path}: '{key}' has {len(own_shape)} dimensions, expected {len(shape)}")
+        for size, symbol in zip(own_shape, shape):
             if isinstance(symbol, int):
                 fits = size == symbol
             else:
@@ -174,11 +229,7 @@ def _check(path: str | Path, kind: str, arrays: dict, known: dict,
                 size -= symbol.endswith("+1")
                 fits = sizes.setdefault(name, size) == size
             if not fits:
-                raise UserError(f"{path}: '{key}' has shape {array.shape}, expected {shape}")
-        if wanted.kind == "f" and key not in may_hold_nan and not np.isfinite(array).all():
-            first = np.argwhere(~np.isfinite(array))[0]
-            where = f"frame {int(first[0])}" if len(first) else "its only entry"
-            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+                raise UserError(f"{path}: '{key}' has shape {own_shape}, expected {shape}")
 
 
 def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
@@ -287,8 +338,11 @@ def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: d
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "trajectory")
+    def check(layout: Layout) -> None:
+        _check_layout(path, "trajectory", {"weight": (np.dtype("f8"), (0,)), **layout}, _TRAJECTORY_FIELDS)
+
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "trajectory")
+    arrays = read_npz(path, check=check)
     arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
@@ -333,8 +387,9 @@ def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict
 
 def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read and check a dataset; returns (arrays, metadata)."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "dataset")
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "dataset")
+    arrays = read_npz(path, check=lambda layout: _check_layout(path, "dataset", layout, _DATASET_FIELDS))
+    del arrays["metadata"]
     _check(path, "dataset", arrays, _DATASET_FIELDS)
     _check_dataset(path, arrays, metadata)
     return arrays, metadata

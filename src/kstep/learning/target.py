@@ -51,7 +51,8 @@ class Target:
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
+        return {"smiles": self.molecule.smiles, "method": self.method, "physics": self.spec.fingerprint,
+                "temperatures_K": self.temperatures_K,
                 "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
 
     @property

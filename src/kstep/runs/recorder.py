@@ -5,18 +5,19 @@ and the random generator.  `finish` streams the chunks into <out> without ever h
 trajectory in memory, and removes the folder.  A run cut anywhere continues from its last
 checkpoint, bit-equal on CPU.  So does a finished one that is to be longer: <out> holds its last
 checkpoint, from which `reopen` lays the folder out again.
+
+The restart file before the last one is kept, and stands in for one that is damaged; it knows the checksum of every
+chunk, so that a damaged one is found when a run is resumed, not when it ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
+import logging
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,19 +25,39 @@ import numpy as np
 
 from kstep import schemas
 from kstep.errors import UserError
-from kstep.files import replacing, write_json_atomic
+from kstep.files import Claim, previous_of, replacing, sha256, write_json_atomic
+from kstep.fingerprint import as_written, check_same
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
 
 RESTART = "restart"  # array of a finished file: the bytes of the restart file that a longer run goes on from
+CHECKPOINT = "checkpoint.npz"
+BEGIN_ANEW = "--overwrite begins anew, and keeps what is there under another name"
 SETTLED = ("tuning", "inner")  # keys of the metadata, and files of the folder of parts: what was measured for the run
+
+log = logging.getLogger("kstep")
 
 
 def kept_file(path: str | Path, name: str) -> Path:
     """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
     path = Path(path)
     return path.with_name(path.name + ".parts") / name
+
+
+def has_restart(path: str | Path) -> bool:
+    """Whether an unfinished run that writes `path` can be gone on with."""
+    return is_kept(kept_file(path, CHECKPOINT))
+
+
+def holds_parts(path: str | Path) -> bool:
+    """Whether an unfinished run has left anything of what is to become `path`."""
+    return any(kept_file(path, "").parent.glob("*"))
+
+
+def is_kept(restart: Path) -> bool:
+    """Whether a restart file, or the one before it, is there."""
+    return restart.is_file() or previous_of(restart).is_file()
 
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
@@ -48,49 +69,68 @@ def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: in
 
 
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
-                  **more) -> None:
-    """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`."""
+                  beside: dict[str, np.ndarray] | None = None, **more) -> None:
+    """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`.
+
+    beside: arrays of the same generation.  The restart file that was there is kept as `previous_of` it.
+    """
     text = {"fingerprint": fingerprint, "rng": rng.bit_generator.state, "progress": progress, "step": state.step,
             **more}
-    schemas.write_npz(path, {**per_replica(state), "text": np.array(json.dumps(text))})
+    schemas.write_npz(path, {**per_replica(state), **(beside or {}), "text": np.array(json.dumps(text))},
+                      keep_previous=True)
 
 
-def read_restart(path: Path, fingerprint: dict,
-                 begun: str = "started") -> tuple[State, np.random.Generator, dict] | None:
-    """State, generator and what was written beside them; None when there is no such file.
+def read_restart(path: Path, fingerprint: dict, begun: str = "started"
+                 ) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]] | None:
+    """State, generator, what was written beside them as text and as arrays; None when there is no such file.
 
-    UserError when `fingerprint`, what a resumed run must share, is not the one that was written.
+    A damaged file gives way to the one before it, which is said aloud.  UserError when both are damaged, and when
+    `fingerprint`, what a resumed run must share, is not the one that was written.
     """
-    if not path.is_file():
+    if not is_kept(path):
         return None
-    arrays = schemas.read_npz(path)
-    text = json.loads(str(arrays.pop("text")))
-    if text["fingerprint"] != fingerprint:
-        changed = [k for k in fingerprint if text["fingerprint"].get(k) != fingerprint[k]]
-        raise UserError(f"{path.parent} was {begun} with other settings ({', '.join(changed) or 'unknown'}); use the "
-                        "same ones, or run without --resume to start over")
+    arrays, text = _last_whole(path)
+    check_same(f"{path.parent} was {begun}", text["fingerprint"], fingerprint, f"use the same ones, or {BEGIN_ANEW}")
     rng = np.random.default_rng()
     rng.bit_generator.state = text["rng"]
     known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
     state = State(step=text.get("step", 0), **{name: array for name, array in arrays.items() if name in known})
-    return state, rng, text
+    return state, rng, text, {name: array for name, array in arrays.items() if name not in known}
+
+
+def _last_whole(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and text of a restart file, or of the one before it where that is damaged."""
+    damage = []
+    for candidate in (path, previous_of(path)):
+        try:
+            arrays = schemas.read_npz(candidate)
+            text = json.loads(str(arrays.pop("text")))
+            if not {"fingerprint", "rng", "progress"} <= text.keys():
+                raise UserError(f"{candidate} is no restart file")
+        except (UserError, KeyError, ValueError, AttributeError) as error:
+            damage.append(str(error) if isinstance(error, UserError) else f"{candidate} is no restart file")
+            continue
+        if damage:
+            log.warning("%s; going on from the one before it", damage[0])
+        return arrays, text
+    raise UserError(f"{damage[0]}, and so is the restart file before it; {BEGIN_ANEW}")
 
 
 class TrajectoryWriter:
     """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
 
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
-                 fingerprint: dict, store_forces: bool = True):
+                 fingerprint: dict, store_forces: bool = True, claim: Claim | None = None):
         self.path = Path(path)
-        self.parts = kept_file(path, "checkpoint.npz").parent
+        self.parts = kept_file(path, CHECKPOINT).parent
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.fingerprint = as_written(fingerprint)
         self.store_forces = store_forces
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
-        self._n_chunks = 0
-        self._lock: int | None = None
+        self._chunks: list[str] = []  # the checksum of each
+        self._held = claim
 
     def open_segment(self, replica: int, role: str, ensemble: str, temperature_K: float, n_dof: int) -> int:
         """Start a new stretch of one replica; frames added with its id belong to it."""
@@ -125,52 +165,54 @@ class TrajectoryWriter:
     def _write_chunk(self) -> None:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
-            schemas.write_npz(self.parts / f"chunk_{self._n_chunks:05d}.npz", chunk)
-            self._n_chunks += 1
+            path = self._chunk(len(self._chunks))
+            schemas.write_npz(path, chunk)
+            self._chunks.append(sha256(path))
             self._frames = {}
+
+    def _chunk(self, number: int) -> Path:
+        return self.parts / f"chunk_{number:05d}.npz"
 
     def checkpoint(self, state: State, rng: np.random.Generator, progress: dict) -> None:
         """Write the frames so far and everything needed to go on from `state`."""
         self._write_chunk()
-        write_restart(self.parts / "checkpoint.npz", state, rng, self.fingerprint, progress, segments=self.segments,
-                      n_chunks=self._n_chunks)
+        write_restart(self.parts / CHECKPOINT, state, rng, self.fingerprint, progress, segments=self.segments,
+                      n_chunks=len(self._chunks), chunks=self._chunks)
 
     def _claim(self) -> None:
-        """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
-        if self._lock is not None:
-            return
-        self.parts.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.parts, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise UserError(f"another run is writing {self.path}; wait for it, or choose another output") from None
-        except OSError:
-            pass  # a file system without locks: nothing guards there
-        self._lock = lock
+        """Hold the folder of parts while this process lives."""
+        if self._held is None:
+            self._held = Claim(self.parts, self.path)
 
     def release(self) -> None:
         """Let go of the folder of parts, which is removed when nothing is in it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-        with suppress(OSError):
-            self.parts.rmdir()
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def resume(self) -> tuple[State, np.random.Generator, dict] | None:
-        """State, generator and progress of the last checkpoint; None when there is none."""
-        if not (self.parts / "checkpoint.npz").is_file():
+        """State, generator and progress of the last checkpoint; None when there is none.
+
+        UserError where a chunk is damaged or missing, or where there are chunks whose restart file is gone.
+        """
+        if not is_kept(self.parts / CHECKPOINT):
+            if self._chunk(1).is_file():  # the first restart file follows the first chunk
+                raise UserError(f"{self.parts} holds frames of a run and no restart file; {BEGIN_ANEW}")
             return None
         self._claim()
-        state, rng, text = read_restart(self.parts / "checkpoint.npz", self.fingerprint)
-        self.segments, self._n_chunks = text["segments"], text["n_chunks"]
+        saved = read_restart(self.parts / CHECKPOINT, self.fingerprint)
+        assert saved is not None  # one is there, and nobody else is here
+        state, rng, text, _ = saved
+        self.segments = text["segments"]
+        # a restart file of before checksums only says how many there are
+        self._chunks = [_checked(self._chunk(number), checksum) for number, checksum in
+                        enumerate(text.get("chunks", [None] * text["n_chunks"]))]
         return state, rng, text["progress"]
 
     def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, ...]]:
         """Positions (R,N,3), energies and weights (R,), or none, of frames on disk where replica 0 has that role."""
-        for i in range(self._n_chunks):
-            chunk = schemas.read_npz(self.parts / f"chunk_{i:05d}.npz")
+        for i in range(len(self._chunks)):
+            chunk = schemas.read_npz(self._chunk(i))
             for first in range(0, len(chunk["pos"]), n_replicas):
                 if self.segments[chunk["segment"][first]]["role"] == role:
                     frame = slice(first, first + n_replicas)
@@ -195,14 +237,26 @@ class TrajectoryWriter:
         goes_on: the file keeps the last checkpoint, if there is one, for `reopen`.
         """
         self._write_chunk()
-        chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
+        chunks = [self._chunk(i) for i in range(len(self._chunks))]
         metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
-        checkpoint, beside = self.parts / "checkpoint.npz", {}
+        checkpoint, beside = self.parts / CHECKPOINT, {}
         if goes_on and checkpoint.is_file():
             beside[RESTART] = np.frombuffer(checkpoint.read_bytes(), dtype=np.uint8)
+        for chunk, checksum in zip(chunks, self._chunks):
+            _checked(chunk, checksum)
         merge_trajectories(self.path, chunks, self.constants, metadata, beside)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.release()
+
+
+def _checked(chunk: Path, checksum: str | None) -> str:
+    """The checksum of a chunk, UserError where it is not the one that was written down (None: none was)."""
+    if not chunk.is_file():
+        raise UserError(f"{chunk}, a part of this run, is missing; put it back, or {BEGIN_ANEW}")
+    found = sha256(chunk)
+    if checksum not in (None, found):
+        raise UserError(f"{chunk}, a part of this run, is damaged; put back a copy of it, or {BEGIN_ANEW}")
+    return found
 
 
 def reopen(path: Path) -> bool:
@@ -222,9 +276,10 @@ def reopen(path: Path) -> bool:
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
     before = arrays["step"] <= text["step"]
     frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays[key])}
-    schemas.write_npz(kept_file(path, "chunk_00000.npz"), frames)
-    text["n_chunks"] = 1
-    schemas.write_npz(kept_file(path, "checkpoint.npz"), {**restart, "text": np.array(json.dumps(text))})
+    chunk = kept_file(path, "chunk_00000.npz")
+    schemas.write_npz(chunk, frames)
+    text |= {"n_chunks": 1, "chunks": [sha256(chunk)]}
+    schemas.write_npz(kept_file(path, CHECKPOINT), {**restart, "text": np.array(json.dumps(text))})
     return True
 
 
