@@ -65,7 +65,7 @@ def naming(path: str | Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None and str(error.filename) != str(temporary):
+        if error.errno is None or error.filename not in (None, str(path), str(temporary)):
             raise
         raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
 

@@ -25,6 +25,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles, prepare_smiles, write_prepared
+from kstep.outputs import check_no_input
 from kstep.processes import one_thread
 from kstep.result import Result
 from kstep.schemes.hybrid_config import HybridConfig
@@ -55,35 +56,36 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml,
-    such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
-    broke.
+    such as scheme, steps, replicas, temperature_K; resume: go on with what is there; overwrite: begin anew, and keep
+    what is there under another name.  Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
-                    seed=seed, workers=workers, device=device, resume=resume)
+                    seed=seed, workers=workers, device=device, resume=resume, overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
           name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None,
-          device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+          device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, seed=seed, workers=workers, device=device, resume=resume))[1]
+                                   name=name, seed=seed, workers=workers, device=device, resume=resume,
+                                   overwrite=overwrite))[1]
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
              name: str | None = None, seed: int = 0, workers: int | None = None, resume: bool = False,
-             **settings: Any) -> Result:
+             overwrite: bool = False, **settings: Any) -> Result:
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
@@ -96,7 +98,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     one_thread()
     true.check()
     path = _file(out, f"{true.molecule.name}_plain")
-    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume))
+    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume, overwrite=overwrite))
     return Result(path)
 
 
@@ -135,15 +137,18 @@ def load(path: str | Path) -> Result:
     return result
 
 
-def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
+def export(result: Result | str | Path, out: str | Path, *, format: str | None = None,
+           overwrite: bool = False) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
-    Formats: the keys of kstep.analysis.show.formats.FORMATS.
+    UserError where something lies at `out`, which with overwrite is kept under another name instead.  Formats: the
+    keys of kstep.analysis.show.formats.FORMATS.
     """
     from kstep.analysis.show import formats
 
     result = result if isinstance(result, Result) else Result(Path(result))
-    return formats.export(result.chosen, out, format)
+    check_no_input([Path(out)], {"the trajectory": result.path})
+    return formats.export(result.chosen, out, format, overwrite=overwrite)
 
 
 def _path(run: Result | str | Path) -> Path:

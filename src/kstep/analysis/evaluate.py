@@ -6,9 +6,7 @@ Shared by 05_eval_drift_rdfs.py and 05b_eval_qm.py, which differ in their defaul
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from kstep.analysis.show.page import write_page
 from kstep.analysis.show.text import format_text
 from kstep.errors import UserError, did_you_mean
 from kstep.files import check_writable, write_json_compact
-from kstep.schemas import Trajectory, join_trajectories, load_trajectory
+from kstep.schemas import Trajectory, join_trajectories, load_trajectory, read_metadata
 from kstep.scheme_traits import traits_of
 
 log = logging.getLogger("kstep")
@@ -45,12 +43,9 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
     found = {}
     for path in files:
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                metadata = json.loads(str(archive["metadata"]))
-            if not isinstance(metadata, dict):
-                raise ValueError("its metadata is no mapping")
-        except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{path} is truncated or not an npz file of this program ({error}); run its stage again")
+            metadata = read_metadata(path)
+        except UserError as error:
+            problems.append(str(error))
             continue
         if metadata.get("schema") == "trajectory" and "scheme" not in metadata and not root.is_file():
             log.debug("%s is one replica of an unfinished baseline", path)

@@ -15,7 +15,7 @@ import logging
 import time
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, add_overwrite, filled, non_negative_int, positive_int
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -56,7 +56,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
                                help="OpenMM: keep forces in the file (training needs them)")
     run_flags.add_argument("--resume", action="store_true",
-                           help="keep finished molecules and continue unfinished ones from their last checkpoint")
+                           help="continue unfinished molecules from their last checkpoint (finished ones are kept)")
+    add_overwrite(run_flags)
     add_common_arguments(parser, overrides=True)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments
+from kstep.cli.flags import add_common_arguments, add_overwrite
 
 log = logging.getLogger("kstep")
 
@@ -23,6 +23,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="equilibration and hot frames too (default: production)")
     parser.add_argument("--alike", action="store_true",
                         help="production frames drawn by weight, for formats that hold no weights")
+    add_overwrite(parser)
     add_common_arguments(parser, seed=False)
 
 
@@ -32,4 +33,4 @@ def run(args) -> None:
     from kstep.result import Result
 
     result = Result(args.trajectory, whole=args.all and not args.alike, by_weight=args.alike)
-    log.info("%d frames -> %s", len(result), export(result, args.out, format=args.format))
+    log.info("%d frames -> %s", len(result), export(result, args.out, format=args.format, overwrite=args.overwrite))

@@ -68,8 +68,9 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
     network was confirmed before.  The checkpoint says ladder_K (the rungs learned), d_spread_kT (of d at the coldest),
     acceptance_expected (of independent proposals), and holes (states searched for them, and found in the end).
     earlier: what another learning left, which then saves most of the bootstrap.  What is in the folder is never
-    replaced: a finished learning of the same settings is the result, whether or not this one resumes.  Raises UserError
-    for one of other settings, for an unfinished one without resume, and where most_true_calls are too few for one round.
+    replaced: a finished learning of the same settings is the result, whether or not this one resumes.  Raises
+    UserError for one of other settings, for an unfinished one without resume, and where most_true_calls are too few for
+    one round.
     """
     return _Learner(target, model, config, folder, seed, n_workers, most_true_calls, earlier or Earlier()).run(resume)
 

@@ -29,7 +29,7 @@ import torch
 
 from kstep.config import load_config, validate
 from kstep.errors import UserError
-from kstep.files import check_unpacked, replacing
+from kstep.files import check_unpacked, previous_of, replacing
 from kstep.models import build_model
 from kstep.models.model_config import ModelConfig
 from kstep.models.seal import opened, sealed
@@ -49,14 +49,17 @@ def packed(model, facts: dict) -> dict:
             "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
 
 
-def save(path: str | Path, checkpoint: dict) -> None:
-    """Write a checkpoint, whole or not at all, with the checksum of its content (kstep.models.seal)."""
+def save(path: str | Path, checkpoint: dict, *, keep_previous: bool = False) -> None:
+    """Write a checkpoint, whole or not at all, with the checksum of its content (kstep.models.seal).
+
+    keep_previous: see `files.replacing`.
+    """
     missing = [key for key in REQUIRED if key not in checkpoint]
     if missing:
         raise ValueError(f"checkpoint lacks {', '.join(missing)}")
     archive = io.BytesIO()  # PyTorch's own writing says of a full disk that a position is unexpected
     torch.save(checkpoint, archive)
-    with replacing(path) as temporary:
+    with replacing(path, keep_previous=keep_previous) as temporary:
         temporary.write_bytes(sealed(archive.getvalue()))
 
 
@@ -88,6 +91,17 @@ def load(path: str | Path, device: str = "cpu") -> dict:
     if not has_checksum:
         _say_unsealed(path)
     return checkpoint
+
+
+def load_last_whole(path: str | Path, device: str = "cpu") -> dict:
+    """`load`, or where that file is damaged, said aloud, the one before it (`files.previous_of`)."""
+    try:
+        return load(path, device)
+    except UserError as error:
+        if not previous_of(path).is_file():
+            raise
+        log.warning("%s; going on from the one before it", error)
+        return load(previous_of(path), device)
 
 
 @cache

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.errors import UserError
-from kstep.learning.cold_start import explored_with, learn_for, settle_cold_start, temperatures_of
+from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
+from kstep.runs.recorder import BEGIN_ANEW, kept_file
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run
 from kstep.schemes import SCHEMES
@@ -24,7 +26,8 @@ class RunSettings:
 
     model_config: YAML that the checkpoint must have been built from, or (a YAML, or a ModelConfig) the network to
     learn; learn_config: for that, or past_tolerance: learn, for which `labels` are what the network was trained on;
-    device: auto, cpu or cuda.
+    device: auto, cpu or cuda; resume: go on with what is there; overwrite: begin anew, and keep what is there under
+    another name.
     """
 
     hybrid: HybridConfig
@@ -37,6 +40,24 @@ class RunSettings:
     n_workers: int | None = None
     device: str = "auto"
     resume: bool = False
+    overwrite: bool = False
+
+    def settle_output(self, *, learns: bool, runs: bool = True, **inputs: Path | None) -> None:
+        """UserError for an output that is an input, or that is finished where its network would be learned first.
+
+        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels.
+        """
+        check_one_of(self.resume, self.overwrite)
+        folder = learned_at(self.out)
+        check_no_input([*([self.out, kept_file(self.out, "").parent] if runs else []), *([folder] if learns else [])],
+                       {"--checkpoint": self.checkpoint, "--labels": self.labels, **inputs})
+        if self.overwrite and runs:
+            set_aside(self.out, ".parts", *([".learn"] if learns else []))
+        elif self.overwrite:
+            set_aside(folder)
+        elif learns and runs and not self.resume and self.out.is_file() and not folder.is_dir():
+            raise UserError(f"{self.out} is there already, and {folder}, with which it would be made, is not; choose "
+                            f"another output, or {BEGIN_ANEW}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +74,20 @@ class SamplingSettings(RunSettings):
 
 def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     """Learn into <out>.learn/; how to sample with the network there, and its checkpoint."""
+    settings.physics.check()
+    _settle_output(settings, runs=False)
+    return _learn_network(settings)
+
+
+def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
+    folder = s.physics.folder
+    prepared = {} if folder is None else {"the prepared molecule": folder / "molecule.npz",
+                                          "its force field": folder / "system.xml"}
+    s.settle_output(learns=s.learn or not runs, runs=runs, **{"--initial-md": s.initial_md, **prepared})
+
+
+def _learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     s, physics = settings, settings.physics
-    physics.check()
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, physics.config)
     target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
@@ -71,7 +104,8 @@ def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     s, physics = settings, settings.physics
     physics.check()
-    hybrid, checkpoint = learn_network(s) if s.learn else (s.hybrid, s.checkpoint)
+    _settle_output(s, runs=True)
+    hybrid, checkpoint = _learn_network(s) if s.learn else (s.hybrid, s.checkpoint)
 
     def make_spec(settled: HybridConfig):
         return physics.spec(warm_start=SCHEMES[settled.scheme].traits.warm_start)

@@ -13,14 +13,12 @@ import os
 import resource
 import sys
 import time
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import sha256, write_json_atomic
 from kstep.processes import exit_with_parent
+from kstep.schemas import read_metadata
 from kstep.study.benchmark.plan import StageCall
 
 COSTS = "costs.json"
@@ -135,9 +133,8 @@ def check_same_network(result: Path, checkpoint: Path | None) -> None:
 def metadata_of(result: Path) -> dict:
     """The metadata of a run's file, without its arrays."""
     try:
-        with np.load(result, allow_pickle=False) as archive:
-            return json.loads(str(archive["metadata"]))
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+        return read_metadata(result)
+    except UserError:
         raise UserError(f"{result} cannot be read; move it away, and the benchmark makes it again") from None
 
 
