@@ -151,7 +151,8 @@ def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
         assert ended.value.code == 2 and words in printed, printed
 
     refused("did you mean 'batch_size'", "--set", "batchsize=3")
-    refused("no parameter starts so", "--freeze-layers", "layer.0")
+    refused("holds best.pt; --resume goes on with it")
+    refused("no parameter starts so", "--freeze-layers", "layer.0", "--out-dir", tmp_path / "new")
     last = checkpoints.load(tmp_path / "last.pt")
     for change, words in [({"dt_fs": 0.25}, "was trained at dt_fs 0.25, the dataset has dt_fs 0.5"),
                           ({"k_steps": 12}, "was trained at k = 12, the dataset has k = 4"),
@@ -160,5 +161,7 @@ def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
         refused(words, "--resume")
     checkpoints.save(tmp_path / "last.pt", {**last, "data_sha256": sha256(dataset / "dataset_k4.npz")})
     refused("another model config", "--resume", model="arch: pair_mlp\npair_hidden: [8]\n")
-    refused("another architecture or size", "--pretrained", tmp_path / "last.pt",
+    refused("would be overwritten", "--pretrained", tmp_path / "last.pt")
+    (tmp_path / "last.pt").rename(tmp_path / "first.pt")
+    refused("another architecture or size", "--pretrained", tmp_path / "first.pt", "--overwrite",
             model="arch: pair_mlp\npair_hidden: [8]\n")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from typing import Any
 
 from kstep.errors import UserError
 
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+LONGEST_NAME = 100  # file systems end at 255, and files add to it
+RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
 MOST_EXPANDED, SMALL_BYTES = 20, 2**24  # of an archive to what it unpacks to, beyond what no memory minds
 SIGNIFICANT_DIGITS = 5  # of a published float: below the error of anything that is measured here
 
@@ -102,6 +106,15 @@ class Claim:
 
     def __exit__(self, *_) -> None:
         self.release()
+
+
+def check_name(name: Any) -> None:
+    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
+    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
+        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
+                        "and start with a letter, a digit or '_'")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
 
 
 def check_unpacked(archive: zipfile.ZipFile, n_bytes: int) -> None:

@@ -26,7 +26,7 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import check_unpacked, replacing
+from kstep.files import check_name, check_unpacked, replacing
 from kstep.run_record import check_record
 
 SCHEMA_VERSION = 1
@@ -194,7 +194,19 @@ def read_metadata(path: str | Path) -> dict:
         raise UserError(f"{path} has no readable 'metadata'; run its stage again") from None
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: its metadata is no mapping; run its stage again")
+    _check_names(path, metadata)
     return metadata
+
+
+def _check_names(path: str | Path, metadata: dict) -> None:
+    """UserError for molecules whose names cannot be folders: reports make one of each."""
+    molecules = metadata.get("molecules")
+    names = [m["name"] for m in molecules if isinstance(m, dict) and "name" in m] if isinstance(molecules, list) else []
+    for name in [*([metadata["molecule"]] if "molecule" in metadata else []), *names]:
+        try:
+            check_name(name)
+        except UserError as error:
+            raise UserError(f"{path} is of a molecule whose {error}") from None
 
 
 def _check(path: str | Path, kind: str, arrays: dict, known: dict, may_hold_nan: Set[str] = frozenset()) -> None:
@@ -250,6 +262,7 @@ def _unpack_metadata(path: str | Path, arrays: dict, schema: str) -> dict:
             f"{path} has schema version {metadata.get('schema_version')}, this md-kstep reads "
             f"{SCHEMA_VERSION}; run its stage again"
         )
+    _check_names(path, metadata)
     return metadata
 
 

@@ -41,8 +41,13 @@ log = logging.getLogger("kstep")
 
 def kept_file(path: str | Path, name: str) -> Path:
     """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
+    return parts_of(path) / name
+
+
+def parts_of(path: str | Path) -> Path:
+    """The folder of what an unfinished run that writes `path` has left so far."""
     path = Path(path)
-    return path.with_name(path.name + ".parts") / name
+    return path.with_name(path.name + ".parts")
 
 
 def has_restart(path: str | Path) -> bool:
@@ -52,7 +57,7 @@ def has_restart(path: str | Path) -> bool:
 
 def holds_parts(path: str | Path) -> bool:
     """Whether an unfinished run has left anything of what is to become `path`."""
-    return any(kept_file(path, "").parent.glob("*"))
+    return any(parts_of(path).glob("*"))
 
 
 def is_kept(restart: Path) -> bool:
@@ -122,7 +127,7 @@ class TrajectoryWriter:
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
                  fingerprint: dict, store_forces: bool = True, claim: Claim | None = None):
         self.path = Path(path)
-        self.parts = kept_file(path, CHECKPOINT).parent
+        self.parts = parts_of(path)
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
         self.fingerprint = as_written(fingerprint)
@@ -270,7 +275,7 @@ def reopen(path: Path) -> bool:
     with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
         restart = {key: archive[key] for key in archive.files}
     text, metadata = json.loads(str(restart["text"])), json.loads(str(arrays["metadata"]))
-    kept_file(path, "").mkdir(exist_ok=True)
+    parts_of(path).mkdir(exist_ok=True)
     for name in SETTLED:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])

@@ -20,7 +20,7 @@ from kstep.runs.recorder import (
     facts_of_run,
     has_restart,
     holds_parts,
-    kept_file,
+    parts_of,
     reopen,
 )
 from kstep.runs.run_network import RunNetwork
@@ -42,7 +42,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     What is there is never replaced: a finished file of the same settings is the result, whether or not `run` resumes;
     UserError for one of others, and for an unfinished one that `run` does not resume.
     """
-    claim = Claim(kept_file(run.out, "").parent, run.out)
+    claim = Claim(parts_of(run.out), run.out)
     try:
         metadata = _finished(run)
         if metadata is not None:

@@ -153,7 +153,13 @@ def _fingerprint(s: TrainingSettings, facts: dict, train_windows, val_windows) -
         "train": s.config.model_dump(exclude=LENGTH | NEWS), "model": s.model_config.model_dump(), "seed": s.seed,
         "data_sha256": facts["data_sha256"], "frozen": list(s.frozen),
         "splits": {part: digest(np.asarray(windows, dtype="i8").tobytes()) for part, windows in splits.items()},
-        "pretrained": s.pretrained and sha256(s.pretrained), "teacher": s.teacher and sha256(s.teacher)})
+        "pretrained": _sha256(s.pretrained), "teacher": _sha256(s.teacher)})
+
+
+def _sha256(checkpoint: Path | None) -> str | None:
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UserError(f"checkpoint {checkpoint} does not exist; train one with 04_train.py")
+    return None if checkpoint is None else sha256(checkpoint)
 
 
 def _length(s: TrainingSettings) -> dict:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError, UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform, read_system
@@ -76,6 +76,7 @@ def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
     done, problems, wanted = [], [], []
     for physics, out in settings.targets:
         try:
+            check_name(physics.molecule.name)
             check_writable(out)
             if _is_finished(physics, out, settings):
                 log.info("%s: %s is there already; %s", physics.molecule.name, out, BEGIN_ANEW)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.learning.cold_start import explored_with, learn_for, length_fs_of, temperatures_of
 from kstep.learning.region_target import RegionTarget
 from kstep.molecules.droplet import read_pdb, solvate
@@ -44,6 +44,7 @@ def sample_region(settings: RegionSettings) -> dict:
     s = settings
     _check_network(s)
     check_writable(s.out)
+    check_name(s.out.stem)  # of the system, too
     needs_learning = SCHEMES[s.hybrid.scheme].traits.needs_network and s.checkpoint is None
     settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
     s.settle_output(learns=needs_learning, **{"--pdb": s.pdb})

@@ -12,7 +12,7 @@ from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
-from kstep.runs.recorder import BEGIN_ANEW, kept_file
+from kstep.runs.recorder import BEGIN_ANEW, parts_of
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run
 from kstep.schemes import SCHEMES
@@ -49,7 +49,7 @@ class RunSettings:
         """
         check_one_of(self.resume, self.overwrite)
         folder = learned_at(self.out)
-        check_no_input([*([self.out, kept_file(self.out, "").parent] if runs else []), *([folder] if learns else [])],
+        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *([folder] if learns else [])],
                        {"--checkpoint": self.checkpoint, "--labels": self.labels, **inputs})
         if self.overwrite and runs:
             set_aside(self.out, ".parts", *([".learn"] if learns else []))
