@@ -111,10 +111,10 @@ class Claim:
 def check_name(name: Any) -> None:
     """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
     if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
-        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
+        raise UserError(f"name {name!r} cannot be a folder name here; use letters, digits, '_', '-' and '.', "
                         "and start with a letter, a digit or '_'")
     if len(name) > LONGEST_NAME:
-        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
+        raise UserError(f"name {name[:20] + '...'!r} has {len(name)} characters; {LONGEST_NAME} are the most")
 
 
 def check_unpacked(archive: zipfile.ZipFile, n_bytes: int) -> None:

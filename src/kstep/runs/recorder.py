@@ -94,31 +94,36 @@ def read_restart(path: Path, fingerprint: dict, begun: str = "started"
     """
     if not is_kept(path):
         return None
-    arrays, text = _last_whole(path)
+    state, rng, text, others = _last_whole(path)
     check_same(f"{path.parent} was {begun}", text["fingerprint"], fingerprint, f"use the same ones, or {BEGIN_ANEW}")
-    rng = np.random.default_rng()
-    rng.bit_generator.state = text["rng"]
-    known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
-    state = State(step=text.get("step", 0), **{name: array for name, array in arrays.items() if name in known})
-    return state, rng, text, {name: array for name, array in arrays.items() if name not in known}
+    return state, rng, text, others
 
 
-def _last_whole(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays and text of a restart file, or of the one before it where that is damaged."""
+def _last_whole(path: Path) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]]:
+    """What a restart file holds, or the one before it where that is damaged."""
     damage = []
     for candidate in (path, previous_of(path)):
         try:
-            arrays = schemas.read_npz(candidate)
-            text = json.loads(str(arrays.pop("text")))
-            if not {"fingerprint", "rng", "progress"} <= text.keys():
-                raise UserError(f"{candidate} is no restart file")
-        except (UserError, KeyError, ValueError, AttributeError) as error:
+            found = _unpacked(schemas.read_npz(candidate))
+        except (UserError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             damage.append(str(error) if isinstance(error, UserError) else f"{candidate} is no restart file")
             continue
         if damage:
             log.warning("%s; going on from the one before it", damage[0])
-        return arrays, text
+        return found
     raise UserError(f"{damage[0]}, and so is the restart file before it; {BEGIN_ANEW}")
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]]:
+    """State, generator, text and other arrays of a restart file's arrays; any error of Python where they are none."""
+    text = json.loads(str(arrays.pop("text")))
+    if not isinstance(text["fingerprint"], dict) or not isinstance(text["progress"], dict):
+        raise ValueError
+    rng = np.random.default_rng()
+    rng.bit_generator.state = text["rng"]
+    known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
+    state = State(step=int(text.get("step", 0)), **{name: array for name, array in arrays.items() if name in known})
+    return state, rng, text, {name: array for name, array in arrays.items() if name not in known}
 
 
 class TrajectoryWriter:
@@ -208,6 +213,8 @@ class TrajectoryWriter:
         saved = read_restart(self.parts / CHECKPOINT, self.fingerprint)
         assert saved is not None  # one is there, and nobody else is here
         state, rng, text, _ = saved
+        if not isinstance(text.get("segments"), list) or not isinstance(text.get("n_chunks"), int):
+            raise UserError(f"{self.parts / CHECKPOINT} is no restart file of a trajectory; {BEGIN_ANEW}")
         self.segments = text["segments"]
         # a restart file of before checksums only says how many there are
         self._chunks = [_checked(self._chunk(number), checksum) for number, checksum in
