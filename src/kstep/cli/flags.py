@@ -107,7 +107,7 @@ def non_negative_int(text: str) -> int:
 
 
 def _most(text: str) -> str:
-    return f" and <= {MOST}" if text.isdigit() and int(text) > MOST else ""
+    return f" and <= {MOST}" if text.isdigit() and (len(text) > 10 or int(text) > MOST) else ""
 
 
 def positive_float(text: str) -> float:
