@@ -55,6 +55,11 @@ def previous_of(path: str | Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
+def is_kept(path: str | Path) -> bool:
+    """Whether a file of which the last two generations are kept is there in one of them."""
+    return Path(path).is_file() or previous_of(path).is_file()
+
+
 def _on_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

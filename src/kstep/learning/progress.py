@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import naming, write_text_atomic
+from kstep.files import is_kept, naming, write_text_atomic
 from kstep.fingerprint import as_written
 from kstep.learning.ending import acceptance
-from kstep.runs.recorder import BEGIN_ANEW, is_kept, read_restart, write_restart
+from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
 from kstep.schemes.state import State
 from kstep.training.labels import EXTRA, FIELDS, Labels
 

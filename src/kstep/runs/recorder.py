@@ -25,7 +25,7 @@ import numpy as np
 
 from kstep import schemas
 from kstep.errors import UserError
-from kstep.files import Claim, previous_of, replacing, sha256, write_json_atomic
+from kstep.files import Claim, is_kept, previous_of, replacing, sha256, write_json_atomic
 from kstep.fingerprint import as_written, check_same
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
@@ -58,11 +58,6 @@ def has_restart(path: str | Path) -> bool:
 def holds_parts(path: str | Path) -> bool:
     """Whether an unfinished run has left anything of what is to become `path`."""
     return any(parts_of(path).glob("*"))
-
-
-def is_kept(restart: Path) -> bool:
-    """Whether a restart file, or the one before it, is there."""
-    return restart.is_file() or previous_of(restart).is_file()
 
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 
 from kstep.errors import UserError
-from kstep.files import Claim, check_writable, previous_of, read_json, sha256, write_json_atomic
+from kstep.files import Claim, check_writable, is_kept, previous_of, read_json, sha256, write_json_atomic
 from kstep.fingerprint import as_written, changes, check_same, digest
 from kstep.learning.teacher_labels import labels_of_teacher
 from kstep.models import build_model, checkpoint as checkpoints
@@ -36,7 +37,9 @@ from kstep.training.window_training import train
 
 ALONE = Group()
 RECORD = "training.json"  # of a finished training
-KEPT = ("best.pt", "last.pt", previous_of("last.pt").name, "distilled.npz", "metrics.jsonl", RECORD)
+LAST = "last.pt"
+KEPT = ("best.pt", LAST, previous_of(LAST).name, RECORD)
+MADE_AGAIN = ("distilled.npz", "metrics.jsonl")
 # how long a training is, and what it says meanwhile: no part of what a resumed one must share
 LENGTH = {"max_epochs", "patience", "max_minutes"}
 NEWS = {"threads", "log_interval_steps", "checkpoint_interval_steps", "wandb", "tensorboard"}
@@ -66,6 +69,10 @@ class TrainingSettings:
     max_steps: int | None = None
     seed: int = 0
     progress: bool = True
+
+    def going_on(self) -> Self:
+        """The same training, which goes on with what an interrupted one left."""
+        return replace(self, resume=is_kept(self.out_dir / LAST))
 
 
 @dataclass(frozen=True)
@@ -171,19 +178,19 @@ def _finished(s: TrainingSettings, fingerprint: dict) -> Trained | None:
 
     UserError where something else is, which `s` neither resumes nor may set aside, or that `s` is to read.
     """
-    def names() -> list[str]:
-        return [*KEPT, *sorted(path.name for path in s.out_dir.glob("step_*.pt"))]
-
-    check_no_input([s.out_dir / name for name in names()], {
+    written = [*KEPT, *sorted(path.name for path in s.out_dir.glob("step_*.pt")), *MADE_AGAIN]
+    check_no_input([s.out_dir / name for name in written], {
         "--pretrained": s.pretrained, "--teacher": s.teacher, "the dataset": s.dataset})
     if s.overwrite:
-        set_aside_within(s.out_dir, names())
-    there = [name for name in names() if (s.out_dir / name).exists()]
+        set_aside_within(s.out_dir, written)
+    there = [name for name in written if name not in MADE_AGAIN and (s.out_dir / name).exists()]
     if not there or s.resume:
         return None
     record = read_json(s.out_dir / RECORD) if RECORD in there else {}
     if not isinstance(record, dict) or "fingerprint" not in record:
-        raise UserError(f"{s.out_dir} holds {there[0]}; --resume goes on with it, {BEGIN_ANEW}")
+        words = f"; --resume goes on with it, {BEGIN_ANEW}" if is_kept(s.out_dir / LAST) else (
+            f" of a training that left no {LAST} to go on from; {BEGIN_ANEW}")
+        raise UserError(f"{s.out_dir} holds {there[0]}{words}")
     check_same(f"{s.out_dir} holds a network trained", record["fingerprint"], fingerprint,
                f"use another --out-dir, or {BEGIN_ANEW}")
     if changes({"length": record.get("length")}, {"length": _length(s)}):
@@ -211,7 +218,7 @@ def _initial_weights(s: TrainingSettings, model, data, on_device, facts: dict, d
     Pretrained weights go into `model`.
     """
     if s.resume:
-        path = s.out_dir / "last.pt"
+        path = s.out_dir / LAST
         resume = checkpoints.load_last_whole(path, device)
         check_same_data(resume, facts, path, exactly=True)
         if resume["config"] != s.model_config.model_dump():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from tqdm import tqdm
 
@@ -49,6 +50,10 @@ class PlainMDSettings:
     resume: bool = False
     overwrite: bool = False
     store_forces: bool = True
+
+    def going_on(self) -> Self:
+        """The same runs, which go on with what interrupted ones left."""
+        return replace(self, resume=True)
 
 
 def physics_of_file(smiles_file: str | Path, names: list[str] | None, config: BaselineConfig, raw: Path,

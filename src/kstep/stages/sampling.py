@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from kstep.errors import UserError
 from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
@@ -41,6 +42,10 @@ class RunSettings:
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
+
+    def going_on(self) -> Self:
+        """The same run, which goes on with what an interrupted one left."""
+        return replace(self, resume=True)
 
     def settle_output(self, *, learns: bool, runs: bool = True, **inputs: Path | None) -> None:
         """UserError for an output that is an input, or that is finished where its network would be learned first.

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import sha256, write_json_atomic
@@ -92,12 +93,17 @@ def _stage(call: StageCall, path: Path) -> None:
         os.dup2(output.fileno(), 2)
     logging.basicConfig(level="INFO", format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
     try:
-        call.function(call.settings)
+        call.function(_going_on(call.settings))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (UserError, PhysicsError, OSError, MemoryError) as error:
         print(f"error: {sentence_of(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _going_on(settings: Any) -> Any:
+    """The settings of a stage, which goes on with what an interrupted one left."""
+    return settings.going_on() if hasattr(settings, "going_on") else settings
 
 
 def label_of(result: Path, out: Path) -> str:
