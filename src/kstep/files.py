@@ -109,7 +109,7 @@ class Claim:
     def __enter__(self) -> Claim:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -10,6 +10,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.pool import EvaluationPool
+from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
 from kstep.runs.coverage import check_starts, describe_changes, describe_walls
@@ -107,7 +108,8 @@ def _finished(run: HybridRun) -> dict | None:
             return metadata
     if not run.resume:
         raise UserError(f"{run.out} is there already; --resume goes on with it, {BEGIN_ANEW}")
-    if metadata["status"] != "finished":
+    if metadata["status"] != "finished":  # it broke, and holds no restart file to go on from
+        set_aside(run.out)
         return None
     if not reopen(run.out):
         log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)

@@ -47,7 +47,7 @@ def sample_region(settings: RegionSettings) -> dict:
     check_name(s.out.stem)  # of the system, too
     needs_learning = SCHEMES[s.hybrid.scheme].traits.needs_network and s.checkpoint is None
     settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
-    s.settle_output(learns=needs_learning, **{"--pdb": s.pdb})
+    s.settle_output({"--pdb": s.pdb}, learns=needs_learning)
     system = _system(s)
     device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,

@@ -47,7 +47,7 @@ class RunSettings:
         """The same run, which goes on with what an interrupted one left."""
         return replace(self, resume=True)
 
-    def settle_output(self, *, learns: bool, runs: bool = True, **inputs: Path | None) -> None:
+    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True) -> None:
         """UserError for an output that is an input, or that is finished where its network would be learned first.
 
         With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels.
@@ -55,7 +55,7 @@ class RunSettings:
         check_one_of(self.resume, self.overwrite)
         folder = learned_at(self.out)
         check_no_input([*([self.out, parts_of(self.out)] if runs else []), *([folder] if learns else [])],
-                       {"--checkpoint": self.checkpoint, "--labels": self.labels, **inputs})
+                       {"--checkpoint": self.checkpoint, "--labels": self.labels} | inputs)
         if self.overwrite and runs:
             set_aside(self.out, ".parts", *([".learn"] if learns else []))
         elif self.overwrite:
@@ -86,9 +86,10 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
     folder = s.physics.folder
-    prepared = {} if folder is None else {"the prepared molecule": folder / "molecule.npz",
-                                          "its force field": folder / "system.xml"}
-    s.settle_output(learns=s.learn or not runs, runs=runs, **{"--initial-md": s.initial_md, **prepared})
+    inputs: dict[str, Path | None] = {"--initial-md": s.initial_md}
+    if folder is not None:
+        inputs |= {"the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"}
+    s.settle_output(inputs, learns=s.learn or not runs, runs=runs)
 
 
 def _learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
