@@ -180,7 +180,7 @@ def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layou
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated, damaged or not an npz file ({error}); run its stage again"
+            f"{path} is truncated or not an npz file ({error}); run its stage again"
         ) from None
 
 

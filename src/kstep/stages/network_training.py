@@ -62,13 +62,13 @@ class TrainingSettings:
     splits: tuple[Path, Path]
     out_dir: Path
     resume: bool = False
-    overwrite: bool = False
     pretrained: Path | None = None
     teacher: Path | None = None
     frozen: tuple[str, ...] = ()
     max_steps: int | None = None
     seed: int = 0
     progress: bool = True
+    overwrite: bool = False
 
     def going_on(self) -> Self:
         """The same training, which goes on with what an interrupted one left."""

@@ -48,8 +48,8 @@ class PlainMDSettings:
     first_replica: int = 0
     n_workers: int | None = None
     resume: bool = False
-    overwrite: bool = False
     store_forces: bool = True
+    overwrite: bool = False
 
     def going_on(self) -> Self:
         """The same runs, which go on with what interrupted ones left."""
