@@ -38,6 +38,18 @@ def reachable(start: int, table: list[list[int]], without: tuple[int, int]) -> s
     return seen
 
 
+def bonds_between(n_atoms: int, bonds: np.ndarray, most: int) -> np.ndarray:
+    """Bonds (N,N) on the shortest way from one atom to another; `most` where there are more, or no way."""
+    joined = np.zeros((n_atoms, n_atoms), dtype=bool)
+    first, second = np.asarray(bonds, dtype=int).reshape(-1, 2).T
+    joined[first, second] = joined[second, first] = True
+    near, found = np.eye(n_atoms, dtype=bool), np.full((n_atoms, n_atoms), most)
+    for n in range(most):
+        found[near & (found == most)] = n
+        near = near | (near @ joined)
+    return found
+
+
 def ring_bonds(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """True for each bond whose removal leaves its ends connected, shape (B,)."""
     table = neighbours(n_atoms, bonds)
