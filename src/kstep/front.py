@@ -160,8 +160,7 @@ def _path(run: Result | str | Path) -> Path:
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
               out, workers: int | None, network=None, start=None, **others) -> SamplingSettings:
-    """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those of SamplingSettings that
-    need no check."""
+    """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
     true = _physics(molecule, physics, {}, **subject)
     if true.workers(workers) > 1:
         _check_guard()

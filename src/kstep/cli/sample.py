@@ -30,9 +30,9 @@ log = logging.getLogger("kstep")
 CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/md.yaml"),
           "06b": ("--qm-config", "configs/qm.yaml")}
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
-KEYS = ("scheme", "k_steps", "dt_fs", "temperature_K", "steps", "effective_samples", "population_error", "max_true_calls", "max_hours",
-        "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts", "hydrogen_mass_Da", "tempering_K",
-        "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
+KEYS = ("scheme", "k_steps", "dt_fs", "temperature_K", "steps", "effective_samples", "population_error",
+        "max_true_calls", "max_hours", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
+        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
 
 
 def add_flags(parser, numbered: str | None = None) -> None:

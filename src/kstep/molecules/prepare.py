@@ -1,4 +1,4 @@
-"""From a SMILES, or a user's own structure, to what every later stage starts from: conformers, topology, openmm.System."""
+"""From a SMILES, or one's own structure, to what every later stage starts from: conformers, topology, openmm.System."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from kstep.molecules.conformers import (
     settle_stereochemistry,
 )
 from kstep.molecules.molecule import Molecule, check_name
+from kstep.molecules.perception import Structure, smiles_of
 from kstep.molecules.smiles import Entry, parse_smiles, rdkit_of
-from kstep.molecules.structure_file import Structure, smiles_of
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 NONE = "none"  # conformers only, no System: enough for QM

@@ -141,8 +141,8 @@ def check_multiplicity(electrons: int, multiplicity: int, what: str) -> None:
     """Refuse a spin multiplicity that so many electrons cannot have."""
     unpaired = multiplicity - 1
     if not 0 <= unpaired <= electrons or (electrons - unpaired) % 2:
-        raise UserError(f"multiplicity={multiplicity} is impossible for the {electrons} electrons of {what}; it must be "
-                        f"{'even' if electrons % 2 else 'odd'}, between {1 + electrons % 2} and {electrons + 1}")
+        raise UserError(f"multiplicity={multiplicity} is impossible for the {electrons} electrons of {what}; it must "
+                        f"be {'even' if electrons % 2 else 'odd'}, between {1 + electrons % 2} and {electrons + 1}")
 
 
 def warn_of_triplet(name: str, numbers: np.ndarray, charge: int, multiplicity: int) -> None:

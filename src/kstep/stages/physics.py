@@ -128,10 +128,10 @@ def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str |
     return physics
 
 
-def prepare_subject(subject: Subject | None, config: BaselineConfig | None = None, *, structure: str | Path | None = None,
-                    name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
-                    force_field: str | None = None, **options) -> Prepared:
-    """What is not prepared yet, as `open_physics` takes it; options: of `prepare_smiles`, where there is a SMILES alone.
+def prepare_subject(subject: Subject | None, config: BaselineConfig | None = None, *,
+                    structure: str | Path | None = None, name: str | None = None, charge: int | None = None,
+                    multiplicity: int | None = None, force_field: str | None = None, **options) -> Prepared:
+    """What is not prepared yet, as `open_physics` takes it; options: of `prepare_smiles`, for a SMILES alone.
 
     The charge of a structure is the config's where neither the caller nor the structure says it.
     """

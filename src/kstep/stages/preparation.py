@@ -13,6 +13,7 @@ from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
 from kstep.molecules.molecule import check_name
+from kstep.molecules.perception import Structure
 from kstep.molecules.prepare import (
     NONE,
     Prepared,
@@ -23,7 +24,7 @@ from kstep.molecules.prepare import (
     write_prepared,
 )
 from kstep.molecules.smiles import Entry, read_smiles_file
-from kstep.molecules.structure_file import Structure, is_structure_file, read_structure
+from kstep.molecules.structure_file import is_structure_file, read_structure
 from kstep.provenance import provenance
 from kstep.shipped import find_molecules
 
