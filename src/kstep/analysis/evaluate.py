@@ -118,7 +118,8 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     plain = [p for p in files if not traits_of(baselines[p]).needs_network]
     if not plain:
         raise UserError(f"'{molecule}' has no run of plain MD among its baselines, only "
-                        f"{', '.join(sorted(map(str, files)))}; make one with 'kstep baseline' (01, 01b) and give its folder as the baseline")
+                        f"{', '.join(sorted(map(str, files)))}; make one with 'kstep baseline' (01, 01b) and give its "
+                        "folder as the baseline")
     wanted = [p for p in plain if baselines[p].get("method") in methods]
     if not wanted:
         there = sorted({str(baselines[p].get("method")) for p in plain})

@@ -68,8 +68,11 @@ def settle(found: Geometries, stem: str | None, smiles: str | None, charge: int 
     charge = _agreed("charge", charge, found.charge, where)
     multiplicity = _agreed("multiplicity", multiplicity, found.multiplicity, where)
     _check_positions(found)
+    skeleton = _skeleton(found)
+    if (pieces := len(Chem.GetMolFrags(skeleton))) > 1:
+        raise UserError(f"{where} holds {pieces} molecules that no bond connects; give one alone, in angstrom")
     if smiles is not None:
-        molecule, multiplicity = _laid_on(found, smiles, charge, multiplicity)
+        molecule, multiplicity = _laid_on(found, skeleton, smiles, charge, multiplicity)
     else:
         molecule = _sanitised(found) if found.has_bonds else _perceived(found, charge or 0, multiplicity)
         unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
@@ -77,9 +80,6 @@ def settle(found: Geometries, stem: str | None, smiles: str | None, charge: int 
             log.warning("%s: its bonds leave %d electrons unpaired, so its multiplicity is taken as %d; --multiplicity "
                         "and --charge say otherwise", where, unpaired, unpaired + 1)
         multiplicity = 1 + unpaired if multiplicity is None else multiplicity
-    if len(Chem.GetMolFrags(molecule)) > 1:
-        raise UserError(f"{where} holds {len(Chem.GetMolFrags(molecule))} molecules that no bond connects; give one "
-                        "alone, in angstrom")
     charge = Chem.GetFormalCharge(molecule)
     check_multiplicity(n_electrons(molecule, charge), multiplicity, f"{where} (charge {charge:+d})")
     masses = found.masses
@@ -165,13 +165,19 @@ def _uncharge_oxides(molecule: Chem.RWMol) -> None:
                 oxygen.SetFormalCharge(0)
 
 
-def _laid_on(found: Geometries, smiles: str, charge: int | None, multiplicity: int | None) -> tuple[Chem.Mol, int]:
+def _skeleton(found: Geometries) -> Chem.Mol:
+    """Elements and bonds alone: those of the source, or of atoms near enough to each other."""
+    atoms = Chem.RWMol(found.atoms)
+    if not found.has_bonds and atoms.GetNumAtoms() > 1:
+        rdDetermineBonds.DetermineConnectivity(atoms)
+    return _bare(atoms)
+
+
+def _laid_on(found: Geometries, bare: Chem.Mol, smiles: str, charge: int | None,
+             multiplicity: int | None) -> tuple[Chem.Mol, int]:
     """The SMILES' molecule on the file's atoms, and its multiplicity; the geometry must have its bonds and stereo."""
     named, _, multiplicity = parse_smiles(smiles, charge, multiplicity)
-    skeleton = Chem.RWMol(found.atoms)
-    if not found.has_bonds and skeleton.GetNumAtoms() > 1:
-        rdDetermineBonds.DetermineConnectivity(skeleton)
-    bare, wanted = _bare(skeleton), _bare(named)
+    wanted = _bare(named)
     match = bare.GetSubstructMatch(wanted) if bare.GetNumBonds() == wanted.GetNumBonds() else ()
     if len(match) != bare.GetNumAtoms():
         raise UserError(f"{found.where} is no geometry of '{smiles}': its atoms or bonds are others")

@@ -196,7 +196,7 @@ def _read_sdf(path: Path) -> Geometries:
     supplier = Chem.SDMolSupplier()
     supplier.SetData(_text(path), sanitize=False, removeHs=False)
     records = list(supplier)
-    if not records:
+    if not _text(path).strip():
         raise UserError(f"{path} holds no molecule")
     for n, record in enumerate(records, 1):
         if record is None or record.GetNumAtoms() == 0 or record.GetNumConformers() != 1:

@@ -35,7 +35,8 @@ def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: st
     """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled.
 
     smiles: of what is no water, smiles_order as in a Molecule; multiplicity: of the region, whose charge is that of its
-    atoms, where the config names neither; facts: more of them for the metadata.  Raises UserError for a region that cannot be cut out or computed.
+    atoms, where the config names neither; facts: more of them for the metadata.  Raises UserError for a region that
+    cannot be cut out or computed.
     """
     spec = qmmm_spec(surroundings, qm_atoms, config, charge=surroundings.charge_of(qm_atoms), multiplicity=multiplicity,
                      embedding=embedding)
