@@ -365,7 +365,8 @@ def test_geometries_are_starts_on_every_path(tmp_path, monkeypatch):
     for n, conformer in enumerate(source.GetConformers()):  # three lengths of C-O, so that each start is known again
         x = conformer.GetPositions()
         carbon, oxygen = (next(a.GetIdx() for a in source.GetAtoms() if a.GetSymbol() == s) for s in "CO")
-        hydroxyl = [oxygen, *(a.GetIdx() for a in source.GetAtomWithIdx(oxygen).GetNeighbors() if a.GetSymbol() == "H")]
+        hydroxyl = [oxygen, *(a.GetIdx() for a in source.GetAtomWithIdx(oxygen).GetNeighbors()
+                              if a.GetSymbol() == "H")]
         x[hydroxyl] += 0.05 * n * (x[oxygen] - x[carbon])
         conformer.SetPositions(x)
     monkeypatch.chdir(tmp_path)

@@ -47,8 +47,6 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
     see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
     their own.  Raises UserError for what is no molecule.
     """
-    if isinstance(smiles, Molecule):
-        raise UserError(f"molecule {smiles.name} is prepared already; write it with its save()")
     prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
                                n_conformers=n_conformers, seed=seed)
     if out is not None:

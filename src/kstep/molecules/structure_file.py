@@ -84,7 +84,7 @@ def _read_xyz(path: Path) -> Geometries:
         text = "\n".join([count, lines[row + 1], *(" ".join(["H" if symbol in HYDROGENS else symbol, *words[1:]])
                                                    for symbol, words in zip(symbols, block))])
         try:
-            atoms = read(io.StringIO(text + "\n"), format="extxyz")
+            atoms: Any = read(io.StringIO(text + "\n"), format="extxyz")
         except Exception as error:  # ASE has one for every kind of damage
             raise UserError(f"{where} (line {row + 1}) cannot be read ({type(error).__name__}: {error}); each line "
                             "reads 'symbol x y z', in angstrom") from None

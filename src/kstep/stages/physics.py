@@ -135,6 +135,8 @@ def prepare_subject(subject: Subject | None, config: BaselineConfig | None = Non
 
     The charge of a structure is the config's where neither the caller nor the structure says it.
     """
+    if isinstance(subject, Molecule):
+        raise UserError(f"molecule {subject.name} is prepared already; write it with its save()")
     if isinstance(subject, str | Path) and is_structure_file(subject):
         if structure is not None:
             raise UserError(f"{subject} and {structure} are both structure files; give one, or a SMILES beside it")

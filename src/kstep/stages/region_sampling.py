@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
@@ -83,7 +84,7 @@ def _system(s: RegionSettings) -> QMMMSystem:
     how = dict(embedding=s.embedding, n_starts=s.hybrid.replicas, seed=s.seed)
     if s.pdb:
         return embed(s.out.stem, read_pdb(s.pdb), s.qm_atoms, s.qm, facts=facts, **how)
-    own = {"charge": s.charge, "multiplicity": s.multiplicity}
+    own: dict[str, Any] = {"charge": s.charge, "multiplicity": s.multiplicity}
     prepared = (prepare_structure(read_structure(s.structure, **own), "solute", force_field=DEFAULT) if s.structure else
                 prepare_molecule("solute", s.smiles, seed=s.seed, **own))
     molecule = prepared.molecule
