@@ -359,7 +359,7 @@ def test_a_flag_that_contradicts_is_one_sentence(words, answer, capsys, tmp_path
 # what samples
 
 def test_geometries_are_starts_on_every_path(tmp_path, monkeypatch):
-    """Of a file, of Atoms, of a Molecule: the same first energies, one geometry for each replica, at the temperature."""
+    """Of a file, of Atoms, of a Molecule: the same energies, one geometry for each replica, at the temperature."""
     source = shuffled("CO", n=3)
     AllChem.MMFFOptimizeMoleculeConfs(source)
     for n, conformer in enumerate(source.GetConformers()):  # three lengths of C-O, so that each start is known again
