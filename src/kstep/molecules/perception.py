@@ -64,6 +64,10 @@ def add_conformers(atoms: Chem.Mol, positions: Sequence[np.ndarray]) -> None:
 
 def settle(found: Geometries, stem: str | None, smiles: str | None, charge: int | None,
             multiplicity: int | None) -> Structure:
+    """The molecule of what was read; stem: of its file; the rest as in `structure_file.read_structure`.
+
+    Raises UserError for several molecules, atoms on top of each other, bonds that nothing fits, and contradictions.
+    """
     where = found.where
     charge = _agreed("charge", charge, found.charge, where)
     multiplicity = _agreed("multiplicity", multiplicity, found.multiplicity, where)

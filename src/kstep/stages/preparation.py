@@ -94,8 +94,9 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
         name, energies = prepared.molecule.name, prepared.molecule.conformer_energies
         update_metadata(settings.out, {name: record})
         done.append(name)
-        log.info("%-16s %3d atoms, %2d conformers over %.1f kJ/mol -> %s", name, len(prepared.molecule),
-                 len(energies), energies[-1] - energies[0], settings.out / name)
+        over = "as given" if isinstance(source, Structure) else f"over {energies[-1] - energies[0]:.1f} kJ/mol"
+        log.info("%-16s %3d atoms, %2d conformers %s -> %s", name, len(prepared.molecule), len(energies), over,
+                 settings.out / name)
     return done, problems
 
 
