@@ -1,5 +1,7 @@
 """Isotopes are apart where masses show, and alike where they do not; a linear atom has no torsion."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -12,6 +14,7 @@ from kstep.analysis.measure.profile import characterise
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
 from kstep.topology import equivalent_hydrogens, find_rotatable_torsions
+from kstep.training.batches import Windows
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.units import WAVENUMBER_PER_THZ
 
@@ -115,6 +118,10 @@ def test_velocities_are_never_given_to_another_isotope():
     both = exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 400, masses)
     moved = (both[:, light] != light).any(axis=1).mean()
     assert 0.4 < moved < 0.6  # by a reflection alone, never by a turn
+    numbers, bonds, masses = graph("[2H]CC(O)F")  # no mirror image, so that the CH2D cannot move at all
+    assert (exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 100, masses) == np.arange(len(masses))).all()
+    windows = SimpleNamespace(of=[{"numbers": numbers, "bonds": bonds, "masses": masses}])
+    assert (Windows.exchange_hydrogens(windows, 0, np.random.default_rng(0), 100) == np.arange(len(masses))).all()
     numbers, bonds, masses = graph("[2H]C(O)C")
     handed = exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 200, masses)
     methyl = next(g for g in equivalent_hydrogens(numbers, bonds, masses) if len(g) == 3)

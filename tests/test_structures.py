@@ -87,6 +87,7 @@ def test_bonds_of_bare_geometries_are_perceived(tmp_path, smiles):
         source = shuffled(smiles, n=1, seed=seed)
         path = write(tmp_path / "mine.xyz", source)
         molecule = opened(path, charge=Chem.GetFormalCharge(source)).molecule
+        assert molecule.numbers.tolist() == [atom.GetAtomicNum() for atom in source.GetAtoms()]
         assert Chem.CanonSmiles(molecule.smiles) == Chem.CanonSmiles(smiles)
         assert molecule.species().inside(molecule.conformers).all()
 
