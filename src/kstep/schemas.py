@@ -148,7 +148,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
+            f"{path} is truncated or not an npz file ({error}); run the stage that writes it again"
         ) from None
 
 
