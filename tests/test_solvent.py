@@ -41,7 +41,7 @@ def test_two_programs_have_one_gbsa(method):
 
 
 def test_every_listed_solvent_has_parameters_and_every_name_is_one_of_them():
-    """A name that the program does not know would raise; one that it took for the gas phase would stay at its energy."""
+    """A name that the program does not know would raise; one taken for the gas phase would stay at its energy."""
     for (model, method), listed in XTB_SOLVENTS.items():
         gas = water_in("tblite", method=method).energy(WATER)
         for solvent in listed:
@@ -57,8 +57,9 @@ def test_alpb_is_not_gbsa_and_the_default_of_tblite():
 
 
 def test_pyscf_knows_each_of_its_solvents_by_one_name():
-    from kstep.forces.pyscf import solvents
     from pyscf.solvent.smd import solvent_db
+
+    from kstep.forces.pyscf import solvents
 
     assert len(solvents()) == len(solvent_db) - 1  # the empty name is the gas phase
     assert set(ALPB) - set(solvents()) <= {"furan", "phenol", "wet-octanol"}  # which that database lacks
@@ -90,7 +91,8 @@ def test_the_solvent_is_part_of_the_method(water, settings, method):
 
 @pytest.mark.parametrize("settings, words", [
     ({"solvent": "watr"}, "unknown solvent 'watr'; did you mean 'water'"),
-    ({"solvent": "ethanol", "solvation_model": "gbsa"}, "GBSA has no parameters of GFN2-xTB for ethanol; it has acetone"),
+    ({"solvent": "ethanol", "solvation_model": "gbsa"},
+     "GBSA has no parameters of GFN2-xTB for ethanol; it has acetone"),
     ({"solvent": "dmf", "solvation_model": "gbsa", "method": "GFN1-xTB"}, "GBSA has no parameters of GFN1-xTB for dmf"),
     ({"solvent": "water", "method": "IPEA1-xTB"}, "IPEA1-xTB has no parameters for an implicit solvent"),
     ({"solvent": "water", "method": "GFN-FF", "backend": "xtb"}, "GFN-FF has no parameters for an implicit solvent"),

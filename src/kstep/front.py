@@ -61,8 +61,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
-    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
-    broke.
+    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    temperature_K.  Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
                     solvent=solvent, seed=seed, workers=workers, device=device, resume=resume)
@@ -78,7 +78,8 @@ def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Pat
     settings: keys of configs/learn.yaml.
     """
     return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, solvent=solvent, seed=seed, workers=workers, device=device, resume=resume))[1]
+                                   name=name, solvent=solvent, seed=seed, workers=workers, device=device,
+                                   resume=resume))[1]
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,

@@ -129,7 +129,7 @@ def kinetic_energy(velocities: np.ndarray, masses: np.ndarray) -> np.ndarray:
 
 
 def said_besides(state: State, truth) -> dict[str, np.ndarray]:
-    """What the true potential said of r proposals besides energy and forces, (r,...) by name, where the state has it."""
+    """What the true potential said of r proposals besides energy and forces, (r,...) by name, if the state has it."""
     if not len(state.dipole):
         return {}
     return {"dipole": truth.extra.get("dipole", np.full((len(truth.energy), 3), np.nan))}

@@ -21,23 +21,14 @@ from scipy.constants import Avogadro, atomic_mass, c, elementary_charge, epsilon
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
-from kstep.analysis.judge.compare import check_comparable
 from kstep.analysis.measure.spectra import (
     GRID_CM,
-    LONGEST_WINDOW_PS,
-    SHORTEST_SEGMENT_PS,
     cut_windows,
     independent_groups,
-    longest_window_ps,
     mass_weighted_power,
-    nve_segments,
-    nyquist_cm,
     power_spectrum,
-    spacing_ps,
 )
-from kstep.errors import UserError
 from kstep.schemas import Trajectory
-from kstep.scheme_traits import traits_of
 from kstep.units import BOLTZMANN, WAVENUMBER_PER_THZ
 
 KM_PER_MOL = elementary_charge**2 * Avogadro / (12 * epsilon_0 * c**2 * atomic_mass) / 1000  # of 1 e^2/Da: 974.9
@@ -47,7 +38,6 @@ BAND_CM = 40.0  # half width of what a peak's position is the centre of
 LOWEST_CM = 60.0  # below, the turning of the whole molecule
 FAINTEST = 0.02  # of the highest peak
 LEAST_ERRORS = 2.0  # that a peak rises above its surroundings
-SAME_PEAK_CM = 100.0
 DRAWS = 100
 STEP_CM = float(GRID_CM[1] - GRID_CM[0])
 UNITS = {True: "km/mol", False: "arbitrary units"}
@@ -58,7 +48,7 @@ class Peak:
     """A band: position_cm, the centre of what is higher than half its height, and intensity, its area; with errors.
 
     intensity in km/mol (arbitrary units of a power spectrum); reference_cm, shift_cm, shift_error_cm: of the nearest
-    peak of plain MD, None where there is none within SAME_PEAK_CM.
+    peak of plain MD, None where there is none near.
     """
 
     position_cm: float
@@ -75,13 +65,15 @@ class Spectrum:
     """Spectra of a run on GRID_CM, each with its standard error over replicas, and peaks of `curve`.
 
     absorption (G,) km/mol per cm-1, None where the run has no dipoles; power (G,) per cm-1, the velocities' (density of
-    vibrational states), of area 1; temperature_K: of the frames' kinetic energy; resolution_cm: full width of a line.
+    vibrational states), of area 1; temperature_K: of the frames' kinetic energy; asked_K: what the run was to have;
+    resolution_cm: full width of a line.
     """
 
     molecule: str
     method: str
     scheme: str
     temperature_K: float
+    asked_K: float
     window_ps: float
     resolution_cm: float
     windows: int
@@ -112,72 +104,26 @@ class Spectrum:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
-        return {**plain, "unit": self.unit, "wavenumber_cm": GRID_CM.tolist(), "peaks": [vars(p) for p in self.peaks],
+        plain = {key: _plain(value) for key, value in vars(self).items()}
+        return {**plain, "unit": self.unit, "wavenumber_cm": GRID_CM.tolist(),
+                "peaks": [{key: _plain(value) for key, value in vars(peak).items()} for peak in self.peaks],
                 "baseline": self.baseline and self.baseline.as_dict()}
 
 
-def infrared(run: Trajectory, *, baseline: Trajectory | None = None, window_ps: float | None = None) -> Spectrum:
-    """The spectrum of a run, beside that of plain MD of the same molecule and method.
-
-    window_ps: length of the stretches that are transformed, and so the resolution (None: the longest that both have,
-    2 ps at most).  UserError where a run keeps no velocities, has no NVE stretch, or frames too far apart.
-    """
-    both = [run] if baseline is None else [run, baseline]
-    for trajectory in both:
-        _check_dynamics(trajectory)
-    if baseline is not None:
-        check_comparable(baseline, run)
-    longest = min(map(longest_window_ps, both))
-    window_ps = window_ps or min(longest, LONGEST_WINDOW_PS)
-    if window_ps > longest * 1.0001:
-        raise UserError(f"there is no stretch of {window_ps:g} ps without a thermostat or a velocity redraw, the "
-                        f"longest is {longest:.3g} ps; ask for a shorter --window-ps")
-    own = _spectrum(run, window_ps)
-    if baseline is None:
-        return own
-    return beside(own, _spectrum(baseline, window_ps))
+def _plain(value: Any) -> Any:
+    """Lists for arrays; None for an error that a single stretch does not tell."""
+    if isinstance(value, np.ndarray):
+        return None if np.isnan(value).all() else value.tolist()
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def beside(own: Spectrum, plain: Spectrum) -> Spectrum:
-    """A spectrum whose peaks know how far they are from the nearest of plain MD's, each of which is taken once."""
-    peaks, free = list(own.peaks), list(plain.peaks)
-    for gap, i, other in sorted(((abs(p.position_cm - q.position_cm), i, q) for i, p in enumerate(own.peaks)
-                                 for q in plain.peaks), key=lambda pair: pair[:2]):
-        if gap <= SAME_PEAK_CM and other in free and peaks[i].reference_cm is None:
-            free.remove(other)
-            peaks[i] = Peak(**{**vars(peaks[i]), "reference_cm": other.position_cm,
-                               "shift_cm": peaks[i].position_cm - other.position_cm,
-                               "shift_error_cm": float(np.hypot(peaks[i].position_error_cm, other.position_error_cm))})
-    return Spectrum(**{**vars(own), "peaks": tuple(peaks), "baseline": plain})
-
-
-def _check_dynamics(trajectory: Trajectory) -> None:
-    """Refuse what has no spectrum: velocities that follow no dynamics, a thermostat, frames too far apart."""
-    metadata, traits = trajectory.metadata, traits_of(trajectory.metadata)
-    name = f"the run of {metadata.get('molecule')} with scheme {metadata.get('scheme')}"
-    if not traits.keeps_velocities or traits.ensemble == "none":
-        raise UserError(f"{name} follows no dynamics, so that it has no spectrum; run plain MD (kstep baseline), or "
-                        "--scheme impulse or checked with --thermostat none")
-    segments = nve_segments(trajectory)
-    if longest_window_ps(trajectory) < SHORTEST_SEGMENT_PS:
-        raise UserError(f"{name} has no stretch of {SHORTEST_SEGMENT_PS:g} ps without a thermostat or a velocity redraw; "
-                        "run it with --thermostat none, plain MD with a longer redraw_interval_ps")
-    widest = max(spacing_ps(trajectory, frames) for frames in segments)
-    if nyquist_cm(widest) < GRID_CM[-1]:
-        raise UserError(f"{name} has frames {widest * 1000:.3g} fs apart, which show nothing above "
-                        f"{nyquist_cm(widest):.0f} cm-1 (Nyquist) and fold what is there; a spectrum takes "
-                        f"{WAVENUMBER_PER_THZ / 2 / GRID_CM[-1] * 1000:.2g} fs or less: fewer --k-steps, and "
-                        "save_interval_steps: 1")
-    if len(trajectory.dipole) and not np.isfinite(trajectory.dipole[np.concatenate(segments)]).all():
-        raise UserError(f"{name} lacks the dipole of some frames, which its calculator did not say")
-
-
-def _spectrum(trajectory: Trajectory, window_ps: float) -> Spectrum:
+def spectrum_of(trajectory: Trajectory, window_ps: float) -> Spectrum:
+    """The spectrum of the NVE windows of a trajectory, of which there must be one."""
     windows = cut_windows(trajectory, window_ps)
     group = independent_groups(trajectory, windows)
     frames = np.concatenate([part for part, _ in windows])
-    n_dof = np.array([segment["n_dof"] for segment in trajectory.segments])[trajectory.segment[frames]]
+    n_dof, asked_K = (np.array([segment[key] for segment in trajectory.segments])[trajectory.segment[frames]]
+                      for key in ("n_dof", "temperature_K"))
     kT = float(np.mean(2.0 * trajectory.Ekin[frames] / n_dof))
     power = _by_group([mass_weighted_power(trajectory, part, spacing) for part, spacing in windows], group)
     power /= power.mean(axis=0).sum() * STEP_CM
@@ -187,7 +133,8 @@ def _spectrum(trajectory: Trajectory, window_ps: float) -> Spectrum:
             [absorbed(trajectory.dipole[part], spacing) for part, spacing in windows], group)
     metadata, judged = trajectory.metadata, power if absorption is None else absorption
     return Spectrum(
-        metadata["molecule"], str(metadata.get("method")), str(metadata["scheme"]), kT / BOLTZMANN, window_ps,
+        metadata["molecule"], str(metadata.get("method")), str(metadata["scheme"]), kT / BOLTZMANN,
+        float(asked_K.mean()), window_ps,
         HANN_WIDTH / window_ps * WAVENUMBER_PER_THZ, len(windows), len(np.unique(trajectory.replica[frames])),
         None if absorption is None else absorption.mean(axis=0), None if absorption is None else _error(absorption),
         power.mean(axis=0), _error(power), find_bands(judged))
