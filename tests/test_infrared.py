@@ -61,7 +61,8 @@ def diatomic(masses, *, every=1, charge=CHARGE, scheme="plain", ensemble="NVE", 
     kinetic = kinetic_energy(flat["vel"], masses)
     arrays = complete_trajectory({
         **flat, "Ekin": kinetic, "Etot": kinetic + flat["Epot"], 
-        "time_ps": np.tile(np.arange(n) * every * DT_PS, REPLICAS), "step": np.tile(np.arange(n) * every, REPLICAS), "replica": np.repeat(np.arange(REPLICAS), n),
+        "time_ps": np.tile(np.arange(n) * every * DT_PS, REPLICAS), "step": np.tile(np.arange(n) * every, REPLICAS),
+        "replica": np.repeat(np.arange(REPLICAS), n),
         "segment": np.repeat(np.arange(REPLICAS), n), **({"dipole": dipole} if dipoles else {}),
         "masses": masses, "masses_sampler": masses, "atom_types": np.array([1, 1]), "bonds": np.array([[0, 1]])})
     segments = [{"replica": r, "role": "drift", "ensemble": ensemble, "temperature_K": T, "n_dof": 3}

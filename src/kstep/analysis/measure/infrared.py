@@ -33,11 +33,11 @@ from kstep.units import BOLTZMANN, WAVENUMBER_PER_THZ
 
 KM_PER_MOL = elementary_charge**2 * Avogadro / (12 * epsilon_0 * c**2 * atomic_mass) / 1000  # of 1 e^2/Da: 974.9
 HANN_WIDTH = 1.44  # full width at half height of a line through a Hann window of length 1
-SMOOTH_CM = 30.0  # full width, of the curve that peaks are looked for in
+SMOOTH_CM = 40.0  # full width, of the curve that peaks are looked for in
 BAND_CM = 40.0  # half width of what a peak's position is the centre of
 LOWEST_CM = 60.0  # below, the turning of the whole molecule
 FAINTEST = 0.02  # of the highest peak
-LEAST_ERRORS = 2.0  # that a peak rises above its surroundings
+LEAST_ERRORS = 1.0  # that a peak rises above its surroundings; its height is as uncertain as the energy in its mode
 DRAWS = 100
 STEP_CM = float(GRID_CM[1] - GRID_CM[0])
 UNITS = {True: "km/mol", False: "arbitrary units"}
