@@ -22,7 +22,7 @@ def as_text(spectrum: Spectrum) -> str:
     kind = "infrared spectrum" if s.absorption is not None else (
         "power spectrum of the velocities (the run has no dipoles)")
     lines = [f"{s.molecule}, {s.method}, {s.scheme}: {kind} at {s.temperature_K:.0f} K, {s.windows} windows of "
-             f"{s.window_ps:g} ps from {s.replicas} replicas, resolution {s.resolution_cm:.0f} cm-1"]
+             f"{s.window_ps:.3g} ps from {s.replicas} replicas, resolution {s.resolution_cm:.0f} cm-1"]
     if abs(s.temperature_K / s.asked_K - 1.0) > FAR_FROM_TEMPERATURE:
         lines.append(f"its stretches have the kinetic energy of {s.temperature_K:.0f} K, not of {s.asked_K:.0f} K: "
                      "bands lie where they do at that temperature; start from frames in equilibrium (--initial-md)")
