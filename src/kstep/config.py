@@ -54,6 +54,11 @@ class BaselineConfig(Config):
     save_interval_steps: Count = 1
     replicas: Replicas = 2
 
+    @property
+    def surface(self) -> str:
+        """What tells its potential energy surface from another's: the method, and the solvent where there is one."""
+        return self.method
+
     if TYPE_CHECKING:  # the config of a backend has those that mean something to it
         @property
         def backend(self) -> Any: ...
@@ -119,6 +124,8 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
     except ValidationError as failure:
         problem = failure.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
+        if not key:  # of the mapping as a whole
+            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
             raise UserError(f"{where}: unknown key '{key}'{hint}") from None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import ase
     import mdtraj
 
+    from kstep.analysis.measure.infrared import Spectrum
+
 PRODUCTION = ("train", "reference", "drift")  # roles; the others equilibrate, or are hotter than what was asked for
 
 
@@ -110,6 +112,17 @@ class Result:
         from kstep.analysis.show.formats import to_mdtraj
 
         return to_mdtraj(self.chosen)
+
+    def spectrum(self, baseline: Result | str | Path | None = None, *, window_ps: float | None = None) -> Spectrum:
+        """The infrared spectrum and its peaks, in km/mol, beside that of plain MD (see kstep.analysis.spectrum).
+
+        window_ps: length of the stretches that are transformed (None: the longest, 2 ps at most).  UserError for a run
+        whose velocities follow no dynamics.
+        """
+        from kstep.analysis.spectrum import infrared
+
+        plain = baseline if isinstance(baseline, Result) or baseline is None else Result(Path(baseline))
+        return infrared(self.trajectory, baseline=plain.trajectory if plain else None, window_ps=window_ps)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -21,6 +21,7 @@ COMMANDS = {  # in the order of the pipeline
     "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
     "export": "a trajectory for other programs: extxyz, pdb, dcd, xtc ...",
+    "spectrum": "the infrared spectrum of dynamics: peaks, curves, a picture",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",
     "batch": "what the batch scripts ask: which molecules, which results are whole",
