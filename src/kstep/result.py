@@ -52,8 +52,10 @@ class Result:
     def chosen(self) -> Trajectory:
         """The trajectory of these frames alone."""
         t = self.trajectory
-        arrays = {key: getattr(t, key) for key in PER_FRAME if key != "weight" or not self.by_weight}
-        t = replace(t, weight=t.weight[:0]) if self.by_weight else t
+        arrays = {key: getattr(t, key) for key in PER_FRAME
+                  if key not in ("weight", "bias") or not self.by_weight}
+        if self.by_weight:
+            t = replace(t, weight=t.weight[:0], bias=t.bias[:0])
         return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
 
     @property

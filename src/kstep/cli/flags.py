@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kstep.config import MOST
+from kstep.restraints import parse_restraint
 
 T = TypeVar("T")
 
@@ -71,6 +72,25 @@ def add_physics(parser, numbered: str | None):
     physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
     return what
+
+
+def add_restraint_flag(group) -> None:
+    """--restrain, the key `restraints` of a config."""
+    group.add_argument("--restrain", action="append", dest="restraints", type=of(parse_restraint),
+                       metavar="KIND:ATOMS:CENTRE:K",
+                       help="hold a distance (nm, kJ/mol/nm^2), angle or dihedral (deg, kJ/mol/rad^2) near its centre, "
+                            "such as dihedral:0-1-2-3:60:200, atoms from 0; may be repeated")
+
+
+def of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A flag's type from what raises ValueError with a sentence."""
+    def parsed(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
 
 
 def filled(kind: type[T], args, **others) -> T:
