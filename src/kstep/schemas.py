@@ -114,8 +114,9 @@ class Trajectory:
     def check_alike(self, reader: str) -> None:
         """UserError where frames have weights, for a reader that could not heed them."""
         if self.is_weighted:
+            what = "its restraints" if self.is_restrained else "the network"
             raise UserError(f"{reader} has no place for the weights of this run's frames, without which they follow "
-                            f"{'its restraints' if self.is_restrained else 'the network'}; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
+                            f"{what}; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
 
     def drawn(self, frames: np.ndarray, n: int) -> np.ndarray:
         """n of the frames, evenly spread, each as often as it weighs: frames that count alike.

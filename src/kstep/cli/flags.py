@@ -74,9 +74,9 @@ def add_physics(parser, numbered: str | None):
     return what
 
 
-def add_restraint_flag(group) -> None:
+def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
     """--restrain, the key `restraints` of a config."""
-    group.add_argument("--restrain", action="append", dest="restraints", type=of(parse_restraint),
+    group.add_argument("--restrain", action="append", dest="restraints", type=of(parse),
                        metavar="KIND:ATOMS:CENTRE:K",
                        help="hold a distance (nm, kJ/mol/nm^2), angle or dihedral (deg, kJ/mol/rad^2) near its centre, "
                             "such as dihedral:0-1-2-3:60:200, atoms from 0; may be repeated")
@@ -115,6 +115,11 @@ def positive_int(text: str) -> int:
     return _number(int, text, lambda n: 1 <= n <= MOST, f"whole number >= 1{_most(text)}")
 
 
+def bins(text: str) -> int:
+    """A flag's number of bins: 2 or more, and no more than anyone can look at."""
+    return _number(int, text, lambda n: 2 <= n <= 1000, "whole number from 2 to 1000")
+
+
 def non_negative_int(text: str) -> int:
     """A flag's whole number of 0 or more."""
     return _number(int, text, lambda n: 0 <= n <= MOST, f"whole number >= 0{_most(text)}")
@@ -127,6 +132,11 @@ def _most(text: str) -> str:
 def positive_float(text: str) -> float:
     """A flag's finite number above 0."""
     return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
+
+
+def finite_float(text: str) -> float:
+    """A flag's finite number."""
+    return _number(float, text, lambda x: abs(x) < float("inf"), "number")
 
 
 def non_negative_float(text: str) -> float:

@@ -81,7 +81,7 @@ class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own.
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
-    tells its potential energy surface from another's; restraints: what whoever evaluates it adds (forces.pool), which is
+    tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
     no part of the backend nor of the method.  UserError for restraints on atoms that are not there.
     """
 

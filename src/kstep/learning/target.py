@@ -88,8 +88,7 @@ class Target:
         return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
-        """What the truth said at positions (r,N,3), as labels, which know of no restraints; temperature_K: a number or (r,).
-        """
+        """What the truth without restraints said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
         return Labels(positions, *truth.bare, temperature_K)
 
     def fit(self, labels: Labels, model, config, **how) -> dict:

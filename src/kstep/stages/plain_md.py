@@ -17,6 +17,7 @@ from kstep.files import check_writable
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform, read_system
 from kstep.molecules.prepare import ensure_prepared
+from kstep.molecules.restrained import led_to
 from kstep.molecules.smiles import read_smiles_file
 from kstep.processes import physical_cores
 from kstep.provenance import provenance
