@@ -20,6 +20,8 @@ COMMANDS = {  # in the order of the pipeline
     "sample": "k network steps per true call; --learn starts from a SMILES alone (06, 06b)",
     "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
+    "umbrella": "windows of restraints along a coordinate, joined into its free energy",
+    "profile": "free energies along torsions and distances, of runs or of windows",
     "export": "a trajectory for other programs: extxyz, pdb, dcd, xtc ...",
     "spectrum": "the infrared spectrum of dynamics: peaks, curves, a picture",
     "benchmark": "every scheme on one molecule, one table (07)",

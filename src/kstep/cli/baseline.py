@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    add_restraint_flag,
     add_solvent,
     add_structure,
     filled,
@@ -68,6 +69,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     if numbered in (None, "01"):
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
                                help="OpenMM: keep forces in the file (training needs them)")
+    add_restraint_flag(run_flags)
     run_flags.add_argument("--resume", action="store_true",
                            help="keep finished molecules and continue unfinished ones from their last checkpoint")
     add_common_arguments(parser, overrides=True)
@@ -80,7 +82,7 @@ def load(args, numbered: str | None):
     from kstep.stages.physics import load_physics
 
     changes = {**parse_assignments(args.assignments), **solvent_of(args)}
-    for key in ("replicas", "temperature_K"):
+    for key in ("replicas", "temperature_K", "restraints"):
         if getattr(args, key) is not None:  # a flag left out unsets no --set
             changes[key] = getattr(args, key)
     if numbered == "01":
