@@ -20,6 +20,8 @@ COMMANDS = {  # in the order of the pipeline
     "sample": "k network steps per true call; --learn starts from a SMILES alone (06, 06b)",
     "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
+    "populations": "the conformers of a run: populations, free energies, errors",
+    "average": "any observable of a run, one's own too, with its error",
     "export": "a trajectory for other programs: extxyz, pdb, dcd, xtc ...",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",
