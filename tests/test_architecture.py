@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance",
                  "restraints"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
-    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},
+    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "analysis"},
     "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages",
                        "analysis"},
     "result": GROUND | {"analysis", "runs"},

@@ -22,6 +22,8 @@ COMMANDS = {  # in the order of the pipeline
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
     "umbrella": "windows of restraints along a coordinate, joined into its free energy",
     "profile": "free energies along torsions and distances, of runs or of windows",
+    "populations": "the conformers of a run: populations, free energies, errors",
+    "average": "any observable of a run, one's own too, with its error",
     "export": "a trajectory for other programs: extxyz, pdb, dcd, xtc ...",
     "spectrum": "the infrared spectrum of dynamics: peaks, curves, a picture",
     "benchmark": "every scheme on one molecule, one table (07)",
