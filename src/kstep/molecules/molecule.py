@@ -23,6 +23,7 @@ RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what
 
 # what molecule.npz holds, in its metadata and as arrays
 _WORDS = ("name", "smiles", "charge", "multiplicity", "force_field")
+_LATER_WORDS = {"relaxed_on": ""}  # which older files lack
 _ARRAYS = {"numbers": "i8", "masses": "f8", "bonds": "i8", "bond_orders": "f8", "conformers": "f8",
            "conformer_energies": "f8"}
 
@@ -42,7 +43,7 @@ class Molecule:
 
     numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
     (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
-    `force_field`; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions
+    `relaxed_on`, the true potential whose minima they are near, or where that is '' of `force_field`; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions
     matter where that is not all of them, as in a QM/MM system.
     """
 
@@ -58,6 +59,7 @@ class Molecule:
     multiplicity: int = 1
     force_field: str = "mmff94"
     region: np.ndarray | None = None
+    relaxed_on: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -75,7 +77,8 @@ class Molecule:
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""
-        text = {"schema": "molecule", "schema_version": 1, **{key: getattr(self, key) for key in _WORDS}}
+        text = {"schema": "molecule", "schema_version": 1,
+                **{key: getattr(self, key) for key in (*_WORDS, *_LATER_WORDS)}}
         arrays = {key: np.asarray(getattr(self, key), dtype) for key, dtype in _ARRAYS.items()}
         write_npz(path, {**arrays, "bonds": arrays["bonds"].reshape(-1, 2), "metadata": np.array(json.dumps(text))})
 
@@ -94,6 +97,7 @@ class Molecule:
         try:
             text = json.loads(str(arrays["metadata"]))
             known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
+            known |= {key: str(text.get(key, usual)) for key, usual in _LATER_WORDS.items()}
             molecule = cls(**known | {key: int(text[key]) for key in ("charge", "multiplicity")})
             check_name(molecule.name)
             shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
