@@ -31,7 +31,7 @@ from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
 from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
 from kstep.stages.plain_md import PlainMDSettings, run_one
-from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
+from kstep.stages.sampling import SamplingSettings, learn_alone, sample as run_sampling
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
@@ -77,8 +77,8 @@ def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Pat
 
     settings: keys of configs/learn.yaml.
     """
-    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, seed=seed, workers=workers, device=device, resume=resume))[1]
+    return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
+                                   name=name, seed=seed, workers=workers, device=device, resume=resume))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,

@@ -62,8 +62,8 @@ def judge(molecule: Molecule, positions: np.ndarray, energies: np.ndarray, windo
             causes[int(row)], changed = f"{height:.0f} kJ/mol above the lowest", False
     kept = [row for row in sound if int(row) not in causes]
     order = np.argsort(energies[kept], kind="stable") if kept else []
-    return Judged(np.array(kept, dtype=int)[order], [{"conformer": row, "cause": causes[row]} for row in sorted(causes)],
-                  changed and bool(causes))
+    dropped = [{"conformer": row, "cause": causes[row]} for row in sorted(causes)]
+    return Judged(np.array(kept, dtype=int)[order], dropped, changed and bool(causes))
 
 
 class _Checks:

@@ -43,8 +43,9 @@ class Molecule:
 
     numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
     (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
-    `relaxed_on`, the true potential whose minima they are near, or where that is '' of `force_field`; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions
-    matter where that is not all of them, as in a QM/MM system.
+    `relaxed_on`, the true potential near whose minima they are, or where that is '' of `force_field`;
+    total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions matter where that is
+    not all of them, as in a QM/MM system.
     """
 
     name: str
