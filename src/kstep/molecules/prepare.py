@@ -191,6 +191,7 @@ def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
         "charge": molecule.charge,
         "multiplicity": molecule.multiplicity,
         "force_field": molecule.force_field,
+        "relaxed_on": molecule.relaxed_on or None,
         "n_conformers": len(molecule.conformers),
         "conformer_energies_kJ_per_mol": [round(float(e), 6) for e in molecule.conformer_energies],
         **({"embedded_and_dropped": [each["cause"] for each in prepared.dropped]} if prepared.dropped else {}),

@@ -117,10 +117,10 @@ def settle_starts(molecule: Molecule, spec: PhysicsSpec, *, wanted: int, first: 
     Conformers that were relaxed on this potential at their preparation are taken as they are.  Raises UserError, with
     the cause, where no start is left.
     """
-    if molecule.relaxed_on == spec.method:
-        return Starts(molecule, {"relaxed_on": spec.method, "at_preparation": True,
+    if molecule.relaxed_on == surface_of(molecule, spec):
+        return Starts(molecule, {"relaxed_on": molecule.relaxed_on, "at_preparation": True,
                                  "count": len(molecule.conformers)})
-    asked = {"method": spec.method, "smiles": molecule.smiles, "wanted": wanted, "first": first,
+    asked = {"method": surface_of(molecule, spec), "smiles": molecule.smiles, "wanted": wanted, "first": first,
              "must_hold": must_hold, "conformers": molecule.conformers.tolist()}
     found = _kept(molecule, keep, asked) if resume and keep is not None else None
     if found is None:
@@ -129,6 +129,13 @@ def settle_starts(molecule: Molecule, spec: PhysicsSpec, *, wanted: int, first: 
             _keep(found, keep, asked)
     log.info("%s", describe(found))
     return found
+
+
+def surface_of(molecule: Molecule, spec: PhysicsSpec) -> str:
+    """The method, with charge and multiplicity where a config overrides the molecule's: what tells energies apart."""
+    other = [f"{key} {spec.settings[key]}" for key in ("charge", "multiplicity")
+             if spec.settings.get(key, getattr(molecule, key)) != getattr(molecule, key)]
+    return " with ".join(filter(None, [spec.method, " and ".join(other)]))
 
 
 def judged_starts(molecule: Molecule) -> Starts:
@@ -193,7 +200,7 @@ def _relaxed(molecule: Molecule, spec: PhysicsSpec, wanted: int, first: int, n_w
                                f"{dropped[0]['cause']}; the run starts from them as they were prepared")
         log.warning("%s", record["unrelaxed"])
     else:
-        kept = replace(kept, relaxed_on=spec.method)
+        kept = replace(kept, relaxed_on=surface_of(molecule, spec))
     return Starts(kept, {**record, "count": len(kept.conformers)}, first, spent)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
 from kstep.molecules.molecule import check_name
-from kstep.molecules.prepare import NONE, prepare_entry, read_metadata, update_metadata, write_prepared
+from kstep.molecules.prepare import NONE, Prepared, prepare_entry, read_metadata, update_metadata, write_prepared
 from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.provenance import provenance
+from kstep.runs.starts import settle_starts
 from kstep.shipped import find_molecules
+from kstep.stages.physics import TruePhysics
 
 log = logging.getLogger("kstep")
 
@@ -24,7 +28,9 @@ log = logging.getLogger("kstep")
 class PreparationSettings:
     """smiles: file of lines 'SMILES name [charge=.. multiplicity=..]', or with `name` one SMILES.
 
-    molecules: only these of the file (empty: all); multiplicity: of a literal SMILES, a file states it per line.
+    molecules: only these of the file (empty: all); multiplicity: of a literal SMILES, a file states it per line;
+    qm: config of the method that conformers are relaxed and judged on, whose energies they then have (None: those of
+    the force field); n_workers: processes for its true calls (None: all cores).
     """
 
     smiles: str
@@ -36,6 +42,8 @@ class PreparationSettings:
     n_conformers: int = 20
     max_attempts: int = 100
     seed: int = 0
+    qm: ChargedConfig | None = None
+    n_workers: int | None = None
 
     def entries(self) -> tuple[list[Entry], list[str]]:
         """What to prepare, and one sentence per line of the file that cannot be."""
@@ -64,13 +72,25 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
         try:
             prepared = prepare_entry(entry, n_conformers=settings.n_conformers, seed=settings.seed,
                                      max_attempts=settings.max_attempts, force_field=settings.force_field)
+            prepared, of_starts = _relaxed(prepared, settings)
         except UserError as error:
             problems.append(str(error))
             continue
-        record = write_prepared(prepared, settings.out) | {"seed": settings.seed, **versions}
+        record = write_prepared(prepared, settings.out) | of_starts | {"seed": settings.seed, **versions}
         update_metadata(settings.out, {entry.name: record})
         done.append(entry.name)
         energies = prepared.molecule.conformer_energies
         log.info("%-16s %3d atoms, %2d conformers over %.1f kJ/mol -> %s", entry.name, len(prepared.molecule),
                  len(energies), energies[-1] - energies[0], settings.out / entry.name)
     return done, problems
+
+
+def _relaxed(prepared: Prepared, settings: PreparationSettings) -> tuple[Prepared, dict[str, Any]]:
+    """Conformers relaxed and judged on the QM method, where there is one; what metadata.json says of that."""
+    if settings.qm is None:
+        return prepared, {}
+    physics = TruePhysics(prepared.molecule, settings.qm)
+    physics.check()
+    starts = settle_starts(prepared.molecule, physics.spec(warm_start=False),
+                           n_workers=physics.workers(settings.n_workers), wanted=len(prepared.molecule.conformers))
+    return prepared.with_conformers(starts.molecule), {"starts": starts.record}
