@@ -293,6 +293,34 @@ def test_a_resumed_run_is_bit_equal_and_starts_where_it_did(tmp_path):
     assert a.metadata["starts"] == b.metadata["starts"] and a.metadata["true_calls"] == b.metadata["true_calls"]
 
 
+def test_a_run_that_is_cut_and_resumed_pays_its_starts_once(tmp_path, monkeypatch):
+    """Cut before its first restart file, and after it."""
+    from kstep.runs import production
+
+    steps = production.macro_steps
+
+    def cut_after(most):
+        def cut(*args, **kwargs):
+            for n, state in enumerate(steps(*args, **kwargs)):
+                if n >= most:
+                    raise KeyboardInterrupt
+                yield state
+        return cut
+
+    how = dict(PLAIN, checkpoint_interval=4, steps=8)
+    whole = kstep.sample("O=C=O", "configs/qm_fast.yaml", out=tmp_path / "a.npz", **how)
+    for name, most in (("b.npz", 2), ("c.npz", 6)):
+        monkeypatch.setattr(production, "macro_steps", cut_after(most))
+        with pytest.raises(KeyboardInterrupt):
+            kstep.sample("O=C=O", "configs/qm_fast.yaml", out=tmp_path / name, **how)
+        monkeypatch.setattr(production, "macro_steps", steps)
+        resumed = kstep.sample("O=C=O", "configs/qm_fast.yaml", out=tmp_path / name, resume=True, **how)
+        a, b = (load_trajectory(run.path) for run in (whole, resumed))
+        np.testing.assert_array_equal(a.pos, b.pos)
+        assert a.metadata["starts"] == b.metadata["starts"]
+        assert a.metadata["true_calls"] == b.metadata["true_calls"] == 2 * 9 + a.metadata["starts"]["true_calls"]
+
+
 def test_a_zwitterion_is_run_by_dynamics_that_says_so_and_refused_by_walls(tmp_path, caplog):
     zwitterion = prepared("[NH3+]CC(=O)[O-]", 2)
     with caplog.at_level(logging.WARNING, logger="kstep"):

@@ -4,6 +4,8 @@ A force field's conformer can be no molecule at all for the true potential (a ri
 was guessed).  Some steps of L-BFGS (Liu & Nocedal, Math. Program. 45, 503 (1989), as in ASE), all conformers side by
 side in the pool, bring each near a minimum: near enough to have no nonsense left, not a converged one.  What is then
 no start (molecules.geometry_faults) is dropped, by name.
+
+A truth that has no forces is given a cheaper one's `spec` to relax on: `settle_starts` asks for nothing else of it.
 """
 
 from __future__ import annotations
@@ -139,15 +141,19 @@ def surface_of(molecule: Molecule, spec: PhysicsSpec) -> str:
 
 
 def judged_starts(molecule: Molecule) -> Starts:
-    """The conformers of a molecule whose force field is the true potential, in which they are minimised already."""
+    """The conformers of a molecule whose force field is the true potential, in which they are minimised already.
+
+    Raises UserError, with the cause, where none of them is a start.
+    """
+    minimised_in = molecule.relaxed_on or molecule.force_field
     judged = judge(molecule, molecule.conformers, molecule.conformer_energies, WINDOW_KJ)
     if not judged.dropped:  # as it is, duplicates too: nothing has moved
-        return Starts(molecule, {"relaxed_on": molecule.force_field, "at_preparation": True,
+        return Starts(molecule, {"relaxed_on": minimised_in, "at_preparation": True,
                                  "count": len(molecule.conformers)})
     if not len(judged.kept):
         raise UserError(f"no conformer of {molecule.name} is a start ({causes_of(judged.dropped)}); prepare it again")
     found = _chosen(molecule, molecule.conformers, molecule.conformer_energies, judged)
-    starts = Starts(found, {"relaxed_on": molecule.force_field, "at_preparation": True, "count": len(found.conformers),
+    starts = Starts(found, {"relaxed_on": minimised_in, "at_preparation": True, "count": len(found.conformers),
                             "dropped": judged.dropped})
     log.warning("%s", describe(starts))
     return starts
