@@ -195,8 +195,9 @@ def test_each_fault_is_named(ethanol):
     assert failed.dropped == [{"conformer": 0, "cause": "SCF"}] and not failed.changed
 
 
-@pytest.mark.parametrize("smiles", ["C1C2CC12", "C1=CC1", "FC(F)(F)F", "C12C3C4C1C5C2C3C45", "IC(I)(I)I", "BrC(Br)(Br)Br",
-                                    "C[Si](C)(C)O[Si](C)(C)C", "CS(C)(=O)=O", "[O-]Cl(=O)(=O)=O", "C1CC11CC1"])
+@pytest.mark.parametrize("smiles", ["C1C2CC12", "C1=CC1", "FC(F)(F)F", "C12C3C4C1C5C2C3C45", "IC(I)(I)I",
+                                    "BrC(Br)(Br)Br", "C[Si](C)(C)O[Si](C)(C)C", "CS(C)(=O)=O", "[O-]Cl(=O)(=O)=O",
+                                    "C1CC11CC1"])
 def test_strained_and_crowded_molecules_are_molecules(smiles):
     molecule = prepared(smiles, 3)
     assert not settled(molecule, 1).record["dropped"]

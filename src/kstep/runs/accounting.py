@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from kstep.runs.loop import Clock
 from kstep.runs.starts import Starts
@@ -22,7 +23,8 @@ class Account:
         self._starts = starts
         if starts is not None:
             self._add(starts.spent)
-        self._pool, self._carry = None, None
+        self._pool: Any = None
+        self._carry: Any = None
         self.clock = Clock()
 
     def charge(self, pool, carry) -> None:
