@@ -72,6 +72,8 @@ class BaselineConfig(Config):
         def spin_multiplicity(self) -> Any: ...
         @property
         def platform(self) -> Any: ...
+        @property
+        def relax_starts(self) -> Any: ...
 
 
 class ChargedConfig(BaselineConfig):
@@ -79,6 +81,7 @@ class ChargedConfig(BaselineConfig):
 
     charge: Annotated[int, Number] | None = None  # null: the molecule's own
     spin_multiplicity: Count | None = None  # null: the molecule's own
+    relax_starts: bool = True  # and judge them (kstep.runs.starts)
 
 
 T = TypeVar("T", bound=Config)

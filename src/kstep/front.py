@@ -35,7 +35,7 @@ from kstep.shipped import find_config
 from kstep.stages.physics import Subject, TruePhysics, check_lengths, load_physics, open_physics, prepare_subject
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.relaxation import physics_of_run, relax_conformers
-from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
+from kstep.stages.sampling import SamplingSettings, learn_alone, sample as run_sampling
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
@@ -88,8 +88,8 @@ def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Pat
     settings: keys of configs/learn.yaml.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
-    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
-                                   out=out, solvent=solvent, workers=workers, device=device, resume=resume))[1]
+    return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
+                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,

@@ -68,6 +68,8 @@ class RunRecord(BaseModel):
     tuning: dict[str, Any] | None = None  # what tuning measured and chose
     inner: dict[str, Any] | None = None  # how the network's force is computed, and what was timed
 
+    starts: dict[str, Any] | None = None  # how many, relaxed on what in how many true calls, dropped with the cause
+
     # what happened
     status: str | None = None  # finished | stopped at ... | broke at ...
     tally: dict[str, Any] | None = None  # sums over production, see kstep.runs.counters

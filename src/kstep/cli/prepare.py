@@ -35,14 +35,21 @@ def add_flags(parser, numbered: str | None = None) -> None:
     how.add_argument("--n-conformers", type=positive_int, default=20,
                      help="conformers embedded per molecule, before duplicates are dropped")
     how.add_argument("--max-attempts", type=positive_int, default=100, help="embedding attempts per conformer")
+    how.add_argument("--qm-config", type=Path,
+                     help="YAML of a QM method: relax conformers on it, drop what is no molecule there, and keep its "
+                          "energies; runs with this method start from them as they are")
+    how.add_argument("--num-workers", type=positive_int, dest="n_workers",
+                     help="processes for its true calls (default: all cores)")
     add_common_arguments(parser)
 
 
 def run(args) -> int:
     """Prepare, and say what was and what could not be."""
+    from kstep.forces import load_qm_config
     from kstep.stages.preparation import PreparationSettings, prepare_all
 
-    done, problems = prepare_all(filled(PreparationSettings, args))
+    qm = load_qm_config(args.qm_config) if args.qm_config is not None else None
+    done, problems = prepare_all(filled(PreparationSettings, args, qm=qm))
     print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

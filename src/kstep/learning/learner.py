@@ -131,6 +131,9 @@ class _Learner:
         """The first labels, of every start in turn: by hot plain MD, or where an earlier network leads."""
         began, starts = self._cpu_s(), self._starts(self.n_chains)
         self.labels, self.progress.earlier_calls = self.earlier.labels_of(self.target)
+        spent = self.target.starts_spent
+        self.progress.earlier_calls += int(spent.get("true_calls", 0))
+        self.progress.cpu_s, self.progress.wall_s = spent.get("cpu_s", 0.0), spent.get("wall_s", 0.0)
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))

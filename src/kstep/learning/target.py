@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class Target:
 
     Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima).  Another kind of target
     overrides what differs for it, as `region_target.RegionTarget` does: what a label is, how a network comes from
-    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested).
+    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested);
+    starts_spent: true_calls, wall_s and cpu_s that its starts cost before, where no run counts them.
     """
 
     molecule: Molecule
@@ -42,6 +43,7 @@ class Target:
     walls: bool = True
     mirror: bool = True
     turns: int = 8
+    starts_spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def labelled(self) -> Molecule:

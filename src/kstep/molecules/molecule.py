@@ -23,6 +23,7 @@ RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what
 
 # what molecule.npz holds, in its metadata and as arrays
 _WORDS = ("name", "smiles", "charge", "multiplicity", "force_field")
+_LATER_WORDS = {"relaxed_on": ""}  # which older files lack
 _ARRAYS = {"numbers": "i8", "masses": "f8", "bonds": "i8", "bond_orders": "f8", "conformers": "f8",
            "conformer_energies": "f8"}
 
@@ -42,9 +43,10 @@ class Molecule:
 
     numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
     (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
-    `force_field`, 0 where they are a user's own; total charge in e; spin multiplicity 2S+1; region (n,): the atoms
-    whose torsions matter where that is not all of them, as in a QM/MM system; smiles_order (S,): the atom here of each
-    atom of the SMILES, hydrogens added by RDKit, where that is not its own number.
+    `relaxed_on`, the true potential near whose minima they are, or where that is '' of `force_field`, 0 where they are
+    a user's own; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions matter where that is
+    not all of them, as in a QM/MM system; smiles_order (S,): the atom here of each atom of the SMILES, hydrogens added
+    by RDKit, where that is not its own number.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Molecule:
     force_field: str = "mmff94"
     region: np.ndarray | None = None
     smiles_order: np.ndarray | None = None
+    relaxed_on: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -77,7 +80,8 @@ class Molecule:
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""
-        text = {"schema": "molecule", "schema_version": 1, **{key: getattr(self, key) for key in _WORDS}}
+        text = {"schema": "molecule", "schema_version": 1,
+                **{key: getattr(self, key) for key in (*_WORDS, *_LATER_WORDS)}}
         arrays = {key: np.asarray(getattr(self, key), dtype) for key, dtype in _ARRAYS.items()}
         if self.smiles_order is not None:
             arrays["smiles_order"] = np.asarray(self.smiles_order, np.int64)
@@ -99,6 +103,7 @@ class Molecule:
             text = json.loads(str(arrays["metadata"]))
             known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
             known["smiles_order"] = arrays.get("smiles_order")  # of a structure file's molecule
+            known |= {key: str(text.get(key, usual)) for key, usual in _LATER_WORDS.items()}
             molecule = cls(**known | {key: int(text[key]) for key in ("charge", "multiplicity")})
             check_name(molecule.name)
             shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}

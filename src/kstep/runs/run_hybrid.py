@@ -39,7 +39,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     if run.keeps_species and not (run.resume and kept_file(run.out, "checkpoint.npz").is_file()):
         check_starts(run.molecule, start_positions(run))
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
-    account = Account()  # tuning and the start are on it too
+    account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     writer = None
     try:
@@ -111,7 +111,9 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     if at_walls:
         log.warning("%s", at_walls)
     facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
-    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
+    of_starts = run.starts.caveats if run.starts is not None else []
+    facts["caveats"] = [*facts["caveats"], *of_starts,
+                        *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
@@ -127,6 +129,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
+        **({"starts": run.starts.record} if run.starts is not None else {}),
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
     if production.aim is not None:
         metadata["aim"] = production.aim.record()

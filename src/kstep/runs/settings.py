@@ -17,6 +17,7 @@ from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.restrained import led_to
 from kstep.runs.aim import settle_end
+from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
@@ -44,7 +45,8 @@ class HybridRun:
 
     molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds and whose conformers
     replicas start from; recipe: how its network is built, None for a network of the molecule itself; facts: what
-    else its metadata says of it (keys of a RunRecord), which a resumed run must share.
+    else its metadata says of it (keys of a RunRecord), which a resumed run must share; starts: where its molecule's
+    conformers come from, and what that cost.
     """
 
     molecule: Molecule
@@ -61,6 +63,7 @@ class HybridRun:
     frame: int | None = None
     recipe: NetworkRecipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    starts: Starts | None = None
 
     @property
     def traits(self) -> SchemeTraits:
@@ -123,7 +126,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
                 model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
                 device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None,
                 frame: int | None = None,
-                recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None) -> HybridRun:
+                recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None,
+                starts: Starts | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 
     make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
@@ -147,7 +151,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         molecule=led_to(molecule, spec.restraints), spec=spec, method=method, hybrid=hybrid,
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
-        initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {})
+        initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},
+        starts=starts)
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
@@ -26,7 +28,9 @@ from kstep.molecules.prepare import (
 from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.molecules.structure_file import is_structure_file, read_structure
 from kstep.provenance import provenance
+from kstep.runs.starts import settle_starts
 from kstep.shipped import find_molecules
+from kstep.stages.physics import TruePhysics
 
 log = logging.getLogger("kstep")
 DEFAULT_FILE = "data/molecules.smi"
@@ -37,7 +41,9 @@ class PreparationSettings:
     """smiles: file of lines 'SMILES name [charge=.. multiplicity=..]', or with `name` one SMILES, or a structure file.
 
     structure: a structure file, of the SMILES where there is one; molecules: only these of the file of SMILES (empty:
-    all); charge, multiplicity: of a literal SMILES or a structure, a file of SMILES states them per line.
+    all); charge, multiplicity: of a literal SMILES or a structure, a file of SMILES states them per line; qm: config of
+    the method that conformers are relaxed and judged on, whose energies they then have (None: those of the force
+    field); n_workers: processes for its true calls (None: all cores).
     """
 
     smiles: str
@@ -51,6 +57,8 @@ class PreparationSettings:
     n_conformers: int = 20
     max_attempts: int = 100
     seed: int = 0
+    qm: ChargedConfig | None = None
+    n_workers: int | None = None
 
     def sources(self) -> tuple[Sequence[Entry | Structure], list[str]]:
         """What to prepare, and one sentence per line of the file that cannot be."""
@@ -86,15 +94,16 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     versions, done = provenance(), []
     for source in tqdm(sources, unit="molecule", desc="preparing", disable=None):
         try:
-            prepared = _prepare(source, settings)
+            prepared, of_starts = _relaxed(_prepare(source, settings), settings)
         except UserError as error:
             problems.append(str(error))
             continue
-        record = write_prepared(prepared, settings.out) | {"seed": settings.seed, **versions}
+        record = write_prepared(prepared, settings.out) | of_starts | {"seed": settings.seed, **versions}
         name, energies = prepared.molecule.name, prepared.molecule.conformer_energies
         update_metadata(settings.out, {name: record})
         done.append(name)
-        over = "as given" if isinstance(source, Structure) else f"over {energies[-1] - energies[0]:.1f} kJ/mol"
+        given = isinstance(source, Structure) and settings.qm is None
+        over = "as given" if given else f"over {energies[-1] - energies[0]:.1f} kJ/mol"
         log.info("%-16s %3d atoms, %2d conformers %s -> %s", name, len(prepared.molecule), len(energies), over,
                  settings.out / name)
     return done, problems
@@ -105,3 +114,14 @@ def _prepare(source: Entry | Structure, settings: PreparationSettings) -> Prepar
         return prepare_structure(source, settings.name, force_field=settings.force_field)
     return prepare_entry(source, n_conformers=settings.n_conformers, seed=settings.seed,
                          max_attempts=settings.max_attempts, force_field=settings.force_field)
+
+
+def _relaxed(prepared: Prepared, settings: PreparationSettings) -> tuple[Prepared, dict[str, Any]]:
+    """Conformers relaxed and judged on the QM method, where there is one; what metadata.json says of that."""
+    if settings.qm is None:
+        return prepared, {}
+    physics = TruePhysics(prepared.molecule, settings.qm)
+    physics.check()
+    starts = settle_starts(prepared.molecule, physics.spec(warm_start=False),
+                           n_workers=physics.workers(settings.n_workers), wanted=len(prepared.molecule.conformers))
+    return prepared.with_conformers(starts.molecule), {"starts": starts.record}
