@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from kstep.analysis.show.formats.with_rdkit import to_rdkit
+from kstep.errors import UserError
 from kstep.schemas import Trajectory
 
 WATER = [1, 1, 8]
@@ -32,6 +34,17 @@ def to_mdtraj(trajectory: Trajectory):
     return found
 
 
+def _formal_charges(trajectory: Trajectory) -> list[int | None]:
+    """Formal charges (N,) by the run's SMILES; None for each where it has none, or one of other bonds."""
+    unknown: list[int | None] = [None] * len(trajectory.atom_types)
+    if not trajectory.metadata.get("smiles"):
+        return unknown
+    try:
+        return [atom.GetFormalCharge() for atom in to_rdkit(trajectory).GetAtoms()]
+    except UserError:  # a file of coordinates may leave them out
+        return unknown
+
+
 def _topology(trajectory: Trajectory):
     import mdtraj
 
@@ -43,12 +56,13 @@ def _topology(trajectory: Trajectory):
         of = np.zeros(n, dtype=int)
     residues = [topology.add_residue("HOH" if sorted(numbers[of == c]) == WATER else "MOL", chain, resSeq=c + 1)
                 for c in range(of.max() + 1)]
-    totals, seen = Counter(zip(of, numbers)), Counter()
+    totals, seen, charges = Counter(zip(of, numbers)), Counter(), _formal_charges(trajectory)
     for i, (number, c) in enumerate(zip(numbers, of)):
         element = mdtraj.element.Element.getByAtomicNumber(int(number))
         seen[c, number] += 1
         name = f"{element.symbol}{seen[c, number]}" if totals[c, number] > 1 else element.symbol
-        atoms[i] = topology.add_atom(name[:4], element, residues[c])  # columns of a PDB
+        atoms[i] = topology.add_atom(name[:4], element, residues[c],  # columns of a PDB
+                                     formal_charge=charges[i])
     for i, j in trajectory.bonds:
         topology.add_bond(atoms[int(i)], atoms[int(j)])
     return topology

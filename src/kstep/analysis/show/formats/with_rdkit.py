@@ -1,0 +1,179 @@
+"""Trajectories as RDKit's molecules: bond orders, formal charges and stereochemistry; and the SDF that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kstep.errors import UserError
+from kstep.schemas import Trajectory
+from kstep.units import ANGSTROM_PER_NM
+
+
+def to_rdkit(trajectory: Trajectory):
+    """The molecule of a trajectory as a Chem.Mol without conformers: its atoms in the file's order, explicit hydrogens.
+
+    Bond orders, formal charges, isotopes and stereochemistry are those of the SMILES, laid on the bonds of the file;
+    molecules beside that one (the water of a droplet), and those of a file without SMILES, get the bond orders that
+    their valences ask for.  Raises UserError where there are none, and where formal charges are not the run's charge.
+    """
+    from rdkit import Chem
+
+    t, known = trajectory, trajectory.metadata
+    skeleton = _skeleton(t)
+    pieces = [np.array(atoms) for atoms in Chem.GetMolFrags(skeleton)]
+    template = _template(known.get("smiles"))
+    found, is_solute, order = None, [], []
+    for atoms in pieces:
+        piece, solute = _with_orders(_part(skeleton, atoms), template, known)
+        found = piece if found is None else Chem.CombineMols(found, piece)
+        is_solute.append(solute)
+        order += atoms.tolist()
+    molecule = Chem.RenumberAtoms(found, np.argsort(order).tolist())
+    if template is not None and not any(is_solute):
+        raise UserError(f"the bonds of '{known.get('molecule')}' are not those of its SMILES {known['smiles']}; write "
+                        "xyz, extxyz or pdb, which need no bond orders")
+    charge = known.get("charge")
+    if charge is not None and len(pieces) == 1 and Chem.GetFormalCharge(molecule) != charge:
+        raise UserError(f"the formal charges of {known.get('smiles')} sum to {Chem.GetFormalCharge(molecule)}, but the "
+                        f"run's charge is {charge}; write extxyz or pdb, which need no formal charges")
+    Chem.SanitizeMol(molecule)
+    return molecule
+
+
+def _skeleton(t: Trajectory):
+    """Atoms and single bonds, nothing perceived."""
+    from rdkit import Chem
+
+    skeleton = Chem.RWMol()
+    for number in t.atom_types:
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        skeleton.AddAtom(atom)
+    for i, j in t.bonds.tolist():
+        skeleton.AddBond(i, j, Chem.BondType.SINGLE)
+    return skeleton.GetMol()
+
+
+def _part(skeleton, atoms: np.ndarray):
+    """The molecule of some of the atoms, in their order."""
+    from rdkit import Chem
+
+    place, part = {int(a): i for i, a in enumerate(atoms)}, Chem.RWMol()
+    for a in atoms:
+        part.AddAtom(skeleton.GetAtomWithIdx(int(a)))
+    for bond in skeleton.GetBonds():
+        if bond.GetBeginAtomIdx() in place:
+            part.AddBond(place[bond.GetBeginAtomIdx()], place[bond.GetEndAtomIdx()], Chem.BondType.SINGLE)
+    return part.GetMol()
+
+
+def _template(smiles: str | None):
+    """The molecule of a SMILES with explicit hydrogens; None without one."""
+    from rdkit import Chem, rdBase
+
+    if not smiles:
+        return None
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise UserError(f"the run's SMILES '{smiles}' cannot be read by RDKit; write xyz, extxyz or pdb, which need no "
+                        "bond orders")
+    return Chem.AddHs(molecule)
+
+
+def _with_orders(piece, template, metadata: dict[str, Any]):
+    """The piece with bond orders and charges, and whether they are those of the template."""
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import rdDetermineBonds
+
+    if template is not None and template.GetNumAtoms() == piece.GetNumAtoms():
+        placed = _laid_on(piece, template)
+        if placed is not None:
+            return Chem.RenumberAtoms(template, placed), True
+    charge = 0 if template is not None else metadata.get("charge") or 0
+    try:
+        with rdBase.BlockLogs():
+            rdDetermineBonds.DetermineBondOrders(piece, charge=charge)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"no bond orders fit {metadata.get('molecule')}'s bonds at a charge of {charge} "
+                        f"({str(error).strip().splitlines()[0]}); write xyz, extxyz or pdb, which need none") from None
+    return piece, False
+
+
+def _laid_on(piece, template) -> list[int] | None:
+    """The template's atom at each atom of the piece; None where elements or bonds differ.  Its own order comes first."""
+    from rdkit import Chem
+
+    bonds = [{frozenset((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in m.GetBonds()} for m in (piece, template)]
+    numbers = [[a.GetAtomicNum() for a in m.GetAtoms()] for m in (piece, template)]
+    if numbers[0] == numbers[1] and bonds[0] == bonds[1]:
+        return list(range(len(numbers[0])))
+    if sorted(numbers[0]) != sorted(numbers[1]) or len(bonds[0]) != len(bonds[1]):
+        return None
+    bare = Chem.RWMol()
+    for number in numbers[1]:
+        atom = Chem.Atom(number)
+        atom.SetNoImplicit(True)
+        bare.AddAtom(atom)
+    for i, j in map(sorted, bonds[1]):
+        bare.AddBond(i, j, Chem.BondType.SINGLE)
+    for m in (bare, piece):
+        m.UpdatePropertyCache(strict=False)
+    found = bare.GetSubstructMatch(piece)
+    return list(found) or None
+
+
+def with_positions(molecule, positions: np.ndarray):
+    """A copy with one conformer, positions (N,3) nm, and the stereochemistry that they show."""
+    from rdkit import Chem
+
+    out = Chem.Mol(molecule)
+    out.RemoveAllConformers()
+    conformer = Chem.Conformer(len(positions))
+    conformer.Set3D(True)
+    conformer.SetPositions(np.ascontiguousarray(positions * ANGSTROM_PER_NM, dtype=np.float64))
+    out.AddConformer(conformer)
+    Chem.AssignStereochemistryFrom3D(out)
+    return out
+
+
+def write_molecules(molecules: Iterator, path: Path) -> None:
+    """An SDF of molecules with one conformer and properties."""
+    from rdkit import Chem
+
+    with open(path, "w") as handle:
+        writer = Chem.SDWriter(handle)
+        writer.SetKekulize(True)
+        for molecule in molecules:
+            writer.write(molecule)
+        writer.close()
+
+
+def name_and_properties(molecule, name: str, properties: dict[str, Any]):
+    """The molecule with its name and its SD properties; a float with as many digits as it needs."""
+    molecule.SetProp("_Name", name)
+    for key, value in properties.items():
+        molecule.SetProp(key, repr(value) if isinstance(value, float) else str(value))
+    return molecule
+
+
+def write_sdf(trajectory: Trajectory, path: Path) -> None:
+    """An SDF of all frames, replica after replica: energy, replica, step, time, weight and box in its properties."""
+    t = trajectory
+    molecule = to_rdkit(t)
+
+    def frames():
+        for frame in np.lexsort((t.step, t.replica)):
+            about = {"energy_kJ_per_mol": float(t.Epot[frame]), "replica": int(t.replica[frame]),
+                     "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
+            if t.is_weighted:
+                about["weight"] = float(t.weight[frame])
+            if len(t.box):
+                about["box_A"] = " ".join(f"{x:.6f}" for x in (t.box[frame] * ANGSTROM_PER_NM).ravel())
+            yield name_and_properties(with_positions(molecule, t.pos[frame]), str(t.metadata.get("molecule", "")), about)
+
+    write_molecules(frames(), path)
