@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
@@ -32,6 +32,9 @@ from kstep.shipped import find_config
 from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
+
+if TYPE_CHECKING:
+    from kstep.analysis.measure.populations import Populations
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
@@ -135,15 +138,21 @@ def load(path: str | Path) -> Result:
     return result
 
 
-def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
+def export(result: Result | str | Path, out: str | Path, *, format: str | None = None,
+           populations: Populations | bool = False) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
-    Formats: the keys of kstep.analysis.show.formats.FORMATS.
+    Formats: the keys of kstep.analysis.show.formats.FORMATS.  populations: instead of the frames one structure for each
+    conformer, with its population and free energy (True: those of Result.populations()), as sdf, pdb, xyz or extxyz.
     """
     from kstep.analysis.show import formats
+    from kstep.analysis.show.formats.conformers import export_conformers
 
     result = result if isinstance(result, Result) else Result(Path(result))
-    return formats.export(result.chosen, out, format)
+    if populations is False:
+        return formats.export(result.chosen, out, format)
+    found = result.populations() if populations is True else populations
+    return export_conformers(result.trajectory, found, out, format)
 
 
 def _path(run: Result | str | Path) -> Path:

@@ -11,19 +11,20 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kstep.analysis.show.formats.with_ase import ase_writer, to_atoms
-from kstep.analysis.show.formats.with_mdtraj import mdtraj_writer, to_mdtraj
+from kstep.analysis.show.formats.with_mdtraj import mdtraj_writer, to_mdtraj, write_pdb
 from kstep.analysis.show.formats.with_rdkit import to_rdkit, write_sdf
 from kstep.errors import UserError, did_you_mean
 from kstep.files import replacing
 from kstep.schemas import Trajectory
 
-__all__ = ["FORMATS", "export", "file_of", "format_of", "to_atoms", "to_mdtraj", "to_rdkit"]
+__all__ = ["FORMATS", "export", "file_of", "format_of", "to_atoms", "to_mdtraj", "to_rdkit",
+           "written"]
 
 FORMATS: dict[str, Callable[[Trajectory, Path], None]] = {
     "xyz": ase_writer("xyz"),
     "extxyz": ase_writer("extxyz"),
     "traj": ase_writer("traj"),
-    "pdb": mdtraj_writer("save_pdb"),
+    "pdb": write_pdb,
     "dcd": mdtraj_writer("save_dcd"),
     "xtc": mdtraj_writer("save_xtc"),
     "hdf5": mdtraj_writer("save_hdf5"),
@@ -59,10 +60,15 @@ def export(trajectory: Trajectory, path: str | Path, format: str | None = None) 
     name = format_of(path, format)
     if name not in HOLD_WEIGHTS:
         trajectory.check_alike(name)
+    return written(path, lambda temporary: FORMATS[name](trajectory, temporary))
+
+
+def written(path: Path, write: Callable[[Path], None]) -> Path:
+    """`path`, written whole or not at all; UserError where a library is not there."""
     with replacing(path) as temporary:
         try:
-            FORMATS[name](trajectory, temporary)
+            write(temporary)
         except ImportError as missing:
-            raise UserError(f"{path}: to write {name} takes the package '{missing.name}'; install it with "
-                            "pip") from None
+            raise UserError(f"{path}: to write {path.suffix.removeprefix('.')} takes the package '{missing.name}'; "
+                            "install it with pip") from None
     return path

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from kstep.analysis.show.formats.with_rdkit import to_rdkit
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
+from kstep.units import ANGSTROM_PER_NM
 
 WATER = [1, 1, 8]
 
@@ -75,3 +76,17 @@ def mdtraj_writer(method: str) -> Callable[[Trajectory, Path], None]:
             getattr(to_mdtraj(trajectory), method)(str(path))
 
     return writer
+
+
+def write_pdb(trajectory: Trajectory, path: Path) -> None:
+    """A PDB of one model for each frame, with its box in it: MDAnalysis looks for a box in no other place."""
+    found = to_mdtraj(trajectory)
+    found.save_pdb(str(path))
+    if found.unitcell_lengths is None:
+        return
+    boxes = [f"CRYST1{a:9.3f}{b:9.3f}{c:9.3f}{alpha:7.2f}{beta:7.2f}{gamma:7.2f} P 1           1"
+             for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths, found.unitcell_angles)]
+    lines, model = [], iter(boxes)
+    for line in path.read_text().splitlines():
+        lines += [line, next(model)] if line.startswith("MODEL") else [line]
+    path.write_text("\n".join([*lines, ""]))

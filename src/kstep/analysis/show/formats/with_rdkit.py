@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.units import ANGSTROM_PER_NM
+
+
+WITHOUT_ORDERS = "write xyz, extxyz or pdb, which need no bond orders"
 
 
 def to_rdkit(trajectory: Trajectory):
@@ -22,53 +26,39 @@ def to_rdkit(trajectory: Trajectory):
     """
     from rdkit import Chem
 
-    t, known = trajectory, trajectory.metadata
-    skeleton = _skeleton(t)
-    pieces = [np.array(atoms) for atoms in Chem.GetMolFrags(skeleton)]
+    known, parts = trajectory.metadata, []
+    pieces = Chem.GetMolFrags(_bare(trajectory.atom_types, trajectory.bonds), asMols=True, sanitizeFrags=False,
+                              fragsMolAtomMapping=parts)
     template = _template(known.get("smiles"))
-    found, is_solute, order = None, [], []
-    for atoms in pieces:
-        piece, solute = _with_orders(_part(skeleton, atoms), template, known)
-        found = piece if found is None else Chem.CombineMols(found, piece)
-        is_solute.append(solute)
-        order += atoms.tolist()
-    molecule = Chem.RenumberAtoms(found, np.argsort(order).tolist())
-    if template is not None and not any(is_solute):
-        raise UserError(f"the bonds of '{known.get('molecule')}' are not those of its SMILES {known['smiles']}; write "
-                        "xyz, extxyz or pdb, which need no bond orders")
-    charge = known.get("charge")
-    if charge is not None and len(pieces) == 1 and Chem.GetFormalCharge(molecule) != charge:
+    named = [None if template is None else _laid_on(piece, template) for piece in pieces]
+    if template is not None and not any(named):
+        raise UserError(f"the bonds of '{known.get('molecule')}' are not those of its SMILES {known['smiles']}; "
+                        f"{WITHOUT_ORDERS}")
+    charge = known.get("charge") or 0
+    rest = charge if template is None and len(pieces) == 1 else 0  # of each molecule that no SMILES names
+    ordered = [_by_valence(piece, rest, known) if placed is None else Chem.RenumberAtoms(template, placed)
+               for piece, placed in zip(pieces, named)]
+    molecule = Chem.RenumberAtoms(reduce(Chem.CombineMols, ordered), np.argsort(np.concatenate(parts)).tolist())
+    if known.get("charge") is not None and len(pieces) == 1 and Chem.GetFormalCharge(molecule) != charge:
         raise UserError(f"the formal charges of {known.get('smiles')} sum to {Chem.GetFormalCharge(molecule)}, but the "
-                        f"run's charge is {charge}; write extxyz or pdb, which need no formal charges")
+                        f"run's charge is {charge}; {WITHOUT_ORDERS}")
     Chem.SanitizeMol(molecule)
     return molecule
 
 
-def _skeleton(t: Trajectory):
+def _bare(numbers, bonds):
     """Atoms and single bonds, nothing perceived."""
     from rdkit import Chem
 
-    skeleton = Chem.RWMol()
-    for number in t.atom_types:
+    out = Chem.RWMol()
+    for number in numbers:
         atom = Chem.Atom(int(number))
         atom.SetNoImplicit(True)
-        skeleton.AddAtom(atom)
-    for i, j in t.bonds.tolist():
-        skeleton.AddBond(i, j, Chem.BondType.SINGLE)
-    return skeleton.GetMol()
-
-
-def _part(skeleton, atoms: np.ndarray):
-    """The molecule of some of the atoms, in their order."""
-    from rdkit import Chem
-
-    place, part = {int(a): i for i, a in enumerate(atoms)}, Chem.RWMol()
-    for a in atoms:
-        part.AddAtom(skeleton.GetAtomWithIdx(int(a)))
-    for bond in skeleton.GetBonds():
-        if bond.GetBeginAtomIdx() in place:
-            part.AddBond(place[bond.GetBeginAtomIdx()], place[bond.GetEndAtomIdx()], Chem.BondType.SINGLE)
-    return part.GetMol()
+        out.AddAtom(atom)
+    for i, j in bonds:
+        out.AddBond(int(i), int(j), Chem.BondType.SINGLE)
+    out.UpdatePropertyCache(strict=False)
+    return out.GetMol()
 
 
 def _template(smiles: str | None):
@@ -80,28 +70,22 @@ def _template(smiles: str | None):
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:
-        raise UserError(f"the run's SMILES '{smiles}' cannot be read by RDKit; write xyz, extxyz or pdb, which need no "
-                        "bond orders")
+        raise UserError(f"the run's SMILES '{smiles}' cannot be read by RDKit; {WITHOUT_ORDERS}")
     return Chem.AddHs(molecule)
 
 
-def _with_orders(piece, template, metadata: dict[str, Any]):
-    """The piece with bond orders and charges, and whether they are those of the template."""
-    from rdkit import Chem, rdBase
+def _by_valence(piece, charge: int, metadata: dict[str, Any]):
+    """The piece with the bond orders and formal charges that its bonds and its charge ask for."""
+    from rdkit import rdBase
     from rdkit.Chem import rdDetermineBonds
 
-    if template is not None and template.GetNumAtoms() == piece.GetNumAtoms():
-        placed = _laid_on(piece, template)
-        if placed is not None:
-            return Chem.RenumberAtoms(template, placed), True
-    charge = 0 if template is not None else metadata.get("charge") or 0
     try:
         with rdBase.BlockLogs():
-            rdDetermineBonds.DetermineBondOrders(piece, charge=charge)
+            rdDetermineBonds.DetermineBondOrders(piece, charge=charge, embedChiral=False)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"no bond orders fit {metadata.get('molecule')}'s bonds at a charge of {charge} "
-                        f"({str(error).strip().splitlines()[0]}); write xyz, extxyz or pdb, which need none") from None
-    return piece, False
+                        f"({str(error).strip().splitlines()[0]}); {WITHOUT_ORDERS}") from None
+    return piece
 
 
 def _laid_on(piece, template) -> list[int] | None:
@@ -114,17 +98,8 @@ def _laid_on(piece, template) -> list[int] | None:
         return list(range(len(numbers[0])))
     if sorted(numbers[0]) != sorted(numbers[1]) or len(bonds[0]) != len(bonds[1]):
         return None
-    bare = Chem.RWMol()
-    for number in numbers[1]:
-        atom = Chem.Atom(number)
-        atom.SetNoImplicit(True)
-        bare.AddAtom(atom)
-    for i, j in map(sorted, bonds[1]):
-        bare.AddBond(i, j, Chem.BondType.SINGLE)
-    for m in (bare, piece):
-        m.UpdatePropertyCache(strict=False)
-    found = bare.GetSubstructMatch(piece)
-    return list(found) or None
+    bare = _bare(numbers[1], [sorted(b) for b in bonds[1]])
+    return list(bare.GetSubstructMatch(piece)) or None
 
 
 def with_positions(molecule, positions: np.ndarray):
