@@ -111,6 +111,18 @@ class Result:
 
         return to_mdtraj(self.chosen)
 
+    def report(self, out: str | Path | None = None, *, baseline: Result | str | Path | None = None) -> Path:
+        """Write one HTML page of the run: conformers in 3D, populations, torsions, convergence, cost; returns its path.
+
+        out: the file (None: <run>_report.html beside the run); baseline: plain MD of the same molecule and method.
+        """
+        from kstep.analysis.show.report import report_path, write_report
+
+        path = report_path(self.path) if out is None else Path(out)
+        write_report(self.path, path, baseline=baseline.path if isinstance(baseline, Result) else
+                     baseline and Path(baseline))
+        return path
+
     def __len__(self) -> int:
         return len(self.frames)
 
