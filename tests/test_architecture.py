@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},
     "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
-    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},
+    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "analysis"},
     "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages",
                        "analysis"},
     "result": GROUND | {"analysis", "runs"},

@@ -14,11 +14,13 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kstep.analysis.measure.observables import Function, Observed, average as measure_average
+from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError
 from kstep.forces.openmm import MDConfig
@@ -27,10 +29,12 @@ from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles, prepare_smiles, write_prepared
 from kstep.processes import one_thread
 from kstep.result import Result
+from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
 from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
 from kstep.stages.plain_md import PlainMDSettings, run_one
+from kstep.stages.relaxation import physics_of_run, relax_conformers
 from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
 Subject = str | Path | Molecule
+Runs = Result | str | Path | Sequence[Result | str | Path]
 Settings = bool | str | Path | Mapping[str, Any]
 
 
@@ -153,6 +158,37 @@ def export(result: Result | str | Path, out: str | Path, *, format: str | None =
         return formats.export(result.chosen, out, format)
     found = result.populations() if populations is True else populations
     return export_conformers(result.trajectory, found, out, format)
+
+
+def populations(runs: Runs, *, temperature_K: float | None = None, smallest: float = SMALLEST,
+                relax: Any = None) -> Populations:
+    """Populations of the conformers in a run, or in several of one molecule and method; printing them gives the table.
+
+    temperature_K: where other than the runs' own, frames are reweighted; smallest: population of a conformer that is
+    listed; relax: the physics of the run (as for `sample`; True: "configs/qm.yaml"), on which each representative is
+    relaxed.  Raises UserError for what cannot be joined or reweighted.
+    """
+    trajectories = _trajectories(runs)
+    found = measure_populations(trajectories, temperature_K, smallest=smallest)
+    if relax is None or relax is False:
+        return found
+    config, calculator = _config("configs/qm.yaml" if relax is True else relax, {})
+    return relax_conformers(found, trajectories, physics_of_run(trajectories[0], config, calculator))
+
+
+def average(runs: Runs, function: Function | str, *, temperature_K: float | None = None,
+            one_by_one: bool = False) -> Observed:
+    """Average of a function of positions (F,N,3) in nm, a value or row per frame, with error and effective samples.
+
+    function: or "dipole" (debye) or "radius_of_gyration" (nm); one_by_one: it takes the positions (N,3) of one frame
+    instead.
+    """
+    return measure_average(_trajectories(runs), function, temperature_K, one_by_one=one_by_one)
+
+
+def _trajectories(runs: Runs) -> list[Trajectory]:
+    return [run.trajectory if isinstance(run, Result) else load_trajectory(run)
+            for run in ([runs] if isinstance(runs, Result | str | Path) else runs)]
 
 
 def _path(run: Result | str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,9 @@ from kstep.schemas import PER_FRAME, Trajectory, load_trajectory
 if TYPE_CHECKING:
     import ase
     import mdtraj
+
+    from kstep.analysis.measure.observables import Observed
+    from kstep.analysis.measure.populations import Populations
 
 PRODUCTION = ("train", "reference", "drift")  # roles; the others equilibrate, or are hotter than what was asked for
 
@@ -98,6 +101,22 @@ class Result:
     def alike(self) -> Result:
         """The same file's production frames drawn by weight, for what takes every frame to count alike."""
         return Result(self.path, by_weight=True)
+
+    def populations(self, temperature_K: float | None = None, *, smallest: float | None = None) -> Populations:
+        """Populations of the conformers, with errors (kstep.populations, which joins runs and relaxes, too)."""
+        from kstep.analysis.measure.populations import SMALLEST, populations
+
+        return populations([self.trajectory], temperature_K, smallest=SMALLEST if smallest is None else smallest)
+
+    def average(self, function: Callable[[np.ndarray], np.ndarray] | str, temperature_K: float | None = None, *,
+                one_by_one: bool = False) -> Observed:
+        """Average of a function of positions (F,N,3) nm, one value or row per frame, with error and effective samples.
+
+        function: or "dipole" or "radius_of_gyration"; one_by_one: it takes the positions (N,3) of one frame instead.
+        """
+        from kstep.analysis.measure.observables import average
+
+        return average([self.trajectory], function, temperature_K, one_by_one=one_by_one)
 
     def atoms(self) -> list[ase.Atoms]:
         """The frames as ASE Atoms, with energies and, where the file has them, forces."""

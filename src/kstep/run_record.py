@@ -79,6 +79,7 @@ class RunRecord(BaseModel):
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
     aim: dict[str, Any] | None = None  # of a run without fixed length, and what it knows: kstep.runs.aim
     rotamers_never_visited: list[dict[str, Any]] | None = None
+    populations: dict[str, Any] | None = None  # of the conformers: kstep.analysis.measure.populations.Populations
     species_changes: list[dict[str, Any]] | None = None  # replica, time_ps, what; of dynamics without walls
     failed_true_calls: list[str] | None = None  # the first of them, in sentences
 

@@ -21,6 +21,8 @@ COMMANDS = {  # in the order of the pipeline
     "qmmm": "the same for a QM region in an OpenMM environment (qmmm_example)",
     "evaluate": "hybrid runs against plain MD: tables, plots, report (05, 05b)",
     "report": "one run as a page: conformers in 3D, populations, torsions, convergence, cost",
+    "populations": "the conformers of a run: populations, free energies, errors",
+    "average": "any observable of a run, one's own too, with its error",
     "export": "a trajectory, or its conformers, for other programs: sdf, extxyz, pdb, xtc ...",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",

@@ -41,7 +41,8 @@ def kept_file(path: str | Path, name: str) -> Path:
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
     """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
-    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method, "units": "nm ps Da kJ/mol K",
+    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method,
+            "charge": molecule.charge, "multiplicity": molecule.multiplicity, "units": "nm ps Da kJ/mol K",
             "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
@@ -175,6 +176,16 @@ class TrajectoryWriter:
                 if self.segments[chunk["segment"][first]]["role"] == role:
                     frame = slice(first, first + n_replicas)
                     yield chunk["pos"][frame], chunk["Epot"][frame], chunk.get("weight", np.zeros(0))[frame]
+
+    def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
+        """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
+        self._write_chunk()
+        chunks = [schemas.read_npz(self.parts / f"chunk_{i:05d}.npz") for i in range(self._n_chunks)]
+        keys = [key for key in schemas.PER_FRAME if key in chunks[0] and key not in ("vel", "forces")] if chunks else []
+        nothing = np.zeros((0, len(self.constants["masses"]), 3))
+        arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
+                                              **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})
+        return schemas.Trajectory(**arrays, metadata={**metadata, "segments": self.segments})
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""

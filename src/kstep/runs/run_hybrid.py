@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from kstep.analysis.measure.populations import populations
+from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
@@ -127,11 +129,26 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
     if production.aim is not None:
         metadata["aim"] = production.aim.record()
+    metadata |= _populations(production, metadata)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata
+
+
+def _populations(production: Production, metadata: dict) -> dict:
+    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
+    frames = production.writer.recorded_frames(metadata)
+    if not len(frames.frames_of("train", "reference")):
+        return {}
+    try:
+        found = populations([frames])
+    except UserError as error:
+        log.warning("no populations of conformers: %s", error)
+        return {}
+    log.info("populations\n%s", format_populations(found))
+    return {"populations": found.as_dict()}
 
 
 def _sha256(path: Path | None) -> str | None:
