@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kstep.errors import UserError, did_you_mean
+from kstep.restraints import Restraint
 from kstep.shipped import find_config
 
 MOST = 2**31 - 1  # what the C++ side of the backends holds
@@ -53,6 +54,7 @@ class BaselineConfig(Config):
     drift_length_ps: Positive = 5.0
     save_interval_steps: Count = 1
     replicas: Replicas = 2
+    restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
 
     if TYPE_CHECKING:  # the config of a backend has those that mean something to it
         @property
@@ -130,8 +132,11 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
 def _fields_at(kind: type[BaseModel], keys) -> Any:
     """The keys a config knows below `keys`, e.g. those of `heads`."""
     for key in keys:
-        annotation = kind.model_fields[key].annotation
-        kind = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type) and issubclass(c, BaseModel))
+        if isinstance(key, str):  # a number is a place in a list
+            waiting = [kind.model_fields[key].annotation]
+            while not (isinstance(waiting[0], type) and issubclass(waiting[0], BaseModel)):
+                waiting += get_args(waiting.pop(0))
+            kind = waiting[0]
     return kind.model_fields
 
 

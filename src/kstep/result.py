@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kstep.errors import UserError
 from kstep.schemas import PER_FRAME, Trajectory, load_trajectory
 
 if TYPE_CHECKING:
     import ase
     import mdtraj
 
+    from kstep.analysis.measure.free_energy import FreeEnergy
     from kstep.analysis.measure.observables import Observed
     from kstep.analysis.measure.populations import Populations
 
@@ -55,8 +57,10 @@ class Result:
     def chosen(self) -> Trajectory:
         """The trajectory of these frames alone."""
         t = self.trajectory
-        arrays = {key: getattr(t, key) for key in PER_FRAME if key != "weight" or not self.by_weight}
-        t = replace(t, weight=t.weight[:0]) if self.by_weight else t
+        arrays = {key: getattr(t, key) for key in PER_FRAME
+                  if key not in ("weight", "bias") or not self.by_weight}
+        if self.by_weight:
+            t = replace(t, weight=t.weight[:0], bias=t.bias[:0])
         return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
 
     @property
@@ -93,6 +97,22 @@ class Result:
     def true_calls(self) -> int:
         """Evaluations of the true potential, those of learning apart (metadata["true_calls_training"])."""
         return self.metadata["true_calls"]
+
+    def profile(self, *coordinates: str, bins: int = 36, with_runs: Sequence[Result | str | Path] = ()) -> FreeEnergy:
+        """Free energy along a coordinate such as "dihedral:0-1-2-3" or "distance:3-7", or on the plane of two.
+
+        Without a name: along the only rotatable torsion.  with_runs: others of the molecule; those under other
+        restraints are windows, which MBAR joins.  UserError for a name that is none.
+        """
+        from kstep.analysis.profiles import named, profiles, samples_of
+
+        paths = [self.path, *(run.path if isinstance(run, Result) else run for run in with_runs)]
+        samples, chosen = samples_of(paths), named(coordinates)
+        found = profiles(samples, chosen, as_map=len(chosen) == 2, bins=bins)
+        if len(found) > 1:
+            names = ", ".join(one.coordinates[0].name for one in found)
+            raise UserError(f"name one coordinate, or two for a map, such as {names.replace(' ', ':')}")
+        return found[0]
 
     def all(self) -> Result:
         """The same file with its equilibration and hot frames."""

@@ -57,6 +57,7 @@ class RunRecord(BaseModel):
     delta_scale: float | None = None
     energy_rescale: bool | None = None
     config: dict[str, Any] | None = None  # as settled
+    restraints: list[dict[str, Any]] | None = None  # kstep.restraints.Restraint, of which `bias` is the energy
     seed: int | None = None
     replicas: int | None = None
     first_replica: int | None = None

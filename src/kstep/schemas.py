@@ -26,7 +26,9 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import replacing
+from kstep.restraints import Restraint, check_restraints, read_restraints
 from kstep.run_record import check_record
+from kstep.units import kT
 
 SCHEMA_VERSION = 1
 
@@ -42,8 +44,8 @@ class Trajectory:
     vel: Annotated[np.ndarray, "f8", ("T", "N", 3)]  # nm/ps, of the same instant
     forces: Annotated[np.ndarray, "f8", ("T|0", "N", 3)]  # kJ/mol/nm, of the true potential; (0,N,3) if not stored
     Ekin: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, of `masses`; of `masses_sampler` for metropolis
-    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true
-    Etot: Annotated[np.ndarray, "f8", ("T",)]
+    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true, without restraints; so are forces
+    Etot: Annotated[np.ndarray, "f8", ("T",)]  # Ekin + Epot + bias, what NVE keeps
     time_ps: Annotated[np.ndarray, "f8", ("T",)]  # since the start of the replica
     step: Annotated[np.ndarray, "i8", ("T",)]  # baseline timesteps since the start of the replica
     replica: Annotated[np.ndarray, "i8", ("T",)]  # independent seeds and replicas alike
@@ -53,6 +55,7 @@ class Trajectory:
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
+    bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -66,24 +69,54 @@ class Trajectory:
         return self.metadata["segments"]
 
     @property
-    def is_weighted(self) -> bool:
-        """Whether an average over its frames must heed their weights."""
+    def restraints(self) -> tuple[Restraint, ...]:
+        """What held its molecule; UserError where the metadata name no such ones."""
+        return read_restraints(self.metadata.get("restraints"))
+
+    @property
+    def is_restrained(self) -> bool:
+        """Whether restraints acted on its frames."""
+        return len(self.bias) > 0
+
+    @property
+    def is_judged_by_weight(self) -> bool:
+        """Whether its frames are no chain of the potential that was sampled, restraints in it, but weigh as much."""
         return len(self.weight) > 0 and bool((self.weight != self.weight[0]).any())
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether an average over its frames must heed their weights."""
+        return self.is_judged_by_weight or self.is_restrained
+
     def weights_of(self, frames: np.ndarray) -> np.ndarray:
-        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything."""
+        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything.
+
+        Averages under them are of the ensemble without restraints: of a run that was held by a bias W, frames weigh
+        exp(W/kT) as well.  What the restraints kept the run from is in no weight; `importance.pareto_k` tells.
+        """
         if not self.is_weighted:
             return np.ones(len(frames))
-        weights = self.weight[frames]
+        weights = self.weight[frames] if self.is_judged_by_weight else np.ones(len(frames))
+        if self.is_restrained and len(frames):
+            exponent = self.reduced_bias(frames)
+            weights = weights * np.exp(exponent - exponent.max())
         if len(frames) and not weights.sum() > 0:
             raise UserError("the frames that an average is asked of all weigh 0")
         return weights / weights.mean() if len(frames) else weights
 
+    def reduced_bias(self, frames: np.ndarray) -> np.ndarray:
+        """W/kT (F,) of frames (F,), at the temperature of each one's segment; 0 without restraints."""
+        if not self.is_restrained:
+            return np.zeros(len(frames))
+        temperatures_K = np.array([s["temperature_K"] for s in self.segments])
+        return self.bias[frames] / kT(temperatures_K[self.segment[frames]])
+
     def check_alike(self, reader: str) -> None:
         """UserError where frames have weights, for a reader that could not heed them."""
         if self.is_weighted:
+            what = "its restraints" if self.is_restrained else "the network"
             raise UserError(f"{reader} has no place for the weights of this run's frames, without which they follow "
-                            "the network; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
+                            f"{what}; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
 
     def drawn(self, frames: np.ndarray, n: int) -> np.ndarray:
         """n of the frames, evenly spread, each as often as it weighs: frames that count alike.
@@ -237,6 +270,10 @@ def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
         raise UserError(f"{path}: dt_fs = {metadata['dt_fs']!r} is not a number above 0; run its stage again")
     for masses in ("masses", "masses_sampler"):
         check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
+    restraints = read_restraints(metadata.get("restraints"), str(path))
+    check_restraints(restraints, len(arrays["atom_types"]))
+    if bool(restraints) != bool(len(arrays["bias"])) and len(ids):
+        raise UserError(f"{path}: its restraints and the array 'bias' do not belong together; run its stage again")
 
 
 def _check_dataset(path: str | Path, arrays: dict, metadata: dict) -> None:
@@ -289,7 +326,8 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "trajectory")
-    arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
+    for younger in ("weight", "bias"):  # than some files
+        arrays.setdefault(younger, np.zeros(0))
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
@@ -298,7 +336,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
 def _weights_of_mean_1(trajectory: Trajectory) -> np.ndarray:
     production = trajectory.frames_of("train", "reference")
     counted = production if len(production) else np.arange(len(trajectory.pos))
-    weights = trajectory.weight if trajectory.is_weighted else np.ones(len(trajectory.pos))
+    weights = trajectory.weight if trajectory.is_judged_by_weight else np.ones(len(trajectory.pos))
     return weights / (weights[counted].mean() or 1.0)
 
 
@@ -310,7 +348,9 @@ def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
     """
     first, segments, n_replicas = trajectories[0], [], 0
     pieces: dict[str, list[np.ndarray]] = {key: [] for key in PER_FRAME}
-    weighted = any(t.is_weighted for t in trajectories)
+    weighted = any(t.is_judged_by_weight for t in trajectories)
+    if any(t.restraints != first.restraints for t in trajectories):
+        raise UserError("runs under different restraints are no chains of one ensemble; join them with kstep profile")
     for t in trajectories:
         shift = n_replicas - (int(t.replica.min()) if len(t.replica) else 0)
         for key in PER_FRAME:

@@ -23,6 +23,8 @@ COMMANDS = {  # in the order of the pipeline
     "report": "one run as a page: conformers in 3D, populations, torsions, convergence, cost",
     "populations": "the conformers of a run: populations, free energies, errors",
     "average": "any observable of a run, one's own too, with its error",
+    "umbrella": "windows of restraints along a coordinate, joined into its free energy",
+    "profile": "free energies along torsions and distances, of runs or of windows",
     "export": "a trajectory, or its conformers, for other programs: sdf, extxyz, pdb, xtc ...",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",

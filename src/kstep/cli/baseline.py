@@ -15,7 +15,7 @@ import logging
 import time
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, add_restraint_flag, filled, non_negative_int, positive_int
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -55,6 +55,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     if numbered in (None, "01"):
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
                                help="OpenMM: keep forces in the file (training needs them)")
+    add_restraint_flag(run_flags)
     run_flags.add_argument("--resume", action="store_true",
                            help="keep finished molecules and continue unfinished ones from their last checkpoint")
     add_common_arguments(parser, overrides=True)
@@ -67,8 +68,9 @@ def load(args, numbered: str | None):
     from kstep.stages.physics import load_physics
 
     changes = parse_assignments(args.assignments)
-    if args.replicas is not None:  # a flag left out unsets no --set
-        changes["replicas"] = args.replicas
+    for key in ("replicas", "restraints"):
+        if getattr(args, key) is not None:  # a flag left out unsets no --set
+            changes[key] = getattr(args, key)
     if numbered == "01":
         return load_config(MDConfig, args.config, changes)
     config = load_physics(args.config, changes) if numbered is None else load_qm_config(args.config, changes)

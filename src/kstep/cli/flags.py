@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kstep.config import MOST
+from kstep.restraints import parse_restraint
 
 T = TypeVar("T")
 
@@ -73,6 +74,25 @@ def add_physics(parser, numbered: str | None):
     return what
 
 
+def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
+    """--restrain, the key `restraints` of a config."""
+    group.add_argument("--restrain", action="append", dest="restraints", type=of(parse),
+                       metavar="KIND:ATOMS:CENTRE:K",
+                       help="hold a distance (nm, kJ/mol/nm^2), angle or dihedral (deg, kJ/mol/rad^2) near its centre, "
+                            "such as dihedral:0-1-2-3:60:200, atoms from 0; may be repeated")
+
+
+def of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A flag's type from what raises ValueError with a sentence."""
+    def parsed(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
 def filled(kind: type[T], args, **others) -> T:
     """A settings object: `others`, and each of its fields that a flag is named after; lists become tuples."""
     names = {f.name for f in fields(kind)} - set(others)  # type: ignore[arg-type]  # T is a dataclass
@@ -95,6 +115,11 @@ def positive_int(text: str) -> int:
     return _number(int, text, lambda n: 1 <= n <= MOST, f"whole number >= 1{_most(text)}")
 
 
+def bins(text: str) -> int:
+    """A flag's number of bins: 2 or more, and no more than anyone can look at."""
+    return _number(int, text, lambda n: 2 <= n <= 1000, "whole number from 2 to 1000")
+
+
 def non_negative_int(text: str) -> int:
     """A flag's whole number of 0 or more."""
     return _number(int, text, lambda n: 0 <= n <= MOST, f"whole number >= 0{_most(text)}")
@@ -107,6 +132,11 @@ def _most(text: str) -> str:
 def positive_float(text: str) -> float:
     """A flag's finite number above 0."""
     return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
+
+
+def finite_float(text: str) -> float:
+    """A flag's finite number."""
+    return _number(float, text, lambda x: abs(x) < float("inf"), "number")
 
 
 def non_negative_float(text: str) -> float:

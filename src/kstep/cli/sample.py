@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    add_restraint_flag,
     filled,
     non_negative_float,
     non_negative_int,
@@ -23,6 +24,7 @@ from kstep.cli.flags import (
 from kstep.cli.program import code_of_run
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
+from kstep.restraints import parse_restraint
 
 log = logging.getLogger("kstep")
 
@@ -31,11 +33,11 @@ CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
 KEYS = ("scheme", "k_steps", "dt_fs", "steps", "effective_samples", "population_error", "max_true_calls", "max_hours",
         "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts", "hydrogen_mass_Da", "tempering_K",
-        "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
+        "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual", "restraints")
 
 
-def add_flags(parser, numbered: str | None = None) -> None:
-    """Flags of `kstep sample`, or of 06 or 06b."""
+def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) -> None:
+    """Flags of `kstep sample`, or of 06 or 06b; restraint: what reads --restrain."""
     from kstep.schemes import SCHEMES
 
     flag, default = CONFIG[numbered]
@@ -59,6 +61,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     scheme.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     run_flags.add_argument("--initial-md", type=Path,
                            help="start from frames of this trajectory.npz instead of conformers")
+    add_restraint_flag(run_flags, restraint)
     run_flags.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
     parser.set_defaults(learn_config="configs/learn.yaml")
     add_common_arguments(parser, device=True, overrides=True)

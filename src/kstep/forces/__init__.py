@@ -19,6 +19,7 @@ import numpy as np
 from kstep.config import BaselineConfig, ChargedConfig, read_settings, validate
 from kstep.errors import UserError, did_you_mean
 from kstep.forces.base import Backend, Physics
+from kstep.restraints import Restraint, check_restraints
 
 BACKENDS = {
     "tblite": "kstep.forces.tblite:BACKEND",
@@ -80,7 +81,8 @@ class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own.
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
-    tells its potential energy surface from another's.
+    tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
+    no part of the backend nor of the method.  UserError for restraints on atoms that are not there.
     """
 
     backend: str
@@ -89,6 +91,10 @@ class PhysicsSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     method: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    restraints: tuple[Restraint, ...] = ()
+
+    def __post_init__(self):
+        check_restraints(self.restraints, len(self.numbers))
 
     @property
     def energy_is_cheaper(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from kstep.config import BaselineConfig, Timestep
 from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics
+from kstep.restraints import Restraint
 
 
 class MDConfig(BaselineConfig):
@@ -47,6 +49,24 @@ def read_system(system_xml: str, n_atoms: int):
         raise UserError(f"system.xml has {n_particles} particles, the molecule {n_atoms}; prepare it again with "
                         "00_prep_mols.py")
     return system
+
+
+# energies of kstep.restraints, as OpenMM reads them: its classes of forces, and how a force of one adds its atoms
+_RESTRAINTS = {"distance": ("CustomBondForce", "0.5*k*(r-centre)^2", "addBond"),
+               "angle": ("CustomAngleForce", "0.5*k*(theta-centre)^2", "addAngle"),
+               "dihedral": ("CustomTorsionForce", "k*(1-cos(theta-centre))", "addTorsion")}
+
+
+def add_restraints(system, restraints: Sequence[Restraint]) -> None:
+    """Add forces of restraints to an openmm.System, for dynamics that OpenMM integrates by itself."""
+    import openmm
+
+    for restraint in restraints:
+        kind, energy, add = _RESTRAINTS[restraint.kind]
+        centre = restraint.centre if restraint.kind == "distance" else np.radians(restraint.centre)
+        force = getattr(openmm, kind)(f"{energy}; k={restraint.k!r}; centre={float(centre)!r}")
+        getattr(force, add)(*restraint.atoms)
+        system.addForce(force)
 
 
 def make_context(system, platform: str, dt_ps: float = 0.001, integrator=None):

@@ -52,12 +52,13 @@ class Target:
     def facts(self) -> dict:
         """What a resumed learning must share."""
         return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
-                "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
+                "walls": self.walls, "mirror": self.mirror, "turns": self.turns,
+                **({"restraints": [r.model_dump() for r in self.spec.restraints]} if self.spec.restraints else {})}
 
     @property
     def recipe(self) -> NetworkRecipe:
         """How dynamics builds the network of a checkpoint, in any process."""
-        return recipe_of(self.molecule, self.method)
+        return recipe_of(self.molecule, self.method, self.spec.restraints)
 
     def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
         """Temperatures that chains explore: those of the sampling, or a ladder of the network above the only one."""
@@ -87,8 +88,8 @@ class Target:
         return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
-        """What the truth said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
-        return Labels(positions, truth.energy, truth.forces, temperature_K)
+        """What the truth without restraints said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
+        return Labels(positions, *truth.bare, temperature_K)
 
     def fit(self, labels: Labels, model, config, **how) -> dict:
         """The checkpoint of a network fitted to labels; how: what `training.fit.fit` takes besides."""

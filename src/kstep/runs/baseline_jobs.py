@@ -66,7 +66,8 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
         job.out, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
         bonds=molecule.bonds, store_forces=job.store_forces,
         fingerprint={"config": job.config.model_dump(exclude={"replicas"}), "seed": job.seed, "replica": job.replica,
-                     "smiles": molecule.smiles, "settings": settings})
+                     "smiles": molecule.smiles, "settings": settings},
+        restraints=job.spec.restraints)
     try:
         done = writer.finished() if job.resume else None
         if done is not None:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from kstep import schemas
 from kstep.errors import UserError
 from kstep.files import replacing, write_json_atomic
+from kstep.restraints import Bias, Restraint
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
@@ -41,11 +42,19 @@ def kept_file(path: str | Path, name: str) -> Path:
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
     """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
+    held = config.restraints or ()
+    restrained = {} if not held else {"restraints": [restraint.model_dump(mode="json") for restraint in held]}
     return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method,
             "charge": molecule.charge, "multiplicity": molecule.multiplicity, "units": "nm ps Da kJ/mol K",
-            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
+            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
+            "caveats": [*scheme.caveats(config), *([_of_restraints(held)] if held else [])], **restrained,
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
+
+
+def _of_restraints(held) -> str:
+    return (f"restraints held the molecule: {'; '.join(map(str, held))}; averages are of the ensemble without them, by "
+            "weights exp(W/kT), and say nothing of what the restraints kept it from")
 
 
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
@@ -81,13 +90,14 @@ class TrajectoryWriter:
     """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
 
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
-                 fingerprint: dict, store_forces: bool = True):
+                 fingerprint: dict, store_forces: bool = True, restraints: Sequence[Restraint] = ()):
+        """restraints: that energies and forces of the states hold, which are stored without them."""
         self.path = Path(path)
         self.parts = kept_file(path, "checkpoint.npz").parent
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
         self.fingerprint = json.loads(json.dumps(fingerprint))
-        self.store_forces = store_forces
+        self.store_forces, self._bias = store_forces, Bias(restraints) if restraints else None
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
         self._n_chunks = 0
@@ -108,13 +118,16 @@ class TrajectoryWriter:
         """Append one frame of every replica; replica and segment are (R,) ids; info: of a macro-step that ends here."""
         n = state.n_replicas
         kinetic = kinetic_energy(state.velocities, np.asarray(self.constants["masses_sampler"]))
+        bias, energy, forces = self._without_bias(state)
         frame = dict(
-            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=state.energy,
+            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=energy,
             Etot=kinetic + state.energy, time_ps=np.full(n, state.step * dt_fs * PS_PER_FS),
             step=np.full(n, state.step), replica=np.broadcast_to(replica, n).copy(),
             segment=np.broadcast_to(segment, n).copy())
+        if self._bias is not None:
+            frame["bias"] = bias
         if self.store_forces:
-            frame["forces"] = state.forces
+            frame["forces"] = forces
         if info is not None:
             frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
                          delta_H=info.delta_H)
@@ -122,6 +135,17 @@ class TrajectoryWriter:
                 frame["weight"] = info.weight
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
+
+    def _without_bias(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """W (R,), and energy (R,) and forces (R,N,3) of a state less those of W."""
+        if self._bias is None:
+            return np.zeros(state.n_replicas), state.energy, state.forces
+        bias, bias_forces = self._bias.energy_and_forces(state.positions)
+        return bias, state.energy - bias, state.forces - bias_forces
+
+    def bare_energy(self, state: State) -> np.ndarray:
+        """Epot (R,) of a frame at this state."""
+        return self._without_bias(state)[1]
 
     def _write_chunk(self) -> None:
         if self._frames:
@@ -232,7 +256,7 @@ def reopen(path: Path) -> bool:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
     before = arrays["step"] <= text["step"]
-    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays[key])}
+    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
     schemas.write_npz(kept_file(path, "chunk_00000.npz"), frames)
     text["n_chunks"] = 1
     schemas.write_npz(kept_file(path, "checkpoint.npz"), {**restart, "text": np.array(json.dumps(text))})

@@ -51,7 +51,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
             settled = {"tuning": tuning, "inner": network.inner}
             writer = TrajectoryWriter(
                 run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
-                bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
+                bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run),
+                restraints=run.spec.restraints)
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
             if production.aim is not None:
@@ -101,7 +102,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
     spent = production.account.closed(run.n_workers)
     unseen = production.coverage.warning()
-    if unseen and broken is None:
+    if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)
     hybrid, scheme = run.hybrid, production.scheme
     changes = production.species.changes if production.species is not None else []

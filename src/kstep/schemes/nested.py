@@ -11,6 +11,7 @@ from pydantic import Field
 from kstep import importance
 from kstep.config import Count, NonNegative, Temperature, Whole
 from kstep.errors import UserError
+from kstep.restraints import mirrored_alike
 from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
@@ -219,13 +220,14 @@ class Nested(Sampler):
 def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dict[str, Any]:
     """What a NetworkLadder of a molecule has besides its moves: arguments of it.
 
-    A region in its surroundings has neither mirror image nor turns; turns need a network that says how low it was
-    taught.
+    A region in its surroundings has neither mirror image nor turns, and a restraint that tells mirror images apart
+    leaves none either; turns need a network that says how low it was taught.
     """
     species = molecule.species() if walls or mirror else None
     alone, floor = molecule.region is None, network.metadata.get("lowest_energy_kJ_per_mol")
     can_turn = alone and floor is not None
-    return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral),
+    return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral
+                           and mirrored_alike(getattr(network, "restraints", ()))),
             "turns": Turns.of(molecule, turns, floor - FLOOR_KT * kT(ROOM_K)) if can_turn else None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ class TruePhysics:
     def spec(self, *, warm_start: bool = True) -> PhysicsSpec:
         """The recipe of its backend; warm_start: whether an SCF may begin at the replica's last one."""
         if self.calculator is not None:
-            return calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
+            spec = calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
                                    multiplicity=self.config.spin_multiplicity)
-        system = self.system_xml if self.folder is None else self.folder / "system.xml"
-        return physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
+        else:
+            system = self.system_xml if self.folder is None else self.folder / "system.xml"
+            spec = physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
+        return replace(spec, restraints=self.config.restraints or ())
 
     def check(self) -> None:
         """Raise UserError for what the backend refuses: a wrong charge is found here, not later."""

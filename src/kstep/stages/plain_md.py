@@ -17,6 +17,7 @@ from kstep.files import check_writable
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform, read_system
 from kstep.molecules.prepare import ensure_prepared
+from kstep.molecules.restrained import led_to
 from kstep.molecules.smiles import read_smiles_file
 from kstep.processes import physical_cores
 from kstep.provenance import provenance
@@ -117,7 +118,8 @@ def _jobs(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> list[Re
     """One job for each replica of a molecule."""
     platform, store_forces = (_platform(physics), settings.store_forces) if physics.is_mm else (None, True)
     first = settings.first_replica
-    return [ReplicaJob(physics.molecule, physics.spec(), physics.config, replica, settings.seed, _piece(out, replica),
+    molecule, spec = led_to(physics.molecule, physics.config.restraints or ()), physics.spec()
+    return [ReplicaJob(molecule, spec, physics.config, replica, settings.seed, _piece(out, replica),
                        settings.resume, platform, store_forces)
             for replica in range(first, first + physics.config.replicas)]
 

@@ -18,7 +18,7 @@ from kstep.runs.aim import settle_end
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.settings import prepare_run
+from kstep.runs.settings import prepare_run, refuse_restraints
 from kstep.schemes import SCHEMES
 from kstep.stages.sampling import RunSettings, device_of, relearner, yaml_of
 
@@ -42,6 +42,7 @@ class RegionSettings(RunSettings):
 def sample_region(settings: RegionSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     s = settings
+    refuse_restraints(s.hybrid.restraints or s.qm.restraints)
     _check_network(s)
     check_writable(s.out)
     settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned

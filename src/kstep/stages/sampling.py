@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kstep.errors import UserError
@@ -10,6 +10,7 @@ from kstep.learning.cold_start import explored_with, learn_for, settle_cold_star
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.molecules.restrained import led_to
 from kstep.provenance import machine, provenance
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run
@@ -57,7 +58,9 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
     physics.check()
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, physics.config)
-    target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
+    restraints = (physics.config.restraints if hybrid.restraints is None else hybrid.restraints) or ()
+    target = Target(molecule=led_to(physics.molecule, restraints), method=physics.method, device=device_of(s.device),
+                    spec=replace(physics.spec(), restraints=restraints),
                     temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))
     config = s.learn_config
     if hybrid.effective_samples is not None:
