@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from kstep.analysis.judge.verdict import Outcome
 
 NOT_JUDGED = {Outcome.NO_FRAMES: "the run holds no production frames",
@@ -34,11 +32,3 @@ def _loss(lost: dict) -> str:
         return f"{lost['what']} above its floor"
     return (f"{lost['what']} {lost['value']:.3g} above its floor {lost['floor']:.3g} and above the control's "
             f"{lost['control']:.3g}")
-
-
-def with_error(value: float, error: float) -> str:
-    """A number with two digits of its error: 61.2 +- 1.3; as it is where it has no error."""
-    if not (error > 0 and math.isfinite(error)):
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{digits}f} +- {error:.{digits}f}"

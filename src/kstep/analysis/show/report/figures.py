@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from kstep.analysis.measure.statistics import estimate_means
+from kstep.analysis.measure.free_energy import FreeEnergy
 from kstep.units import kT
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
-FEW, BINS = 3000, (36, 72)  # below so many frames wide bins
 POINTS = 80  # of a running average
 MARGIN = {"l": 56, "r": 12, "t": 30, "b": 44}
 
@@ -24,60 +23,45 @@ def _figure(traces: list[dict], x: str, y: str, **layout: Any) -> dict[str, Any]
     return found.to_plotly_json()
 
 
-def density(series: list[np.ndarray], spacing_ps: float,
-            weights: list[np.ndarray] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (G,) in degrees, share of the frames per degree and its standard error, of angles (T_r,) of each chain.
-
-    The errors are those of means of bins over chains (statistics.estimate_means), with memory and weights.
-    """
-    n = BINS[sum(map(len, series)) >= FEW]
-    edges = np.linspace(-180.0, 180.0, n + 1)
-    width = edges[1] - edges[0]
-    inside = [np.eye(n)[np.clip(((a + 180.0) / width).astype(int), 0, n - 1)] for a in series]
-    found = estimate_means(inside, spacing_ps, weights)
-    error = found.standard_error
-    if len(series) >= 4:
-        error = np.maximum(error, found.replica_means.std(axis=0, ddof=1) / np.sqrt(len(series)))
-    return 0.5 * (edges[1:] + edges[:-1]), found.mean / width, error / width
-
-
-def torsion(series: list[np.ndarray], spacing_ps: float, weights: list[np.ndarray] | None, temperature_K: float,
-            baseline: tuple[list[np.ndarray], float] | None = None) -> dict[str, Any]:
-    """Population along a torsion with its error band, and -kT ln of it by a button; baseline: plain MD's beside it."""
-    x, p, error = density(series, spacing_ps, weights)
-    energy = kT(temperature_K)
-    seen = p > 0
-    F = np.where(seen, -energy * np.log(np.where(seen, p, 1.0) / p.max()), np.nan)
-    F_error = np.where(seen, energy * error / np.where(seen, p, 1.0), np.nan)
-    traces = [*_band(x, 100 * p, 100 * error, "%/deg", True), *_band(x, F, F_error, "kJ/mol", False)]
-    of_run = len(traces) // 2
-    if baseline:
-        _, q, _ = density(*baseline, None)
-        there = q > 0
-        for values, unit, shown in ((100 * q, "%/deg", True),
-                                    (np.where(there, -energy * np.log(np.where(there, q, 1.0) / q.max()), np.nan),
-                                     "kJ/mol", False)):
-            traces.append({"type": "scatter", "x": _numbers(x), "y": _numbers(values), "name": "plain MD",
-                           "line": {"color": ORANGE, "dash": "dot"}, "visible": shown,
-                           "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} {unit}"})
-    first = [True] * of_run + [False] * of_run + ([True, False] if baseline else [])
-    buttons = [{"label": label, "method": "update", "args": [{"visible": shown}, {"yaxis.title.text": y}]}
-               for label, shown, y in (("population", first, "% per degree"),
-                                       ("free energy", [not s for s in first], "kJ/mol"))]
-    return _figure(traces, "degrees", "% per degree", showlegend=bool(baseline), legend={"orientation": "h", "y": 1.12},
+def torsion(found: FreeEnergy, baseline: FreeEnergy | None = None) -> dict[str, Any]:
+    """Population along a torsion with its error band, and the free energy by a button; baseline: plain MD's beside it."""
+    (x,), energy = found.centres, kT(found.temperature_K)
+    p, F, F_error = found.density, found.free_energy, found.error
+    p_error = None if F_error is None else np.where(p > 0, p * np.where(p > 0, F_error, 0.0) / energy, 0.0)
+    percent = [*_band(x, 100 * p, None if p_error is None else 100 * p_error, "%/deg", True)]
+    heights = [*_band(x, F, F_error, "kJ/mol", False)]
+    if baseline is not None:
+        percent.append(_beside(baseline.centres[0], 100 * baseline.density, "%/deg", True))
+        heights.append(_beside(baseline.centres[0], baseline.free_energy, "kJ/mol", False))
+    buttons = [{"label": label, "method": "update",
+                "args": [{"visible": [shown] * len(percent) + [not shown] * len(heights)}, {"yaxis.title.text": y}]}
+               for label, shown, y in (("population", True, "% per degree"), ("free energy", False, "kJ/mol"))]
+    return _figure([*percent, *heights], "degrees", "% per degree", showlegend=baseline is not None,
+                   legend={"orientation": "h", "y": 1.12},
                    xaxis={"title": {"text": "degrees"}, "range": [-180, 180], "dtick": 60},
                    updatemenus=[{"type": "buttons", "direction": "right", "x": 1.0, "xanchor": "right", "y": 1.18,
                                  "showactive": True, "buttons": buttons}])
 
 
-def _band(x: np.ndarray, y: np.ndarray, error: np.ndarray, unit: str, shown: bool) -> list[dict]:
-    """A line with one standard error shaded."""
+def _beside(x: np.ndarray, y: np.ndarray, unit: str, shown: bool) -> dict:
+    return {"type": "scatter", "mode": "lines", "x": _numbers(x), "y": _numbers(y), "name": "plain MD",
+            "line": {"color": ORANGE, "dash": "dot"}, "visible": shown,
+            "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} {unit}"}
+
+
+def _band(x: np.ndarray, y: np.ndarray, error: np.ndarray | None, unit: str, shown: bool) -> list[dict]:
+    """A line, with one standard error shaded where it is known."""
+    line = {"type": "scatter", "x": _numbers(x), "y": _numbers(y), "name": "this run", "line": {"color": BLUE},
+            "mode": "lines", "visible": shown, "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} {unit}<extra></extra>"}
+    if error is None:
+        return [line]
     edge = {"type": "scatter", "x": _numbers(x), "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip",
             "showlegend": False, "visible": shown}
+    known = np.isfinite(y) & np.isfinite(error)
+    y, error = np.where(known, y, np.nan), np.where(known, error, np.nan)
     return [{**edge, "y": _numbers(y - error)},
             {**edge, "y": _numbers(y + error), "fill": "tonexty", "fillcolor": "rgba(0,114,178,0.25)"},
-            {"type": "scatter", "x": _numbers(x), "y": _numbers(y), "name": "this run", "line": {"color": BLUE},
-             "mode": "lines", "customdata": _numbers(error), "visible": shown,
+            {**line, "customdata": _numbers(error),
              "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} +- %{{customdata:.2f}} {unit}<extra></extra>"}]
 
 

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from kstep.analysis.measure.free_energy import Coordinate, free_energy
 from kstep.analysis.measure.geometry import on_circle
 from kstep.analysis.measure.populations import Conformer, Populations, conformers_of_frames
 from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
-from kstep.analysis.measure.statistics import split_r_hat
+from kstep.analysis.measure.statistics import MOST_R_HAT, split_r_hat
+from kstep.analysis.measure.umbrella import gather
+from kstep.analysis.metrics.cells import with_error
 from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.report import figures, molecule
-from kstep.analysis.show.words import with_error
 from kstep.schemas import Trajectory
 from kstep.topology import neighbours
 from kstep.units import KJ_PER_KCAL, kT
 
-MOST_R_HAT = 1.05
+FEW, BINS = 3000, (36, 72)  # of a circle; below so many frames wide ones
 MOST_FRAMES = 150  # that the 3D view plays
 NEAREST = 30  # frames of a conformer that its view plays
 MOST_RUNNING = 6  # conformers with a running population
@@ -44,7 +46,7 @@ def sentence(words: str) -> str:
 
 def percent(value: float, error: float) -> str:
     """A share and its error in per cent."""
-    return f"{with_error(100 * value, 100 * error)} %"
+    return f"{with_error(100 * value, 100 * error or None)} %"
 
 
 def asked(trajectory: Trajectory, populations: Populations) -> list[tuple[str, str]]:
@@ -108,17 +110,25 @@ def convergence(profile: Profile) -> list[dict[str, Any]]:
              "r_hat": f"{r_hat[name]:.3f}", "good": bool(r_hat[name] <= MOST_R_HAT)} for name, row in rows.items()]
 
 
-def torsion_figures(profile: Profile, baseline: Profile | None) -> list[dict[str, Any]]:
-    """Population along every torsion, the ones with several wells first."""
-    series = series_of(profile)
-    wells = [len(r.centres_deg) for r in common_rotamers([series], [])]
-    out = []
-    for d in sorted(range(len(series.labels)), key=lambda d: (wells[d] < 2, d)):
-        beside = baseline and ([t[:, d] for t in baseline.torsion_series], baseline.spacing_ps)
-        out.append({"title": series.labels[d], "wells": wells[d],
-                    "figure": figures.torsion([t[:, d] for t in series.torsions], series.spacing_ps, series.weights,
-                                              profile.temperature_K, beside)})
-    return out
+def torsion_figures(trajectory: Trajectory, profile: Profile, baseline: Trajectory | None) -> list[dict[str, Any]]:
+    """Population and free energy along every torsion, the ones with several wells first."""
+    samples, beside = gather([trajectory]), None if baseline is None else gather([baseline])
+    bins = BINS[len(samples) >= FEW]
+    found = []
+    for atoms in profile.coordinates.atoms["torsions"].tolist():
+        along = Coordinate("dihedral", tuple(atoms))
+        own = free_energy(samples, along, bins=bins)
+        wells, barriers = own.extrema()
+        found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers),
+                      "figure": figures.torsion(own, beside and free_energy(beside, along, bins=bins))})
+    return sorted(found, key=lambda one: one["wells"] < 2)
+
+
+def _extrema(wells: list[dict], barriers: list[dict]) -> str:
+    """Where wells and barriers lie and how high, kJ/mol."""
+    parts = [f"{name} " + ", ".join(f"{p['at']:.0f} deg at {with_error(p["free_energy"], p["error"] or None)}" for p in points)
+             for name, points in (("wells:", wells), ("barriers:", barriers)) if points]
+    return f"{'; '.join(parts)} kJ/mol" if parts else ""
 
 
 def running_figure(trajectory: Trajectory, populations: Populations) -> dict[str, Any] | None:
@@ -218,16 +228,15 @@ def numbered_atoms(profile: Profile) -> set[int]:
 def report_values(trajectory: Trajectory, populations: Populations, baseline: Trajectory | None) -> dict[str, Any]:
     """All that the template asks for, the comparison apart."""
     profile = characterise(trajectory)
-    beside = characterise(baseline, temperature_K=populations.temperature_K) if baseline is not None else None
     rows = convergence(profile) if profile else []
     svg, undrawn = molecule.drawing(trajectory, numbered_atoms(profile) if profile else set())
     running = running_figure(trajectory, populations)
-    torsions = torsion_figures(profile, beside) if profile else []
+    torsions = torsion_figures(trajectory, profile, baseline) if profile else []
     return {"title": f"{populations.molecule}: conformers at {populations.temperature_K:g} K",
             "answer": answer(populations), "asked": asked(trajectory, populations), "svg": svg, "undrawn": undrawn,
             "cards": cards(populations), "others": populations.others if populations.others["count"] else None,
             "others_percent": percent(populations.others["population"], populations.others["error"]),
-            "entropy": f"{with_error(round(populations.entropy_J_per_mol_K, 6), populations.entropy_error_J_per_mol_K)} "
+            "entropy": f"{with_error(round(populations.entropy_J_per_mol_K, 6), populations.entropy_error_J_per_mol_K or None)} "
                        "J/mol/K",
             "kT": f"{kT(populations.temperature_K):.2f}",
             "torsions": [{key: value for key, value in one.items() if key != "figure"} for one in torsions],
