@@ -11,6 +11,8 @@ from kstep.units import kT
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 POINTS = 80  # of a running average
+MENU = {"bgcolor": "#eef2f5", "bordercolor": "#b8c4ce", "font": {"color": "#1c1c1c"}}  # its light when it is pressed is
+# plotly's own, on which light text could not be read
 MARGIN = {"l": 56, "r": 12, "t": 30, "b": 44}
 
 
@@ -40,7 +42,7 @@ def torsion(found: FreeEnergy, baseline: FreeEnergy | None = None) -> dict[str, 
                    legend={"orientation": "h", "y": 1.12},
                    xaxis={"title": {"text": "degrees"}, "range": [-180, 180], "dtick": 60},
                    updatemenus=[{"type": "buttons", "direction": "right", "x": 1.0, "xanchor": "right", "y": 1.18,
-                                 "showactive": True, "buttons": buttons}])
+                                 "buttons": buttons, **MENU}])
 
 
 def _beside(x: np.ndarray, y: np.ndarray, unit: str, shown: bool) -> dict:
@@ -91,7 +93,7 @@ def running(chains: list[np.ndarray], weights: list[np.ndarray], labels: list[st
                 "args": [{"visible": [t // each == c for t in range(len(traces))]}]} for c, label in enumerate(labels)]
     return _figure(traces, "frames of the chain", "population so far", yaxis={"title": {"text": "population so far"},
                                                                                "range": [0, 1]},
-                   updatemenus=[{"type": "dropdown", "x": 1.0, "xanchor": "right", "y": 1.16, "buttons": buttons}]
+                   updatemenus=[{"type": "dropdown", "x": 1.0, "xanchor": "right", "y": 1.16, "buttons": buttons, **MENU}]
                    if len(labels) > 1 else [])
 
 

@@ -14,7 +14,7 @@ from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.analysis.measure.statistics import MOST_R_HAT, split_r_hat
 from kstep.analysis.measure.umbrella import gather
-from kstep.analysis.metrics.cells import with_error
+from kstep.analysis.metrics.cells import to_its_error
 from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.report import figures, molecule
 from kstep.schemas import Trajectory
@@ -46,7 +46,7 @@ def sentence(words: str) -> str:
 
 def percent(value: float, error: float) -> str:
     """A share and its error in per cent."""
-    return f"{with_error(100 * value, 100 * error or None)} %"
+    return f"{to_its_error(100 * value, 100 * error)} %"
 
 
 def asked(trajectory: Trajectory, populations: Populations) -> list[tuple[str, str]]:
@@ -75,8 +75,8 @@ def cards(populations: Populations) -> list[dict[str, Any]]:
     return [{"label": c.label, "population": percent(c.population, c.population_error),
              "share": round(100 * c.population, 2),
              "free_energy": ("The only one that was seen" if alone else "The most populated: free energy 0") if n == 0 else (
-                 f"Free energy {with_error(c.free_energy_kJ, c.free_energy_error_kJ)} kJ/mol "
-                 f"({with_error(c.free_energy_kJ / KJ_PER_KCAL, c.free_energy_error_kJ / KJ_PER_KCAL)} kcal/mol)"),
+                 f"Free energy {to_its_error(c.free_energy_kJ, c.free_energy_error_kJ)} kJ/mol "
+                 f"({to_its_error(c.free_energy_kJ / KJ_PER_KCAL, c.free_energy_error_kJ / KJ_PER_KCAL)} kcal/mol)"),
              "lines": list(_lines(c, alone))} for n, c in enumerate(populations.conformers)]
 
 
@@ -119,14 +119,14 @@ def torsion_figures(trajectory: Trajectory, profile: Profile, baseline: Trajecto
         along = Coordinate("dihedral", tuple(atoms))
         own = free_energy(samples, along, bins=bins)
         wells, barriers = own.extrema()
-        found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers),
+        found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers), "warnings": [sentence(w) for w in own.warnings],
                       "figure": figures.torsion(own, beside and free_energy(beside, along, bins=bins))})
     return sorted(found, key=lambda one: one["wells"] < 2)
 
 
 def _extrema(wells: list[dict], barriers: list[dict]) -> str:
     """Where wells and barriers lie and how high, kJ/mol."""
-    parts = [f"{name} " + ", ".join(f"{p['at']:.0f} deg at {with_error(p["free_energy"], p["error"] or None)}" for p in points)
+    parts = [f"{name} " + ", ".join(f"{p['at']:.0f} deg at {to_its_error(p['free_energy'], p['error'])}" for p in points)
              for name, points in (("wells:", wells), ("barriers:", barriers)) if points]
     return f"{'; '.join(parts)} kJ/mol" if parts else ""
 
@@ -204,11 +204,11 @@ def cost(trajectory: Trajectory, rows: list[dict[str, Any]]) -> list[tuple[str, 
               if spent["cpu_s"] else None),
              ("wall-clock time", duration(spent["wall_s"]) if spent["wall_s"] else None),
              ("accepted", f"{100 * m['acceptance']:.0f} % of the proposals" if m.get("acceptance") is not None else None),
-             ("<exp(-dH/kT)>", f"{with_error(m['mean_exp_minus_beta_dH'], m['mean_exp_minus_beta_dH_error'])}, which is 1 "
+             ("<exp(-dH/kT)>", f"{to_its_error(m['mean_exp_minus_beta_dH'], m['mean_exp_minus_beta_dH_error'])}, which is 1 "
               "for a right sampler" if m.get("mean_exp_minus_beta_dH_error") else None),
              ("failed true calls", str(spent["failed_true_calls"]) if spent["failed_true_calls"] else None),
              ("machine", (m.get("machine") or {}).get("cpu")),
-             ("versions", ", ".join(f"{name} {v}" for name, v in (m.get("versions") or {}).items()) or None)]
+             ("versions", ", ".join(f"{name} {v}" for name, v in (m.get("versions") or {}).items()))]
     return [(what, value) for what, value in lines if value]
 
 
@@ -236,7 +236,7 @@ def report_values(trajectory: Trajectory, populations: Populations, baseline: Tr
             "answer": answer(populations), "asked": asked(trajectory, populations), "svg": svg, "undrawn": undrawn,
             "cards": cards(populations), "others": populations.others if populations.others["count"] else None,
             "others_percent": percent(populations.others["population"], populations.others["error"]),
-            "entropy": f"{with_error(round(populations.entropy_J_per_mol_K, 6), populations.entropy_error_J_per_mol_K or None)} "
+            "entropy": f"{to_its_error(round(populations.entropy_J_per_mol_K, 6), populations.entropy_error_J_per_mol_K)} "
                        "J/mol/K",
             "kT": f"{kT(populations.temperature_K):.2f}",
             "torsions": [{key: value for key, value in one.items() if key != "figure"} for one in torsions],

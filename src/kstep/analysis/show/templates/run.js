@@ -73,21 +73,19 @@
 
   // ---- figures ----
   await unpack("plotly");
-  const paint = ({ layout }) => ({ paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": colour("--ink"),
+  const paint = () => ({ paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", "font.color": colour("--ink"),
     "xaxis.gridcolor": colour("--line"), "yaxis.gridcolor": colour("--line"), "xaxis.zerolinecolor": colour("--line"),
-    "yaxis.zerolinecolor": colour("--line"), "legend.bgcolor": "rgba(0,0,0,0)",
-    ...(layout.updatemenus && layout.updatemenus.length ? { "updatemenus[0].bgcolor": colour("--tint"),
-      "updatemenus[0].font.color": colour("--ink"), "updatemenus[0].bordercolor": colour("--line") } : {}) });
+    "yaxis.zerolinecolor": colour("--line"), "legend.bgcolor": "rgba(0,0,0,0)" });
   const figures = Object.entries(data.figures);
   const drawn = figures.map(([id, figure]) =>
     Plotly.newPlot(byId(id), figure.data, figure.layout,
       { responsive: true, displaylogo: false, scrollZoom: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] })
-      .then(() => Plotly.relayout(byId(id), paint(figure))));
+      .then(() => Plotly.relayout(byId(id), paint())));
   await Promise.all(drawn);
   dark.addEventListener("change", () => {
     viewer.setBackgroundColor(colour("--paper"));
     viewer.render();
-    figures.forEach(([id, figure]) => Plotly.relayout(byId(id), paint(figure)));
+    figures.forEach(([id]) => Plotly.relayout(byId(id), paint()));
   });
   document.body.dataset.ready = "yes";
 })();
