@@ -17,6 +17,7 @@ from kstep.analysis.show.report import figures, molecule, write_report
 from kstep.analysis.show.report.libraries import LIBRARIES
 from kstep.analysis.show.report.sections import answer, cost, duration, views
 from kstep.cli import main
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 
 OH = (0, 1, 2, 8)
@@ -46,7 +47,8 @@ def of_page(path):
 
 
 def body_of(text):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text[text.index("<body>"):text.index('<script type="application')]))
+    shown = text[text.index("<body>"):text.index('<script type="application')]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown))
 
 
 def test_the_first_words_are_the_answer(folder):
@@ -108,15 +110,9 @@ def test_frames_have_the_conformers_that_are_counted():
     for n, c in enumerate(found.conformers):
         assert conformer[frames == c.frame] == [n]
     # the conformers are gauche and trans
-    torsions = np.abs(kstep.result.load_trajectory and _torsions(run.pos[frames]))
+    torsions = np.abs(dihedrals_deg(run.pos[frames], np.array([OH]))[:, 0])
     assert np.mean(torsions[conformer == 0] < 120) > 0.99 and np.mean(torsions[conformer == 1] > 120) > 0.99
     assert set(run.segment[frames]) == {i for i, s in enumerate(run.segments) if s["role"] == "train"}
-
-
-def _torsions(pos):
-    from kstep.dihedrals import dihedrals_deg
-
-    return dihedrals_deg(pos, np.array([OH]))[:, 0]
 
 
 def test_running_populations_end_at_the_chains_own():
@@ -165,11 +161,13 @@ def test_the_answer_says_that_it_is_not_converged_first():
     found = populations([agreeing()])
     assert answer(found)["good"] and answer(found)["words"].startswith("Converged.")
     doubtful = replace(found, converged=False, problems=["no chain crossed"])
-    assert answer(doubtful)["words"].startswith("Not converged.") and answer(doubtful)["problems"] == ["No chain crossed."]
+    assert answer(doubtful)["words"].startswith("Not converged.")
+    assert answer(doubtful)["problems"] == ["No chain crossed."]
 
 
 def test_costs_are_told_apart_and_in_units_that_fit():
-    lines = dict(cost(agreeing(true_calls_training=500, cpu_s_training=7200.0), [{"samples": "100"}, {"samples": "250"}]))
+    run = agreeing(true_calls_training=500, cpu_s_training=7200.0)
+    lines = dict(cost(run, [{"samples": "100"}, {"samples": "250"}]))
     assert "500 of learning" in lines["true calls"] and "2 h of learning" in lines["CPU time"]
     calls = int(lines["true calls"].split()[0].replace(",", ""))
     assert lines["samples per 1000 calls"].startswith(f"{1000 * 100 / (calls + 500):.0f} ")
@@ -227,7 +225,7 @@ def test_a_browser_clicks_through(width, folder, browser):
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(300_000)
     complaints, asked = [], []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto((folder / "ethanol_report.html").as_uri())

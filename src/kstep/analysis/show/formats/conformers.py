@@ -92,7 +92,7 @@ CONFORMER_FORMATS: dict[str, Callable[[Trajectory, list[dict], Path], None]] = {
 
 def export_conformers(trajectory: Trajectory, populations: Populations, path: str | Path,
                       format: str | None = None) -> Path:
-    """Write the conformers of a trajectory, the most populated first; format: of CONFORMER_FORMATS, None: by the ending.
+    """Write the conformers of a trajectory, the most populated first; format: of CONFORMER_FORMATS, None: the ending's.
 
     trajectory: all frames that the populations were counted in.  Raises UserError for a format that has no place for
     the numbers.

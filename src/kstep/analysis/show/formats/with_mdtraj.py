@@ -85,7 +85,8 @@ def write_pdb(trajectory: Trajectory, path: Path) -> None:
     if found.unitcell_lengths is None:
         return
     boxes = [f"CRYST1{a:9.3f}{b:9.3f}{c:9.3f}{alpha:7.2f}{beta:7.2f}{gamma:7.2f} P 1           1"
-             for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths, found.unitcell_angles)]
+             for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths,
+                                                        found.unitcell_angles)]
     lines, model = [], iter(boxes)
     for line in path.read_text().splitlines():
         lines += [line, next(model)] if line.startswith("MODEL") else [line]

@@ -13,7 +13,6 @@ from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.units import ANGSTROM_PER_NM
 
-
 WITHOUT_ORDERS = "write xyz, extxyz or pdb, which need no bond orders"
 
 
@@ -89,8 +88,7 @@ def _by_valence(piece, charge: int, metadata: dict[str, Any]):
 
 
 def _laid_on(piece, template) -> list[int] | None:
-    """The template's atom at each atom of the piece; None where elements or bonds differ.  Its own order comes first."""
-    from rdkit import Chem
+    """The template's atom at each atom of the piece; None where elements or bonds differ.  Its own order is first."""
 
     bonds = [{frozenset((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in m.GetBonds()} for m in (piece, template)]
     numbers = [[a.GetAtomicNum() for a in m.GetAtoms()] for m in (piece, template)]
@@ -149,6 +147,7 @@ def write_sdf(trajectory: Trajectory, path: Path) -> None:
                 about["weight"] = float(t.weight[frame])
             if len(t.box):
                 about["box_A"] = " ".join(f"{x:.6f}" for x in (t.box[frame] * ANGSTROM_PER_NM).ravel())
-            yield name_and_properties(with_positions(molecule, t.pos[frame]), str(t.metadata.get("molecule", "")), about)
+            shown = with_positions(molecule, t.pos[frame])
+            yield name_and_properties(shown, str(t.metadata.get("molecule", "")), about)
 
     write_molecules(frames(), path)

@@ -2,8 +2,8 @@
 
     write_report(load_trajectory("run.npz"), "run_report.html")
 
-sections.py says what stands on it, figures.py draws (plotly), molecule.py shows (RDKit, 3Dmol.js), libraries.py packs the
-JavaScript of installed packages into the file; ../templates/run.html puts it together.
+sections.py says what stands on it, figures.py draws (plotly), molecule.py shows (RDKit, 3Dmol.js), libraries.py packs
+the JavaScript of installed packages into the file; ../templates/run.html puts it together.
 """
 
 from kstep.analysis.show.report.write import report_path, write_report

@@ -11,8 +11,8 @@ from kstep.units import kT
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
 POINTS = 80  # of a running average
-MENU = {"bgcolor": "#eef2f5", "bordercolor": "#b8c4ce", "font": {"color": "#1c1c1c"}}  # its light when it is pressed is
-# plotly's own, on which light text could not be read
+# a pressed button has plotly's own light ground, on which light text could not be read
+MENU = {"bgcolor": "#eef2f5", "bordercolor": "#b8c4ce", "font": {"color": "#1c1c1c"}}
 MARGIN = {"l": 56, "r": 12, "t": 30, "b": 44}
 
 
@@ -26,7 +26,7 @@ def _figure(traces: list[dict], x: str, y: str, **layout: Any) -> dict[str, Any]
 
 
 def torsion(found: FreeEnergy, baseline: FreeEnergy | None = None) -> dict[str, Any]:
-    """Population along a torsion with its error band, and the free energy by a button; baseline: plain MD's beside it."""
+    """Population along a torsion with its error band, the free energy by a button; baseline: plain MD's beside it."""
     (x,), energy = found.centres, kT(found.temperature_K)
     p, F, F_error = found.density, found.free_energy, found.error
     p_error = None if F_error is None else np.where(p > 0, p * np.where(p > 0, F_error, 0.0) / energy, 0.0)
@@ -91,8 +91,8 @@ def running(chains: list[np.ndarray], weights: list[np.ndarray], labels: list[st
     each = n + 3
     buttons = [{"label": label, "method": "update",
                 "args": [{"visible": [t // each == c for t in range(len(traces))]}]} for c, label in enumerate(labels)]
-    return _figure(traces, "frames of the chain", "population so far", yaxis={"title": {"text": "population so far"},
-                                                                               "range": [0, 1]},
+    return _figure(traces, "frames of the chain", "population so far",
+                   yaxis={"title": {"text": "population so far"}, "range": [0, 1]},
                    updatemenus=[{"type": "dropdown", "x": 1.0, "xanchor": "right", "y": 1.16, "buttons": buttons, **MENU}]
                    if len(labels) > 1 else [])
 

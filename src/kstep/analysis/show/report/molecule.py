@@ -72,7 +72,7 @@ def atoms_of(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def superposed(positions: np.ndarray, onto: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Positions (F,N,3) turned and moved so that some atoms (n,) lie best on those of (N,3), which lies at their centre."""
+    """Positions (F,N,3) turned and moved so that atoms (n,) lie best on those of `onto` (N,3), which are centred."""
     from scipy.spatial.transform import Rotation
 
     moved = positions - positions[:, atoms].mean(axis=1, keepdims=True)

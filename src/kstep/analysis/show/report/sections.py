@@ -19,7 +19,7 @@ from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.report import figures, molecule
 from kstep.schemas import Trajectory
 from kstep.topology import neighbours
-from kstep.units import KJ_PER_KCAL, kT
+from kstep.units import kT
 
 FEW, BINS = 3000, (36, 72)  # of a circle; below so many frames wide ones
 MOST_FRAMES = 150  # that the 3D view plays
@@ -72,12 +72,15 @@ def asked(trajectory: Trajectory, populations: Populations) -> list[tuple[str, s
 def cards(populations: Populations) -> list[dict[str, Any]]:
     """One card for each conformer."""
     alone = len(populations.conformers) == 1
+    first = "The only one that was seen" if alone else "The most populated: free energy 0"
     return [{"label": c.label, "population": percent(c.population, c.population_error),
-             "share": round(100 * c.population, 2),
-             "free_energy": ("The only one that was seen" if alone else "The most populated: free energy 0") if n == 0 else (
-                 f"Free energy {to_its_error(c.free_energy_kJ, c.free_energy_error_kJ)} kJ/mol "
-                 f"({to_its_error(c.free_energy_kJ / KJ_PER_KCAL, c.free_energy_error_kJ / KJ_PER_KCAL)} kcal/mol)"),
-             "lines": list(_lines(c, alone))} for n, c in enumerate(populations.conformers)]
+             "share": round(100 * c.population, 2), "lines": list(_lines(c, alone)),
+             "free_energy": _free_energy(c) if n else first} for n, c in enumerate(populations.conformers)]
+
+
+def _free_energy(c: Conformer) -> str:
+    kcal = to_its_error(c.free_energy_kcal, c.free_energy_error_kcal)
+    return f"Free energy {to_its_error(c.free_energy_kJ, c.free_energy_error_kJ)} kJ/mol ({kcal} kcal/mol)"
 
 
 def _lines(c: Conformer, alone: bool) -> Iterator[tuple[str, str]]:
@@ -119,15 +122,18 @@ def torsion_figures(trajectory: Trajectory, profile: Profile, baseline: Trajecto
         along = Coordinate("dihedral", tuple(atoms))
         own = free_energy(samples, along, bins=bins)
         wells, barriers = own.extrema()
-        found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers), "warnings": [sentence(w) for w in own.warnings],
+        found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers),
+                      "warnings": [sentence(w) for w in own.warnings],
                       "figure": figures.torsion(own, beside and free_energy(beside, along, bins=bins))})
     return sorted(found, key=lambda one: one["wells"] < 2)
 
 
 def _extrema(wells: list[dict], barriers: list[dict]) -> str:
     """Where wells and barriers lie and how high, kJ/mol."""
-    parts = [f"{name} " + ", ".join(f"{p['at']:.0f} deg at {to_its_error(p['free_energy'], p['error'])}" for p in points)
-             for name, points in (("wells:", wells), ("barriers:", barriers)) if points]
+    def listed(points: list[dict]) -> str:
+        return ", ".join(f"{p['at']:.0f} deg at {to_its_error(p['free_energy'], p['error'])}" for p in points)
+
+    parts = [f"{name}: {listed(points)}" for name, points in (("wells", wells), ("barriers", barriers)) if points]
     return f"{'; '.join(parts)} kJ/mol" if parts else ""
 
 
@@ -196,6 +202,7 @@ def cost(trajectory: Trajectory, rows: list[dict[str, Any]]) -> list[tuple[str, 
     spent = cost_of(trajectory, m.get("acceptance"))
     calls, learning = spent["true_calls"], spent["true_calls_training"]
     slowest = min((float(row["samples"]) for row in rows), default=0.0)
+    accepted, identity = m.get("acceptance"), m.get("mean_exp_minus_beta_dH")
     lines = [("true calls", f"{calls:,} of the run" + (f", {learning:,} of learning" if learning else "")),
              ("samples per 1000 calls", f"{1000 * slowest / (calls + learning):.0f} of the slowest observable, "
               "learning included" if calls + learning and slowest else None),
@@ -203,9 +210,9 @@ def cost(trajectory: Trajectory, rows: list[dict[str, Any]]) -> list[tuple[str, 
                                                       if m.get("cpu_s_training") else "")
               if spent["cpu_s"] else None),
              ("wall-clock time", duration(spent["wall_s"]) if spent["wall_s"] else None),
-             ("accepted", f"{100 * m['acceptance']:.0f} % of the proposals" if m.get("acceptance") is not None else None),
-             ("<exp(-dH/kT)>", f"{to_its_error(m['mean_exp_minus_beta_dH'], m['mean_exp_minus_beta_dH_error'])}, which is 1 "
-              "for a right sampler" if m.get("mean_exp_minus_beta_dH_error") else None),
+             ("accepted", f"{100 * accepted:.0f} % of the proposals" if accepted is not None else None),
+             ("<exp(-dH/kT)>", f"{to_its_error(identity, m.get('mean_exp_minus_beta_dH_error'))}, which is 1 for a right "
+              "sampler" if identity is not None else None),
              ("failed true calls", str(spent["failed_true_calls"]) if spent["failed_true_calls"] else None),
              ("machine", (m.get("machine") or {}).get("cpu")),
              ("versions", ", ".join(f"{name} {v}" for name, v in (m.get("versions") or {}).items()))]
@@ -232,12 +239,12 @@ def report_values(trajectory: Trajectory, populations: Populations, baseline: Tr
     svg, undrawn = molecule.drawing(trajectory, numbered_atoms(profile) if profile else set())
     running = running_figure(trajectory, populations)
     torsions = torsion_figures(trajectory, profile, baseline) if profile else []
+    entropy = round(populations.entropy_J_per_mol_K, 6)
     return {"title": f"{populations.molecule}: conformers at {populations.temperature_K:g} K",
             "answer": answer(populations), "asked": asked(trajectory, populations), "svg": svg, "undrawn": undrawn,
             "cards": cards(populations), "others": populations.others if populations.others["count"] else None,
             "others_percent": percent(populations.others["population"], populations.others["error"]),
-            "entropy": f"{to_its_error(round(populations.entropy_J_per_mol_K, 6), populations.entropy_error_J_per_mol_K)} "
-                       "J/mol/K",
+            "entropy": f"{to_its_error(entropy, populations.entropy_error_J_per_mol_K)} J/mol/K",
             "kT": f"{kT(populations.temperature_K):.2f}",
             "torsions": [{key: value for key, value in one.items() if key != "figure"} for one in torsions],
             "convergence": rows, "has_running": running is not None, "cost": cost(trajectory, rows),
