@@ -89,12 +89,12 @@ def running(chains: list[np.ndarray], weights: list[np.ndarray], labels: list[st
                            "line": {"color": BLUE, "width": width, "dash": "solid" if width == 2 else "dot"},
                            "visible": c == 0, "hoverinfo": "skip"})
     each = n + 3
+    menu = {"type": "dropdown", "x": 1.0, "xanchor": "right", "y": 1.16, **MENU}
     buttons = [{"label": label, "method": "update",
                 "args": [{"visible": [t // each == c for t in range(len(traces))]}]} for c, label in enumerate(labels)]
     return _figure(traces, "frames of the chain", "population so far",
                    yaxis={"title": {"text": "population so far"}, "range": [0, 1]},
-                   updatemenus=[{"type": "dropdown", "x": 1.0, "xanchor": "right", "y": 1.16, "buttons": buttons, **MENU}]
-                   if len(labels) > 1 else [])
+                   updatemenus=[{**menu, "buttons": buttons}] if len(labels) > 1 else [])
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
