@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kstep.cli.flags import add_common_arguments
-from kstep.cli.populations import add_runs
+from kstep.cli.populations import add_runs, check_out
 from kstep.errors import UserError
 
 log = logging.getLogger("kstep")
@@ -99,11 +99,10 @@ def run(args) -> None:
     from kstep.analysis.measure.averages import gather
     from kstep.analysis.measure.observables import observe
     from kstep.analysis.show.populations import format_averages
-    from kstep.files import check_writable, write_json_atomic
+    from kstep.files import write_json_atomic
     from kstep.schemas import load_trajectory
 
-    if args.out is not None:
-        check_writable(args.out)
+    check_out(args)
     trajectories = [load_trajectory(path) for path in args.runs]
     chosen = observables(args, len(trajectories[0].atom_types))
     ensemble = gather(trajectories, args.temperature_K)

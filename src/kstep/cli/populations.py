@@ -36,13 +36,24 @@ def add_runs(parser) -> None:
                         help="where other than the runs' own: frames are reweighted, rungs of --tempering by MBAR")
 
 
+def check_out(args) -> None:
+    """UserError where --out is one of the runs, OSError where it cannot be written."""
+    from kstep.errors import UserError
+    from kstep.files import check_writable
+
+    if args.out is None:
+        return
+    if args.out.resolve() in {path.resolve() for path in args.runs}:
+        raise UserError(f"--out {args.out} is one of the runs; choose another file")
+    check_writable(args.out)
+
+
 def run(args) -> None:
     """Print the table, write the JSON file."""
-    from kstep.files import check_writable, write_json_atomic
+    from kstep.files import write_json_atomic
     from kstep.front import populations
 
-    if args.out is not None:
-        check_writable(args.out)
+    check_out(args)
     found = populations(args.runs, temperature_K=args.temperature_K, smallest=args.smallest,
                         relax=args.config if args.relax else None)
     print(found)

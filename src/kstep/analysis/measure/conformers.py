@@ -31,8 +31,8 @@ def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.
     """Torsions (D,4) whose wells make conformers, their labels, and how many, the first of them, are one to a bond.
 
     The rotatable ones and those of puckering rings, and where one of their middle atoms is a nitrogen with three
-    neighbours, those of its other neighbour too: a lone pair points where neither is.  About a carbon of two neighbours,
-    which is straight, there are none.
+    neighbours, those of its other neighbour too: a lone pair points where neither is.  There are none about a carbon of
+    two neighbours, which is straight.
     """
     numbers, table = np.asarray(numbers), neighbours(len(numbers), bonds)
     rows = np.concatenate([find_rotatable_torsions(numbers, bonds), find_ring_torsions(numbers, bonds)]).tolist()

@@ -68,12 +68,13 @@ class Populations:
     """The conformers of a molecule at one temperature, the most populated first.
 
     torsions: labels of those that tell conformers apart; one_well: of those seen in one well alone, of which another
-    may have been missed; never_crossed: of those seen in two wells or more but crossed by no chain, so that their
-    populations are those of the starts; others: {"count", "population", "error"} of the conformers too rare to be
-    listed; entropy: of the conformers, J/mol/K, mirror images told apart; chains, frames: what it rests on; rungs_K:
-    temperatures joined (one: the run's own); ensemble: what the frames follow, "true", "network" or "none"; weights:
-    kstep.importance.diagnose of frames that do not count alike, else None; converged: whether nothing below says
-    otherwise; problems: why not, in sentences; notes: what else is to be known, in sentences.
+    may have been missed; never_crossed: of those with two wells or more (mirror images counted, where these belong)
+    between which no chain crossed, so that their populations are those of the starts; others: {"count", "population",
+    "error"} of the conformers too rare to be listed; entropy: of the conformers, J/mol/K, mirror images told apart;
+    chains, frames: what it rests on; rungs_K: temperatures joined (one: the run's own); ensemble: what the frames
+    follow, "true", "network" or "none"; weights: kstep.importance.diagnose of frames that do not count alike, else
+    None; converged: whether nothing below says otherwise; problems: why not, in clauses; notes: what else is to be
+    known, in sentences.
     """
 
     molecule: str
@@ -136,6 +137,9 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
     one_well, never_crossed = _uncrossed(ensemble, assigned, n_bonds)
     if one_well:
         notes.append(f"seen in one well all the time, so that another may have been missed: {', '.join(one_well)}")
+    if never_crossed and len(conformers) < 2:
+        notes.append("no chain left its wells, so that other conformers may have been missed: "
+                     f"{', '.join(never_crossed)}")
     diagnosed = ensemble.diagnose()
     problems = _problems(ensemble, conformers, never_crossed, diagnosed)
     return Populations(
@@ -271,8 +275,6 @@ def _representative(ensemble: Ensemble, assigned: Assignment, conformer: int) ->
 def _uncrossed(ensemble: Ensemble, assigned: Assignment, n_bonds: int) -> tuple[list[str], list[str]]:
     """Labels of torsions in one well, one to a bond, and of those in several wells that no chain crossed between."""
     one_well = [label for label, wells in zip(assigned.labels[:n_bonds], assigned.wells) if len(wells) < 2]
-    if len(np.unique(assigned.conformer)) < 2:
-        return one_well, []
     rows = ensemble.in_time()
     never = [label for d, (label, wells) in enumerate(zip(assigned.labels, assigned.wells)) if len(wells) > 1
              and not sum(count_transitions(assigned.angles[places, d], wells) for places in rows)]
@@ -298,7 +300,7 @@ def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], never_cross
         unentered = [c.label for c in conformers if not c.entered]
         if unentered:
             out.append(f"no chain came into {', '.join(unentered)}: only chains that began there saw it")
-    if never_crossed:
+    if never_crossed and len(conformers) > 1:
         out.append(f"no chain crossed between the wells of {', '.join(never_crossed)}")
     if diagnosed is not None and importance.warning(diagnosed):
         out.append(str(importance.warning(diagnosed)))

@@ -17,7 +17,8 @@ def format_populations(found: Populations) -> str:
             f"{_counted(len(found.conformers), 'conformer')}, {found.chains} chains, {found.frames} frames"
             + (f" at {', '.join(f'{T:g}' for T in found.rungs_K)} K" if len(found.rungs_K) > 1 else ""))
     state = "converged" if found.converged else f"NOT CONVERGED: {found.problems[0]}"
-    alone = f"; in one well all the time: {', '.join(found.one_well)}" if found.one_well else ""
+    still = [*found.one_well, *(found.never_crossed if len(found.conformers) < 2 else [])]
+    alone = f"; in one well all the time: {', '.join(still)}" if still else ""
     lines = [f"{head}; {state}{alone}", *[f"not converged: {problem}" for problem in found.problems[1:]]]
     header = ["conformer", "torsions / deg", "population", "G / kJ/mol", "G / kcal/mol", "samples", "entered", "R-hat"]
     lines += aligned((header, [_row(c) for c in found.conformers]))
