@@ -211,8 +211,8 @@ def cost(trajectory: Trajectory, rows: list[dict[str, Any]]) -> list[tuple[str, 
               if spent["cpu_s"] else None),
              ("wall-clock time", duration(spent["wall_s"]) if spent["wall_s"] else None),
              ("accepted", f"{100 * accepted:.0f} % of the proposals" if accepted is not None else None),
-             ("<exp(-dH/kT)>", f"{to_its_error(identity, m.get('mean_exp_minus_beta_dH_error'))}, which is 1 for a right "
-              "sampler" if identity is not None else None),
+             ("<exp(-dH/kT)>", f"{to_its_error(identity, m.get('mean_exp_minus_beta_dH_error'))}, which is 1 for a "
+              "right sampler" if identity is not None else None),
              ("failed true calls", str(spent["failed_true_calls"]) if spent["failed_true_calls"] else None),
              ("machine", (m.get("machine") or {}).get("cpu")),
              ("versions", ", ".join(f"{name} {v}" for name, v in (m.get("versions") or {}).items()))]
