@@ -119,7 +119,8 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
     try:
         return kind.model_validate(data)
     except ValidationError as failure:
-        problem = failure.errors()[0]
+        problems = failure.errors()  # a key that is misspelt explains the one that is missing
+        problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))

@@ -122,7 +122,8 @@ def values_of(kind: str, atoms: Sequence[int], positions: np.ndarray) -> np.ndar
         return dihedrals_deg(x, np.array([[0, 1, 2, 3]]))[:, 0]
     if kind == "distance":
         return np.linalg.norm(x[:, 1] - x[:, 0], axis=1)
-    return np.degrees(_angle(x)[0])
+    u, v = x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]
+    return np.degrees(np.arctan2(np.linalg.norm(np.cross(u, v), axis=1), np.einsum("si,si->s", u, v)))
 
 
 def mirrored_alike(restraints: Sequence[Restraint]) -> bool:
@@ -149,53 +150,57 @@ class Bias:
         energy, forces = np.zeros(len(positions)), np.zeros(positions.shape)
         for restraint in self.restraints:
             atoms = list(restraint.atoms)
+            x = positions[:, atoms].transpose(1, 2, 0)  # one row of components for each atom: few and long operations
             with np.errstate(all="ignore"):
-                own, slope = _TERMS[restraint.kind](positions[:, atoms], restraint.centre, restraint.k)
+                own, slope = _TERMS[restraint.kind](x, restraint.centre, restraint.k)
             energy += own
-            forces[:, atoms] -= slope
+            for atom, pull in zip(atoms, slope):
+                forces[:, atom] -= pull.T
         return energy, forces
 
 
+def _dot(p, q):
+    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
+
+
+def _cross(p, q):
+    return np.stack([p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]])
+
+
 def _distance(x, centre, k):
-    """Energy (R,) and gradient (R,2,3)."""
-    bond = x[:, 1] - x[:, 0]
-    r = np.linalg.norm(bond, axis=1)
-    slope = (k * (r - centre) / np.sqrt(np.maximum(r * r, TINY)))[:, None] * bond
-    return 0.5 * k * (r - centre) ** 2, np.stack([-slope, slope], axis=1)
-
-
-def _angle(x):
-    """Angle (R,) in radians at the middle of x (R,3,3), and the two bonds (R,3) from there."""
-    u, v = x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]
-    return np.arctan2(np.linalg.norm(np.cross(u, v), axis=1), np.einsum("ri,ri->r", u, v)), u, v
+    """Energy (R,) and gradient, (3,R) of each atom, at x (2,3,R)."""
+    bond = x[1] - x[0]
+    squared = _dot(bond, bond)
+    off = np.sqrt(squared) - centre
+    slope = k * off / np.sqrt(np.maximum(squared, TINY)) * bond
+    return 0.5 * k * off**2, (-slope, slope)
 
 
 def _bend(x, centre, k):
-    """Energy (R,) and gradient (R,3,3)."""
-    theta, u, v = _angle(x)
-    off = theta - np.radians(centre)
-    normal = np.cross(u, v)
-    length = np.sqrt(np.maximum(np.einsum("ri,ri->r", normal, normal), TINY**2))[:, None]
-    first = np.cross(u, normal) / length / np.einsum("ri,ri->r", u, u)[:, None]  # d theta / d x_0
-    last = -np.cross(v, normal) / length / np.einsum("ri,ri->r", v, v)[:, None]
-    slope = np.stack([first, -first - last, last], axis=1)
-    return 0.5 * k * off**2, (k * off)[:, None, None] * slope
+    """Energy (R,) and gradient, (3,R) of each atom, at x (3,3,R)."""
+    u, v = x[0] - x[1], x[2] - x[1]
+    normal = _cross(u, v)
+    squared = _dot(normal, normal)
+    off = np.arctan2(np.sqrt(squared), _dot(u, v)) - np.radians(centre)
+    pull = k * off / np.sqrt(np.maximum(squared, TINY**2))
+    first, last = pull / _dot(u, u) * _cross(u, normal), -pull / _dot(v, v) * _cross(v, normal)
+    return 0.5 * k * off**2, (first, -first - last, last)
 
 
 def _dihedral(x, centre, k):
-    """Energy (R,) and gradient (R,4,3); the gradient of phi: Blondel & Karplus, J. Comput. Chem. 17, 1132 (1996)."""
-    f, g, h = x[:, 0] - x[:, 1], x[:, 1] - x[:, 2], x[:, 3] - x[:, 2]
-    a, b, axis = np.cross(f, g), np.cross(h, g), np.linalg.norm(g, axis=1)
+    """Energy (R,) and gradient, (3,R) of each atom, at x (4,3,R).
 
-    def dot(p, q):
-        return np.einsum("ri,ri->r", p, q)
-
-    off = np.arctan2(dot(np.cross(b, a), g) / axis, dot(a, b)) - np.radians(centre)
-    per_a, per_b = a / np.maximum(dot(a, a), TINY**2)[:, None], b / np.maximum(dot(b, b), TINY**2)[:, None]
-    first, last = -axis[:, None] * per_a, axis[:, None] * per_b
-    shift = (dot(f, g) / axis)[:, None] * per_a - (dot(h, g) / axis)[:, None] * per_b
-    slope = np.stack([first, shift - first, -shift - last, last], axis=1)
-    return k * (1.0 - np.cos(off)), (k * np.sin(off))[:, None, None] * slope
+    That of phi: Blondel & Karplus, J. Comput. Chem. 17, 1132 (1996).
+    """
+    f, g, h = x[0] - x[1], x[1] - x[2], x[3] - x[2]
+    a, b, axis = _cross(f, g), _cross(h, g), np.sqrt(_dot(g, g))
+    off = np.arctan2(_dot(_cross(b, a), g) / axis, _dot(a, b)) - np.radians(centre)
+    pull = k * np.sin(off)
+    per_a = pull / np.maximum(_dot(a, a), TINY**2) * a
+    per_b = pull / np.maximum(_dot(b, b), TINY**2) * b
+    first, last = -axis * per_a, axis * per_b
+    shift = _dot(f, g) / axis * per_a - _dot(h, g) / axis * per_b
+    return k * (1.0 - np.cos(off)), (first, shift - first, -shift - last, last)
 
 
 _TERMS = {"distance": _distance, "angle": _bend, "dihedral": _dihedral}

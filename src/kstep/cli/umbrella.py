@@ -1,5 +1,5 @@
-"""Umbrella sampling from one command: windows of a restraint along a coordinate, each a run of `kstep sample`, joined by
-MBAR into a free energy.  One network serves all windows.
+"""Umbrella sampling from one command: windows of a restraint along a coordinate, each a run of `kstep sample`, all with
+one network, joined by MBAR into a free energy.
 
     kstep umbrella CCCC --restrain dihedral:0-1-2-3 --windows 13 --k 100 --learn --out butane
     kstep umbrella data/raw/salt --restrain distance:0-9 --from 0.25 --to 0.6 --windows 12 --k 5000 --learn --out salt

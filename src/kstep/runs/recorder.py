@@ -43,16 +43,19 @@ def kept_file(path: str | Path, name: str) -> Path:
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
     """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
     held = config.restraints or ()
-    restrained = {} if not held else {"restraints": [restraint.model_dump(mode="json") for restraint in held]}
     return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method,
             "charge": molecule.charge, "multiplicity": molecule.multiplicity, "units": "nm ps Da kJ/mol K",
             "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
-            "caveats": [*scheme.caveats(config), *([_of_restraints(held)] if held else [])], **restrained,
+            "caveats": [*scheme.caveats(config), *([_of_restraints(held)] if held else [])], **_record_of(held),
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
 
 
-def _of_restraints(held) -> str:
+def _record_of(held: Sequence[Restraint]) -> dict:
+    return {"restraints": [restraint.model_dump(mode="json") for restraint in held]} if held else {}
+
+
+def _of_restraints(held: Sequence[Restraint]) -> str:
     return (f"restraints held the molecule: {'; '.join(map(str, held))}; averages are of the ensemble without them, by "
             "weights exp(W/kT), and say nothing of what the restraints kept it from")
 
@@ -231,7 +234,8 @@ class TrajectoryWriter:
         """
         self._write_chunk()
         chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
-        metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
+        held = _record_of(self._bias.restraints) if self._bias is not None else {}
+        metadata = {**metadata, **held, "segments": self.segments, "fingerprint": self.fingerprint}
         checkpoint, beside = self.parts / "checkpoint.npz", {}
         if goes_on and checkpoint.is_file():
             beside[RESTART] = np.frombuffer(checkpoint.read_bytes(), dtype=np.uint8)

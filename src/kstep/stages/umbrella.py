@@ -87,7 +87,7 @@ def run_windows(settings: UmbrellaSettings) -> tuple[list[Path], list[dict]]:
 
 
 def _with_starts_of(molecule, fixed, windows):
-    """The molecule with a conformer at the centre of every window besides its own: barriers are ground to be learned."""
+    """The molecule with a conformer at the centre of every window besides its own: barriers are to be learned too."""
     led = [led_to(molecule, (*fixed, window)) for window in windows]
     return replace(molecule, conformers=np.concatenate([molecule.conformers, *[m.conformers[:1] for m in led]]),
                    conformer_energies=np.concatenate([molecule.conformer_energies,
