@@ -56,6 +56,11 @@ class BaselineConfig(Config):
     replicas: Replicas = 2
     restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
 
+    @property
+    def surface(self) -> str:
+        """What tells its potential energy surface from another's: the method, and the solvent where there is one."""
+        return self.method
+
     if TYPE_CHECKING:  # the config of a backend has those that mean something to it
         @property
         def backend(self) -> Any: ...
@@ -122,6 +127,8 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
         problems = failure.errors()  # a key that is misspelt explains the one that is missing
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         key = ".".join(str(part) for part in problem["loc"])
+        if not key:  # of the mapping as a whole
+            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
             raise UserError(f"{where}: unknown key '{key}'{hint}") from None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kstep.analysis.measure.observables import Function, Observed, average as measure_average
 from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
-from kstep.config import BaselineConfig, load_config
+from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
 from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
@@ -62,31 +62,32 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
-           start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+           start: str | Path | None = None, frame: int | None = None, solvent: str | None = None, seed: int = 0,
+           workers: int | None = None, device: str = "auto", resume: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
-    to write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml,
-    such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
-    broke.
+    to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
+    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    temperature_K.  Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
-                    seed=seed, workers=workers, device=device, resume=resume)
+                    solvent=solvent, seed=seed, workers=workers, device=device, resume=resume)
     run_sampling(run)
     return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None,
-          device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+          name: str | None = None, temperature_K: float | None = None, solvent: str | None = None, seed: int = 0,
+          workers: int | None = None, device: str = "auto", resume: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, seed=seed, workers=workers, device=device, resume=resume))[1]
+                                   name=name, solvent=solvent, seed=seed, workers=workers, device=device,
+                                   resume=resume))[1]
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -196,9 +197,9 @@ def _path(run: Result | str | Path) -> Path:
 
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], *, out, name, seed: int,
-              workers: int | None, network=None, start=None, **others) -> SamplingSettings:
+              workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; others: those of SamplingSettings that need no check."""
-    true = _physics(molecule, physics, name, seed, {})
+    true = _physics(molecule, physics, name, seed, {} if solvent is None else {"solvent": solvent})
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()
@@ -228,7 +229,7 @@ def _config(physics: Any, settings: dict[str, Any]) -> tuple[BaselineConfig, Any
     from kstep.forces import BACKENDS
 
     if isinstance(physics, BaselineConfig):
-        return (physics.__class__.model_validate(physics.model_dump() | settings) if settings else physics), None
+        return (validate(type(physics), physics.model_dump() | settings, "settings") if settings else physics), None
     if isinstance(physics, Mapping):
         return load_physics(None, {**physics, **settings}), None
     if isinstance(physics, str | Path):

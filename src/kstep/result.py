@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import mdtraj
 
     from kstep.analysis.measure.free_energy import FreeEnergy
+    from kstep.analysis.measure.infrared import Spectrum
     from kstep.analysis.measure.observables import Observed
     from kstep.analysis.measure.populations import Populations
 
@@ -161,6 +162,17 @@ class Result:
         write_report(self.path, path, baseline=baseline.path if isinstance(baseline, Result) else
                      baseline and Path(baseline))
         return path
+
+    def spectrum(self, baseline: Result | str | Path | None = None, *, window_ps: float | None = None) -> Spectrum:
+        """The infrared spectrum and its peaks, in km/mol, beside that of plain MD (see kstep.analysis.spectrum).
+
+        window_ps: length of the stretches that are transformed (None: the longest, 2 ps at most).  UserError for a run
+        whose velocities follow no dynamics.
+        """
+        from kstep.analysis.spectrum import infrared
+
+        plain = baseline if isinstance(baseline, Result) or baseline is None else Result(Path(baseline))
+        return infrared(self.trajectory, baseline=plain.trajectory if plain else None, window_ps=window_ps)
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -56,6 +56,7 @@ class Trajectory:
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
     bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
+    dipole: Annotated[np.ndarray, "f8", ("T|0", 3)]  # e nm, of the true potential, about the centre of mass
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -135,7 +136,7 @@ class Trajectory:
 _TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
     name: kind.__metadata__ for name, kind in get_type_hints(Trajectory, include_extras=True).items()
     if hasattr(kind, "__metadata__")}
-_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
+_TRAJECTORY_MAY_HOLD_NAN = {"delta_H", "dipole"}  # a calculator may not say it at some frame
 PER_FRAME = tuple(key for key, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
 
 # P windows over M molecules of different size, L atoms in all; A: the windows' atoms
@@ -326,8 +327,8 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
     arrays = read_npz(path)
     metadata = _unpack_metadata(path, arrays, "trajectory")
-    for younger in ("weight", "bias"):  # than some files
-        arrays.setdefault(younger, np.zeros(0))
+    for younger, empty in (("weight", (0,)), ("bias", (0,)), ("dipole", (0, 3))):  # than some files
+        arrays.setdefault(younger, np.zeros(empty))
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)

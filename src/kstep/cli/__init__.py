@@ -25,6 +25,7 @@ COMMANDS = {  # in the order of the pipeline
     "average": "any observable of a run, one's own too, with its error",
     "umbrella": "windows of restraints along a coordinate, joined into its free energy",
     "profile": "free energies along torsions and distances, of runs or of windows",
+    "spectrum": "the infrared spectrum of dynamics: peaks, curves, a picture",
     "export": "a trajectory, or its conformers, for other programs: sdf, extxyz, pdb, xtc ...",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",

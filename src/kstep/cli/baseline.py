@@ -15,7 +15,15 @@ import logging
 import time
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_restraint_flag, filled, non_negative_int, positive_int
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_restraint_flag,
+    add_solvent,
+    filled,
+    non_negative_int,
+    positive_int,
+    solvent_of,
+)
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -50,6 +58,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     run_flags.add_argument("--first-replica", type=non_negative_int, default=0,
                            help="number of the first replica: another number gives other seeds and conformers")
     if numbered != "01":
+        add_solvent(run_flags)
         run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
                                help="replicas run at once, one process and one thread each (default: all cores)")
     if numbered in (None, "01"):
@@ -67,7 +76,7 @@ def load(args, numbered: str | None):
     from kstep.forces.openmm import MDConfig
     from kstep.stages.physics import load_physics
 
-    changes = parse_assignments(args.assignments)
+    changes = {**parse_assignments(args.assignments), **solvent_of(args)}
     for key in ("replicas", "restraints"):
         if getattr(args, key) is not None:  # a flag left out unsets no --set
             changes[key] = getattr(args, key)

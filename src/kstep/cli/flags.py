@@ -71,6 +71,7 @@ def add_physics(parser, numbered: str | None):
     physics = what.add_mutually_exclusive_group()
     physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    add_solvent(what)
     return what
 
 
@@ -91,6 +92,19 @@ def of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parsed
+
+
+def add_solvent(group) -> None:
+    """Add --solvent and --solvation-model, keys of the QM config that a command samples from."""
+    group.add_argument("--solvent", help="implicit solvent, such as water; none: the gas phase (default: the config's)")
+    group.add_argument("--solvation-model", help="alpb or gbsa (xTB); smd, cpcm or iefpcm (PySCF) (default: alpb with "
+                       "tblite, gbsa with xtb, smd with PySCF)")
+
+
+def solvent_of(args) -> dict[str, str]:
+    """The keys of the QM config that those flags give."""
+    keys = ("solvent", "solvation_model")
+    return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
 
 
 def filled(kind: type[T], args, **others) -> T:

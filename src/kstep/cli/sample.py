@@ -15,11 +15,13 @@ from pathlib import Path
 from kstep.cli.flags import (
     add_common_arguments,
     add_restraint_flag,
+    add_solvent,
     filled,
     non_negative_float,
     non_negative_int,
     positive_float,
     positive_int,
+    solvent_of,
 )
 from kstep.cli.program import code_of_run
 from kstep.config import load_config, parse_assignments
@@ -53,6 +55,8 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
     what.add_argument("--name", help=f"name of the molecule of a SMILES (default: {named})")
     what.add_argument(flag, default=default, dest="physics_config",
                       help="YAML of the true physics and the baseline temperature (K) and dt_fs")
+    if numbered != "06":
+        add_solvent(what)
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
     scheme.add_argument("--project-residual", action="store_const", const=True,
@@ -129,7 +133,7 @@ def load(args):
     if args.numbered == "06":
         config = load_config(MDConfig, args.physics_config)
     else:
-        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config)
+        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config, solvent_of(args))
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     return filled(SamplingSettings, args, physics=open_subject(args, config), hybrid=hybrid,

@@ -136,7 +136,7 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
         settings["warm_start"] = warm_start
     if backend.needs_system:
         settings["system_xml"] = _system_text(molecule, system_xml)
-    method = molecule.force_field if backend.needs_system else config.method
+    method = molecule.force_field if backend.needs_system else config.surface
     return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
 
 
@@ -191,6 +191,9 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
+    if getattr(config, "solvent", None):
+        raise UserError(f"a QM region has its solvent around it, atom by atom; take solvent: {config.solvent} out of "
+                        "its config")
     settings = dict(
         find_backend(config.backend).keywords(None, config), **electrons(config, charge, multiplicity),
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),

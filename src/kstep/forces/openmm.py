@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from kstep.config import BaselineConfig, Timestep
 from kstep.errors import PhysicsError, UserError
@@ -20,6 +21,14 @@ class MDConfig(BaselineConfig):
     backend: ClassVar[str] = "openmm"
     dt_fs: Timestep = 1.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_continuum(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "solvent" in data:
+            raise ValueError("a force field has no implicit solvent here; take a QM config (configs/qm.yaml), or put "
+                             "waters around the molecule (kstep qmmm)")
+        return data
 
 
 # steps of an openmm.CustomIntegrator: what is computed for each degree of freedom, and how

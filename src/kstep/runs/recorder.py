@@ -129,6 +129,8 @@ class TrajectoryWriter:
             segment=np.broadcast_to(segment, n).copy())
         if self._bias is not None:
             frame["bias"] = bias
+        if len(state.dipole):
+            frame["dipole"] = state.dipole
         if self.store_forces:
             frame["forces"] = forces
         if info is not None:

@@ -16,7 +16,7 @@ from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
-from kstep.schemes.state import Info, Proposal, State
+from kstep.schemes.state import Info, Proposal, State, said_besides
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_MOVES = 10
@@ -165,7 +165,9 @@ class Nested(Sampler):
         x, u = choose(led.positions, x), choose(led.energy, u)
         state = replace(state, positions=x[:, 0], velocities=proposal.velocities,
                         energy=choose(truth.energy, state.energy), forces=choose(truth.forces, state.forces),
-                        network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay)
+                        network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay,
+                        **{name: choose(values, getattr(state, name))
+                           for name, values in said_besides(state, truth).items()})
         return state, replace(
             info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
             failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,

@@ -14,6 +14,7 @@ from kstep.schemas import Trajectory
 from kstep.units import WAVENUMBER_PER_THZ
 
 SHORTEST_SEGMENT_PS = 0.4  # below, the resolution is worse than 80 cm-1
+LONGEST_WINDOW_PS = 2.0  # resolves 24 cm-1; longer ones are fewer, and noisier
 STRETCH_RANGE_CM = (2400.0, 4400.0)
 MOST_WINDOWS = 400  # spread over all replicas; enough for a smooth curve
 GRID_CM = np.arange(0.0, 4500.0, 2.0)
@@ -34,6 +35,47 @@ def nve_segments(trajectory: Trajectory, temperature_K: float | None = None) -> 
         if gaps.min() > 0 and gaps.max() < 1.01 * gaps.min():
             out.append(frames)
     return out
+
+
+def cut_windows(trajectory: Trajectory, window_ps: float,
+                temperature_K: float | None = None) -> list[tuple[np.ndarray, float]]:
+    """Frames and spacing (ps) of NVE windows of one length, evenly spread over the run, MOST_WINDOWS at most.
+
+    Without those whose frames are too far apart to resolve a stretch (Nyquist).
+    """
+    windows = []
+    for frames in nve_segments(trajectory, temperature_K):
+        spacing = spacing_ps(trajectory, frames)
+        if nyquist_cm(spacing) < GRID_CM[-1]:
+            continue
+        length = round(window_ps / spacing) + 1
+        windows += [(frames[start: start + length], spacing)
+                    for start in range(0, len(frames) - length + 1, length)]
+    if not windows:
+        return []
+    return [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(int))]
+
+
+def spacing_ps(trajectory: Trajectory, frames: np.ndarray) -> float:
+    """Time between frames (F,) of one segment."""
+    return float(np.median(np.diff(trajectory.time_ps[frames])))
+
+
+def nyquist_cm(spacing: float) -> float:
+    """The highest wavenumber that frames `spacing` ps apart show."""
+    return WAVENUMBER_PER_THZ / (2.0 * spacing)
+
+
+def independent_groups(trajectory: Trajectory, windows: list) -> np.ndarray:
+    """A number for each window: its replica, whose windows share a conformer; with fewer than 3, one of 5 blocks."""
+    group = trajectory.replica[[part[0] for part, _ in windows]]
+    return group if len(np.unique(group)) >= 3 else np.arange(len(windows)) * 5 // len(windows)
+
+
+def mass_weighted_power(trajectory: Trajectory, part: np.ndarray, spacing: float) -> np.ndarray:
+    """Power (len(GRID_CM),) of the velocities of frames `part`, weighted with sqrt(m)."""
+    weighted = trajectory.vel[part] * np.sqrt(trajectory.masses_sampler)[:, None]
+    return power_spectrum(weighted.reshape(len(part), -1), spacing).sum(axis=1)
 
 
 def power_spectrum(signal: np.ndarray, spacing_ps: float) -> np.ndarray:
@@ -76,32 +118,20 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
         heavy = [a for a in (i, j) if numbers[a] != 1]
         if len(heavy) == 1:
             stretches.setdefault(f"{symbol(numbers[heavy[0]])}-H", []).append(b)
-    windows = []
-    for frames in nve_segments(trajectory, temperature_K):
-        spacing = float(np.median(np.diff(trajectory.time_ps[frames])))
-        if WAVENUMBER_PER_THZ / (2.0 * spacing) < GRID_CM[-1]:
-            continue
-        length = round(window_ps / spacing) + 1
-        windows += [(frames[start: start + length], spacing)
-                    for start in range(0, len(frames) - length + 1, length)]
+    windows = cut_windows(trajectory, window_ps, temperature_K)
     if not windows:
         return None
-    windows = [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(int))]
     densities, bands = [], {name: [] for name in stretches}
     for part, spacing in windows:
         velocity = trajectory.vel[part]
-        weighted = velocity * np.sqrt(trajectory.masses_sampler)[:, None]
-        densities.append(power_spectrum(weighted.reshape(len(part), -1), spacing).sum(axis=1))
+        densities.append(mass_weighted_power(trajectory, part, spacing))
         for name, rows in stretches.items():
             i, j = bonds[rows].T
             d = trajectory.pos[part][:, i] - trajectory.pos[part][:, j]
             d /= np.linalg.norm(d, axis=-1, keepdims=True)
             along = ((velocity[:, i] - velocity[:, j]) * d).sum(axis=-1)
             bands[name].append(power_spectrum(along, spacing).sum(axis=1))
-    # windows of one replica share its conformer, so errors come from whole groups of them
-    group = trajectory.replica[[part[0] for part, _ in windows]]
-    if len(np.unique(group)) < 3:
-        group = np.arange(len(windows)) * 5 // len(windows)
+    group = independent_groups(trajectory, windows)
     rng = np.random.default_rng(0)
     out = {"density": np.mean(densities, axis=0), "windows": len(densities), "window_ps": window_ps,
            "bands": {}, "stretches": {}}
