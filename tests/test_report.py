@@ -15,10 +15,11 @@ from kstep.analysis.measure.populations import conformers_of_frames, populations
 from kstep.analysis.measure.umbrella import gather
 from kstep.analysis.show.report import figures, molecule, write_report
 from kstep.analysis.show.report.libraries import LIBRARIES
-from kstep.analysis.show.report.sections import answer, cost, duration, views
+from kstep.analysis.show.report.sections import answer, cost, duration, spectrum_of, views
 from kstep.cli import main
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
+from kstep.schemas import Trajectory, complete_trajectory
 
 OH = (0, 1, 2, 8)
 
@@ -122,6 +123,43 @@ def test_running_populations_end_at_the_chains_own():
     assert [trace["y"] for trace in drawn["data"][:2]] == [[1.0, 1.0, pytest.approx(2 / 3, abs=1e-4), 0.5],
                                                            [0.0, 0.0, 0.0, 0.75]]
     assert [t["visible"] for t in drawn["data"]] == [True] * 5 + [False] * 5
+
+
+def test_dynamics_shows_its_spectrum_and_a_sampler_has_none():
+    assert spectrum_of(agreeing(), None) is None
+    run = vibrating()
+    shown = spectrum_of(run, vibrating(shift=1.02))
+    assert shown["problem"] is None and len(shown["peaks"]) == 1
+    position, shift = (float(shown["peaks"][0][key].split()[0]) for key in ("at", "shift"))
+    assert position == pytest.approx(2000.0, abs=15.0) and shift == pytest.approx(-40.0, abs=10.0)
+    trace = shown["figure"]["data"][-2]
+    assert trace["x"][int(np.argmax(trace["y"]))] == pytest.approx(2000.0, abs=15.0)
+    slow = spectrum_of(vibrating(every=40), None)
+    assert not slow["peaks"] and "Nyquist" in slow["problem"]
+
+
+def vibrating(shift=1.0, every=1):
+    """A diatomic of 2000 cm-1 in NVE, two stretches of 6 ps; its dipole along the bond."""
+    t = np.arange(0, 6.0, 5e-4 * every)
+    omega = 2.0 * np.pi * 2000.0 * shift / 33.3564095198152
+    arrays = {key: [] for key in ("pos", "vel", "dipole", "time_ps", "step", "replica", "segment")}
+    for r in range(2):
+        x, v = 0.005 * np.cos(omega * t + r), -0.005 * omega * np.sin(omega * t + r)
+        pos, vel = np.zeros((len(t), 2, 3)), np.zeros((len(t), 2, 3))
+        pos[:, 0, 0], pos[:, 1, 0] = -0.06 - x / 2, 0.06 + x / 2
+        vel[:, 0, 0], vel[:, 1, 0] = -v / 2, v / 2
+        for key, value in (("pos", pos), ("vel", vel), ("time_ps", t), ("step", np.arange(len(t))),
+                           ("dipole", 0.3 * (pos[:, 1] - pos[:, 0])), ("replica", np.full(len(t), r)),
+                           ("segment", np.full(len(t), r))):
+            arrays[key].append(value)
+    arrays = {key: np.concatenate(parts) for key, parts in arrays.items()}
+    kinetic = 0.5 * 12.0 * (arrays["vel"] ** 2).sum(axis=(1, 2))
+    return Trajectory(**complete_trajectory({
+        **arrays, "Ekin": kinetic, "Epot": -kinetic, "Etot": 0 * kinetic, "masses": np.full(2, 12.0),
+        "masses_sampler": np.full(2, 12.0), "atom_types": np.array([6, 6]), "bonds": np.array([[0, 1]])}),
+        metadata={"molecule": "c2", "method": "synthetic", "scheme": "plain", "dt_fs": 0.5, "temperature_K": 300.0,
+                  "segments": [{"replica": r, "role": "train", "ensemble": "NVE", "temperature_K": 300.0, "n_dof": 3}
+                               for r in range(2)]})
 
 
 def test_what_plays_is_the_molecule_turned_onto_its_representative():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kstep.analysis.measure.free_energy import FreeEnergy
+from kstep.analysis.measure.infrared import Spectrum
 from kstep.units import kT
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#888888"
@@ -48,13 +49,13 @@ def torsion(found: FreeEnergy, baseline: FreeEnergy | None = None) -> dict[str, 
 def _beside(x: np.ndarray, y: np.ndarray, unit: str, shown: bool) -> dict:
     return {"type": "scatter", "mode": "lines", "x": _numbers(x), "y": _numbers(y), "name": "plain MD",
             "line": {"color": ORANGE, "dash": "dot"}, "visible": shown,
-            "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} {unit}"}
+            "hovertemplate": f"%{{x:.0f}}: %{{y:.3g}} {unit}"}
 
 
 def _band(x: np.ndarray, y: np.ndarray, error: np.ndarray | None, unit: str, shown: bool) -> list[dict]:
     """A line, with one standard error shaded where it is known."""
     line = {"type": "scatter", "x": _numbers(x), "y": _numbers(y), "name": "this run", "line": {"color": BLUE},
-            "mode": "lines", "visible": shown, "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} {unit}<extra></extra>"}
+            "mode": "lines", "visible": shown, "hovertemplate": f"%{{x:.0f}}: %{{y:.3g}} {unit}<extra></extra>"}
     if error is None:
         return [line]
     edge = {"type": "scatter", "x": _numbers(x), "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip",
@@ -64,7 +65,17 @@ def _band(x: np.ndarray, y: np.ndarray, error: np.ndarray | None, unit: str, sho
     return [{**edge, "y": _numbers(y - error)},
             {**edge, "y": _numbers(y + error), "fill": "tonexty", "fillcolor": "rgba(0,114,178,0.25)"},
             {**line, "customdata": _numbers(error),
-             "hovertemplate": f"%{{x:.0f}} deg: %{{y:.2f}} +- %{{customdata:.2f}} {unit}<extra></extra>"}]
+             "hovertemplate": f"%{{x:.0f}}: %{{y:.3g}} +- %{{customdata:.2g}} {unit}<extra></extra>"}]
+
+
+def spectrum(found: Spectrum) -> dict[str, Any]:
+    """Absorption, or the power spectrum without dipoles, with its error band; plain MD's beside it where there is one."""
+    x, (y, error) = found.wavenumber_cm, found.curve
+    unit = "km/mol per cm-1" if found.absorption is not None else "share per cm-1"
+    traces = _band(x, y, error if np.isfinite(error).all() else None, unit, True)
+    if found.baseline is not None:
+        traces.append(_beside(x, found.baseline.curve[0], unit, True))
+    return _figure(traces, "cm-1", unit, showlegend=found.baseline is not None, legend={"orientation": "h", "y": 1.12})
 
 
 def running(chains: list[np.ndarray], weights: list[np.ndarray], labels: list[str],

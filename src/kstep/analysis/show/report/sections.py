@@ -12,12 +12,17 @@ from kstep.analysis.measure.geometry import on_circle
 from kstep.analysis.measure.populations import Conformer, Populations, conformers_of_frames
 from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
+from kstep.analysis.measure.spectra import nve_segments
 from kstep.analysis.measure.statistics import MOST_R_HAT, split_r_hat
 from kstep.analysis.measure.umbrella import gather
 from kstep.analysis.metrics.cells import to_its_error
 from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.report import figures, molecule
+from kstep.analysis.show.spectrum import as_text
+from kstep.analysis.spectrum import infrared
+from kstep.errors import UserError
 from kstep.schemas import Trajectory
+from kstep.scheme_traits import traits_of
 from kstep.topology import neighbours
 from kstep.units import kT
 
@@ -137,6 +142,27 @@ def _extrema(wells: list[dict], barriers: list[dict]) -> str:
     return f"{'; '.join(parts)} kJ/mol" if parts else ""
 
 
+def spectrum_of(trajectory: Trajectory, baseline: Trajectory | None) -> dict[str, Any] | None:
+    """The spectrum of dynamics that has stretches without a thermostat, or why it has none; None for a sampler."""
+    if not (traits_of(trajectory.metadata).keeps_velocities and nve_segments(trajectory)):
+        return None
+    try:
+        found, unmatched = infrared(trajectory), None
+    except UserError as error:
+        return {"peaks": [], "problem": sentence(str(error))}
+    try:
+        found = found if baseline is None else infrared(trajectory, baseline=baseline)
+    except UserError as error:
+        unmatched = sentence(f"plain MD's is not beside it: {error}")
+    unit = " km/mol" if found.absorption is not None else ""
+    peaks = [{"at": f"{to_its_error(p.position_cm, p.position_error_cm)} cm-1",
+              "area": to_its_error(p.intensity, p.intensity_error) + unit,
+              "shift": None if p.shift_cm is None else f"{to_its_error(p.shift_cm, p.shift_error_cm)} cm-1"}
+             for p in found.peaks]
+    return {"peaks": peaks, "problem": unmatched, "words": as_text(found).splitlines()[0],
+            "figure": figures.spectrum(found)}
+
+
 def running_figure(trajectory: Trajectory, populations: Populations) -> dict[str, Any] | None:
     """Populations so far, chain by chain; None where there is one conformer."""
     shown = populations.conformers[:MOST_RUNNING]
@@ -239,6 +265,7 @@ def report_values(trajectory: Trajectory, populations: Populations, baseline: Tr
     svg, undrawn = molecule.drawing(trajectory, numbered_atoms(profile) if profile else set())
     running = running_figure(trajectory, populations)
     torsions = torsion_figures(trajectory, profile, baseline) if profile else []
+    spectrum = spectrum_of(trajectory, baseline)
     entropy = round(populations.entropy_J_per_mol_K, 6)
     return {"title": f"{populations.molecule}: conformers at {populations.temperature_K:g} K",
             "answer": answer(populations), "asked": asked(trajectory, populations), "svg": svg, "undrawn": undrawn,
@@ -247,10 +274,12 @@ def report_values(trajectory: Trajectory, populations: Populations, baseline: Tr
             "entropy": f"{to_its_error(entropy, populations.entropy_error_J_per_mol_K)} J/mol/K",
             "kT": f"{kT(populations.temperature_K):.2f}",
             "torsions": [{key: value for key, value in one.items() if key != "figure"} for one in torsions],
+            "spectrum": spectrum and {key: value for key, value in spectrum.items() if key != "figure"},
             "convergence": rows, "has_running": running is not None, "cost": cost(trajectory, rows),
             "caveats": [sentence(c) for c in trajectory.metadata.get("caveats") or []],
             "data": {"molecule": views(trajectory, populations),
                      "figures": {f"torsion-{n}": one["figure"] for n, one in enumerate(torsions)}
+                     | ({"spectrum": spectrum["figure"]} if spectrum and "figure" in spectrum else {})
                      | ({"running": running} if running else {})}}
 
 
