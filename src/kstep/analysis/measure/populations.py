@@ -266,7 +266,7 @@ def _representative(ensemble: Ensemble, assigned: Assignment, conformer: int) ->
     mine = np.flatnonzero(assigned.conformer == conformer)
     cold = mine[ensemble.rung[mine] == ensemble.nearest]
     mine = cold if len(cold) else mine
-    chosen = [d for d, wells in enumerate(assigned.wells) if len(wells) > 1]
+    chosen = np.array([d for d, wells in enumerate(assigned.wells) if len(wells) > 1], dtype=np.int64)
     means = np.array(list(_wells_of(ensemble, assigned, conformer).values()))
     away = wrap_deg(assigned.angles[np.ix_(mine, chosen)] - means)
     return int(ensemble.frames[mine[(away**2).sum(axis=1).argmin()]])
