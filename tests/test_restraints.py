@@ -402,8 +402,10 @@ def test_a_file_with_restraints_that_are_none_is_refused(tmp_path):
                                             if k != "metadata"}, held_run(Bias([HELD]), 40).metadata)
     arrays = read_npz(tmp_path / "good.npz")
     metadata = json.loads(str(arrays["metadata"]))
-    for wrong, words in (([{"kind": "x"}], "no list of"), (None, "do not belong together"),
-                         ([{**metadata["restraints"][0], "atoms": [0, 9]}], "names atom 9")):
-        write_npz(tmp_path / "bad.npz", {**arrays, "metadata": json.dumps({**metadata, "restraints": wrong})})
+    held = metadata["restraints"][0]
+    for wrong, bias, words in (([{"kind": "x"}], arrays["bias"], "no list of"), ([held], np.zeros(0), "have no 'bias'"),
+                               ([{**held, "atoms": [0, 9]}], arrays["bias"], "names atom 9")):
+        text = json.dumps({**metadata, "restraints": wrong})
+        write_npz(tmp_path / "bad.npz", {**arrays, "bias": bias, "metadata": text})
         with pytest.raises(UserError, match=words):
             load_trajectory(tmp_path / "bad.npz")

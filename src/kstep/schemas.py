@@ -273,8 +273,9 @@ def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
         check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
     restraints = read_restraints(metadata.get("restraints"), str(path))
     check_restraints(restraints, len(arrays["atom_types"]))
-    if bool(restraints) != bool(len(arrays["bias"])) and len(ids):
-        raise UserError(f"{path}: its restraints and the array 'bias' do not belong together; run its stage again")
+    if restraints and len(ids) and not len(arrays["bias"]):
+        raise UserError(f"{path}: its restraints have no 'bias', by which averages are freed of them; run its stage "
+                        "again")
 
 
 def _check_dataset(path: str | Path, arrays: dict, metadata: dict) -> None:

@@ -3,7 +3,8 @@
     F(q) = -kT ln p(q),   p: the density of q without restraints, under the weights of `umbrella.Samples`
 
 F is of the density of q itself: along a distance r it holds the -2 kT ln r of the shell, which a potential of mean
-force between free particles has taken out.  F is 0 where it is lowest.
+force between free particles has taken out.  F is 0 where it is lowest, bins that one chain alone speaks for left out:
+a frame far up a restraint weighs much.
 
 The error of F in a bin is that of -kT ln p there: a jackknife that leaves chains out (of every window some, and MBAR is
 solved again), times Student's factor for so few groups, so that 68 % lie within one error.  Quenouille, Biometrika 43,
@@ -29,6 +30,7 @@ from kstep.units import kT
 
 BINS = 36  # of a circle: 10 degrees
 MOST_R_HAT = 1.05
+MOST_OF_ONE = 0.7  # of the weight in a bin, that may be one group of chains' where the bin is known
 LEAST_PROMINENCE_KT = 0.5  # of a well or a barrier, and twice the error
 
 
@@ -88,9 +90,10 @@ class FreeEnergy:
     """F on a grid of one coordinate or of two.
 
     edges: borders of the bins of each; density (B,) or (B,C): p, 1/unit of each; free_energy of that shape, kJ/mol,
-    infinite in a bin without frames; error of that shape, None with too few chains; deleted (G,...): p without each
-    group of chains; r_hat: split-R-hat of the chains (of the worst window); frames, and effective_frames, of which each
-    weighs alike; warnings: what to doubt, in sentences.
+    infinite in a bin without frames; error of that shape, None with too few chains; known, of that shape: bins whose
+    weight is not one chain's alone, over which p is normalised; deleted (G,...): p without each group of chains;
+    r_hat: split-R-hat of the chains (of the worst window); frames, and effective_frames, of which each weighs alike;
+    warnings: what to doubt, in sentences.
     """
 
     coordinates: tuple[Coordinate, ...]
@@ -98,6 +101,7 @@ class FreeEnergy:
     edges: tuple[np.ndarray, ...]
     temperature_K: float
     density: np.ndarray
+    known: np.ndarray
     deleted: np.ndarray | None
     r_hat: float
     frames: int
@@ -113,9 +117,15 @@ class FreeEnergy:
 
     @property
     def free_energy(self) -> np.ndarray:
-        """-kT ln p, its lowest 0."""
+        """-kT ln p, 0 at `lowest`."""
         with np.errstate(divide="ignore"):
-            return -kT(self.temperature_K) * (np.log(self.density) - np.log(self.density.max()))
+            return -kT(self.temperature_K) * (np.log(self.density) - np.log(self.density[self.lowest]))
+
+    @property
+    def lowest(self) -> tuple[int, ...]:
+        """The bin of the greatest density among those that are known."""
+        place = np.argmax(np.where(self.known, self.density, 0.0))
+        return tuple(int(i) for i in np.unravel_index(place, self.density.shape))
 
     @property
     def error(self) -> np.ndarray | None:
@@ -145,11 +155,11 @@ class FreeEnergy:
     def extrema(self) -> tuple[list[dict], list[dict]]:
         """Wells and barriers of one coordinate: {"at", "free_energy", "error"} relative to the lowest bin.
 
-        They stand out by half a kT and by twice the error; bins without frames are a barrier of unknown height, and
-        none is listed there.
+        They stand out by half a kT and by twice the error; bins that are not known count as a barrier of unknown
+        height, and none is listed there.
         """
         f, error = self.free_energy, self.error
-        lowest, known = int(f.argmin()), np.isfinite(f)
+        (lowest,), known = self.lowest, self.known
         least = LEAST_PROMINENCE_KT * kT(self.temperature_K)
         if error is not None:
             least = max(least, 2.0 * float(np.median(error[known])))
@@ -185,7 +195,8 @@ class FreeEnergy:
                "of": "-kT ln of the density of the coordinates, without a Jacobian taken out; lowest bin 0",
                "unit": "kJ/mol", "temperature_K": self.temperature_K,
                "free_energy": without_nan(plain(self.free_energy)), "error": without_nan(plain(self.error)),
-               "density": self.density.tolist(), "split_r_hat": without_nan(float(self.r_hat)), "frames": self.frames,
+               "density": self.density.tolist(), "known": self.known.tolist(),
+               "split_r_hat": without_nan(float(self.r_hat)), "frames": self.frames,
                "effective_frames": self.effective_frames, "windows": self.windows,
                "overlap": self.overlap.tolist() if self.windows > 1 else None, "warnings": list(self.warnings)}
         if len(self.coordinates) == 1:
@@ -211,18 +222,24 @@ def free_energy(samples: Samples, *coordinates: Coordinate, bins: int = BINS) ->
     def density(weights: np.ndarray) -> np.ndarray:
         return np.bincount(flat, weights, bins ** len(places)).reshape((bins,) * len(places)) / size
 
-    deleted = None
-    warnings = samples.warnings()
+    whole, deleted, warnings = density(samples.weights), None, samples.warnings()
+    known = whole > 0
     if samples.groups is None:
         warnings.append("fewer than four independent chains: there are no errors; run more replicas")
     else:
-        deleted = np.array([density(samples.weights_without(g)) for g in np.unique(samples.groups)])
+        groups = np.unique(samples.groups)
+        of_one = np.max([density(samples.weights * (samples.groups == g)) for g in groups], axis=0)
+        several = known & (of_one <= MOST_OF_ONE * whole)
+        known = several if several.any() else known
+        deleted = np.array([density(samples.weights_without(g)) for g in groups])
+        deleted /= (deleted[:, known].sum(axis=1) * size).reshape(-1, *[1] * len(places))
+    whole = whole / (whole[known].sum() * size)
     r_hat, worst = _agreement(samples, coordinates, values)
     if not r_hat <= MOST_R_HAT:
         where = f" in window {worst}" if samples.n_windows > 1 else ""
         warnings.append(f"not converged: chains do not agree{where}, split-R-hat {r_hat:.2f}")
     return FreeEnergy(coordinates, tuple(c.label(samples.numbers) for c in coordinates), edges, samples.temperature_K,
-                      density(samples.weights), deleted, r_hat, len(samples), samples.effective_frames,
+                      whole, known, deleted, r_hat, len(samples), samples.effective_frames,
                       samples.n_windows, samples.overlap, tuple(warnings))
 
 
