@@ -28,8 +28,8 @@ SAME_PEAK_CM = 100.0  # two runs' peaks farther apart are two
 def infrared(run: Trajectory, *, baseline: Trajectory | None = None, window_ps: float | None = None) -> Spectrum:
     """The spectrum of a run, beside that of plain MD of the same molecule and method.
 
-    window_ps: length of the stretches that are transformed, and so the resolution (None: the longest that both have,
-    2 ps at most).  UserError where a run keeps no velocities, has no NVE stretch, or frames too far apart.
+    window_ps: length of the stretches that are transformed, and so the resolution (None: as long as both have, 2 ps
+    at most).  UserError where a run keeps no velocities, has no NVE stretch, or frames too far apart.
     """
     both = [run] if baseline is None else [run, baseline]
     for trajectory in both:
@@ -37,7 +37,7 @@ def infrared(run: Trajectory, *, baseline: Trajectory | None = None, window_ps: 
     if baseline is not None:
         check_comparable(baseline, run)
     longest = min(map(longest_window_ps, both))
-    window_ps = window_ps or min(longest, LONGEST_WINDOW_PS)
+    window_ps = window_ps or longest / np.ceil(longest / LONGEST_WINDOW_PS - 1e-6)  # the longest stretch in equal parts
     if window_ps > longest * 1.0001:
         raise UserError(f"there is no stretch of {window_ps:g} ps without a thermostat or a velocity redraw, the "
                         f"longest is {longest:.3g} ps; ask for a shorter --window-ps")

@@ -48,9 +48,8 @@ def cut_windows(trajectory: Trajectory, window_ps: float,
         spacing = spacing_ps(trajectory, frames)
         if nyquist_cm(spacing) < GRID_CM[-1]:
             continue
-        length = round(window_ps / spacing) + 1
-        windows += [(frames[start: start + length], spacing)
-                    for start in range(0, len(frames) - length + 1, length)]
+        steps = max(1, int(window_ps / spacing + 1e-6))  # neighbours share the frame between them
+        windows += [(frames[start: start + steps + 1], spacing) for start in range(0, len(frames) - steps, steps)]
     if not windows:
         return []
     return [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, MOST_WINDOWS).astype(int))]

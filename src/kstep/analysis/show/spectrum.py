@@ -13,6 +13,7 @@ from kstep.analysis.measure.infrared import LOWEST_CM, Peak, Spectrum
 from kstep.errors import UserError
 from kstep.files import replacing, write_json_atomic, write_text_atomic
 
+FEWEST_REPLICAS = 3  # below, errors come from parts of one chain
 FAR_FROM_TEMPERATURE = 0.1  # kinetic temperatures this far from the one asked for are said
 
 
@@ -22,10 +23,13 @@ def as_text(spectrum: Spectrum) -> str:
     kind = "infrared spectrum" if s.absorption is not None else (
         "power spectrum of the velocities (the run has no dipoles)")
     lines = [f"{s.molecule}, {s.method}, {s.scheme}: {kind} at {s.temperature_K:.0f} K, {s.windows} windows of "
-             f"{s.window_ps:g} ps from {s.replicas} replicas, resolution {s.resolution_cm:.0f} cm-1"]
+             f"{s.window_ps:.3g} ps from {s.replicas} replicas, resolution {s.resolution_cm:.0f} cm-1"]
     if abs(s.temperature_K / s.asked_K - 1.0) > FAR_FROM_TEMPERATURE:
         lines.append(f"its stretches have the kinetic energy of {s.temperature_K:.0f} K, not of {s.asked_K:.0f} K: "
                      "bands lie where they do at that temperature; start from frames in equilibrium (--initial-md)")
+    if s.replicas < FEWEST_REPLICAS:
+        lines.append(f"errors are over stretches of {s.replicas} {'replica' if s.replicas == 1 else 'replicas'}, which "
+                     f"share conformers, and too small: run {FEWEST_REPLICAS} replicas or more")
     header = ["peak / cm-1", f"area / {'km/mol' if s.absorption is not None else 'share'}"]
     rows = [header + (["plain MD / cm-1", "shift / cm-1"] if plain is not None else [])]
     rows += [_cells(peak, plain is not None, s.absorption is not None) for peak in s.peaks]
