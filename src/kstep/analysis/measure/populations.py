@@ -164,7 +164,7 @@ def stay_within(trajectories: list[Trajectory], temperature_K: float | None, fra
 
 
 def conformers_of_frames(trajectory: Trajectory, found: Populations) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (F,) of a run at the temperature of its populations, chain after chain in time order, and their conformers.
+    """Frames (F,) of a run at the temperature of its populations, chain after chain in time, and their conformers.
 
     Conformers (F,) are places in found.conformers, the number of those for one that is not listed.
     """

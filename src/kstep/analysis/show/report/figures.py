@@ -69,7 +69,7 @@ def _band(x: np.ndarray, y: np.ndarray, error: np.ndarray | None, unit: str, sho
 
 
 def spectrum(found: Spectrum) -> dict[str, Any]:
-    """Absorption, or the power spectrum without dipoles, with its error band; plain MD's beside it where there is one."""
+    """Absorption, or the power spectrum without dipoles, with its error band; plain MD's beside it, if there is one."""
     x, (y, error) = found.wavenumber_cm, found.curve
     unit = "km/mol per cm-1" if found.absorption is not None else "share per cm-1"
     traces = _band(x, y, error if np.isfinite(error).all() else None, unit, True)
