@@ -159,8 +159,8 @@ class Result:
         from kstep.analysis.show.report import report_path, write_report
 
         path = report_path(self.path) if out is None else Path(out)
-        write_report(self.path, path, baseline=baseline.path if isinstance(baseline, Result) else
-                     baseline and Path(baseline))
+        plain = baseline.path if isinstance(baseline, Result) else baseline
+        write_report(self.path, path, baseline=None if plain is None else Path(plain))
         return path
 
     def spectrum(self, baseline: Result | str | Path | None = None, *, window_ps: float | None = None) -> Spectrum:

@@ -129,7 +129,8 @@ def torsion_figures(trajectory: Trajectory, profile: Profile, baseline: Trajecto
         wells, barriers = own.extrema()
         found.append({"title": own.labels[0], "wells": len(wells), "words": _extrema(wells, barriers),
                       "warnings": [sentence(w) for w in own.warnings],
-                      "figure": figures.torsion(own, beside and free_energy(beside, along, bins=bins))})
+                      "figure": figures.torsion(own, None if beside is None else
+                                                free_energy(beside, along, bins=bins))})
     return sorted(found, key=lambda one: one["wells"] < 2)
 
 
