@@ -142,7 +142,7 @@ def write_sdf(trajectory: Trajectory, path: Path) -> None:
     def frames():
         for frame in np.lexsort((t.step, t.replica)):
             about: dict[str, Any] = {"energy_kJ_per_mol": float(t.Epot[frame]), "replica": int(t.replica[frame]),
-                     "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
+                                     "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
             if t.is_weighted:
                 about["weight"] = float(t.weight[frame])
             if len(t.box):
