@@ -1,6 +1,7 @@
 """The dipole that a true call finds: its unit and origin in every backend, and that it stays with its geometry."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,20 @@ def test_the_dipole_is_the_slope_of_the_energy_in_a_field(water):
 
     slope = [(energy(-h) - energy(h)) / 2e-4 for h in 1e-4 * np.eye(3)]
     assert physics.extra()["dipole"] == pytest.approx(np.array(slope) * NM_PER_BOHR, abs=1e-5)
+
+
+def test_the_table_of_tblite_is_read_at_the_right_place(water):
+    """As tblite reads it itself, whole, and without a leak of memory."""
+    from kstep.forces.tblite import dipole_about_origin
+
+    physics = physics_spec(water, load_qm_config(None, {}), warm_start=True).build()
+    physics.energy(water.conformers[0] + 0.1)
+    result = physics._last[0]
+    assert np.array_equal(dipole_about_origin(result), result.get("dipole"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(20_000):
+        dipole_about_origin(result)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000  # kB; 100 bytes each would be there
 
 
 def test_an_ase_calculators_dipole_is_that_of_its_program(water):

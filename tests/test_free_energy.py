@@ -69,7 +69,7 @@ def run_of(chains, restraints=(), weights=None, **metadata):
         "pos": x, "vel": np.zeros_like(x), **dict.fromkeys(("Ekin", "Epot", "Etot"), zeros),
         "time_ps": np.tile(np.arange(n) * 1.0, n_chains), "step": np.tile(np.arange(n), n_chains), "replica": replica,
         "segment": replica, "masses": np.full(4, 12.0), "masses_sampler": np.full(4, 12.0),
-        "atom_types": np.array([6, 6, 6, 6]), "bonds": np.array([[0, 1], [1, 2], [2, 3]]),
+        "atom_types": np.array([6, 8, 8, 6]), "bonds": np.array([[0, 1], [1, 2], [2, 3]]),
         **({} if weights is None else {"weight": np.concatenate(weights)}),
         **({"bias": Bias(restraints).energy(x)} if restraints else {})})
     segments = [{"replica": r, "role": "train", "ensemble": "NVT", "temperature_K": T_K, "n_dof": 9}

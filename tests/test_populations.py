@@ -339,6 +339,10 @@ def test_hot_rungs_make_errors_smaller_and_pymbar_agrees(propanol):
     wanted = MBAR(u, np.bincount(ensemble.rung)).compute_expectations(inside.astype(float))
     assert with_all.population == pytest.approx(wanted["mu"][0], abs=1e-6)
     assert with_all.population_error == pytest.approx(wanted["sigma"][0], rel=0.1)  # independent frames here
+    away = ensemble.weight[:, None] * (propanol_words(run)[ensemble.frames] == "t+")[:, None]
+    away -= ensemble.weight[:, None] * with_all.population
+    changes = ensemble._centred(away) + ensemble._by_free_energies(away)  # of independent frames: squares add up
+    assert np.sqrt((changes**2).sum()) == pytest.approx(wanted["sigma"][0], rel=0.015)
 
 
 def test_one_temperature_is_reweighted_to_another(propanol):

@@ -133,7 +133,7 @@ def test_a_network_of_the_gas_phase_is_refused_in_water():
     of_gas = {"heads": None, "elements": [1, 8], "molecule": None, "method": "GFN2-xTB", "config": {}}
     wanted = physics_spec(molecule_from_smiles("O", "water", 1), QMConfig(solvent="water")).method
     with pytest.raises(UserError, match=r"was trained on GFN2-xTB, this run uses GFN2-xTB/ALPB\(water\)"):
-        checkpoint.check_fits("network.pt", of_gas, NUMBERS, np.array([[0, 1], [0, 2]]), method=wanted)
+        checkpoint.check_fits(of_gas, "network.pt", NUMBERS, np.array([[0, 1], [0, 2]]), method=wanted)
 
 
 def test_the_flag_reaches_every_stage_that_samples(tmp_path):

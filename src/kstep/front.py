@@ -1,6 +1,7 @@
 """Sampling a molecule from Python: what `import kstep` offers.
 
-    molecule   a SMILES, the path of a prepared folder, or a Molecule
+    molecule   a SMILES, the path of a prepared folder or of a structure file (xyz, extxyz, sdf, mol, pdb), ase.Atoms or
+               a list of them (each a start), or a Molecule; charge and multiplicity where it does not say them itself
     physics    a YAML of configs/ or its name ("qm", "md"), a backend ("tblite", "xtb", "openmm", "pyscf"), a method of
                xTB ("GFN2-xTB"), a mapping of config keys, a config object, or any ASE calculator or factory of one
     settings   keywords that are the keys of the config, checked with "did you mean"
@@ -23,16 +24,15 @@ from kstep.analysis.measure.observables import Function, Observed, average as me
 from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
 from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
-from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import molecule_from_smiles, prepare_smiles, write_prepared
+from kstep.molecules.prepare import write_prepared
 from kstep.processes import one_thread
 from kstep.result import Result
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
-from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
+from kstep.stages.physics import Subject, TruePhysics, check_lengths, load_physics, open_physics, prepare_subject
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.relaxation import physics_of_run, relax_conformers
 from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
@@ -42,19 +42,21 @@ if TYPE_CHECKING:
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
-Subject = str | Path | Molecule
 Runs = Result | str | Path | Sequence[Result | str | Path]
 Settings = bool | str | Path | Mapping[str, Any]
 
 
-def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = None, force_field: str | None = None,
-            n_conformers: int = 20, seed: int = 0) -> Molecule:
-    """Conformers and topology of a SMILES (named by its formula without `name`).
+def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None = None, force_field: str | None = None,
+            charge: int | None = None, multiplicity: int | None = None, n_conformers: int = 20,
+            seed: int = 0) -> Molecule:
+    """Conformers and topology of a SMILES (named by its formula without `name`), or of one's own structures.
 
     out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
-    see 00 (None: MMFF94 where it has parameters).  Raises UserError for what is no molecule.
+    see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
+    their own.  Raises UserError for what is no molecule.
     """
-    prepared = prepare_smiles(smiles, name, force_field=force_field, n_conformers=n_conformers, seed=seed)
+    prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
+                               n_conformers=n_conformers, seed=seed)
     if out is not None:
         write_prepared(prepared, out)
     return prepared.molecule
@@ -62,8 +64,9 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
-           start: str | Path | None = None, frame: int | None = None, solvent: str | None = None, seed: int = 0,
-           workers: int | None = None, device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
+            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
+            device: str = "auto", resume: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
@@ -72,33 +75,35 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K.  Raises UserError for a mistake, PhysicsError where the physics broke.
     """
-    run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
-                    solvent=solvent, seed=seed, workers=workers, device=device, resume=resume)
+    subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
+    run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
+                    solvent=solvent, workers=workers, device=device, resume=resume)
     run_sampling(run)
     return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-          name: str | None = None, temperature_K: float | None = None, solvent: str | None = None, seed: int = 0,
-          workers: int | None = None, device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+           name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
+           temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
+           device: str = "auto", resume: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
-    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, solvent=solvent, seed=seed, workers=workers, device=device,
-                                   resume=resume))[1]
+    subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
+    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
+                                   out=out, solvent=solvent, workers=workers, device=device, resume=resume))[1]
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-             name: str | None = None, seed: int = 0, workers: int | None = None, resume: bool = False,
-             **settings: Any) -> Result:
+             name: str | None = None, charge: int | None = None, multiplicity: int | None = None, seed: int = 0,
+             workers: int | None = None, resume: bool = False, **settings: Any) -> Result:
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
     config of the physics, such as length_ps, dt_fs, replicas.
     """
-    true = _physics(molecule, physics, name, seed, settings)
+    true = _physics(molecule, physics, settings, name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     check_lengths(true.config, "settings")
     if not true.is_mm:
         _check_guard()  # its replicas run in processes of their own
@@ -196,10 +201,10 @@ def _path(run: Result | str | Path) -> Path:
     return run.path if isinstance(run, Result) else Path(run)
 
 
-def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], *, out, name, seed: int,
-              workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
-    """The settings of a hybrid run, checked; others: those of SamplingSettings that need no check."""
-    true = _physics(molecule, physics, name, seed, {} if solvent is None else {"solvent": solvent})
+def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
+              out, workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
+    """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
+    true = _physics(molecule, physics, {} if solvent is None else {"solvent": solvent}, **subject)
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()
@@ -209,18 +214,12 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
     return SamplingSettings(
         physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
         checkpoint=network and Path(network), learn=learn is not False, learn_config=config,
-        initial_md=start and Path(start), seed=seed, n_workers=workers, **others)
+        initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
 
 
-def _physics(molecule: Subject, physics: Any, name: str | None, seed: int, settings: dict[str, Any]) -> TruePhysics:
+def _physics(molecule: Subject, physics: Any, settings: dict[str, Any], **subject) -> TruePhysics:
     config, calculator = _config(physics, settings)
-    if not isinstance(molecule, Molecule):
-        true = open_physics(molecule, config, name=name, seed=seed)
-    else:
-        system_xml = None
-        if isinstance(config, MDConfig):  # a Molecule in memory has no System with it
-            system_xml = molecule_from_smiles(molecule.smiles, molecule.name, seed=seed)[1]
-        true = TruePhysics(molecule, config, system_xml=system_xml)
+    true = open_physics(molecule, config, **subject)
     return true if calculator is None else TruePhysics(true.molecule, config, calculator=calculator)
 
 

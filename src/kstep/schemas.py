@@ -55,8 +55,8 @@ class Trajectory:
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
-    bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
     dipole: Annotated[np.ndarray, "f8", ("T|0", 3)]  # e nm, of the true potential, about the centre of mass
+    bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -182,7 +182,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
+            f"{path} is truncated or not an npz file ({error}); run the stage that writes it again"
         ) from None
 
 

@@ -19,6 +19,7 @@ from kstep.cli.flags import (
     add_common_arguments,
     add_restraint_flag,
     add_solvent,
+    add_structure,
     filled,
     non_negative_int,
     positive_int,
@@ -39,10 +40,14 @@ def add_flags(parser, numbered: str | None = None) -> None:
     config, out = DEFAULTS[numbered]
     which = parser.add_argument_group("molecules")
     if numbered is None:
-        which.add_argument("subject", nargs="?", metavar="MOLECULE", help="a SMILES, or a prepared folder")
-        which.add_argument("--name", help="name of the molecule of a SMILES (default: its formula)")
+        which.add_argument("subject", nargs="?", metavar="MOLECULE",
+                           help="a SMILES, a prepared folder, or a structure file")
+    which.add_argument("--name", help="name of the molecule of a SMILES (default: its formula) or of a structure file "
+                                      "(default: the file's)")
+    add_structure(which)
     if numbered == "01":
-        which.add_argument("--molecule", required=True, dest="subject", help="prepared folder such as data/raw/aspirin")
+        which.add_argument("--molecule", dest="subject", type=Path,
+                           help="prepared folder such as data/raw/aspirin, or a structure file")
     else:
         which.add_argument("--smiles-file", default=numbered and "data/qm_molecules.smi", help="lines of 'SMILES name'")
         which.add_argument("--molecule", action="append", metavar="NAME", dest="names",
@@ -77,7 +82,7 @@ def load(args, numbered: str | None):
     from kstep.stages.physics import load_physics
 
     changes = {**parse_assignments(args.assignments), **solvent_of(args)}
-    for key in ("replicas", "restraints"):
+    for key in ("replicas", "temperature_K", "restraints"):
         if getattr(args, key) is not None:  # a flag left out unsets no --set
             changes[key] = getattr(args, key)
     if numbered == "01":
@@ -91,18 +96,24 @@ def load(args, numbered: str | None):
 
 def run(args) -> int:
     """Run every molecule, and say which failed."""
-    from kstep.stages.physics import check_lengths, open_physics, prepared_physics
+    from kstep.stages.physics import check_lengths, open_physics
     from kstep.stages.plain_md import PlainMDSettings, physics_of_file, run_plain_md
 
     start, config, problems = time.perf_counter(), load(args, args.numbered), []
     out = args.out or Path(OUT.get(getattr(config, "backend", "openmm"), "data/qm"))
-    if args.numbered in ("01b", "01c") or getattr(args, "smiles_file", None):
+    subject = getattr(args, "subject", None)
+    if args.structure is None and (args.numbered in ("01b", "01c") or (getattr(args, "smiles_file", None))):
+        if given := [flag for flag in ("name", "charge", "multiplicity") if getattr(args, flag) is not None]:
+            raise UserError(f"--{given[0]} belongs to one molecule; a file of SMILES states name, charge= and "
+                            "multiplicity= in each line")
         found, problems = physics_of_file(args.smiles_file, args.names, config, args.raw, args.seed)
-    elif args.subject is None:
-        raise UserError("say which molecule: a SMILES, a prepared folder, or --smiles-file")
+    elif subject is None and args.structure is None:
+        raise UserError("say which molecule: a SMILES, a prepared folder, --structure, or --smiles-file")
     else:
-        found = [prepared_physics(args.subject, config) if args.numbered else
-                 open_physics(args.subject, config, name=args.name, seed=args.seed)]
+        if getattr(args, "names", None):
+            raise UserError("--molecule picks a molecule of --smiles-file; --structure is a molecule by itself")
+        found = [open_physics(subject, config, name=args.name, seed=args.seed, structure=args.structure,
+                              charge=args.charge, multiplicity=args.multiplicity)]
         found[0].check()
     check_lengths(config, args.config)
     targets = tuple((physics, out / physics.molecule.name / "trajectory.npz") for physics in found)

@@ -64,6 +64,23 @@ def add_subject(parser, name: str, numbered: str | None, **options) -> None:
         parser.add_argument(f"--{name}", required=needed, **options)
 
 
+def add_structure(group, *, temperature: bool = True, exclusive=None) -> None:
+    """Flags of whatever starts from a molecule that is not prepared yet: its structure, electrons and temperature.
+
+    exclusive: the group that --structure goes into where no SMILES may stand beside it.
+    """
+    beside = "alone, or beside the SMILES that they are of" if exclusive is None else "instead of --smiles"
+    (exclusive or group).add_argument(
+        "--structure", type=Path, metavar="FILE", help="one's own geometries, each a start: .xyz .extxyz .sdf .mol "
+        f".pdb, in angstrom, with all hydrogens; {beside}")
+    group.add_argument("--charge", type=int, help="of the molecule, e, where its file does not say it (default: 0)")
+    group.add_argument("--multiplicity", type=positive_int,
+                       help="spin multiplicity 2S+1 of the molecule (default: the file's, else by unpaired electrons)")
+    if temperature:
+        group.add_argument("--temperature", type=positive_float, dest="temperature_K", metavar="K",
+                           help="of the run, K (default: the config's)")
+
+
 def add_physics(parser, numbered: str | None):
     """The prepared molecule of a study and its true physics; returns the group."""
     what = parser.add_argument_group("molecule and true physics")
@@ -73,6 +90,19 @@ def add_physics(parser, numbered: str | None):
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
     add_solvent(what)
     return what
+
+
+def add_solvent(group) -> None:
+    """Add --solvent and --solvation-model, keys of the QM config that a command samples from."""
+    group.add_argument("--solvent", help="implicit solvent, such as water; none: the gas phase (default: the config's)")
+    group.add_argument("--solvation-model", help="alpb or gbsa (xTB); smd, cpcm or iefpcm (PySCF) (default: alpb with "
+                       "tblite, gbsa with xtb, smd with PySCF)")
+
+
+def solvent_of(args) -> dict[str, str]:
+    """The keys of the QM config that those flags give."""
+    keys = ("solvent", "solvation_model")
+    return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
 
 
 def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
@@ -92,19 +122,6 @@ def of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parsed
-
-
-def add_solvent(group) -> None:
-    """Add --solvent and --solvation-model, keys of the QM config that a command samples from."""
-    group.add_argument("--solvent", help="implicit solvent, such as water; none: the gas phase (default: the config's)")
-    group.add_argument("--solvation-model", help="alpb or gbsa (xTB); smd, cpcm or iefpcm (PySCF) (default: alpb with "
-                       "tblite, gbsa with xtb, smd with PySCF)")
-
-
-def solvent_of(args) -> dict[str, str]:
-    """The keys of the QM config that those flags give."""
-    keys = ("solvent", "solvation_model")
-    return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
 
 
 def filled(kind: type[T], args, **others) -> T:

@@ -1,6 +1,7 @@
-"""SMILES -> conformers, topology and OpenMM System: what every later stage starts from.
+"""SMILES, or structure file -> conformers, topology and OpenMM System: what every later stage starts from.
 
     kstep prepare CCO --name ethanol
+    kstep prepare --structure conformers.xyz
     kstep prepare data/molecules.smi --out-dir data/raw
 """
 
@@ -9,20 +10,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_subject, filled, positive_int
+from kstep.cli.flags import add_common_arguments, add_structure, add_subject, filled, positive_int
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep prepare`, or of 00."""
     from kstep.molecules import DEFAULT
     from kstep.molecules.prepare import FORCE_FIELDS, NONE
+    from kstep.stages.preparation import DEFAULT_FILE
 
     which = parser.add_argument_group("molecules")
-    add_subject(which, "smiles", numbered, default="data/molecules.smi",
+    add_subject(which, "smiles", numbered, default=DEFAULT_FILE,
                 help="file of lines 'SMILES name [charge=.. multiplicity=..]', or one SMILES with --name")
     which.add_argument("--name", help="the molecule's name; --smiles is then a SMILES, not a file")
-    which.add_argument("--multiplicity", type=positive_int,
-                       help="spin multiplicity 2S+1 of a literal SMILES (a file states it per line)")
+    add_structure(which, temperature=False)
     which.add_argument("--molecule", action="append", dest="molecules", metavar="NAME", default=[],
                        help="prepare only this molecule of the file; may be repeated (default: all)")
     which.add_argument("--out-dir", default="data/raw", type=Path, dest="out",

@@ -10,6 +10,7 @@ Restraints of a run are taken out again; several files under different restraint
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from kstep.cli.flags import add_common_arguments, bins, of
@@ -39,7 +40,7 @@ def add_coordinate_flags(parser) -> None:
                                 ("distance", "distance", "3-7")):
         default = "; default: all rotatable ones" if flag == "torsion" else ""
         parser.add_argument(f"--{flag}", action="append", dest="coordinates", metavar=example.upper(),
-                            type=of(lambda text, kind=kind: Coordinate.of_kind(kind, text)),
+                            type=of(partial(Coordinate.of_kind, kind)),
                             help=f"{flag} of these atoms, counted from 0; may be repeated{default}")
 
 

@@ -40,7 +40,7 @@ class Truth:
     failed: np.ndarray
     messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
     extra: dict[str, np.ndarray] = field(default_factory=dict)
-    bare: tuple[np.ndarray, np.ndarray] = field(default=None, kw_only=True)  # type: ignore[assignment]
+    bare: tuple[np.ndarray, np.ndarray] = field(default=None, kw_only=True)
 
     def __post_init__(self):
         if self.bare is None:

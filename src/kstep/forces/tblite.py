@@ -73,7 +73,11 @@ class TblitePhysics(Physics):
         self._calculator.set("max-iter", max_iterations)
         self._calculator.set("temperature", electronic_temperature_K * HARTREE_PER_KELVIN)
         if solvent is not None:
-            self._calculator.add(f"{solvation_model}-solvation", SPELLED_IN_TBLITE.get(solvent, solvent))
+            try:
+                self._calculator.add(f"{solvation_model}-solvation", SPELLED_IN_TBLITE.get(solvent, solvent))
+            except Exception as error:  # an older tblite has fewer solvents, or none
+                raise UserError(f"this tblite cannot put {solvent} around a molecule ({error}); pip install "
+                                "'tblite>=0.8'") from None
         self._charge = charge
         self._warm_start = warm_start
 
@@ -81,11 +85,31 @@ class TblitePhysics(Physics):
         with as_physics_error("the xTB calculation"):
             self._calculator.update(positions / NM_PER_BOHR)
             result = self._calculator.singlepoint(self._last.pop(slot, None))
-            self._said = {"dipole": self.dipole(positions, result.get("dipole") * NM_PER_BOHR, self._charge)}
+            self._said = {"dipole": self.dipole(positions, dipole_about_origin(result) * NM_PER_BOHR, self._charge)}
         if self._warm_start:
             self._last[slot] = result
         energy = float(result.get("energy")) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get("gradient")) * FORCE_PER_HARTREE_BOHR
+
+
+def dipole_about_origin(result) -> np.ndarray:
+    """The dipole (3,) in e bohr of a tblite Result.
+
+    By its label in the table of what is computed after the SCF: `result.get` reads the whole table, bond orders too, a
+    fifteenth of a call for a molecule of six atoms.
+    """
+    from tblite.library import error_check, ffi, lib
+
+    if not hasattr(lib, "tblite_get_array_entry_label"):
+        return result.get("dipole")
+    found = np.empty(3)
+    table = ffi.new("tblite_double_dictionary *", error_check(lib.tblite_get_post_processing_dict)(result._res))
+    try:
+        label = ffi.new("char[]", b"molecular-dipole")
+        error_check(lib.tblite_get_array_entry_label)(table[0], label, ffi.cast("double*", found.ctypes.data))
+    finally:
+        lib.tblite_delete_double_dictionary(table)
+    return found
 
 
 BACKEND = Backend(TblitePhysics, QMConfig, install="pip install tblite", packages=("tblite",), keeps_history=True,

@@ -136,7 +136,8 @@ class _Learner:
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
 
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
-        if len(self.rungs_K) > 1:  # alone, 300 K would not cross, and would never use these labels
+        # alone, 300 K would not cross, and would never use these labels; restraints keep it from them
+        if len(self.rungs_K) > 1 and not self.target.spec.restraints:
             state = self._turn_over(state)
         self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
         n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))

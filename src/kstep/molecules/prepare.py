@@ -1,4 +1,4 @@
-"""From a SMILES to what every later stage starts from: conformers, topology, openmm.System."""
+"""From a SMILES, or one's own structure, to what every later stage starts from: conformers, topology, openmm.System."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from kstep.molecules.conformers import (
     settle_stereochemistry,
 )
 from kstep.molecules.molecule import Molecule, check_name
-from kstep.molecules.smiles import Entry, parse_smiles
+from kstep.molecules.perception import Structure, smiles_of
+from kstep.molecules.smiles import Entry, parse_smiles, rdkit_of
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 NONE = "none"  # conformers only, no System: enough for QM
@@ -59,13 +60,7 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
         raise UserError("n_conformers and max_attempts must be at least 1")
     molecule, total_charge, spin = parse_smiles(smiles, charge, multiplicity)
     settle_stereochemistry(molecule, name, max_attempts)
-    system = None
-    if force_field != NONE:
-        try:
-            system = build_system(molecule, force_field)
-        except UserError as error:
-            hint = f"; --force-field {NONE} prepares it for QM" if force_field.startswith("mmff") else ""
-            raise UserError(f"{error}{hint}") from None
+    system = _system(molecule, force_field)
     embed_conformers(molecule, n_conformers, seed, max_attempts)
     variant = mmff_variant(molecule, force_field)
     energies = minimise_with_rdkit(molecule, variant)
@@ -73,30 +68,68 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
         energies = minimise_with_openmm(molecule, system)
 
     kept = select_distinct(molecule, energies)
-    masses = np.array([atom.GetMass() for atom in molecule.GetAtoms()])
-    conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
-    conformers -= np.einsum("n,cnd->cd", masses / masses.sum(), conformers)[:, None]
-    if not np.isfinite(conformers).all():
+    positions = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
+    if not np.isfinite(positions).all():
         raise UserError(f"the minimised structure of '{smiles}' is not finite")
-    molecule.RemoveAllConformers()
-    for positions in conformers:
-        conformer = Chem.Conformer(len(masses))
-        conformer.SetPositions(positions * ANGSTROM_PER_NM)
-        molecule.AddConformer(conformer, assignId=True)
+    masses = np.array([atom.GetMass() for atom in molecule.GetAtoms()])
+    return _assembled(molecule, positions, np.array([energy for _, energy in kept]), system, name=name, smiles=smiles,
+                      masses=masses, charge=total_charge, multiplicity=spin, force_field=force_field)
 
-    bonds = [(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())), b.GetBondTypeAsDouble()) for b in molecule.GetBonds()]
+
+def prepare_structure(structure: Structure, name: str | None = None, *, force_field: str | None = None) -> Prepared:
+    """A user's own structures: each geometry a conformer as it is, in their order; the System built for these atoms.
+
+    force_field None: MMFF94 where that has parameters, else none.  Energies of conformers are 0: none is preferred.
+    Raises UserError for a geometry that is another molecule than the first, by `species.Species`.
+    """
+    name = name or structure.name
+    check_name(name)
+    molecule = Chem.Mol(structure.rdkit)
+    if force_field is None:
+        force_field = _known_force_field(molecule)
+    system = _system(molecule, force_field)
+    smiles, order = smiles_of(molecule)
+    positions = np.array([conformer.GetPositions() for conformer in molecule.GetConformers()]) * NM_PER_ANGSTROM
+    prepared = _assembled(molecule, positions, np.zeros(len(positions)), system, name=name, smiles=smiles,
+                          masses=structure.masses, charge=structure.charge, multiplicity=structure.multiplicity,
+                          force_field=force_field, smiles_order=order)
+    species = prepared.molecule.species()
+    if not species.stereo.known:
+        raise UserError(f"the bonds of {structure.where} have no SMILES that RDKit reads back ('{smiles}')")
+    for n, geometry in enumerate(prepared.molecule.conformers, 1):
+        if changes := species.changes(geometry):
+            of = f"geometry {n} is another molecule than the first" if n > 1 else "its geometry is not of its bonds"
+            raise UserError(f"{structure.where}: {of} ({changes[0]}); atoms are counted from 0")
+    return prepared
+
+
+def _system(rdkit: Chem.Mol, force_field: str) -> openmm.System | None:
+    if force_field == NONE:
+        return None
+    try:
+        return build_system(rdkit, force_field)
+    except UserError as error:
+        hint = f"; --force-field {NONE} prepares it for QM" if force_field.startswith("mmff") else ""
+        raise UserError(f"{error}{hint}") from None
+
+
+def _assembled(rdkit: Chem.Mol, positions: np.ndarray, energies: np.ndarray, system: openmm.System | None, *,
+               masses: np.ndarray, **known) -> Prepared:
+    """The molecule with geometries (C,N,3) nm, each moved to its centre of mass; known: other fields of a Molecule."""
+    conformers = positions - np.einsum("n,cnd->cd", masses / masses.sum(), positions)[:, None]
+    rdkit.RemoveAllConformers()
+    for geometry in conformers:
+        conformer = Chem.Conformer(len(masses))
+        conformer.SetPositions(geometry * ANGSTROM_PER_NM)
+        rdkit.AddConformer(conformer, assignId=True)
+    bonds = [(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())), b.GetBondTypeAsDouble()) for b in rdkit.GetBonds()]
     bonds.sort()
-    return Prepared(
-        Molecule(
-            name=name, smiles=smiles,
-            numbers=np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64),
-            masses=masses,
-            bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
-            bond_orders=np.array([order for _, order in bonds], dtype=np.float64),
-            conformers=conformers,
-            conformer_energies=np.array([energy for _, energy in kept]),
-            charge=total_charge, multiplicity=spin, force_field=force_field),
-        molecule, system)
+    molecule = Molecule(
+        numbers=np.array([atom.GetAtomicNum() for atom in rdkit.GetAtoms()], dtype=np.int64), masses=masses,
+        bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
+        bond_orders=np.array([order for _, order in bonds], dtype=np.float64), conformers=conformers,
+        conformer_energies=energies, **known)
+    return Prepared(molecule, rdkit, system)
 
 
 def prepare_entry(entry: Entry, **options) -> Prepared:
@@ -185,21 +218,38 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
     return prepared.molecule
 
 
-def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, **options) -> Prepared:
+def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, charge: int | None = None,
+                   multiplicity: int | None = None, **options) -> Prepared:
     """A SMILES prepared as `prepare_molecule` does, called by its formula without a name.
 
     force_field None: MMFF94 where that has parameters, else none.
     """
-    parsed, _, _ = parse_smiles(smiles)
+    parsed, _, _ = parse_smiles(smiles, charge, multiplicity)
     if name is None:
         name = re.sub(r"[^A-Za-z0-9-]", "_", CalcMolFormula(parsed))
-    return prepare_entry(Entry(name, smiles), force_field=force_field or _known_force_field(parsed), **options)
+    return prepare_entry(Entry(name, smiles, charge, multiplicity),
+                         force_field=force_field or _known_force_field(parsed), **options)
 
 
-def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
+def molecule_from_smiles(smiles: str, name: str | None = None, **options) -> tuple[Molecule, str | None]:
     """The molecule of `prepare_smiles`, and its OpenMM System as XML or None."""
-    prepared = prepare_smiles(smiles, name, seed=seed)
-    return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+    prepared = prepare_smiles(smiles, name, **options)
+    return prepared.molecule, system_xml_of(prepared)
+
+
+def system_xml_of(prepared: Prepared) -> str | None:
+    """Its OpenMM System as XML, where it has one."""
+    return openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+
+
+def system_xml_for(molecule: Molecule) -> str | None:
+    """The OpenMM System of a molecule in memory as XML, in its force field or MMFF94; None where there is none."""
+    rdkit = rdkit_of(molecule)
+    if rdkit is None:
+        raise UserError(f"molecule {molecule.name} has no SMILES with its atoms and bonds, so no force field can be "
+                        "built for it; give its SMILES or its structure file")
+    force_field = _known_force_field(rdkit) if molecule.force_field == NONE else molecule.force_field
+    return openmm.XmlSerializer.serialize(build_system(rdkit, force_field)) if force_field != NONE else None
 
 
 def _known_force_field(parsed: Chem.Mol) -> str:

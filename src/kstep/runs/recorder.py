@@ -127,10 +127,10 @@ class TrajectoryWriter:
             Etot=kinetic + state.energy, time_ps=np.full(n, state.step * dt_fs * PS_PER_FS),
             step=np.full(n, state.step), replica=np.broadcast_to(replica, n).copy(),
             segment=np.broadcast_to(segment, n).copy())
-        if self._bias is not None:
-            frame["bias"] = bias
         if len(state.dipole):
             frame["dipole"] = state.dipole
+        if self._bias is not None:
+            frame["bias"] = bias
         if self.store_forces:
             frame["forces"] = forces
         if info is not None:

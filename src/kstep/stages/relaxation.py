@@ -34,7 +34,7 @@ class Minimum:
 class _Truth(Calculator):
     """A true potential as ASE asks it."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]
 
     def __init__(self, physics: Physics):
         super().__init__()

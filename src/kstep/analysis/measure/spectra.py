@@ -15,7 +15,8 @@ from kstep.units import WAVENUMBER_PER_THZ
 
 SHORTEST_SEGMENT_PS = 0.4  # below, the resolution is worse than 80 cm-1
 LONGEST_WINDOW_PS = 2.0  # resolves 24 cm-1; longer ones are fewer, and noisier
-STRETCH_RANGE_CM = (2400.0, 4400.0)
+STRETCH_RANGE_CM = (2400.0, 4400.0)  # of a bond to hydrogen; to its isotopes lower, as their reduced masses say
+HYDROGEN_DA = 1.008
 MOST_WINDOWS = 400  # spread over all replicas; enough for a smooth curve
 GRID_CM = np.arange(0.0, 4500.0, 2.0)
 
@@ -90,15 +91,21 @@ def power_spectrum(signal: np.ndarray, spacing_ps: float) -> np.ndarray:
     return np.stack([np.interp(GRID_CM, wavenumber, column, right=0.0) for column in power.T], axis=1)
 
 
-def stretch_position_cm(power: np.ndarray) -> float:
-    """Power-weighted centre of the X-H stretch band: within 300 cm-1 of its highest point."""
-    inside = (GRID_CM >= STRETCH_RANGE_CM[0]) & (GRID_CM <= STRETCH_RANGE_CM[1])
+def isotope_shift(heavy_Da: float, hydrogen_Da: float) -> float:
+    """nu / nu_H of a stretch X-H as a harmonic oscillator: sqrt(mu_H / mu), mu = m_X m / (m_X + m)."""
+    reduced = [heavy_Da * light / (heavy_Da + light) for light in (HYDROGEN_DA, hydrogen_Da)]
+    return float(np.sqrt(reduced[0] / reduced[1]))
+
+
+def stretch_position_cm(power: np.ndarray, shift: float = 1.0) -> float:
+    """Power-weighted centre of a stretch band: within 300 cm-1 of its highest point; shift: see `isotope_shift`."""
+    inside = (GRID_CM >= shift * STRETCH_RANGE_CM[0]) & (GRID_CM <= shift * STRETCH_RANGE_CM[1])
     grid, band = GRID_CM[inside], power[inside]
     if band.sum() <= 0:
         return float("nan")
     for _ in range(2):
         centre = grid[band.argmax()]
-        band = np.where(np.abs(grid - centre) <= 300.0, band, 0.0)
+        band = np.where(np.abs(grid - centre) <= 300.0 * shift, band, 0.0)
     return float((grid * band).sum() / band.sum())
 
 
@@ -106,17 +113,21 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
     """Vibrational spectrum and X-H stretch positions, from NVE windows of one length.
 
     Velocities are weighted with sqrt(m); each X-H stretch is seen through the relative velocity
-    along its bond, so that C-H, N-H and O-H bands separate.  Returns {"density": (G,),
+    along its bond, so that C-H, N-H and O-H bands separate, and C-D from C-H.  Returns {"density": (G,),
     "stretches": {"C-H": {"position_cm", "error_cm"}}, "bands", "windows", "window_ps"}; None if no NVE
     segment is as long as `window_ps` or frames are too far apart to resolve a stretch.
     """
     bonds = trajectory.bonds
     numbers = trajectory.atom_types
+    masses = trajectory.masses_sampler  # those that the velocities belong to
     stretches: dict[str, list[int]] = {}
-    for b, (i, j) in enumerate(bonds):
-        heavy = [a for a in (i, j) if numbers[a] != 1]
-        if len(heavy) == 1:
-            stretches.setdefault(f"{symbol(numbers[heavy[0]])}-H", []).append(b)
+    shifts: dict[str, float] = {}
+    for b, pair in enumerate(bonds):
+        heavy, light = sorted(pair, key=lambda a: -numbers[a])
+        if numbers[heavy] != 1 == numbers[light]:
+            name = f"{symbol(numbers[heavy])}-{symbol(1, trajectory.masses[light])}"
+            stretches.setdefault(name, []).append(b)
+            shifts[name] = isotope_shift(masses[heavy], masses[light])
     windows = cut_windows(trajectory, window_ps, temperature_K)
     if not windows:
         return None
@@ -138,10 +149,10 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
     for name, band in bands.items():
         band = np.array(band)
         sums = np.array([band[group == g].sum(axis=0) for g in np.unique(group)])
-        draws = [stretch_position_cm(sums[rng.integers(len(sums), size=len(sums))].sum(axis=0))
+        draws = [stretch_position_cm(sums[rng.integers(len(sums), size=len(sums))].sum(axis=0), shifts[name])
                  for _ in range(60)] if len(sums) > 1 else []
         out["bands"][name] = band.mean(axis=0)
-        out["stretches"][name] = {"position_cm": stretch_position_cm(band.mean(axis=0)),
+        out["stretches"][name] = {"position_cm": stretch_position_cm(band.mean(axis=0), shifts[name]),
                                   "error_cm": float(np.std(draws)) if draws else None}
     return out
 

@@ -27,7 +27,9 @@ def stretch_shifts(reference: Profile, run: Trajectory) -> dict | None:
         return None
     out = {}
     for name, here in own["stretches"].items():
-        there = base["stretches"][name]
+        there = base["stretches"].get(name)
+        if there is None:  # other isotopes than the reference's
+            continue
         errors = [here["error_cm"], there["error_cm"]]
         error = float(np.hypot(*errors)) if None not in errors else None
         shift = here["position_cm"] - there["position_cm"]
