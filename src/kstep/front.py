@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kstep.analysis.measure.observables import Function, Observed, average as measure_average
 from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
@@ -36,9 +36,6 @@ from kstep.stages.physics import Subject, TruePhysics, check_lengths, load_physi
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.relaxation import physics_of_run, relax_conformers
 from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
-
-if TYPE_CHECKING:
-    from kstep.analysis.measure.populations import Populations
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
