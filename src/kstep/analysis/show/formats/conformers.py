@@ -29,7 +29,8 @@ def structures(trajectory: Trajectory, populations: Populations) -> Trajectory:
     """
     rows = np.array([conformer.frame for conformer in populations.conformers])
     arrays = {key: getattr(trajectory, key)[rows] for key in PER_FRAME if len(getattr(trajectory, key))}
-    arrays |= {"weight": trajectory.weight[:0], "bias": trajectory.bias[:0], "step": np.arange(len(rows)), "replica": np.zeros(len(rows), dtype=int)}
+    arrays |= {"weight": trajectory.weight[:0], "bias": trajectory.bias[:0], "step": np.arange(len(rows)),
+               "replica": np.zeros(len(rows), dtype=int)}
     for i, relaxed in enumerate(c.relaxed for c in populations.conformers):
         if relaxed:
             arrays["pos"][i], arrays["Epot"][i] = relaxed["positions_nm"], relaxed["energy_kJ"]
