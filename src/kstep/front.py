@@ -146,15 +146,21 @@ def load(path: str | Path) -> Result:
     return result
 
 
-def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
+def export(result: Result | str | Path, out: str | Path, *, format: str | None = None,
+           populations: Populations | bool = False) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
-    Formats: the keys of kstep.analysis.show.formats.FORMATS.
+    Formats: the keys of kstep.analysis.show.formats.FORMATS.  populations: instead of the frames one structure for each
+    conformer, with its population and free energy (True: those of Result.populations()), as sdf, pdb, xyz or extxyz.
     """
     from kstep.analysis.show import formats
+    from kstep.analysis.show.formats.conformers import export_conformers
 
     result = result if isinstance(result, Result) else Result(Path(result))
-    return formats.export(result.chosen, out, format)
+    if populations is False:
+        return formats.export(result.chosen, out, format)
+    found = result.populations() if populations is True else populations
+    return export_conformers(result.trajectory, found, out, format)
 
 
 def populations(runs: Runs, *, temperature_K: float | None = None, smallest: float = SMALLEST,

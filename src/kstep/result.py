@@ -151,6 +151,18 @@ class Result:
 
         return to_mdtraj(self.chosen)
 
+    def report(self, out: str | Path | None = None, *, baseline: Result | str | Path | None = None) -> Path:
+        """Write one HTML page of the run: conformers in 3D, populations, torsions, convergence, cost; returns its path.
+
+        out: the file (None: <run>_report.html beside the run); baseline: plain MD of the same molecule and method.
+        """
+        from kstep.analysis.show.report import report_path, write_report
+
+        path = report_path(self.path) if out is None else Path(out)
+        plain = baseline.path if isinstance(baseline, Result) else baseline
+        write_report(self.path, path, baseline=None if plain is None else Path(plain))
+        return path
+
     def spectrum(self, baseline: Result | str | Path | None = None, *, window_ps: float | None = None) -> Spectrum:
         """The infrared spectrum and its peaks, in km/mol, beside that of plain MD (see kstep.analysis.spectrum).
 

@@ -143,6 +143,18 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     return joined
 
 
+def load_baseline(run: Trajectory, baseline: str | Path) -> Trajectory:
+    """Plain MD of a run's molecule and method, all such files below `baseline` joined; UserError without one."""
+    problems: list[str] = []
+    found = find_trajectories(Path(baseline), problems)
+    if not found:
+        raise UserError(problems[0] if problems else
+                        f"{baseline} holds no trajectory; give plain MD of the same molecule")
+    joined = _load_reference(str(run.metadata.get("molecule")), {run.metadata.get("method")}, found, problems)
+    check_comparable(joined, run)
+    return joined
+
+
 def _naming(path, error):
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 

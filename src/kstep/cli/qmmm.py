@@ -125,5 +125,5 @@ def run(args) -> int:
     learning["learn_config"] = load_config(LearnConfig, learning["learn_config"])
     settings = filled(RegionSettings, args, qm=qm, hybrid=hybrid, **learning)
     metadata = sample_region(settings)
-    log.info("%s -> %s", describe(metadata), settings.out)
+    log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

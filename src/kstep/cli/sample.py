@@ -180,5 +180,5 @@ def run(args) -> int:
 
     settings = load(args)
     metadata = sample(settings)
-    log.info("%s -> %s", describe(metadata), settings.out)
+    log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

@@ -163,6 +163,19 @@ def stay_within(trajectories: list[Trajectory], temperature_K: float | None, fra
     return conformer[len(ensemble.weight):] == conformer[[place[frame] for frame in frames]]
 
 
+def conformers_of_frames(trajectory: Trajectory, found: Populations) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (F,) of a run at the temperature of its populations, chain after chain in time, and their conformers.
+
+    Conformers (F,) are places in found.conformers, the number of those for one that is not listed.
+    """
+    ensemble = gather([trajectory], found.temperature_K)
+    assigned, frames, chosen = _assigned(ensemble)[0], ensemble.frames, np.concatenate(ensemble.in_time())
+    place = np.full(len(assigned.images), len(found.conformers))
+    for n, conformer in enumerate(found.conformers):
+        place[assigned.conformer[np.flatnonzero(frames == conformer.frame)]] = n
+    return frames[chosen], place[assigned.conformer[chosen]]
+
+
 def name_of(place: int) -> str:
     """A, B, ... Z, AA, AB, ..."""
     letters = ""
