@@ -27,7 +27,9 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import check_name, check_unpacked, replacing
+from kstep.restraints import Restraint, check_restraints, read_restraints
 from kstep.run_record import check_record
+from kstep.units import kT
 
 SCHEMA_VERSION = 1
 
@@ -43,8 +45,8 @@ class Trajectory:
     vel: Annotated[np.ndarray, "f8", ("T", "N", 3)]  # nm/ps, of the same instant
     forces: Annotated[np.ndarray, "f8", ("T|0", "N", 3)]  # kJ/mol/nm, of the true potential; (0,N,3) if not stored
     Ekin: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, of `masses`; of `masses_sampler` for metropolis
-    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true
-    Etot: Annotated[np.ndarray, "f8", ("T",)]
+    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true, without restraints; so are forces
+    Etot: Annotated[np.ndarray, "f8", ("T",)]  # Ekin + Epot + bias, what NVE keeps
     time_ps: Annotated[np.ndarray, "f8", ("T",)]  # since the start of the replica
     step: Annotated[np.ndarray, "i8", ("T",)]  # baseline timesteps since the start of the replica
     replica: Annotated[np.ndarray, "i8", ("T",)]  # independent seeds and replicas alike
@@ -54,6 +56,8 @@ class Trajectory:
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
+    dipole: Annotated[np.ndarray, "f8", ("T|0", 3)]  # e nm, of the true potential, about the centre of mass
+    bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -67,24 +71,54 @@ class Trajectory:
         return self.metadata["segments"]
 
     @property
-    def is_weighted(self) -> bool:
-        """Whether an average over its frames must heed their weights."""
+    def restraints(self) -> tuple[Restraint, ...]:
+        """What held its molecule; UserError where the metadata name no such ones."""
+        return read_restraints(self.metadata.get("restraints"))
+
+    @property
+    def is_restrained(self) -> bool:
+        """Whether restraints acted on its frames."""
+        return len(self.bias) > 0
+
+    @property
+    def is_judged_by_weight(self) -> bool:
+        """Whether its frames are no chain of the potential that was sampled, restraints in it, but weigh as much."""
         return len(self.weight) > 0 and bool((self.weight != self.weight[0]).any())
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether an average over its frames must heed their weights."""
+        return self.is_judged_by_weight or self.is_restrained
+
     def weights_of(self, frames: np.ndarray) -> np.ndarray:
-        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything."""
+        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything.
+
+        Averages under them are of the ensemble without restraints: of a run that was held by a bias W, frames weigh
+        exp(W/kT) as well.  What the restraints kept the run from is in no weight; `importance.pareto_k` tells.
+        """
         if not self.is_weighted:
             return np.ones(len(frames))
-        weights = self.weight[frames]
+        weights = self.weight[frames] if self.is_judged_by_weight else np.ones(len(frames))
+        if self.is_restrained and len(frames):
+            exponent = self.reduced_bias(frames)
+            weights = weights * np.exp(exponent - exponent.max())
         if len(frames) and not weights.sum() > 0:
             raise UserError("the frames that an average is asked of all weigh 0")
         return weights / weights.mean() if len(frames) else weights
 
+    def reduced_bias(self, frames: np.ndarray) -> np.ndarray:
+        """W/kT (F,) of frames (F,), at the temperature of each one's segment; 0 without restraints."""
+        if not self.is_restrained:
+            return np.zeros(len(frames))
+        temperatures_K = np.array([s["temperature_K"] for s in self.segments])
+        return self.bias[frames] / kT(temperatures_K[self.segment[frames]])
+
     def check_alike(self, reader: str) -> None:
         """UserError where frames have weights, for a reader that could not heed them."""
         if self.is_weighted:
+            what = "its restraints" if self.is_restrained else "the network"
             raise UserError(f"{reader} has no place for the weights of this run's frames, without which they follow "
-                            "the network; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
+                            f"{what}; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
 
     def drawn(self, frames: np.ndarray, n: int) -> np.ndarray:
         """n of the frames, evenly spread, each as often as it weighs: frames that count alike.
@@ -103,7 +137,7 @@ class Trajectory:
 _TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
     name: kind.__metadata__ for name, kind in get_type_hints(Trajectory, include_extras=True).items()
     if hasattr(kind, "__metadata__")}
-_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
+_TRAJECTORY_MAY_HOLD_NAN = {"delta_H", "dipole"}  # a calculator may not say it at some frame
 PER_FRAME = tuple(key for key, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
 
 # P windows over M molecules of different size, L atoms in all; A: the windows' atoms
@@ -180,7 +214,7 @@ def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layou
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated or not an npz file ({error}); run its stage again"
+            f"{path} is truncated or not an npz file ({error}); run the stage that writes it again"
         ) from None
 
 
@@ -301,6 +335,11 @@ def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
         raise UserError(f"{path}: dt_fs = {metadata['dt_fs']!r} is not a number above 0; run its stage again")
     for masses in ("masses", "masses_sampler"):
         check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
+    restraints = read_restraints(metadata.get("restraints"), str(path))
+    check_restraints(restraints, len(arrays["atom_types"]))
+    if restraints and len(ids) and not len(arrays["bias"]):
+        raise UserError(f"{path}: its restraints have no 'bias', by which averages are freed of them; run its stage "
+                        "again")
 
 
 def _check_dataset(path: str | Path, arrays: dict, metadata: dict) -> None:
@@ -351,12 +390,16 @@ def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: d
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
+    younger = {"weight": (0,), "bias": (0,), "dipole": (0, 3)}  # than some files
+
     def check(layout: Layout) -> None:
-        _check_layout(path, "trajectory", {"weight": (np.dtype("f8"), (0,)), **layout}, _TRAJECTORY_FIELDS)
+        absent = {key: (np.dtype("f8"), shape) for key, shape in younger.items()}
+        _check_layout(path, "trajectory", {**absent, **layout}, _TRAJECTORY_FIELDS)
 
     metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "trajectory")
     arrays = read_npz(path, check=check)
-    arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
+    for key, shape in younger.items():
+        arrays.setdefault(key, np.zeros(shape))
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
@@ -365,7 +408,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
 def _weights_of_mean_1(trajectory: Trajectory) -> np.ndarray:
     production = trajectory.frames_of("train", "reference")
     counted = production if len(production) else np.arange(len(trajectory.pos))
-    weights = trajectory.weight if trajectory.is_weighted else np.ones(len(trajectory.pos))
+    weights = trajectory.weight if trajectory.is_judged_by_weight else np.ones(len(trajectory.pos))
     return weights / (weights[counted].mean() or 1.0)
 
 
@@ -377,7 +420,9 @@ def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
     """
     first, segments, n_replicas = trajectories[0], [], 0
     pieces: dict[str, list[np.ndarray]] = {key: [] for key in PER_FRAME}
-    weighted = any(t.is_weighted for t in trajectories)
+    weighted = any(t.is_judged_by_weight for t in trajectories)
+    if any(t.restraints != first.restraints for t in trajectories):
+        raise UserError("runs under different restraints are no chains of one ensemble; join them with kstep profile")
     for t in trajectories:
         shift = n_replicas - (int(t.replica.min()) if len(t.replica) else 0)
         for key in PER_FRAME:

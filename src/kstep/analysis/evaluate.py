@@ -121,9 +121,14 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     if not files:
         known = sorted({str(m.get("molecule")) for m in baselines.values()})
         raise UserError(f"molecule '{molecule}' has no baseline{did_you_mean(molecule, known)}")
-    wanted = [p for p in files if baselines[p].get("method") in methods and not traits_of(baselines[p]).needs_network]
+    plain = [p for p in files if not traits_of(baselines[p]).needs_network]
+    if not plain:
+        raise UserError(f"'{molecule}' has no run of plain MD among its baselines, only "
+                        f"{', '.join(sorted(map(str, files)))}; make one with 'kstep baseline' (01, 01b) and give its "
+                        "folder as the baseline")
+    wanted = [p for p in plain if baselines[p].get("method") in methods]
     if not wanted:
-        there = sorted({str(baselines[p].get("method")) for p in files})
+        there = sorted({str(baselines[p].get("method")) for p in plain})
         raise UserError(f"'{molecule}' was run with {', '.join(sorted(map(str, methods)))} but its baseline with "
                         f"{', '.join(there)}; compare runs of one method")
     loaded = []
@@ -144,6 +149,18 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     return joined
 
 
+def load_baseline(run: Trajectory, baseline: str | Path) -> Trajectory:
+    """Plain MD of a run's molecule and method, all such files below `baseline` joined; UserError without one."""
+    problems: list[str] = []
+    found = find_trajectories(Path(baseline), problems)
+    if not found:
+        raise UserError(problems[0] if problems else
+                        f"{baseline} holds no trajectory; give plain MD of the same molecule")
+    joined = _load_reference(str(run.metadata.get("molecule")), {run.metadata.get("method")}, found, problems)
+    check_comparable(joined, run)
+    return joined
+
+
 def _naming(path, error):
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
@@ -152,7 +169,8 @@ def _evaluate_molecule(molecule, files, baselines, root, out_dir, options, probl
     methods = {m.get("method") for m in files.values()}
     if len(methods) > 1:
         # a reference of one method judges only its own runs
-        have = {m.get("method") for m in baselines.values() if str(m.get("molecule")) == molecule}
+        have = {m.get("method") for m in baselines.values() if str(m.get("molecule")) == molecule
+                and not traits_of(m).needs_network}
         for path in [p for p, m in files.items() if m.get("method") not in have]:
             problems.append(f"{path}: '{molecule}' was run with {files[path].get('method')} but its baseline with "
                             f"{', '.join(sorted(map(str, have)))}; compare runs of one method")

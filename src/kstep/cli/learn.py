@@ -20,7 +20,6 @@ def add_flags(parser, numbered: str | None = None) -> None:
 
 def run(args) -> None:
     """Learn, and say where the network is."""
-    from kstep.stages.sampling import learn_network
+    from kstep.stages.sampling import learn_alone
 
-    _, network = learn_network(replace(sample.load(args), learn=True))
-    log.info("-> %s", network)
+    log.info("-> %s", learn_alone(replace(sample.load(args), learn=True)))

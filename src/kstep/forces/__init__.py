@@ -20,6 +20,7 @@ from kstep.config import BaselineConfig, ChargedConfig, read_settings, validate
 from kstep.errors import UserError, did_you_mean
 from kstep.fingerprint import LONGEST, digest
 from kstep.forces.base import Backend, Physics
+from kstep.restraints import Restraint, check_restraints
 
 BACKENDS = {
     "tblite": "kstep.forces.tblite:BACKEND",
@@ -81,7 +82,8 @@ class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own.
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
-    tells its potential energy surface from another's.
+    tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
+    no part of the backend nor of the method.  UserError for restraints on atoms that are not there.
     """
 
     backend: str
@@ -90,6 +92,10 @@ class PhysicsSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     method: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    restraints: tuple[Restraint, ...] = ()
+
+    def __post_init__(self):
+        check_restraints(self.restraints, len(self.numbers))
 
     @property
     def energy_is_cheaper(self) -> bool:
@@ -105,7 +111,8 @@ class PhysicsSpec:
         settings = {key: digest(value) if isinstance(value, str) and len(value) > LONGEST else value
                     for key, value in self.settings.items()}
         return {"backend": self.backend, "method": self.method, "numbers": np.asarray(self.numbers).tolist(),
-                "masses": np.asarray(self.masses).tolist(), "settings": settings}
+                "masses": np.asarray(self.masses).tolist(), "settings": settings,
+                "restraints": [restraint.model_dump(mode="json") for restraint in self.restraints]}
 
     def build(self) -> Physics:
         """Construct the backend in this process; UserError says how to get what is missing."""
@@ -142,7 +149,7 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
         settings["warm_start"] = warm_start
     if backend.needs_system:
         settings["system_xml"] = _system_text(molecule, system_xml)
-    method = molecule.force_field if backend.needs_system else config.method
+    method = molecule.force_field if backend.needs_system else config.surface
     return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
 
 
@@ -197,6 +204,9 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
+    if getattr(config, "solvent", None):
+        raise UserError(f"a QM region has its solvent around it, atom by atom; take solvent: {config.solvent} out of "
+                        "its config")
     settings = dict(
         find_backend(config.backend).keywords(None, config), **electrons(config, charge, multiplicity),
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),

@@ -15,22 +15,24 @@ import queue
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.processes import THREAD_VARIABLES, exit_with_parent, physical_cores  # noqa: F401 (others take it from here)
+from kstep.restraints import Bias
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the true potential said of r geometries.
+    """What the true potential said of r geometries, restraints of the spec added.
 
     energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not
     converge or the geometry was refused, and every number of that row is NaN; extra {name: (r,...)}: what the backend
-    says besides (`Physics.extra`), empty where no row succeeded.
+    says besides (`Physics.extra`), empty where no row succeeded; bare: energy and forces without the
+    restraints, which labels are made of.
     """
 
     energy: np.ndarray
@@ -38,6 +40,11 @@ class Truth:
     failed: np.ndarray
     messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    bare: tuple[np.ndarray, np.ndarray] = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if self.bare is None:
+            object.__setattr__(self, "bare", (self.energy, self.forces))
 
 
 def _evaluate_rows(physics, positions, rows, want_forces):
@@ -113,6 +120,7 @@ class EvaluationPool:
             raise UserError(f"{n_workers} workers cannot evaluate anything; use --num-workers 1 or more")
         self.numbers, self.masses = spec.numbers, spec.masses
         self.n_workers = n_workers
+        self._bias = Bias(spec.restraints) if spec.restraints else None
         self._local = spec.build() if n_workers == 1 else None
         self._calls = [0] * n_workers
         self._cpu_s = [0.0] * n_workers
@@ -188,7 +196,11 @@ class EvaluationPool:
             messages[mine] = answer[2]
             _put(extra, answer[3], mine, len(positions))
         self.failures += [message for message in messages if message]
-        return Truth(energy, forces, np.isnan(energy), tuple(messages), extra)
+        truth = Truth(energy, forces, np.isnan(energy), tuple(messages), extra)
+        if self._bias is None:
+            return truth
+        bias, bias_forces = self._bias.energy_and_forces(positions)
+        return replace(truth, energy=energy + bias, forces=forces + bias_forces)
 
     def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
         """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""

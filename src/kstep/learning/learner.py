@@ -144,12 +144,16 @@ class _Learner:
         """The first labels, of every start in turn: by hot plain MD, or where an earlier network leads."""
         began, starts = self._cpu_s(), self._starts(self.n_chains)
         self.labels, self.progress.earlier_calls = self.earlier.labels_of(self.target)
+        spent = self.target.starts_spent
+        self.progress.earlier_calls += int(spent.get("true_calls", 0))
+        self.progress.cpu_s, self.progress.wall_s = spent.get("cpu_s", 0.0), spent.get("wall_s", 0.0)
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
 
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
-        if len(self.rungs_K) > 1:  # alone, 300 K would not cross, and would never use these labels
+        # alone, 300 K would not cross, and would never use these labels; restraints keep it from them
+        if len(self.rungs_K) > 1 and not self.target.spec.restraints:
             state = self._turn_over(state)
         self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
         n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +11,7 @@ from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import EvaluationPool
+from kstep.restraints import Restraint
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain
 from kstep.schemes.langevin import LangevinThermostat
@@ -23,7 +24,8 @@ from kstep.units import PS_PER_FS, kT
 def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None) -> Iterator[LoopEngine | OpenMMEngine]:
     """OpenMM itself on one of its platforms, or (None) the project's loop over a pool of one."""
     if platform is not None:
-        yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps)
+        yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps,
+                           spec.restraints)
         return
     with EvaluationPool(spec, 1) as pool:
         yield LoopEngine(pool, spec.masses, config.dt_fs, config.friction_per_ps)
@@ -76,13 +78,15 @@ class OpenMMEngine:
     cpu_s = 0.0
     restart_interval_steps = 50_000
 
-    def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
+    def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float,
+                 restraints: Sequence[Restraint] = ()):
         import openmm
 
-        from kstep.forces.openmm import VELOCITY_VERLET, make_context, velocity_verlet_integrator
+        from kstep.forces.openmm import VELOCITY_VERLET, add_restraints, make_context, velocity_verlet_integrator
 
         self.masses = np.asarray(masses)
         system = openmm.XmlSerializer.deserialize(system_xml)
+        add_restraints(system, restraints)
         dt_ps = dt_fs * PS_PER_FS
         self._compound = openmm.CompoundIntegrator()
         self._compound.addIntegrator(velocity_verlet_integrator(dt_ps))

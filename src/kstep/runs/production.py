@@ -153,7 +153,7 @@ class Production:
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
             self._watch_species()
             if self.aim is not None and self.done > self.burn_in_end:
-                self.aim.add(self.state.positions, self.state.energy, self.info.weight)
+                self.aim.add(self.state.positions, self.writer.bare_energy(self.state), self.info.weight)
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done != self.total:

@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from kstep import schemas
 from kstep.errors import UserError
 from kstep.files import Claim, is_kept, previous_of, replacing, sha256, write_json_atomic
 from kstep.fingerprint import as_written, check_same
+from kstep.restraints import Bias, Restraint
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
@@ -62,10 +63,22 @@ def holds_parts(path: str | Path) -> bool:
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
     """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
-    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method, "units": "nm ps Da kJ/mol K",
-            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
+    held = config.restraints or ()
+    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method,
+            "charge": molecule.charge, "multiplicity": molecule.multiplicity, "units": "nm ps Da kJ/mol K",
+            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
+            "caveats": [*scheme.caveats(config), *([_of_restraints(held)] if held else [])], **_record_of(held),
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
+
+
+def _record_of(held: Sequence[Restraint]) -> dict:
+    return {"restraints": [restraint.model_dump(mode="json") for restraint in held]} if held else {}
+
+
+def _of_restraints(held: Sequence[Restraint]) -> str:
+    return (f"restraints held the molecule: {'; '.join(map(str, held))}; averages are of the ensemble without them, by "
+            "weights exp(W/kT), and say nothing of what the restraints kept it from")
 
 
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
@@ -125,13 +138,16 @@ class TrajectoryWriter:
     """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
 
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
-                 fingerprint: dict, store_forces: bool = True, claim: Claim | None = None):
+                 fingerprint: dict, store_forces: bool = True, restraints: Sequence[Restraint] = (),
+                 claim: Claim | None = None):
+        """restraints: that energies and forces of the states hold, which are stored without them; claim: on the folder
+        of parts, where it is held already."""
         self.path = Path(path)
         self.parts = parts_of(path)
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
         self.fingerprint = as_written(fingerprint)
-        self.store_forces = store_forces
+        self.store_forces, self._bias = store_forces, Bias(restraints) if restraints else None
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
         self._chunks: list[str] = []  # the checksum of each
@@ -152,13 +168,18 @@ class TrajectoryWriter:
         """Append one frame of every replica; replica and segment are (R,) ids; info: of a macro-step that ends here."""
         n = state.n_replicas
         kinetic = kinetic_energy(state.velocities, np.asarray(self.constants["masses_sampler"]))
+        bias, energy, forces = self._without_bias(state)
         frame = dict(
-            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=state.energy,
+            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=energy,
             Etot=kinetic + state.energy, time_ps=np.full(n, state.step * dt_fs * PS_PER_FS),
             step=np.full(n, state.step), replica=np.broadcast_to(replica, n).copy(),
             segment=np.broadcast_to(segment, n).copy())
+        if len(state.dipole):
+            frame["dipole"] = state.dipole
+        if self._bias is not None:
+            frame["bias"] = bias
         if self.store_forces:
-            frame["forces"] = state.forces
+            frame["forces"] = forces
         if info is not None:
             frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
                          delta_H=info.delta_H)
@@ -166,6 +187,17 @@ class TrajectoryWriter:
                 frame["weight"] = info.weight
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
+
+    def _without_bias(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """W (R,), and energy (R,) and forces (R,N,3) of a state less those of W."""
+        if self._bias is None:
+            return np.zeros(state.n_replicas), state.energy, state.forces
+        bias, bias_forces = self._bias.energy_and_forces(state.positions)
+        return bias, state.energy - bias, state.forces - bias_forces
+
+    def bare_energy(self, state: State) -> np.ndarray:
+        """Epot (R,) of a frame at this state."""
+        return self._without_bias(state)[1]
 
     def _write_chunk(self) -> None:
         if self._frames:
@@ -225,6 +257,16 @@ class TrajectoryWriter:
                     frame = slice(first, first + n_replicas)
                     yield chunk["pos"][frame], chunk["Epot"][frame], chunk.get("weight", np.zeros(0))[frame]
 
+    def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
+        """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
+        self._write_chunk()
+        chunks = [schemas.read_npz(self.parts / f"chunk_{i:05d}.npz") for i in range(self._n_chunks)]
+        keys = [key for key in schemas.PER_FRAME if key in chunks[0] and key not in ("vel", "forces")] if chunks else []
+        nothing = np.zeros((0, len(self.constants["masses"]), 3))
+        arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
+                                              **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})
+        return schemas.Trajectory(**arrays, metadata={**metadata, "segments": self.segments})
+
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""
         if not self.path.is_file():
@@ -245,7 +287,8 @@ class TrajectoryWriter:
         """
         self._write_chunk()
         chunks = [self._chunk(i) for i in range(len(self._chunks))]
-        metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
+        held = _record_of(self._bias.restraints) if self._bias is not None else {}
+        metadata = {**metadata, **held, "segments": self.segments, "fingerprint": self.fingerprint}
         checkpoint, beside = self.parts / CHECKPOINT, {}
         if goes_on and checkpoint.is_file():
             beside[RESTART] = np.frombuffer(checkpoint.read_bytes(), dtype=np.uint8)
@@ -282,7 +325,7 @@ def reopen(path: Path) -> bool:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
     before = arrays["step"] <= text["step"]
-    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays[key])}
+    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
     chunk = kept_file(path, "chunk_00000.npz")
     schemas.write_npz(chunk, frames)
     text |= {"n_chunks": 1, "chunks": [sha256(chunk)]}

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from kstep.analysis.measure.populations import populations
+from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
@@ -57,7 +59,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     if run.keeps_species and not (run.resume and has_restart(run.out)):
         check_starts(run.molecule, start_positions(run))
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
-    account = Account()  # tuning and the start are on it too
+    account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
         with EvaluationPool(run.spec, run.n_workers) as pool:
@@ -69,7 +71,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
             writer = TrajectoryWriter(
                 run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
                 bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run),
-                claim=claim)
+                restraints=run.spec.restraints, claim=claim)
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
             if production.aim is not None:
@@ -129,7 +131,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
     spent = production.account.closed(run.n_workers)
     unseen = production.coverage.warning()
-    if unseen and broken is None:
+    if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)
     hybrid, scheme = run.hybrid, production.scheme
     changes = production.species.changes if production.species is not None else []
@@ -138,7 +140,9 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     if at_walls:
         log.warning("%s", at_walls)
     facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
-    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
+    of_starts = run.starts.caveats if run.starts is not None else []
+    facts["caveats"] = [*facts["caveats"], *of_starts,
+                        *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
@@ -154,14 +158,30 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
+        **({"starts": run.starts.record} if run.starts is not None else {}),
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
     if production.aim is not None:
         metadata["aim"] = production.aim.record()
+    metadata |= _populations(production, metadata)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata
+
+
+def _populations(production: Production, metadata: dict) -> dict:
+    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
+    frames = production.writer.recorded_frames(metadata)
+    if not len(frames.frames_of("train", "reference")):
+        return {}
+    try:
+        found = populations([frames])
+    except UserError as error:
+        log.warning("no populations of conformers: %s", error)
+        return {}
+    log.info("populations\n%s", format_populations(found))
+    return {"populations": found.as_dict()}
 
 
 def _sha256(path: Path | None) -> str | None:

@@ -63,10 +63,11 @@ class Tolerances:
         return any(limit is not None for limit in self._limits)
 
     def observe(self, proposal, truth) -> None:
-        """Keep the answers of a true call, if they may have to be learned."""
+        """Keep the answers of a true call, if they may have to be learned, without restraints."""
         fine = ~truth.failed
         if self.learns and fine.any():
-            whole = {"positions": proposal.positions, "energy": truth.energy, "forces": truth.forces,
+            energy, forces = truth.bare
+            whole = {"positions": proposal.positions, "energy": energy, "forces": forces,
                      **{EXTRA + name: values for name, values in truth.extra.items()}}
             self._answers.append({name: values[fine] for name, values in whole.items()})
 
