@@ -260,7 +260,7 @@ class TrajectoryWriter:
     def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
         """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
         self._write_chunk()
-        chunks = [schemas.read_npz(self.parts / f"chunk_{i:05d}.npz") for i in range(self._n_chunks)]
+        chunks = [schemas.read_npz(self._chunk(i)) for i in range(len(self._chunks))]
         keys = [key for key in schemas.PER_FRAME if key in chunks[0] and key not in ("vel", "forces")] if chunks else []
         nothing = np.zeros((0, len(self.constants["masses"]), 3))
         arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
