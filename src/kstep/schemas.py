@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -167,8 +167,8 @@ def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
         np.savez(handle, **arrays)
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; a missing, truncated or pickled file is a UserError."""
+def read_npz(path: str | Path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, or those of `keys` that it has; a missing, truncated or pickled one is a UserError."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
@@ -177,7 +177,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             if handle.read(2) != b"PK":
                 raise ValueError("no zip header")
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if keys is None or key in keys}
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
