@@ -156,7 +156,8 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
     diagnosed = ensemble.diagnose()
     others = {"count": len(rest), "population": float(averages.mean[-1]) if len(rest) else 0.0,
               "error": float(averages.error[-1]) if len(rest) else 0.0}
-    problems = _problems(ensemble, conformers, others, never_crossed, diagnosed)
+    stuck = [label for label in never_crossed if label in _told_apart(assigned)]
+    problems = _problems(ensemble, conformers, others, stuck, diagnosed)
     notes += _of_rare_ones(conformers)
     return Populations(
         molecule=metadata["molecule"], smiles=metadata.get("smiles"), method=metadata.get("method"),
@@ -295,6 +296,12 @@ def _uncrossed(ensemble: Ensemble, assigned: Assignment, n_bonds: int) -> tuple[
     return one_well, never
 
 
+def _told_apart(assigned: Assignment) -> list[str]:
+    """Labels of torsions that are in several wells where mirror images are one: no chain need cross to the other one."""
+    return [label for label, angle, wells in zip(assigned.labels, assigned.angles.T, assigned.wells)
+            if len(np.unique(np.abs(wrap_deg(angle[:, None] - wells)).argmin(axis=1))) > 1]
+
+
 def _common(conformers: tuple[Conformer, ...]) -> tuple[Conformer, ...]:
     return tuple(c for c in conformers if c.population >= RARE or c is conformers[0])
 
@@ -327,7 +334,7 @@ def _too_wide(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
 
 
 def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dict[str, float],
-              never_crossed: list[str], diagnosed: dict | None) -> list[str]:
+              stuck: list[str], diagnosed: dict | None) -> list[str]:
     """Why these populations are not converged, in clauses."""
     out = []
     if ensemble.follows != "true":
@@ -349,8 +356,8 @@ def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
     wide = _too_wide(ensemble, conformers, others)
     if wide:
         out.append(f"the population is known of {wide}")
-    if never_crossed and len(conformers) > 1:
-        out.append(f"no chain crossed between the wells of {', '.join(never_crossed)}")
+    if stuck and len(conformers) > 1:
+        out.append(f"no chain crossed between the wells of {', '.join(stuck)}")
     if diagnosed is not None and importance.warning(diagnosed):
         out.append(str(importance.warning(diagnosed)))
     return out
