@@ -200,7 +200,7 @@ def test_rare_conformers_are_summed_up(propanol):
 def test_a_rare_conformer_is_noted_and_no_reason_to_doubt_the_others(propanol):
     """1 % of the frames, all in one chain that began there and left: no chain agrees with that one, by R-hat."""
     run = made_up(propanol, 3, chains=8, frames=400, stay=0.0, states=np.eye(9)[[1, 2, 4, 8]].mean(axis=0))
-    seen_once = made_up(propanol, 4, chains=8, frames=400, stay=0.0, starts=[0] * 8).pos[:32]
+    seen_once = made_up(propanol, 4, chains=8, frames=400, stay=0.0, starts=[5] * 8).pos[:32]
     rare = dataclasses.replace(run, pos=np.concatenate([seen_once, run.pos[32:]]))
     found = populations([rare])
     assert found.converged and len(found.common) == 2 and len(found.conformers) == 3

@@ -27,6 +27,7 @@ from kstep.errors import UserError
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import write_prepared
+from kstep.outputs import check_no_input
 from kstep.processes import one_thread
 from kstep.result import Result
 from kstep.schemas import Trajectory, load_trajectory
@@ -61,40 +62,42 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
-            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
-            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-            device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+           charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
+           start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
+           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
-    temperature_K.  Raises UserError for a mistake, PhysicsError where the physics broke.
+    temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
+    Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
-                    solvent=solvent, workers=workers, device=device, resume=resume)
+                    solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-           name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
-           temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+          name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
+          temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
+          device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
-                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume))
+                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume,
+                                 overwrite=overwrite))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
              name: str | None = None, charge: int | None = None, multiplicity: int | None = None, seed: int = 0,
-             workers: int | None = None, resume: bool = False, **settings: Any) -> Result:
+             workers: int | None = None, resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
@@ -107,7 +110,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     one_thread()
     true.check()
     path = _file(out, f"{true.molecule.name}_plain")
-    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume))
+    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume, overwrite=overwrite))
     return Result(path)
 
 
@@ -147,20 +150,22 @@ def load(path: str | Path) -> Result:
 
 
 def export(result: Result | str | Path, out: str | Path, *, format: str | None = None,
-           populations: Populations | bool = False) -> Path:
+           populations: Populations | bool = False, overwrite: bool = False) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
     Formats: the keys of kstep.analysis.show.formats.FORMATS.  populations: instead of the frames one structure for each
     conformer, with its population and free energy (True: those of Result.populations()), as sdf, pdb, xyz or extxyz.
+    UserError where something lies at `out`, which with overwrite is kept under another name instead.
     """
     from kstep.analysis.show import formats
     from kstep.analysis.show.formats.conformers import export_conformers
 
     result = result if isinstance(result, Result) else Result(Path(result))
+    check_no_input([Path(out)], {"the trajectory": result.path})
     if populations is False:
-        return formats.export(result.chosen, out, format)
+        return formats.export(result.chosen, out, format, overwrite=overwrite)
     found = result.populations() if populations is True else populations
-    return export_conformers(result.trajectory, found, out, format)
+    return export_conformers(result.trajectory, found, out, format, overwrite=overwrite)
 
 
 def populations(runs: Runs, *, temperature_K: float | None = None, smallest: float = SMALLEST,

@@ -15,9 +15,10 @@ dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["mol
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
-from collections.abc import Collection, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -25,7 +26,7 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import replacing
+from kstep.files import check_name, check_unpacked, replacing
 from kstep.restraints import Restraint, check_restraints, read_restraints
 from kstep.run_record import check_record
 from kstep.units import kT
@@ -161,14 +162,39 @@ _DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
 }
 
 
-def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to `path`, whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
+def write_npz(path: str | Path, arrays: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write arrays to `path`, whole or not at all; keep_previous: see `files.replacing`."""
+    with replacing(path, keep_previous=keep_previous) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **arrays)
 
 
-def read_npz(path: str | Path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, or those of `keys` that it has; a missing, truncated or pickled one is a UserError."""
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each array of a file
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _layout_of(archive: zipfile.ZipFile) -> Layout:
+    """What the headers of an npz file say, each held against the bytes behind it; ValueError where they lie."""
+    found: Layout = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        with archive.open(member) as handle:
+            version = np.lib.format.read_magic(handle)
+            if version not in _HEADERS or name == member.filename or name in found:
+                raise ValueError(f"'{member.filename}' is no array of an npz file")
+            shape, _, dtype = _HEADERS[version](handle)
+            behind = member.file_size - handle.tell()
+        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != behind:
+            raise ValueError(f"array '{name}' is said to be {dtype} of shape {shape}, and has {behind} bytes")
+        found[name] = dtype, shape
+    return found
+
+
+def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layout: None,
+             only: Set[str] | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an npz file, or only some; a missing, truncated or pickled file is a UserError.
+
+    What the file says of its sizes is held against the file, and then given to `check`, before any array is read.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
@@ -176,8 +202,14 @@ def read_npz(path: str | Path, keys: Collection[str] | None = None) -> dict[str,
         with open(path, "rb") as handle:
             if handle.read(2) != b"PK":
                 raise ValueError("no zip header")
+        with zipfile.ZipFile(path) as members:
+            check_unpacked(members, path.stat().st_size)
+            layout = _layout_of(members)
+        check(layout)
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if keys is None or key in keys}
+            return {key: archive[key] for key in archive.files if only is None or key in only}
+    except UserError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
@@ -186,19 +218,54 @@ def read_npz(path: str | Path, keys: Collection[str] | None = None) -> dict[str,
         ) from None
 
 
-def _check(path: str | Path, kind: str, arrays: dict, known: dict,
-           may_hold_nan: Set[str] = frozenset()) -> None:
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a file of any schema, without its arrays; a file that has none is a UserError."""
+    try:
+        metadata = json.loads(str(read_npz(path, only={"metadata"})["metadata"]))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} has no readable 'metadata'; run its stage again") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata is no mapping; run its stage again")
+    _check_names(path, metadata)
+    return metadata
+
+
+def _check_names(path: str | Path, metadata: dict) -> None:
+    """UserError for molecules whose names cannot be folders: reports make one of each."""
+    molecules = metadata.get("molecules")
+    names = [m["name"] for m in molecules if isinstance(m, dict) and "name" in m] if isinstance(molecules, list) else []
+    for name in [*([metadata["molecule"]] if "molecule" in metadata else []), *names]:
+        try:
+            check_name(name)
+        except UserError as error:
+            raise UserError(f"{path} is of a molecule whose {error}") from None
+
+
+def _check(path: str | Path, kind: str, arrays: dict, known: dict, may_hold_nan: Set[str] = frozenset()) -> None:
+    """Dtypes, shapes and numbers of arrays."""
+    _check_layout(path, kind, {key: (array.dtype, array.shape) for key, array in arrays.items()}, known)
+    for key, (dtype, _) in known.items():
+        if np.dtype(dtype).kind == "f" and key not in may_hold_nan and not np.isfinite(arrays[key]).all():
+            first = np.argwhere(~np.isfinite(arrays[key]))[0]
+            where = f"frame {int(first[0])}" if len(first) else "its only entry"
+            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+
+
+def _check_layout(path: str | Path, kind: str, layout: Layout, known: dict) -> None:
+    """Dtypes and shapes, before anything is read."""
     sizes: dict[str, int] = {}
     for key, (dtype, shape) in known.items():
-        if key not in arrays:
+        if key not in layout:
             raise UserError(f"{path} is not a {kind} file: array '{key}' is missing")
-        array = arrays[key]
+        own_dtype, own_shape = layout[key]
         wanted = np.dtype(dtype)
-        if array.dtype.kind != wanted.kind and not (wanted.kind == "f" and array.dtype.kind in "iu"):
-            raise UserError(f"{path}: '{key}' has dtype {array.dtype}, expected {wanted}")
-        if array.ndim != len(shape):
-            raise UserError(f"{path}: '{key}' has {array.ndim} dimensions, expected {len(shape)}")
-        for size, symbol in zip(array.shape, shape):
+        if own_dtype.kind != wanted.kind and not (wanted.kind == "f" and own_dtype.kind in "iu"):
+            raise UserError(f"{path}: '{key}' has dtype {own_dtype}, expected {wanted}")
+        if len(own_shape) != len(shape):
+            raise UserError(f"{path}: '{key}' has {len(own_shape)} dimensions, expected {len(shape)}")
+        for size, symbol in zip(own_shape, shape):
             if isinstance(symbol, int):
                 fits = size == symbol
             else:
@@ -208,11 +275,7 @@ def _check(path: str | Path, kind: str, arrays: dict, known: dict,
                 size -= symbol.endswith("+1")
                 fits = sizes.setdefault(name, size) == size
             if not fits:
-                raise UserError(f"{path}: '{key}' has shape {array.shape}, expected {shape}")
-        if wanted.kind == "f" and key not in may_hold_nan and not np.isfinite(array).all():
-            first = np.argwhere(~np.isfinite(array))[0]
-            where = f"frame {int(first[0])}" if len(first) else "its only entry"
-            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+                raise UserError(f"{path}: '{key}' has shape {own_shape}, expected {shape}")
 
 
 def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
@@ -233,6 +296,7 @@ def _unpack_metadata(path: str | Path, arrays: dict, schema: str) -> dict:
             f"{path} has schema version {metadata.get('schema_version')}, this md-kstep reads "
             f"{SCHEMA_VERSION}; run its stage again"
         )
+    _check_names(path, metadata)
     return metadata
 
 
@@ -326,10 +390,16 @@ def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: d
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "trajectory")
-    for younger, empty in (("weight", (0,)), ("bias", (0,)), ("dipole", (0, 3))):  # than some files
-        arrays.setdefault(younger, np.zeros(empty))
+    younger = {"weight": (0,), "bias": (0,), "dipole": (0, 3)}  # than some files
+
+    def check(layout: Layout) -> None:
+        absent = {key: (np.dtype("f8"), shape) for key, shape in younger.items()}
+        _check_layout(path, "trajectory", {**absent, **layout}, _TRAJECTORY_FIELDS)
+
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "trajectory")
+    arrays = read_npz(path, check=check)
+    for key, shape in younger.items():
+        arrays.setdefault(key, np.zeros(shape))
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
@@ -375,8 +445,9 @@ def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict
 
 def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read and check a dataset; returns (arrays, metadata)."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "dataset")
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "dataset")
+    arrays = read_npz(path, check=lambda layout: _check_layout(path, "dataset", layout, _DATASET_FIELDS))
+    del arrays["metadata"]
     _check(path, "dataset", arrays, _DATASET_FIELDS)
     _check_dataset(path, arrays, metadata)
     return arrays, metadata

@@ -6,9 +6,7 @@ Shared by 05_eval_drift_rdfs.py and 05b_eval_qm.py, which differ in their defaul
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,8 @@ from kstep.analysis.show import plots
 from kstep.analysis.show.page import write_page
 from kstep.analysis.show.text import format_text
 from kstep.errors import UserError, did_you_mean
-from kstep.files import check_writable, write_json_compact
-from kstep.schemas import Trajectory, join_trajectories, load_trajectory
+from kstep.files import check_writable, read_json, write_json_compact
+from kstep.schemas import Trajectory, join_trajectories, load_trajectory, read_metadata
 from kstep.scheme_traits import traits_of
 
 log = logging.getLogger("kstep")
@@ -45,12 +43,9 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
     found = {}
     for path in files:
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                metadata = json.loads(str(archive["metadata"]))
-            if not isinstance(metadata, dict):
-                raise ValueError("its metadata is no mapping")
-        except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{path} is truncated or not an npz file of this program ({error}); run its stage again")
+            metadata = read_metadata(path)
+        except UserError as error:
+            problems.append(str(error))
             continue
         if metadata.get("schema") == "trajectory" and "scheme" not in metadata and not root.is_file():
             log.debug("%s is one replica of an unfinished baseline", path)
@@ -77,6 +72,7 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
             raise UserError(f"{root} holds no trajectory that can be read"
                             + (f" ({problems[0]})" if problems else "") + f"; run a {what} first")
     check_writable(out_dir / "metrics.json")
+    _check_own(out_dir)
     options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
     metrics: dict = {"schema": "metrics", "schema_version": 2, "keys": {m.name: m.meaning for m in METRICS},
                      "rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "molecules": {}}
@@ -97,6 +93,16 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     write_json_compact(out_dir / "metrics.json", metrics, levels=5, sort_keys=False)
     write_page(out_dir / "report.html", metrics, out_dir, title)
     return metrics, problems
+
+
+def _check_own(out_dir: Path) -> None:
+    """UserError where metrics.json or report.html is there and no evaluation's, whose next one replaces them."""
+    there = [out_dir / name for name in ("metrics.json", "report.html") if (out_dir / name).exists()]
+    if not there:
+        return
+    metrics = read_json(there[0]) if there[0].name == "metrics.json" else None
+    if not isinstance(metrics, dict) or metrics.get("schema") != "metrics":
+        raise UserError(f"{there[0]} is there already, and no evaluation wrote it; choose another --out-dir")
 
 
 def _load(path: Path) -> Trajectory:

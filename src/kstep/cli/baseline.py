@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    add_overwrite,
     add_restraint_flag,
     add_solvent,
     add_structure,
@@ -71,7 +72,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
                                help="OpenMM: keep forces in the file (training needs them)")
     add_restraint_flag(run_flags)
     run_flags.add_argument("--resume", action="store_true",
-                           help="keep finished molecules and continue unfinished ones from their last checkpoint")
+                           help="continue unfinished molecules from their last checkpoint (finished ones are kept)")
+    add_overwrite(run_flags)
     add_common_arguments(parser, overrides=True)
 
 

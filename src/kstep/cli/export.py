@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments
+from kstep.cli.flags import add_common_arguments, add_overwrite
 from kstep.errors import UserError
 
 log = logging.getLogger("kstep")
@@ -32,6 +32,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--all", action="store_true", help="equilibration and hot frames too (default: production)")
     parser.add_argument("--alike", action="store_true",
                         help="production frames drawn by weight, for formats that hold no weights")
+    add_overwrite(parser)
     add_common_arguments(parser, seed=False)
 
 
@@ -56,7 +57,7 @@ def run(args) -> None:
     found = result.populations() if args.conformers else None
     for path, name in files:
         if found is None:
-            log.info("%d frames -> %s", len(result), export(result, path, format=name))
+            log.info("%d frames -> %s", len(result), export(result, path, format=name, overwrite=args.overwrite))
         else:
             log.info("%d conformers%s -> %s", len(found.conformers), "" if found.converged else " (not converged)",
-                     export(result, path, format=name, populations=found))
+                     export(result, path, format=name, populations=found, overwrite=args.overwrite))

@@ -52,6 +52,12 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
                         help="how much to print")
 
 
+def add_overwrite(parser) -> None:
+    """Add --overwrite, without which nothing that lies there already is replaced."""
+    parser.add_argument("--overwrite", action="store_true",
+                        help="begin anew; what is there already is kept as <name>.backup-1, -2 ...")
+
+
 def add_subject(parser, name: str, numbered: str | None, **options) -> None:
     """What a command is about: the first word after `kstep <command>`, a flag in the numbered script.
 
@@ -157,7 +163,7 @@ def non_negative_int(text: str) -> int:
 
 
 def _most(text: str) -> str:
-    return f" and <= {MOST}" if text.isdigit() and int(text) > MOST else ""
+    return f" and <= {MOST}" if text.isdigit() and (len(text) > 10 or int(text) > MOST) else ""
 
 
 def positive_float(text: str) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    add_overwrite,
     add_restraint_flag,
     add_solvent,
     add_structure,
@@ -122,7 +123,9 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
     run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
                            help="processes for true calls (default: all cores)")
-    run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file")
+    run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file; a finished run, "
+                           "with more --steps or a larger aim")
+    add_overwrite(run_flags)
     return network, scheme, run_flags
 
 

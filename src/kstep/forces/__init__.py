@@ -18,6 +18,7 @@ import numpy as np
 
 from kstep.config import BaselineConfig, ChargedConfig, read_settings, validate
 from kstep.errors import UserError, did_you_mean
+from kstep.fingerprint import LONGEST, digest
 from kstep.forces.base import Backend, Physics
 from kstep.restraints import Restraint, check_restraints
 
@@ -100,6 +101,18 @@ class PhysicsSpec:
     def energy_is_cheaper(self) -> bool:
         """Whether an energy alone costs much less than an energy with forces."""
         return find_backend(self.backend).energy_is_cheaper
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that makes the energy surface, and the masses on it: what a resumed run must share (kstep.fingerprint).
+
+        A text as long as a file, such as an OpenMM System, is there as its digest; an object by the method's words.
+        """
+        settings = {key: digest(value) if isinstance(value, str) and len(value) > LONGEST else value
+                    for key, value in self.settings.items()}
+        return {"backend": self.backend, "method": self.method, "numbers": np.asarray(self.numbers).tolist(),
+                "masses": np.asarray(self.masses).tolist(), "settings": settings,
+                "restraints": [restraint.model_dump(mode="json") for restraint in self.restraints]}
 
     def build(self) -> Physics:
         """Construct the backend in this process; UserError says how to get what is missing."""

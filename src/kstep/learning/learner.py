@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import Claim
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
 from kstep.learning.earlier import Earlier
@@ -39,6 +40,7 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.runs.loop import initial_state, run
 from kstep.runs.network_dynamics import make_carrier
+from kstep.runs.recorder import BEGIN_ANEW
 from kstep.runs.sampler import sampler_masses
 from kstep.schemes import Plain
 from kstep.schemes.maxwell import draw_velocities
@@ -47,6 +49,7 @@ from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
+LABELS = "labels.npz"  # for others to train on
 FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
 FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
@@ -64,8 +67,10 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
     config.max_true_calls; no call is made beyond most_true_calls, whose last ones are learned from whether or not a
     network was confirmed before.  The checkpoint says ladder_K (the rungs learned), d_spread_kT (of d at the coldest),
     acceptance_expected (of independent proposals), and holes (states searched for them, and found in the end).
-    earlier: what another learning left, which then saves most of the bootstrap.  Raises UserError where most_true_calls
-    are too few for one round.
+    earlier: what another learning left, which then saves most of the bootstrap.  What is in the folder is never
+    replaced: a finished learning of the same settings is the result, whether or not this one resumes.  Raises
+    UserError for one of other settings, for an unfinished one without resume, and where most_true_calls are too few for
+    one round.
     """
     return _Learner(target, model, config, folder, seed, n_workers, most_true_calls, earlier or Earlier()).run(resume)
 
@@ -103,13 +108,21 @@ class _Learner:
     # the story --------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with Claim(self.folder, self.folder):
+            state = self._restored()
+            if self.progress.done:
+                log.info("%s is learned already; %s", self.network_path, BEGIN_ANEW)
+                return self.network_path
+            if state is not None and not resume:
+                raise UserError(f"{self.folder} holds a learning that has not finished; --resume goes on with it, "
+                                f"{BEGIN_ANEW}")
+            return self._learn(state)
+
+    def _learn(self, state: State | None) -> Path:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
             with EvaluationPool(self.target.spec, self.n_workers) as self.pool:
-                state = self._restored() if resume else None
                 if state is None:
-                    self.record.start_over()
                     state = self._bootstrap()
                     self._save(state)
                 while not self.progress.done:
@@ -359,14 +372,16 @@ class _Learner:
         """Everything a cut run needs to go on after this round."""
         self.pool.forget()  # a resumed run has no SCF history either
         cost = self._cost()
-        self.labels.save(self.folder / "labels.npz", self.target.labelled, method=self.target.method,
+        self.labels.save(self.folder / LABELS, self.target.labelled, method=self.target.method,
                          true_calls=cost["true_calls_training"], dt_fs=self.dt_fs)
-        self.record.save(state, self.rng, self.progress, cost)
+        self.record.save(state, self.rng, self.progress, cost, self.labels)
 
     def _restored(self) -> State | None:
         saved = self.record.restore()
         if saved is None:
+            self.record.check_free((self.network_path.name, LABELS))
             return None
-        state, self.rng, self.progress = saved
-        self.labels, _ = Labels.load(self.folder / "labels.npz")
+        state, self.rng, self.progress, self.labels = saved
+        if self.progress.done and not self.network_path.is_file():
+            raise UserError(f"{self.network_path}, which was learned, is gone; put it back, or {BEGIN_ANEW}")
         return state

@@ -53,9 +53,9 @@ class Target:
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
-                "walls": self.walls, "mirror": self.mirror, "turns": self.turns,
-                **({"restraints": [r.model_dump() for r in self.spec.restraints]} if self.spec.restraints else {})}
+        return {"smiles": self.molecule.smiles, "method": self.method, "physics": self.spec.fingerprint,
+                "temperatures_K": self.temperatures_K,
+                "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
 
     @property
     def recipe(self) -> NetworkRecipe:

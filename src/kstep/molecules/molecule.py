@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,30 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import check_name
 from kstep.schemas import check_molecule, read_npz, write_npz
 from kstep.topology import find_rotatable_torsions
 
 if TYPE_CHECKING:
     from kstep.molecules.species import Species
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-LONGEST_NAME = 100  # file systems end at 255, and files add to it
-RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
-
 # what molecule.npz holds, in its metadata and as arrays
 _WORDS = ("name", "smiles", "charge", "multiplicity", "force_field")
 _LATER_WORDS = {"relaxed_on": ""}  # which older files lack
 _ARRAYS = {"numbers": "i8", "masses": "f8", "bonds": "i8", "bond_orders": "f8", "conformers": "f8",
            "conformer_energies": "f8"}
-
-
-def check_name(name: str) -> None:
-    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
-    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
-        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
-                        "and start with a letter, a digit or '_'")
-    if len(name) > LONGEST_NAME:
-        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rdkit.Chem import rdDetermineBonds
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from kstep.errors import UserError
-from kstep.molecules.molecule import SAFE_NAME
+from kstep.files import SAFE_NAME
 from kstep.molecules.smiles import check_multiplicity, log, n_electrons, parse_smiles
 
 CLOSEST = 0.5  # times the sum of covalent radii: nearer than that, atoms are on top of each other or not in angstrom

@@ -64,13 +64,11 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
                 say: Callable[[str], None] = log.warning) -> ReplicaResult:
     """Run one replica in this process; `progress(n)` is told of every n finished timesteps, `say` what is a warning."""
     molecule = job.molecule
-    # an OpenMM System is as long as a file, and follows from the molecule
-    settings = job.spec.settings if job.platform is None else {"platform": job.platform}
     writer = TrajectoryWriter(
         job.out, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
         bonds=molecule.bonds, store_forces=job.store_forces,
         fingerprint={"config": job.config.model_dump(exclude={"replicas"}), "seed": job.seed, "replica": job.replica,
-                     "smiles": molecule.smiles, "settings": settings},
+                     "smiles": molecule.smiles, "physics": job.spec.fingerprint, "platform": job.platform},
         restraints=job.spec.restraints)
     try:
         done = writer.finished() if job.resume else None

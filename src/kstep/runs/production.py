@@ -100,7 +100,7 @@ class Production:
         if self.species is not None:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
-        self.tolerances.restore(self.writer.parts)
+        self.tolerances.restore(self.writer.parts, progress.get("recorded"))
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
 
@@ -218,7 +218,8 @@ class Production:
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
             "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
-            "species": self.species.kept if self.species is not None else None})
+            "species": self.species.kept if self.species is not None else None,
+            "recorded": self.tolerances.n_recorded})
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

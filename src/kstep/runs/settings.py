@@ -11,7 +11,7 @@ import numpy as np
 
 from kstep.config import BaselineConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
@@ -142,6 +142,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         if model_config:
             checkpoints.check_config(loaded, checkpoint, model_config)
     check_start(initial_md, frame)
+    check_name(molecule.name)
     hybrid = settle_settings(hybrid, loaded, baseline)
     check_writable(out)
     spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())

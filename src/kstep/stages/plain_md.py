@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from tqdm import tqdm
 
 from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError, UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
+from kstep.fingerprint import as_written, check_same
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform, read_system
 from kstep.molecules.prepare import ensure_prepared
 from kstep.molecules.restrained import led_to
 from kstep.molecules.smiles import read_smiles_file
+from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.processes import physical_cores
 from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
 from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
 from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.recorder import BEGIN_ANEW, holds_parts
 from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts
 from kstep.schemas import load_trajectory
 from kstep.shipped import find_molecules
@@ -38,7 +41,8 @@ class PlainMDSettings:
     """targets: (physics, file to write) of each molecule; first_replica: another number gives other seeds and
     conformers.
 
-    n_workers: replicas run at once; resume: keep finished molecules, continue unfinished ones.
+    n_workers: replicas run at once; resume: continue unfinished molecules; overwrite: begin anew, and keep what is
+    there under another name.
     """
 
     targets: tuple[tuple[TruePhysics, Path], ...]
@@ -47,6 +51,11 @@ class PlainMDSettings:
     n_workers: int | None = None
     resume: bool = False
     store_forces: bool = True
+    overwrite: bool = False
+
+    def going_on(self) -> Self:
+        """The same runs, which go on with what interrupted ones left."""
+        return replace(self, resume=True)
 
 
 def physics_of_file(smiles_file: str | Path, names: list[str] | None, config: BaselineConfig, raw: Path,
@@ -68,19 +77,19 @@ def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
     """Write the trajectory of every target.
 
     Returns the names of the molecules whose file is there, and a sentence for each failure, none of which stops
-    another.
+    another.  What is there is never replaced unasked: a finished file of the same settings is the result.
     """
+    check_one_of(settings.resume, settings.overwrite)
     done, problems, wanted = [], [], []
     for physics, out in settings.targets:
-        if not (settings.resume and out.is_file()):
-            check_writable(out)
-            wanted.append((physics, out))
-            continue
         try:
-            if not physics.is_mm:
-                _check_finished(out, physics.config)
-            log.info("%s: %s is there already", physics.molecule.name, out)
-            done.append(physics.molecule.name)
+            check_name(physics.molecule.name)
+            check_writable(out)
+            if _is_finished(physics, out, settings):
+                log.info("%s: %s is there already; %s", physics.molecule.name, out, BEGIN_ANEW)
+                done.append(physics.molecule.name)
+            else:
+                wanted.append((physics, out))
         except UserError as error:
             problems.append(f"{physics.molecule.name}: {error}")
     for physics, out in wanted:
@@ -102,13 +111,36 @@ def run_one(settings: PlainMDSettings) -> None:
         raise PhysicsError(problems[0])
 
 
-def _check_finished(path: Path, config: BaselineConfig) -> None:
-    """UserError where a finished trajectory cannot be read or was made with other settings."""
-    found, wanted = load_trajectory(path).metadata.get("config") or {}, json.loads(json.dumps(config.model_dump()))
-    different = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
-    if different:
-        raise UserError(f"{path} was made with {', '.join(different)}; use another --out, or run without --resume to "
-                        "make it again")
+def _is_finished(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> bool:
+    """Whether the trajectory of a molecule is there; what is, is set aside first where it is to be made anew.
+
+    UserError where it cannot be read or was made with other settings, where it is unfinished and not to be gone on
+    with, and where it would replace what the molecule is read from.
+    """
+    pieces = [_piece(out, settings.first_replica + n) for n in range(physics.config.replicas)]
+    folder = physics.folder
+    check_no_input([out, *pieces], {} if folder is None else {
+        "the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"})
+    if settings.overwrite:
+        for path in (out, *pieces):
+            set_aside(path, ".parts", ".starts")
+    if not out.is_file():
+        begun = [piece for piece in pieces if piece.is_file() or holds_parts(piece)]
+        if begun and not settings.resume:
+            raise UserError(f"{out} is being made by a run that has not finished ({begun[0].name}); --resume goes on "
+                            f"with it, {BEGIN_ANEW}")
+        return False
+    metadata = load_trajectory(out).metadata
+    asked = as_written(_fingerprint(physics, settings))
+    written = metadata.get("fingerprint") or {key: metadata[key] for key in asked if key in metadata}
+    check_same(f"{out} was made", written, asked, f"use another --out, or {BEGIN_ANEW}")
+    return True
+
+
+def _fingerprint(physics: TruePhysics, settings: PlainMDSettings) -> dict:
+    """What another run into the same file must share for its result to be this one's."""
+    return {"config": physics.config.model_dump(), "seed": settings.seed, "first_replica": settings.first_replica,
+            "smiles": physics.molecule.smiles, "physics": physics.spec().fingerprint}
 
 
 def _piece(out: Path, replica: int) -> Path:
@@ -200,7 +232,8 @@ def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDS
     summary = finish_baseline(
         out, [r.job.out for r in results], physics.molecule, physics.config, seed=settings.seed,
         first_replica=settings.first_replica, true_calls=calls, wall_s=sum(seconds) if physics.is_mm else max(seconds),
-        cpu_s=sum(r.cpu_s for r in results), facts={"method": physics.method, **facts, **provenance()}, starts=starts,
+        cpu_s=sum(r.cpu_s for r in results), starts=starts, facts=facts | {
+            "method": physics.method, "fingerprint": _fingerprint(physics, settings), **provenance()},
         species_changes=[{**change, "replica": n} for n, r in enumerate(results) for change in r.species_changes])
     kept_starts(out).unlink(missing_ok=True)  # a finished molecule is not begun again
     ps_per_day = calls * physics.config.dt_fs * PS_PER_FS / max(sum(seconds), 1e-9) * SECONDS_PER_DAY

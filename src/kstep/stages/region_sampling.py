@@ -8,7 +8,7 @@ from typing import Any
 
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.learning.cold_start import explored_with, learn_for, length_fs_of, temperatures_of
 from kstep.learning.region_target import RegionTarget
 from kstep.molecules import DEFAULT
@@ -52,7 +52,10 @@ def sample_region(settings: RegionSettings) -> dict:
     refuse_restraints(s.hybrid.restraints or s.qm.restraints)
     _check_network(s)
     check_writable(s.out)
+    check_name(s.out.stem)  # of the system, too
+    needs_learning = SCHEMES[s.hybrid.scheme].traits.needs_network and s.checkpoint is None
     settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
+    s.settle_output({"--pdb": s.pdb}, learns=needs_learning)
     system = _system(s)
     device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,
@@ -61,7 +64,7 @@ def sample_region(settings: RegionSettings) -> dict:
                           climbs=bool(SCHEMES[s.hybrid.scheme].traits.explores and s.hybrid.tune
                                       and s.hybrid.network_ladder_K is None),
                           **explored_with(s.hybrid))
-    if SCHEMES[s.hybrid.scheme].traits.needs_network and checkpoint is None:
+    if needs_learning:
         checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
                                n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume)
     run = prepare_run(system.molecule, lambda settled: system.spec, s.qm.method, s.hybrid, s.qm, out=s.out,

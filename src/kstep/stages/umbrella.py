@@ -67,7 +67,9 @@ def run_windows(settings: UmbrellaSettings) -> tuple[list[Path], list[dict]]:
     hybrid, checkpoint = s.hybrid, s.checkpoint
     if s.learn:
         physics = replace(s.physics, molecule=_with_starts_of(s.physics.molecule, fixed, windows))
-        hybrid, checkpoint = learn_network(replace(s, physics=physics, out=s.out / "network"))
+        network = replace(s, physics=physics, out=s.out / "network")
+        network.settle_output({}, learns=True, runs=False)
+        hybrid, checkpoint = learn_network(network)
     paths, records = [], []
     for number, window in enumerate(windows):
         path = window_file(s.out, number)

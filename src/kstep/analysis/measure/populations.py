@@ -297,7 +297,7 @@ def _uncrossed(ensemble: Ensemble, assigned: Assignment, n_bonds: int) -> tuple[
 
 
 def _told_apart(assigned: Assignment) -> list[str]:
-    """Labels of torsions that are in several wells where mirror images are one: no chain need cross to the other one."""
+    """Labels of torsions that are in several wells where mirror images are one, so that some are to be crossed."""
     return [label for label, angle, wells in zip(assigned.labels, assigned.angles.T, assigned.wells)
             if len(np.unique(np.abs(wrap_deg(angle[:, None] - wells)).argmin(axis=1))) > 1]
 

@@ -15,6 +15,7 @@ from kstep.analysis.show.formats.with_mdtraj import mdtraj_writer, to_mdtraj, wr
 from kstep.analysis.show.formats.with_rdkit import to_rdkit, write_sdf
 from kstep.errors import UserError, did_you_mean
 from kstep.files import replacing
+from kstep.outputs import check_free
 from kstep.schemas import Trajectory
 
 __all__ = ["FORMATS", "export", "file_of", "format_of", "to_atoms", "to_mdtraj", "to_rdkit",
@@ -50,21 +51,22 @@ def file_of(run: Path, format: str, folder: Path | None = None, suffix: str = ""
     return (folder or run.parent) / f"{run.stem}{suffix}.{ending}"
 
 
-def export(trajectory: Trajectory, path: str | Path, format: str | None = None) -> Path:
+def export(trajectory: Trajectory, path: str | Path, format: str | None = None, *, overwrite: bool = False) -> Path:
     """Write all frames, replica after replica, whole or not at all; format: of FORMATS, None: by the ending of `path`.
 
     Raises UserError for a format that is not known, whose library is not there, or that has no place for the weights
-    of a weighted trajectory's frames.
+    of a weighted trajectory's frames, and where something lies at `path` (see kstep.outputs).
     """
     path = Path(path)
     name = format_of(path, format)
     if name not in HOLD_WEIGHTS:
         trajectory.check_alike(name)
-    return written(path, lambda temporary: FORMATS[name](trajectory, temporary))
+    return written(path, lambda temporary: FORMATS[name](trajectory, temporary), overwrite=overwrite)
 
 
-def written(path: Path, write: Callable[[Path], None]) -> Path:
-    """`path`, written whole or not at all; UserError where a library is not there."""
+def written(path: Path, write: Callable[[Path], None], *, overwrite: bool) -> Path:
+    """`path`, written whole or not at all; UserError where a library is not there, or something lies at `path`."""
+    check_free(path, overwrite=overwrite)
     with replacing(path) as temporary:
         try:
             write(temporary)

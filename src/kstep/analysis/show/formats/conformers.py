@@ -92,14 +92,14 @@ CONFORMER_FORMATS: dict[str, Callable[[Trajectory, list[dict], Path], None]] = {
 
 
 def export_conformers(trajectory: Trajectory, populations: Populations, path: str | Path,
-                      format: str | None = None) -> Path:
+                      format: str | None = None, *, overwrite: bool = False) -> Path:
     """Write the conformers of a trajectory, the most populated first; format: of CONFORMER_FORMATS, None: the ending's.
 
     trajectory: all frames that the populations were counted in.  Raises UserError for a format that has no place for
-    the numbers.
+    the numbers, and where something lies at `path` (see kstep.outputs).
     """
     path = Path(path)
     write = CONFORMER_FORMATS[format_of(path, format, CONFORMER_FORMATS)]
     frames = structures(trajectory, populations)
     numbers = [numbers_of(c, populations, float(energy)) for c, energy in zip(populations.conformers, frames.Epot)]
-    return written(path, lambda temporary: write(frames, numbers, temporary))
+    return written(path, lambda temporary: write(frames, numbers, temporary), overwrite=overwrite)
