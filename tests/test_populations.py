@@ -206,7 +206,7 @@ def test_a_rare_conformer_is_noted_and_no_reason_to_doubt_the_others(propanol):
     assert found.converged and len(found.common) == 2 and len(found.conformers) == 3
     third = found.conformers[2]
     assert third.population == pytest.approx(0.01)
-    assert third.r_hat > 1.05 and found.largest_error > third.population_error
+    assert third.r_hat > 1.05 and found.largest_error == third.population_error < 0.02
     assert any("below 2 %" in note and "C (" in note for note in found.notes)
     more = dataclasses.replace(run, pos=np.concatenate([np.tile(seen_once, (3, 1, 1)), run.pos[96:]]))
     assert any("do not agree on conformer C" in problem for problem in populations([more]).problems)  # of 3 %
