@@ -1,15 +1,14 @@
 """A run without a fixed length ends where it knows enough or its budget is spent, and goes on as if it had not."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import kstep
 import synthetic
-from conftest import run_python
-from kstep.analysis.measure.samples import Series
+from conftest import molecule_from_smiles, run_python
+from kstep.analysis.measure.populations import populations
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.cli.program import code_of_run
 from kstep.config import load_config
@@ -17,13 +16,25 @@ from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
 from kstep.runs import production, run_hybrid as run_module, run_network
-from kstep.runs.aim import Aim, Known, assess, describe, judged_after, population_error, settle_end
-from kstep.schemas import load_trajectory
+from kstep.runs.aim import Aim, Known, assess, describe, judged_after, series_of_run, settle_end
+from kstep.schemas import PER_FRAME, join_trajectories, load_trajectory
 from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
+from kstep.units import kT
 from test_impulse_checked import Springs
+from test_populations import TRUTH, as_trajectory, made_up, named, segment
 
 SAMPLERS = ["metropolis", "nested"]
+TORSION = "C0-C1-O2-H8"  # of synthetic ethanol
+# of 1-propanol, trans or gauche+ each (rows C-C-C-O, columns C-C-O-H): both torsions half and half in all
+IN_STEP, OUT_OF_STEP = np.zeros((3, 3)), np.zeros((3, 3))
+IN_STEP[[0, 1], [0, 1]] = OUT_OF_STEP[[0, 1], [1, 0]] = 0.5
+IN_STEP, OUT_OF_STEP = IN_STEP.ravel(), OUT_OF_STEP.ravel()
+
+
+@pytest.fixture(scope="module")
+def propanol():
+    return molecule_from_smiles("CCCO", "propanol", 1)
 
 
 # what is known from frames
@@ -45,57 +56,79 @@ def test_short_chains_pooled_tell_their_samples(replicas, frames, correlation):
     assert np.std(deviation) == pytest.approx(1.0, abs=0.12)  # its error bars cover
 
 
-def series_of(states, rng, width_deg=10.0):
-    """Energies of white noise, and a torsion in the wells of states (R,T)."""
-    centres = synthetic.WELLS[states]
-    angles = (centres + width_deg * rng.standard_normal(states.shape) + 180.0) % 360.0 - 180.0
-    return Series(list(rng.standard_normal(states.shape)), list(angles[..., None]), ["a-b-c-d"], 1.0)
-
-
 def test_chains_that_start_apart_and_stay_know_nothing():
-    rng = np.random.default_rng(1)
-    stuck = np.repeat(np.arange(8)[:, None] % 3, 2000, axis=1)
-    known = assess(series_of(stuck, rng))
-    assert known.samples["a-b-c-d"] == 0.0 and known.samples["energy"] > 10_000
-    assert known.slowest == known.apart == "a-b-c-d" and known.r_hat["a-b-c-d"] > 3
-    assert known.population_error > 0.1
-    assert known.r_hat["energy"] == pytest.approx(1.0, abs=0.01)
+    """Eight chains of synthetic ethanol, each in one well: as many independent energies as there are frames / 9."""
+    known = assess(synthetic.ethanol(1, 8, 1000, wells=[0, 1, 2, 0, 1, 2, 0, 1]))
+    assert known.samples[TORSION] == 0.0 and known.samples["energy"] == pytest.approx(8000 * 0.36 / 1.64, rel=0.3)
+    assert known.slowest == TORSION and known.r_hat[TORSION] > 3
+    assert known.r_hat["conformer A"] == np.inf and known.population_error > 0.1 and known.problems
+    assert known.r_hat["energy"] == pytest.approx(1.0, abs=0.03)
 
 
 def test_a_torsion_in_one_well_is_listed_and_not_counted():
-    rng = np.random.default_rng(2)
-    known = assess(series_of(np.zeros((4, 500), dtype=int), rng))
-    assert known.one_well == ["a-b-c-d"] and list(known.samples) == ["energy"]
+    known = assess(synthetic.ethanol(2, 4, 500, wells=[0] * 4))
+    assert known.one_well == [TORSION] and list(known.samples) == ["energy"] and not known.problems
     assert known.population_error == pytest.approx(1.0 / known.samples["energy"])
-    assert set(known.r_hat) == {"energy", "a-b-c-d"}
+    assert set(known.r_hat) == {"energy", TORSION}
 
 
-def test_too_few_frames_tell_nothing():
-    rng = np.random.default_rng(3)
-    assert assess(series_of(np.zeros((4, 3), dtype=int), rng)) is None
-    alone = assess(Series(list(rng.standard_normal((4, 400))), list(np.zeros((4, 400, 0))), [], 1.0))
+def test_too_few_frames_tell_nothing(water):
+    assert assess(synthetic.ethanol(3, 4, 3)) is None
+    alone = assess(of_water(water, 4, 400))
     assert list(alone.samples) == list(alone.r_hat) == ["energy"] and alone.one_well == []
+    assert alone.population_error == pytest.approx(1.0 / alone.samples["energy"])
 
 
-@pytest.mark.parametrize("replicas", [2, 16])
-def test_the_population_error_is_that_of_independent_draws(replicas):
-    rng, share, found = np.random.default_rng(4), np.array([0.5, 0.3, 0.2]), []
-    for _ in range(30):
-        states = rng.choice(3, p=share, size=(replicas, 3200 // replicas))
-        found.append(assess(series_of(states, rng)).population_error)
-    # the larger of two estimates, and of three wells, lies a little above
-    assert 0.95 < np.mean(found) / np.sqrt(0.25 / 3200) < 1.35
+def of_water(water, chains, frames):
+    rng, n = np.random.default_rng(3), chains * frames
+    return as_trajectory(water, np.repeat(water.conformers[:1], n, axis=0), rng.standard_normal(n),
+                         np.repeat(np.arange(chains), frames), np.tile(np.arange(frames), chains),
+                         [segment(r) for r in range(chains)])
 
 
-def test_the_population_error_sees_chains_that_disagree():
-    rng = np.random.default_rng(5)
-    share = rng.permutation(np.linspace(0.2, 0.8, 8))
-    states = (rng.random((8, 2000)) < share[:, None]).astype(int)
-    series = series_of(states, rng)
-    wells = SimpleNamespace(centres_deg=np.array([-180.0, 60.0]))
-    expected = (states == 1).mean(axis=1).std(ddof=1) / np.sqrt(8)
-    assert population_error(series, [wells], 1e9) == pytest.approx(expected, rel=0.1)
-    assert expected > 5 * np.sqrt(0.25 / states.size)
+@pytest.mark.parametrize("chains", [4, 16])
+def test_the_population_error_is_that_of_the_most_uncertain_conformer(propanol, chains):
+    """Independent draws of STATES: sqrt(p (1 - p) / n) of its conformer of 42 %."""
+    found = [assess(made_up(propanol, seed, chains=chains, frames=1600 // chains, stay=0.0)).population_error
+             for seed in range(10)]
+    assert 0.95 < np.mean(found) / np.sqrt(TRUTH["t+"] * (1 - TRUTH["t+"]) / 1600) < 1.35
+
+
+@pytest.mark.parametrize("stay", [0.0, 0.8])
+def test_populations_are_as_far_off_as_is_said(propanol, stay):
+    """No more than the largest error in 68 of 100 runs, which are of a chain of memory (1 + stay)/(1 - stay)."""
+    errors, said = [], []
+    for seed in range(12):
+        run = made_up(propanol, seed, chains=8, frames=200, stay=stay)
+        found, known = named(populations([run])), assess(run)
+        errors += [found[name].population - share for name, share in TRUTH.items()]
+        said.append(known.population_error)
+    spread = np.sqrt(TRUTH["t+"] * (1 - TRUTH["t+"]) / 1600 * (1 + stay) / (1 - stay))
+    assert np.mean(said) == pytest.approx(spread, rel=0.35)
+    assert 0.4 * spread < np.sqrt(np.mean(np.square(errors))) < np.mean(said)
+
+
+def test_torsions_that_agree_one_by_one_are_not_conformers_that_do(propanol):
+    """Half of the chains have the torsions in step, half out of step: each torsion by itself is the same in all.
+
+    In step, both are trans or both gauche+; out of step, one of each.
+    """
+    runs = {kind: [made_up(propanol, seed, chains=4, frames=400, stay=0.0, states=states) for seed, states in
+                   enumerate(kinds)] for kind, kinds in (("apart", (IN_STEP, OUT_OF_STEP)),
+                                                         ("alike", ((IN_STEP + OUT_OF_STEP) / 2,) * 2))}
+    for kind, parts in runs.items():
+        run = join_trajectories(parts)
+        known, aim = assess(run), Aim(hybrid_of(effective_samples=100))
+        one_by_one = [known.r_hat[name] for name in known.r_hat if not name.startswith("conformer")]
+        assert len(one_by_one) == 3 and max(one_by_one) < 1.05 and min(known.samples.values()) > 100
+        aim.judge(run)
+        if kind == "alike":
+            assert aim.shortfall() is None and populations([run]).converged
+        else:
+            assert known.apart.startswith("conformer ") and known.r_hat[known.apart] > 1.2
+            assert "chains that do not agree, R-hat" in aim.shortfall() and "of conformer" in aim.shortfall()
+            assert known.population_error > 0.05 and not aim.record()["reached"]
+            assert not populations([run]).converged
 
 
 # the aim
@@ -105,12 +138,12 @@ def hybrid_of(**settings):
     return hybrid.model_copy(update=settle_end(hybrid, SCHEMES[hybrid.scheme]))
 
 
-def aim_of(molecule, n_rungs=1, **settings):
-    return Aim(hybrid_of(**settings), molecule, n_rungs, 1.0)
+def aim_of(**settings):
+    return Aim(hybrid_of(**settings))
 
 
-def test_the_aim_needs_samples_populations_and_chains_that_agree(ethanol):
-    aim = aim_of(ethanol, effective_samples=100, population_error=0.02)
+def test_the_aim_needs_samples_populations_and_chains_that_agree():
+    aim = aim_of(effective_samples=100, population_error=0.02)
     assert "too few frames" in aim.shortfall()
     good = Known({"energy": 400.0, "t": 100.0}, {"energy": 1.0, "t": 1.05}, 0.02, [])
     for changed, words in (({}, None),
@@ -126,8 +159,8 @@ def test_the_aim_needs_samples_populations_and_chains_that_agree(ethanol):
         assert aim.record()["reached"] == (words is None)
 
 
-def test_a_run_says_how_it_ended(ethanol):
-    aim = aim_of(ethanol, effective_samples=200, max_true_calls=5000)
+def test_a_run_says_how_it_ended():
+    aim = aim_of(effective_samples=200, max_true_calls=5000)
     aim.known = Known({"energy": 480.0, "t": 214.0}, {"energy": 1.0, "t": 1.02}, 0.02, ["u"])
     assert describe(aim.record()) == ("aim reached: 214 effective samples of torsion t (slowest), 480 of the energy, "
                                       "R-hat 1.02, in one well all the time: u")
@@ -140,17 +173,29 @@ def test_a_run_says_how_it_ended(ethanol):
     assert aim.record()["r_hat"] == {"energy": None, "t": 1.0}  # JSON has no infinity
 
 
-def test_only_the_coldest_rung_is_judged(ethanol):
+def test_only_the_coldest_rung_is_followed():
     run = synthetic.ethanol(replicas=2, frames=40)
-    x = run.pos[:40]
-    aim = aim_of(ethanol, 2)
-    for a in range(0, 40, 4):
-        aim.add(x[a:a + 4], np.arange(4.0) + a)
-    series = aim.series()
-    assert [list(e) for e in series.energy] == [list(np.arange(0.0, 40, 4)), list(np.arange(2.0, 40, 4))]
-    expected = dihedrals_deg(x, ethanol.rotatable_torsions())
-    assert np.array_equal(series.torsions[1], expected[2::4]) and series.labels == ["C0-C1-O2-H8"]
-    assert aim_of(replace(ethanol, region=np.array([0, 3, 4, 5]))).labels == []
+    run.metadata["segments"][3]["role"] = "hot"
+    series = series_of_run(run)
+    assert len(series.energy) == 1 and np.array_equal(series.energy[0], run.Epot[20:60])
+    assert np.array_equal(series.torsions[0][:, 0], dihedrals_deg(run.pos[20:60], np.array([[0, 1, 2, 8]]))[:, 0])
+    assert series.labels == [TORSION] and series.spacing_ps == pytest.approx(0.1)
+    run.metadata["qm_atoms"] = [0, 3, 4, 5]
+    assert series_of_run(run).labels == []
+    run.metadata |= {"qm_atoms": list(range(8)), "link_hosts": [8]}
+    assert series_of_run(run).labels == [TORSION]
+
+
+def test_restraints_count_in_what_is_known():
+    """exp(W/kT) that favours one well of three: its weights are in the energies' samples and in the populations."""
+    run = synthetic.ethanol(5, 8, 400, hop=0.5)
+    angle = dihedrals_deg(run.pos, np.array([[0, 1, 2, 8]]))[:, 0]
+    held = replace(run, bias=np.where(np.abs(angle) > 120, kT(300.0) * np.log(4.0), 0.0))
+    bare, known = assess(run), assess(held)
+    assert known.samples["energy"] < 0.9 * bare.samples["energy"]
+    assert known.r_hat.keys() == bare.r_hat.keys() and known.population_error != bare.population_error
+    trans = max(populations([held]).conformers, key=lambda c: abs(c.wells_deg[TORSION]))
+    assert trans.population == pytest.approx(4 / 6, abs=4 * trans.population_error)
 
 
 @pytest.mark.parametrize("interval", [1, 7])
@@ -169,11 +214,14 @@ def test_a_sampler_aims_and_the_others_have_a_length(scheme):
     def settled(**settings):
         return settle_end(HybridConfig(**settings), SCHEMES[settings["scheme"]])
 
-    assert settled(scheme=scheme) == {"effective_samples": 200, "max_true_calls": 20_000}
+    assert settled(scheme=scheme) == {"effective_samples": 200, "population_error": 0.02,
+                                       "max_true_calls": 20_000}
     assert settled(scheme=scheme, population_error=0.01, max_hours=2) == {}
-    assert settled(scheme=scheme, max_hours=2) == {"effective_samples": 200}
+    assert settled(scheme=scheme, max_hours=2) == {"effective_samples": 200, "population_error": 0.02}
+    assert settled(scheme=scheme, effective_samples=90, max_hours=2) == {}
     assert settled(scheme=scheme, steps=3) == {}
-    assert settled(scheme=scheme, replicas=2, burn_in_steps=0, max_true_calls=10) == {"effective_samples": 200}
+    assert settled(scheme=scheme, replicas=2, burn_in_steps=0, max_true_calls=10).keys() == {"effective_samples",
+                                                                                                  "population_error"}
     assert all(settled(scheme=other) == {"steps": 200} for other in set(SCHEMES) - set(SAMPLERS))
     for wrong, words in ((dict(steps=9, effective_samples=5), "steps 9 is a fixed length"),
                          (dict(steps=9, max_hours=5), "steps 9 is a fixed length"),
@@ -184,10 +232,10 @@ def test_a_sampler_aims_and_the_others_have_a_length(scheme):
     assert settled(scheme=scheme, replicas=16, burn_in_steps=20, max_true_calls=400)
 
 
-def test_the_budget_is_in_calls_and_hours(ethanol):
-    aim = aim_of(ethanol, max_true_calls=1000, max_hours=0.5)
+def test_the_budget_is_in_calls_and_hours():
+    aim = aim_of(max_true_calls=1000, max_hours=0.5)
     assert aim.pays_for(1000, 1800.0) and not aim.pays_for(1001, 0.0) and not aim.pays_for(0, 1801.0)
-    assert aim_of(ethanol, max_hours=0.5).pays_for(10**9, 1800.0)
+    assert aim_of(max_hours=0.5).pays_for(10**9, 1800.0)
 
 
 def test_the_file_of_settings_states_the_default():
@@ -264,9 +312,18 @@ def test_a_run_stops_at_its_aim(sample, tmp_path, settings):
     chains = [trajectory.Epot[rows][trajectory.replica[rows] == r] for r in sorted(set(trajectory.replica[rows]))]
     found = estimate_means([c[:, None] for c in chains], 0.006).n_eff[0]
     assert aim["effective_samples"]["energy"] == pytest.approx(found, rel=1e-12)
-    earlier = judged_before(produced)
-    known = assess(Series([c[:earlier] for c in chains], [np.zeros((earlier, 0))] * n_chains, [], 0.006))
+    found = trajectory.metadata["populations"]
+    assert found["converged"] and found["conformers"][0]["population"] == pytest.approx(1.0)
+    early = np.isin(trajectory.segment, trajectory.segment[rows]) & (trajectory.step < sorted(set(
+        trajectory.step[rows]))[judged_before(produced)])
+    known = assess(cut_to(trajectory, np.flatnonzero(early)))
     assert known.samples["energy"] < 60 or known.r_hat["energy"] > 1.05  # no sooner could it have stopped
+
+
+def cut_to(trajectory, frames):
+    """The same with these frames alone."""
+    return replace(trajectory, **{key: getattr(trajectory, key)[frames] for key in PER_FRAME
+                                  if len(getattr(trajectory, key))})
 
 
 def judged_before(produced):

@@ -197,6 +197,33 @@ def test_rare_conformers_are_summed_up(propanol):
     assert "2 rarer conformers" in str(found)
 
 
+def test_a_rare_conformer_is_noted_and_no_reason_to_doubt_the_others(propanol):
+    """1 % of the frames, all in one chain that began there and left: no chain agrees with that one, by R-hat."""
+    run = made_up(propanol, 3, chains=8, frames=400, stay=0.0, states=np.eye(9)[[1, 2, 4, 8]].mean(axis=0))
+    seen_once = made_up(propanol, 4, chains=8, frames=400, stay=0.0, starts=[5] * 8).pos[:32]
+    rare = dataclasses.replace(run, pos=np.concatenate([seen_once, run.pos[32:]]))
+    found = populations([rare])
+    assert found.converged and len(found.common) == 2 and len(found.conformers) == 3
+    third = found.conformers[2]
+    assert third.population == pytest.approx(0.01)
+    assert third.r_hat > 1.05 and found.largest_error == third.population_error < 0.02
+    assert any("below 2 %" in note and "C (" in note for note in found.notes)
+    more = dataclasses.replace(run, pos=np.concatenate([np.tile(seen_once, (3, 1, 1)), run.pos[96:]]))
+    assert any("do not agree on conformer C" in problem for problem in populations([more]).problems)  # of 3 %
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.05])
+def test_errors_are_held_to_what_the_run_aimed_at(propanol, factor):
+    run = made_up(propanol, 0, chains=8, frames=200, stay=0.5)
+    error = populations([run]).largest_error
+    assert populations([run]).converged
+    run.metadata["config"] = {"population_error": factor * error}
+    found = populations([run])
+    assert found.converged == (factor > 1)
+    if factor < 1:
+        assert f"to +- {error:.2g} alone, not {factor * error:g}" in found.problems[0]
+
+
 def test_a_network_s_ensemble_is_named_and_not_reweighted(propanol):
     run = made_up(propanol, 0, chains=8, frames=100, stay=0.0)
     run.metadata["scheme_traits"] = {"head": "energy", "ensemble": "network"}

@@ -437,24 +437,26 @@ def test_formats_hold_weights_or_refuse(tmp_path):
     assert alike.energies.mean() == pytest.approx((result.energies * result.weights).mean(), abs=0.5)
 
 
-def test_a_run_with_an_aim_heeds_weights(ethanol):
-    from kstep.runs.aim import Aim
+def test_a_run_with_an_aim_heeds_weights():
+    from kstep.runs.aim import Aim, series_of_run
 
     settings = HybridConfig(scheme="nested", effective_samples=1, temperature_K=300.0)
     run, profile = weighted(whole=False), characterise(weighted(whole=False))
-    aims = {kind: Aim(settings, ethanol, 1, 0.1) for kind in ("bare", "weighted", "useless")}
     useless = np.exp(6.0 * RNG(15).standard_normal(len(run.pos)))
-    for rows in np.array(profile.replicas).T:
-        for kind, weight in (("bare", ()), ("weighted", run.weight[rows]), ("useless", useless[rows])):
-            aims[kind].add(run.pos[rows], run.Epot[rows], np.array(weight))
-    for aim in aims.values():
-        aim.judge()
-    bare, with_weights = (aims[kind].series() for kind in ("bare", "weighted"))
+    aims, runs = {}, {"bare": replace(run, weight=run.weight[:0]), "weighted": run,
+                      "useless": replace(run, weight=useless)}
+    for kind, frames in runs.items():
+        aims[kind] = Aim(settings)
+        aims[kind].judge(frames)
+    bare, with_weights = (series_of_run(runs[kind]) for kind in ("bare", "weighted"))
     assert bare.weights is None and with_weights.weights[0] == pytest.approx(profile.weights[0])
     assert aims["weighted"].known.samples["energy"] < 0.8 * aims["bare"].known.samples["energy"]
     for aim in aims.values():
         aim.known = replace(aim.known, r_hat=dict.fromkeys(aim.known.r_hat, 1.0))
     assert aims["bare"].shortfall() is None and "the weights say" in aims["useless"].shortfall()
+    none = Aim(settings)
+    none.judge(replace(run, weight=0.0 * run.weight + (np.arange(len(run.pos)) == 0)))
+    assert none.known is None and "weigh 0" in none.shortfall()
 
 
 def run_of_water(water, spec, folder, name, *, judge, resume=False, cut_at=None):

@@ -110,11 +110,12 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     run_flags = parser.add_argument_group("run")
     run_flags.add_argument("--out", type=Path, required=True, help="trajectory file to write (.npz)")
     run_flags.add_argument("--steps", type=positive_int, help="macro-steps = true calls per replica, a fixed length "
-                           "(default: until 200 effective samples, where the scheme samples the true ensemble)")
+                           "(default: until 200 effective samples and populations to 0.02, where the scheme samples "
+                           "the true ensemble)")
     run_flags.add_argument("--effective-samples", type=positive_int,
                            help="run until the slowest torsion and the energy have so many, and chains agree")
     run_flags.add_argument("--population-error", type=positive_float,
-                           help="run until no rotamer's population has a larger standard error, such as 0.01")
+                           help="run until no conformer's population has a larger standard error, such as 0.01")
     run_flags.add_argument("--max-true-calls", type=positive_int, help="of such a run, learning apart (default: 20000 "
                            "without --max-hours); one that ends short of its aim ends with exit code 4")
     run_flags.add_argument("--max-hours", type=positive_float, help="of such a run, learning apart")

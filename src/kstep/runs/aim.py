@@ -1,10 +1,11 @@
 """When a run ends that is given no length: where it knows enough, or where its budget is spent.
 
-It knows enough when the slowest torsion and the energy have `effective_samples` independent samples, or when no
-rotamer's population is off by more than `population_error`, and in either case the chains, which started apart, agree
-(split-R-hat).  Judged are the production frames at the target temperature, after 4 frames of each chain and then
-whenever there are 15 % more.  Where that happens does not depend on aim or budget, so that a run which goes on with a
-larger one is the run that had it at once.
+It knows enough when the slowest torsion and the energy have `effective_samples` independent samples, when no
+conformer's population is off by more than `population_error`, or both, whichever is asked for, and in any case the
+chains, which started apart, agree (split-R-hat) on the energy, every torsion and every conformer of 2 % and more.
+Conformers are those of kstep.analysis.measure.populations, the table that the run ends with.  Judged are the frames
+of production, after 4 of each chain and then whenever there are 15 % more.  Where that happens does not depend on aim
+or budget, so that a run which goes on with a larger one is the run that had it at once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 
 from kstep import importance
 from kstep.analysis.measure.geometry import find_coordinates, on_circle
-from kstep.analysis.measure.samples import Rotamers, Series, common_rotamers, counted, effective_samples
-from kstep.analysis.measure.statistics import MOST_R_HAT, estimate_means, split_r_hat
-from kstep.dihedrals import dihedrals_deg, wrap_deg
+from kstep.analysis.measure.populations import Populations, populations
+from kstep.analysis.measure.profile import production_frames, weights_of
+from kstep.analysis.measure.samples import Series, common_rotamers, counted, effective_samples
+from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_ERROR, MOST_R_HAT, split_r_hat
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
+from kstep.schemas import Trajectory
 from kstep.units import SECONDS_PER_HOUR
 
 AIMS, BUDGET = ("effective_samples", "population_error"), ("max_true_calls", "max_hours")
@@ -34,9 +38,9 @@ ENERGY = "energy"
 def settle_end(hybrid, scheme) -> dict[str, Any]:
     """When a run ends, {key: value} for the nulls of a HybridConfig; scheme: the class of its scheme.
 
-    With neither steps nor an aim, a scheme that samples the true ensemble aims at 200 samples, any other one makes 200
-    macro-steps.  UserError for a fixed length that has an aim too, for an aim that such a scheme cannot have, and for a
-    budget that pays for no judgement.
+    With neither steps nor an aim, a scheme that samples the true ensemble aims at 200 samples and populations to 0.02,
+    any other one makes 200 macro-steps.  UserError for a fixed length that has an aim too, for an aim that such a
+    scheme cannot have, and for a budget that pays for no judgement.
     """
     given = {key: getattr(hybrid, key) for key in (*AIMS, *BUDGET) if getattr(hybrid, key) is not None}
     first = next((f"{key} {value:g}" for key, value in given.items()), None)
@@ -57,7 +61,7 @@ def settle_end(hybrid, scheme) -> dict[str, Any]:
                         f"{FEWEST_FRAMES} frames of {replicas} replicas take {least}")
     settled: dict[str, Any] = {}
     if not given.keys() & set(AIMS):
-        settled["effective_samples"] = DEFAULT_SAMPLES
+        settled |= {"effective_samples": DEFAULT_SAMPLES, "population_error": MOST_ERROR}
     if not given.keys() & set(BUDGET):
         settled["max_true_calls"] = DEFAULT_TRUE_CALLS
     return settled
@@ -87,14 +91,17 @@ class Known:
     """What is known of a molecule from the frames so far.
 
     samples: effective samples of the energy and of every torsion seen in two wells or more, by label; r_hat:
-    split-R-hat of the energy and of every torsion; population_error: largest standard error of a rotamer's population;
-    one_well: labels of torsions that every chain saw in one well.
+    split-R-hat of the energy, of every torsion and of every conformer of 2 % and more; population_error: largest
+    standard error of a conformer's population; one_well: labels of torsions that every chain saw in one well; problems:
+    why the populations are not converged, in clauses; weights: why those of the frames say little, if they do.
     """
 
     samples: dict[str, float]
     r_hat: dict[str, float]
     population_error: float
     one_well: list[str]
+    problems: tuple[str, ...] = ()
+    weights: str | None = None
 
     @property
     def slowest(self) -> str:
@@ -107,8 +114,12 @@ class Known:
         return max(self.r_hat, key=lambda name: np.nan_to_num(self.r_hat[name], nan=np.inf))
 
 
-def assess(series: Series) -> Known | None:
-    """What the series of a run's chains tell; None where they are too short to tell anything."""
+def assess(frames: Trajectory) -> Known | None:
+    """What the production frames of a run tell; None where its chains are too short to tell anything.
+
+    Raises UserError where none of the frames weighs anything.
+    """
+    series = series_of_run(frames)
     if min(map(len, series.energy), default=0) < FEWEST_FRAMES:
         return None
     rotamers = counted(common_rotamers([series], []))[0]
@@ -119,62 +130,44 @@ def assess(series: Series) -> Known | None:
     if series.labels:
         of_torsions = split_r_hat([on_circle(t) for t in series.torsions], series.weights).reshape(2, -1).max(axis=0)
         r_hat |= dict(zip(series.labels, map(float, of_torsions)))
-    return Known(samples, r_hat, population_error(series, rotamers, samples[ENERGY]),
-                 [label for label, wells in zip(series.labels, rotamers) if wells is None])
+    conformers = populations([frames])
+    if len(conformers.conformers) > 1:
+        r_hat |= {f"conformer {c.label}": np.inf if c.r_hat is None else c.r_hat for c in conformers.common}
+    return Known(samples, r_hat, population_error(conformers, samples[ENERGY]),
+                 [label for label, wells in zip(series.labels, rotamers) if wells is None],
+                 tuple(conformers.problems), conformers.weights and importance.warning(conformers.weights))
 
 
-def population_error(series: Series, rotamers: list[Rotamers | None], energy_samples: float) -> float:
-    """Largest standard error of a population among the wells of all torsions.
+def series_of_run(frames: Trajectory) -> Series:
+    """Energies and torsions of each chain at the target temperature; of a QM/MM region's torsions, if there is one."""
+    replicas, facts = production_frames(frames), frames.metadata
+    region = [*(facts.get("qm_atoms") or range(len(frames.atom_types))), *(facts.get("link_hosts") or ())]
+    found = find_coordinates(frames.atom_types, frames.bonds[np.isin(frames.bonds, region).all(axis=1)])
+    gaps = np.concatenate([np.diff(frames.time_ps[rows]) for rows in replicas] or [np.zeros(0)])
+    return Series([frames.Epot[rows] for rows in replicas],
+                  [dihedrals_deg(frames.pos[rows], found.atoms["torsions"]) for rows in replicas],
+                  found.labels["torsions"], float(np.median(gaps)) if len(gaps) else 0.0,
+                  weights_of(frames, replicas) if replicas else None)
 
-    It is the larger of what the chains' means scatter by (from four chains on) and what the memory of the series
-    gives.  What was seen in one well only may have another, which n independent samples would miss if it held less
-    than about 1/n; the error is that, with the samples of the energy for n.
+
+def population_error(found: Populations, energy_samples: float) -> float:
+    """Largest standard error of a conformer's population.
+
+    What was seen in one well only may have another, which n independent samples would miss if it held less than about
+    1/n; the error is that at least, with the samples of the energy for n.
     """
-    errors = [_well_error([t[:, d] for t in series.torsions], wells.centres_deg, series.spacing_ps,
-                          series.weights) for d, wells in enumerate(rotamers) if wells is not None]
-    return max(errors if len(errors) == len(rotamers) > 0 else [*errors, 1.0 / energy_samples])
-
-
-def _well_error(angles: list[np.ndarray], centres_deg: np.ndarray, spacing_ps: float,
-                weights: list[np.ndarray] | None = None) -> float:
-    inside = [np.eye(len(centres_deg))[np.abs(wrap_deg(a[:, None] - centres_deg)).argmin(axis=1)] for a in angles]
-    found = estimate_means(inside, spacing_ps, weights)
-    error = found.standard_error
-    if len(inside) >= 4:
-        error = np.maximum(error, found.replica_means.std(axis=0, ddof=1) / np.sqrt(len(inside)))
-    return float(error.max())
+    unseen = 1.0 / energy_samples if found.one_well or len(found.conformers) < 2 else 0.0
+    return max(found.largest_error, unseen)
 
 
 class Aim:
-    """The aim and the budget of one run, and the frames that it is judged by.
+    """The aim and the budget of one run, and what is known of it; hybrid: its settled config."""
 
-    hybrid: its settled config; molecule: a Molecule, of whose region, if it has one, the torsions count; n_rungs:
-    replica r is at the target temperature where r mod n_rungs is 0; spacing_ps: between two frames.
-    """
-
-    def __init__(self, hybrid, molecule, n_rungs: int, spacing_ps: float):
-        self.hybrid, self.n_rungs, self.spacing_ps = hybrid, n_rungs, spacing_ps
-        inside = slice(None) if molecule.region is None else np.isin(molecule.bonds, molecule.region).all(axis=1)
-        found = find_coordinates(molecule.numbers, molecule.bonds[inside])
-        self.torsions, self.labels = found.atoms["torsions"], found.labels["torsions"]
+    def __init__(self, hybrid):
+        self.hybrid = hybrid
         self.known: Known | None = None
         self.is_spent = False
-        self._angles: list[np.ndarray] = []
-        self._energies: list[np.ndarray] = []
-        self._weights: list[np.ndarray] = []
-
-    def add(self, positions: np.ndarray, energy: np.ndarray, weight: np.ndarray | None = None) -> None:
-        """One production frame of all replicas: positions (R,N,3) nm, energy (R,) kJ/mol; weight (R,), empty: 1."""
-        weighs = weight is not None and len(weight) > 0
-        self._weights.append(np.array(weight[:: self.n_rungs]) if weighs else np.ones(len(energy[:: self.n_rungs])))
-        self._angles.append(dihedrals_deg(positions[:: self.n_rungs], self.torsions))
-        self._energies.append(np.array(energy[:: self.n_rungs]))
-
-    def series(self) -> Series:
-        """The frames so far, chain by chain."""
-        weights = np.array(self._weights).T
-        return Series(list(np.array(self._energies).T), list(np.array(self._angles).transpose(1, 0, 2)), self.labels,
-                      self.spacing_ps, list(weights / weights.mean()) if np.ptp(weights) > 0 else None)
+        self._untold = "too few frames after burn-in to tell"
 
     def is_judged(self, macro_steps: int) -> bool:
         """Whether a run is judged after so many macro-steps of production."""
@@ -186,15 +179,18 @@ class Aim:
         return ((most_calls is None or true_calls <= most_calls)
                 and (most_hours is None or seconds <= most_hours * SECONDS_PER_HOUR))
 
-    def judge(self) -> None:
+    def judge(self, frames: Trajectory) -> None:
         """Take stock of the frames so far."""
-        self.known = assess(self.series()) if self._energies else None
+        try:
+            self.known = assess(frames)
+        except UserError as error:
+            self.known, self._untold = None, str(error)
 
     def shortfall(self) -> str | None:
         """What is missing, in words; None where the aim is reached."""
         known, hybrid = self.known, self.hybrid
         if known is None:
-            return "too few frames after burn-in to tell"
+            return self._untold
         fewest, wanted, error = known.samples[known.slowest], hybrid.effective_samples, hybrid.population_error
         if wanted is not None and not fewest >= wanted:
             return f"{fewest:.0f} of {wanted} effective samples of {_named(known.slowest)}"
@@ -202,9 +198,14 @@ class Aim:
             return f"populations with an error of {known.population_error:.2g}, not {error:g}"
         if not known.r_hat[known.apart] <= MOST_R_HAT:
             return f"chains that do not agree, R-hat {known.r_hat[known.apart]:.2f} of {_named(known.apart)}"
-        if len(np.unique(self._weights)) > 1:
-            return importance.warning(importance.diagnose(np.concatenate(self._weights)))
-        return None
+        if known.problems and self._is_strict():
+            return f"populations that are not converged: {known.problems[0]}"
+        return known.weights
+
+    def _is_strict(self) -> bool:
+        """Whether it asks for no less than populations that are called converged."""
+        samples, error = self.hybrid.effective_samples, self.hybrid.population_error
+        return (samples is None or samples >= FEWEST_SAMPLES) and (error is None or error <= MOST_ERROR)
 
     def stated(self) -> str:
         """Aim and budget, in words."""
@@ -243,7 +244,9 @@ class Aim:
 
 
 def _named(observable: str) -> str:
-    return "the energy" if observable == ENERGY else f"torsion {observable}"
+    if observable == ENERGY:
+        return "the energy"
+    return observable if observable.startswith("conformer ") else f"torsion {observable}"
 
 
 def describe(record: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from kstep.runs.aim import Aim, judged_after
 from kstep.runs.counters import Tally
 from kstep.runs.coverage import SpeciesWatch, TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
-from kstep.runs.recorder import TrajectoryWriter, kept_file
+from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import Tolerances
@@ -50,8 +50,7 @@ class Production:
         if hybrid.steps is not None:
             self.total = hybrid.burn_in_steps + hybrid.steps
         else:
-            self.aim = Aim(hybrid, run.molecule, self.ladder.n_rungs,
-                           scheme.k_steps * scheme.dt_ps * hybrid.save_interval_steps)
+            self.aim = Aim(hybrid)
         # the rest of burn-in is of what its first half has settled
         self.freeze_at, self.gaps = hybrid.burn_in_steps // 2 if scheme.freezes else 0, []
         # dynamics that no wall keeps within the molecule is watched
@@ -102,9 +101,6 @@ class Production:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.tolerances.restore(self.writer.parts, progress.get("recorded"))
-        if self.aim is not None:
-            for frame in self.writer.recorded("train", self.run.hybrid.replicas):
-                self.aim.add(*frame)
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
 
@@ -131,8 +127,6 @@ class Production:
                     if self.done < max(self.burn_in_end + 1, self.run.hybrid.save_interval_steps):
                         raise  # nothing to keep
                     self.broken = error
-                    if self.aim is not None:
-                        self.aim.judge()
                     break
                 self.done += 1
                 self._take_in()
@@ -152,8 +146,6 @@ class Production:
         if self.done % hybrid.save_interval_steps == 0 or self.stopped:  # what it stopped at is worth keeping
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
             self._watch_species()
-            if self.aim is not None and self.done > self.burn_in_end:
-                self.aim.add(self.state.positions, self.writer.bare_energy(self.state), self.info.weight)
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done != self.total:
@@ -204,8 +196,14 @@ class Production:
         seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
         self.aim.is_spent = not self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
         if self.aim.is_spent or self.aim.is_judged(self.done - self.burn_in_end):
-            self.aim.judge()
+            self.aim.judge(self.writer.recorded_frames(self.facts()))
             self.is_over = self.aim.is_spent or self.aim.shortfall() is None
+
+    def facts(self) -> dict:
+        """What is known of the run beside its frames, for its metadata."""
+        run = self.run
+        return {**facts_of_run(run.molecule, self.scheme, run.hybrid, k_steps=self.scheme.k_steps, method=run.method,
+                               seed=run.seed), **run.facts}
 
     def _next_rest(self) -> int:
         hybrid, produced = self.run.hybrid, self.done - self.burn_in_end

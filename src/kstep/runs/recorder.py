@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -195,10 +195,6 @@ class TrajectoryWriter:
         bias, bias_forces = self._bias.energy_and_forces(state.positions)
         return bias, state.energy - bias, state.forces - bias_forces
 
-    def bare_energy(self, state: State) -> np.ndarray:
-        """Epot (R,) of a frame at this state."""
-        return self._without_bias(state)[1]
-
     def _write_chunk(self) -> None:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
@@ -248,20 +244,12 @@ class TrajectoryWriter:
                         enumerate(text.get("chunks", [None] * text["n_chunks"]))]
         return state, rng, text["progress"]
 
-    def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, ...]]:
-        """Positions (R,N,3), energies and weights (R,), or none, of frames on disk where replica 0 has that role."""
-        for i in range(len(self._chunks)):
-            chunk = schemas.read_npz(self._chunk(i))
-            for first in range(0, len(chunk["pos"]), n_replicas):
-                if self.segments[chunk["segment"][first]]["role"] == role:
-                    frame = slice(first, first + n_replicas)
-                    yield chunk["pos"][frame], chunk["Epot"][frame], chunk.get("weight", np.zeros(0))[frame]
-
     def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
         """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
         self._write_chunk()
-        chunks = [schemas.read_npz(self._chunk(i)) for i in range(len(self._chunks))]
-        keys = [key for key in schemas.PER_FRAME if key in chunks[0] and key not in ("vel", "forces")] if chunks else []
+        needed = set(schemas.PER_FRAME) - {"vel", "forces"}
+        chunks = [schemas.read_npz(self._chunk(i), only=needed) for i in range(len(self._chunks))]
+        keys = list(chunks[0]) if chunks else []
         nothing = np.zeros((0, len(self.constants["masses"]), 3))
         arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
                                               **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})

@@ -20,7 +20,6 @@ from kstep.runs.production import Production
 from kstep.runs.recorder import (
     BEGIN_ANEW,
     TrajectoryWriter,
-    facts_of_run,
     has_restart,
     holds_parts,
     parts_of,
@@ -30,7 +29,7 @@ from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import OnViolation, Tolerances
-from kstep.schemas import load_trajectory
+from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
 
@@ -139,7 +138,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     at_walls = describe_walls(summary.get("figures", {}).get("refused_at_walls", []))
     if at_walls:
         log.warning("%s", at_walls)
-    facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
+    facts = production.facts()
     of_starts = run.starts.caveats if run.starts is not None else []
     facts["caveats"] = [*facts["caveats"], *of_starts,
                         *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
@@ -150,7 +149,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "delta_scale": hybrid.delta_scale, "energy_rescale": hybrid.energy_rescale, "replicas": hybrid.replicas,
         "num_workers": run.n_workers, "device": run.device,
         "checkpoint": str(run.checkpoint) if run.checkpoint else None,
-        "checkpoint_sha256": _sha256(run.checkpoint), **run.facts,
+        "checkpoint_sha256": _sha256(run.checkpoint),
         "true_calls_training": int(of_training.get("true_calls_training") or 0),
         "cpu_s_training": of_training.get("cpu_s_training"),
         **{key: value for key, value in of_training.items() if key == "coupling"}, **settled,
@@ -160,9 +159,11 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
         **({"starts": run.starts.record} if run.starts is not None else {}),
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
+    frames = production.writer.recorded_frames(metadata)
     if production.aim is not None:
+        production.aim.judge(frames)  # all of them, wherever it ended
         metadata["aim"] = production.aim.record()
-    metadata |= _populations(production, metadata)
+    metadata |= _populations(frames)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     if broken is not None:
@@ -170,9 +171,8 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     return metadata
 
 
-def _populations(production: Production, metadata: dict) -> dict:
+def _populations(frames: Trajectory) -> dict:
     """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
-    frames = production.writer.recorded_frames(metadata)
     if not len(frames.frames_of("train", "reference")):
         return {}
     try:

@@ -34,7 +34,7 @@ class RunConfig(Config):
     dt_fs: Timestep | None = None  # null: the baseline's
     steps: Count | None = None  # macro-steps = true calls per replica; null: see kstep.runs.aim.settle_end
     effective_samples: Count | None = None  # aim: of the slowest torsion and of the energy
-    population_error: Annotated[float, Field(gt=0, lt=0.5), Number] | None = None  # aim: of any rotamer's population
+    population_error: Annotated[float, Field(gt=0, lt=0.5), Number] | None = None  # aim: of any conformer's population
     max_true_calls: Count | None = None  # within which the aim is to be reached
     max_hours: Positive | None = None
     burn_in_steps: Whole | None = None  # macro-steps marked as equilibration; null: the scheme's own default

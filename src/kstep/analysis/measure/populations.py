@@ -14,7 +14,7 @@ import numpy as np
 from kstep import importance
 from kstep.analysis.measure.averages import Average, Ensemble, gather
 from kstep.analysis.measure.conformers import Assignment, assign, find_centres, find_conformer_torsions
-from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_R_HAT
+from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_ERROR, MOST_R_HAT
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
 from kstep.analysis.measure.torsions import count_transitions
 from kstep.dihedrals import wrap_deg
@@ -23,6 +23,7 @@ from kstep.schemas import Trajectory
 from kstep.units import BOLTZMANN, J_PER_KJ, KJ_PER_KCAL, kT
 
 SMALLEST = 0.005  # population of a conformer that is listed
+RARE = 0.02  # population below which a conformer's error says all: chains need not have come into it often
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ class Populations:
     chains, frames: what it rests on; rungs_K: temperatures joined (one: the run's own); ensemble: what the frames
     follow, "true", "network" or "none"; weights: kstep.importance.diagnose of frames that do not count alike, else
     None; converged: whether nothing below says otherwise; problems: why not, in clauses; notes: what else is to be
-    known, in sentences.
+    known, in sentences.  The chains must agree on conformers of 2 % and more, which need 50 independent samples too,
+    and no error may be above the one that the run itself was to come down to (population_error of its config), for
+    conformers below 2 % of a run without such an aim above 0.02.
     """
 
     molecule: str
@@ -96,6 +99,16 @@ class Populations:
     converged: bool
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def common(self) -> tuple[Conformer, ...]:
+        """Conformers that chains must agree on: of 2 % and more, the first one in any case."""
+        return _common(self.conformers)
+
+    @property
+    def largest_error(self) -> float:
+        """Of the populations of all conformers, those too rare to be listed together."""
+        return max(self.others["error"], *(c.population_error for c in self.conformers))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and text: what the metadata key `populations` and the JSON file hold."""
@@ -141,12 +154,14 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
         notes.append("no chain left its wells, so that other conformers may have been missed: "
                      f"{', '.join(never_crossed)}")
     diagnosed = ensemble.diagnose()
-    problems = _problems(ensemble, conformers, never_crossed, diagnosed)
+    others = {"count": len(rest), "population": float(averages.mean[-1]) if len(rest) else 0.0,
+              "error": float(averages.error[-1]) if len(rest) else 0.0}
+    stuck = [label for label in never_crossed if label in _told_apart(assigned)]
+    problems = _problems(ensemble, conformers, others, stuck, diagnosed)
+    notes += _of_rare_ones(conformers)
     return Populations(
         molecule=metadata["molecule"], smiles=metadata.get("smiles"), method=metadata.get("method"),
-        temperature_K=ensemble.temperature_K, conformers=conformers,
-        others={"count": len(rest), "population": float(averages.mean[-1]) if len(rest) else 0.0,
-                "error": float(averages.error[-1]) if len(rest) else 0.0},
+        temperature_K=ensemble.temperature_K, conformers=conformers, others=others,
         entropy_J_per_mol_K=float(entropy.mean[0]), entropy_error_J_per_mol_K=float(entropy.error[0]),
         torsions=[label for label, wells in zip(assigned.labels, assigned.wells) if len(wells) > 1],
         one_well=one_well, never_crossed=never_crossed, chains=len(ensemble.chains), frames=len(ensemble.weight),
@@ -281,27 +296,68 @@ def _uncrossed(ensemble: Ensemble, assigned: Assignment, n_bonds: int) -> tuple[
     return one_well, never
 
 
-def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], never_crossed: list[str],
-              diagnosed: dict | None) -> list[str]:
+def _told_apart(assigned: Assignment) -> list[str]:
+    """Labels of torsions that are in several wells where mirror images are one, so that some are to be crossed."""
+    return [label for label, angle, wells in zip(assigned.labels, assigned.angles.T, assigned.wells)
+            if len(np.unique(np.abs(wrap_deg(angle[:, None] - wells)).argmin(axis=1))) > 1]
+
+
+def _common(conformers: tuple[Conformer, ...]) -> tuple[Conformer, ...]:
+    return tuple(c for c in conformers if c.population >= RARE or c is conformers[0])
+
+
+def _apart(conformer: Conformer) -> bool:
+    return conformer.r_hat is None or conformer.r_hat > MOST_R_HAT
+
+
+def _of_rare_ones(conformers: tuple[Conformer, ...]) -> list[str]:
+    """A sentence on conformers below 2 % that would not be converged if they were common."""
+    rare = [c for c in conformers if c not in _common(conformers)
+            and (_apart(c) or c.effective_samples < FEWEST_SAMPLES or not c.entered)]
+    if not rare:
+        return []
+    told = [f"{c.label} ({c.effective_samples:.0f} independent samples, entered {c.entered} times, R-hat "
+            f"{'not defined' if c.r_hat is None else format(c.r_hat, '.2f')})" for c in rare]
+    return [f"of conformers below {100 * RARE:g} % little more is known than their errors: {', '.join(told)}"]
+
+
+def _too_wide(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dict[str, float]) -> str | None:
+    """The error that is above what the run was to come down to, or for rare conformers above MOST_ERROR; or None."""
+    aimed = (ensemble.trajectory.metadata.get("config") or {}).get("population_error")
+    judged = conformers if aimed is not None else [c for c in conformers if c not in _common(conformers)]
+    errors = [(c.population_error, f"conformer {c.label}") for c in judged]
+    if aimed is not None and others["count"]:
+        errors.append((others["error"], "the rarer conformers together"))
+    most = MOST_ERROR if aimed is None else aimed
+    error, name = max(errors, default=(0.0, ""))
+    return f"{name} to +- {error:.2g} alone, not {most:g}" if error > most else None
+
+
+def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dict[str, float],
+              stuck: list[str], diagnosed: dict | None) -> list[str]:
     """Why these populations are not converged, in clauses."""
     out = []
     if ensemble.follows != "true":
         out.append("the frames follow the network's potential, not the method's" if ensemble.follows == "network"
                    else "the scheme promises no ensemble")
     if len(conformers) > 1:
-        apart = max(conformers, key=lambda c: np.inf if c.r_hat is None else c.r_hat)
-        few = min(conformers, key=lambda c: c.effective_samples)
-        if apart.r_hat is None or apart.r_hat > MOST_R_HAT:
+        common = _common(conformers)
+        apart = max(common, key=lambda c: np.inf if c.r_hat is None else c.r_hat)
+        few = min(common, key=lambda c: c.effective_samples)
+        if _apart(apart):
             value = "infinite or not defined" if apart.r_hat is None else f"{apart.r_hat:.2f}"
             out.append(f"the chains do not agree on conformer {apart.label}: R-hat {value}, above {MOST_R_HAT:g}")
         if few.effective_samples < FEWEST_SAMPLES:
             out.append(f"conformer {few.label} rests on {few.effective_samples:.0f} independent samples, fewer than "
                        f"{FEWEST_SAMPLES}")
-        unentered = [c.label for c in conformers if not c.entered]
+        unentered = [c.label for c in common if not c.entered]
         if unentered:
             out.append(f"no chain came into {', '.join(unentered)}: only chains that began there saw it")
-    if never_crossed and len(conformers) > 1:
-        out.append(f"no chain crossed between the wells of {', '.join(never_crossed)}")
+    wide = _too_wide(ensemble, conformers, others)
+    if wide:
+        out.append(f"the population is known of {wide}")
+    if stuck and len(conformers) > 1:
+        out.append(f"no chain crossed between the wells of {', '.join(stuck)}")
     if diagnosed is not None and importance.warning(diagnosed):
         out.append(str(importance.warning(diagnosed)))
     return out
