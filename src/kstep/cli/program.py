@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 
 from kstep.errors import PhysicsError, UserError, sentence_of
+from kstep.interruption import Stopped, signals_heeded
 from kstep.processes import one_thread
 
-one_thread()  # before anything that reads it is imported
+one_thread(whatever_was_set=True)  # before anything that reads it is imported
 
 SHORT_OF_AIM = 4
 
@@ -26,10 +27,12 @@ def setup_logging(level: str = "info") -> None:
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run `main`: its code, or that of its failure, which becomes one sentence on stderr.
 
-    0 done, 2 a user's mistake, 3 the physics failed, 4 a run ended short of its aim, 130 interrupted.
+    0 done, 2 a user's mistake, 3 the physics failed, 4 a run ended short of its aim or by a file EXIT, 130 interrupted,
+    143 ended by SIGTERM.
     """
     try:
-        return main() or 0
+        with signals_heeded():
+            return main() or 0
     except PhysicsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -38,10 +41,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
             log.debug("where it happened", exc_info=True)
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished work is on disk, --resume continues where the script has it",
-              file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        words, code = (stopped.words, stopped.code) if isinstance(stopped, Stopped) else (Stopped.words, Stopped.code)
+        print(f"{words}; finished work is on disk, --resume continues where the script has it", file=sys.stderr)
+        return code
 
 
 def code_of_run(metadata: dict) -> int:

@@ -7,6 +7,8 @@ entry-point group `kstep.backends`, where a name stands for "package.module:BACK
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import pkgutil
 from dataclasses import dataclass, field, replace
@@ -80,7 +82,8 @@ class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own.
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
-    tells its potential energy surface from another's.
+    tells its potential energy surface from another's; threads, call_limit_s: how it works, not what it computes, as in
+    BaselineConfig.
     """
 
     backend: str
@@ -89,6 +92,20 @@ class PhysicsSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     method: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    threads: int = 1
+    call_limit_s: float | None = None
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether an SCF begins where the replica's last one ended."""
+        return bool(self.settings.get("warm_start"))
+
+    @property
+    def surface(self) -> str:
+        """A hash of all that decides the energy of a geometry."""
+        what = [self.backend, self.method, np.asarray(self.numbers).tolist(), np.asarray(self.masses).tolist(),
+                self.settings, {name: hashlib.sha256(data).hexdigest() for name, data in self.objects.items()}]
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def energy_is_cheaper(self) -> bool:
@@ -131,7 +148,12 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
     if backend.needs_system:
         settings["system_xml"] = _system_text(molecule, system_xml)
     method = molecule.force_field if backend.needs_system else config.method
-    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method, **how_it_works(config))
+
+
+def how_it_works(config: BaselineConfig) -> dict[str, Any]:
+    """Fields of a PhysicsSpec that decide no number."""
+    return {"threads": config.threads, "call_limit_s": config.call_limit_s}
 
 
 def electrons(config: BaselineConfig, charge: int, multiplicity: int) -> dict[str, int]:
@@ -190,4 +212,5 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),
         qm_atoms=[int(atom) for atom in qm_atoms], embedding=embedding,
         engine="xtb" if config.backend == "tblite" else config.backend)
-    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings, config.method)
+    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings, config.method,
+                       **how_it_works(config))

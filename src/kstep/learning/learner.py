@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
 from kstep.learning.earlier import Earlier
@@ -106,10 +107,11 @@ class _Learner:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
-            with EvaluationPool(self.target.spec, self.n_workers) as self.pool:
+            with JournaledPool(EvaluationPool(self.target.spec, self.n_workers), self.folder) as self.pool:
                 state = self._restored() if resume else None
                 if state is None:
                     self.record.start_over()
+                    self.pool.begin(0, fresh=not resume)
                     state = self._bootstrap()
                     self._save(state)
                 while not self.progress.done:
@@ -122,6 +124,7 @@ class _Learner:
                     if self._exhausted() or not self._more_labels_pay():
                         state = self._end(state, seen)
                     self._save(state)
+                self.pool.end()
         finally:
             if self.carry is not None:
                 self.carry.close()
@@ -358,6 +361,7 @@ class _Learner:
         self.labels.save(self.folder / "labels.npz", self.target.labelled, method=self.target.method,
                          true_calls=cost["true_calls_training"], dt_fs=self.dt_fs)
         self.record.save(state, self.rng, self.progress, cost)
+        self.pool.begin(self.progress.round + 1)
 
     def _restored(self) -> State | None:
         saved = self.record.restore()
@@ -365,4 +369,5 @@ class _Learner:
             return None
         state, self.rng, self.progress = saved
         self.labels, _ = Labels.load(self.folder / "labels.npz")
+        self.pool.begin(self.progress.round + 1)
         return state

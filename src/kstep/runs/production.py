@@ -83,6 +83,7 @@ class Production:
         velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
         self.state = initial_state(self.pool, positions, velocities)
         self.writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        self.pool.begin(0, fresh=not self.run.resume)
         for name, report in settled.items():
             if report:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
@@ -101,6 +102,7 @@ class Production:
         if self.species is not None:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
+        self.pool.begin(self.done)
         self.tolerances.restore(self.writer.parts)
         if self.aim is not None:
             for frame in self.writer.recorded("train", self.run.hybrid.replicas):
@@ -221,6 +223,7 @@ class Production:
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
             "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
             "species": self.species.kept if self.species is not None else None})
+        self.pool.begin(self.done)
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

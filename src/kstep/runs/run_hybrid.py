@@ -9,6 +9,7 @@ from typing import Any
 
 from kstep.errors import PhysicsError, UserError
 from kstep.files import sha256
+from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -41,7 +42,7 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
     run, network = RunNetwork.of(run)
     writer = None
     try:
-        with EvaluationPool(run.spec, run.n_workers) as pool:
+        with JournaledPool(EvaluationPool(run.spec, run.n_workers), kept_file(run.out, "")) as pool:
             account.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
@@ -129,6 +130,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         metadata["aim"] = production.aim.record()
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
+    production.pool.end()
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kstep.config import BaselineConfig
+from kstep.config import HOW_IT_WORKS, BaselineConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.files import check_writable
 from kstep.forces.base import check_start
@@ -101,7 +101,8 @@ def run_one(settings: PlainMDSettings) -> None:
 
 def _check_finished(path: Path, config: BaselineConfig) -> None:
     """UserError where a finished trajectory cannot be read or was made with other settings."""
-    found, wanted = load_trajectory(path).metadata.get("config") or {}, json.loads(json.dumps(config.model_dump()))
+    found = load_trajectory(path).metadata.get("config") or {}
+    wanted = json.loads(json.dumps(config.model_dump(exclude=HOW_IT_WORKS)))
     different = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
     if different:
         raise UserError(f"{path} was made with {', '.join(different)}; use another --out, or run without --resume to "
@@ -158,7 +159,7 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
         groups |= dict.fromkeys((job.out for job in own), (physics, out, []))
         jobs += own
     with _bar(jobs) as tick:
-        for result in run_jobs(jobs, settings.n_workers or physical_cores(), tick):
+        for result in run_jobs(jobs, settings.n_workers or physical_cores(), tick, _folders(targets)):
             physics, out, finished = groups[result.job.out]
             if result.error:
                 problems.append(result.error)
@@ -167,6 +168,11 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
             if len(finished) == physics.config.replicas:
                 _join(physics, finished, settings, out)
                 done.append(physics.molecule.name)
+
+
+def _folders(targets: list[tuple[TruePhysics, Path]]) -> set[Path]:
+    """Where a file EXIT ends a run: beside a trajectory, and beside the folders of all molecules."""
+    return {folder for _, out in targets for folder in (out.parent, out.parent.parent)}
 
 
 def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDSettings, out: Path) -> None:
