@@ -1,21 +1,15 @@
 """What happens when a worker of the true physics dies, hangs, or says nonsense, and when a run is told to end."""
 
-import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from faulty import POISONED_NM, FaultySpec, springs
 from kstep import interruption
-from kstep.errors import UserError
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool, Reference, Truth
 from kstep.processes import FIRST_CALL_S, CallTimes, Worker, WorkerLost
@@ -196,7 +190,7 @@ def test_answers_of_another_surface_and_damaged_ones_are_asked_again(tmp_path, c
     found, asked = part(6)
     assert asked == 0 and np.array_equal(found, whole)
     assert part(6, warm_start=True)[1] == 12  # another surface
-    assert "another energy surface" in caplog.text and not path.exists() or path.stat().st_size
+    assert ("another energy surface" in caplog.text and not path.exists()) or path.stat().st_size
     part(4, fresh=True)
     (path,) = tmp_path.glob("calls_*")
     path.write_bytes(path.read_bytes()[:-400])

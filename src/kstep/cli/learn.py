@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 
 from kstep.cli import sample
+from kstep.cli.program import log_beside
 
 log = logging.getLogger("kstep")
 
@@ -22,5 +23,7 @@ def run(args) -> None:
     """Learn, and say where the network is."""
     from kstep.stages.sampling import learn_network
 
-    _, network = learn_network(replace(sample.load(args), learn=True))
-    log.info("-> %s", network)
+    settings = replace(sample.load(args), learn=True)
+    with log_beside(settings.out):
+        _, network = learn_network(settings)
+        log.info("-> %s", network)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.interruption import Stopped, signals_heeded
@@ -13,6 +15,7 @@ from kstep.processes import one_thread
 one_thread(whatever_was_set=True)  # before anything that reads it is imported
 
 SHORT_OF_AIM = 4
+ENDS = (PhysicsError, UserError, OSError, MemoryError)  # with a sentence
 
 log = logging.getLogger("kstep")
 
@@ -22,6 +25,26 @@ def setup_logging(level: str = "info") -> None:
     logging.basicConfig(level=level.upper(), format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
     for noisy in ("matplotlib", "pymbar", "jax", "absl", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+@contextmanager
+def log_beside(out: Path) -> Iterator[Path]:
+    """What is logged goes to <out>.log as well, with the time, after what is there; and how it ended, if not well."""
+    path = out.with_name(f"{out.name}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield path
+    except BaseException as error:
+        words = (getattr(error, "words", Stopped.words) if isinstance(error, KeyboardInterrupt)
+                 else sentence_of(error) if isinstance(error, ENDS) else repr(error))
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, words, (), None))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
@@ -62,4 +85,8 @@ def run_command(command, description: str, *, numbered: str | None = None, prog:
     parser.set_defaults(numbered=numbered)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)
+    if getattr(args, "allow_calculator", None):
+        from kstep.forces.ase import allow_calculators
+
+        allow_calculators(args.allow_calculator)
     return command.run(args) or 0

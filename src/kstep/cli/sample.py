@@ -20,7 +20,7 @@ from kstep.cli.flags import (
     positive_float,
     positive_int,
 )
-from kstep.cli.program import code_of_run
+from kstep.cli.program import code_of_run, log_beside
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -163,6 +163,7 @@ def run(args) -> int:
     from kstep.stages.sampling import sample
 
     settings = load(args)
-    metadata = sample(settings)
-    log.info("%s -> %s", describe(metadata), settings.out)
+    with log_beside(settings.out):
+        metadata = sample(settings)
+        log.info("%s -> %s", describe(metadata), settings.out)
     return code_of_run(metadata)

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from kstep.errors import PhysicsError, UserError
 from kstep.files import write_json_atomic
+from kstep.progress import progress_bar
 from kstep.runs.accounting import Account
 from kstep.runs.aim import Aim, judged_after
 from kstep.runs.counters import Tally
@@ -125,7 +125,7 @@ class Production:
             pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
                              or self._restart_file_is_due(first + n)))
         every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
-        with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
+        with progress_bar(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
             while self.done != total and not self.stopped and not self.is_over:
                 try:
                     self.state, self.info = next(steps)

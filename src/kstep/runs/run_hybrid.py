@@ -13,6 +13,7 @@ from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.runs import aim
 from kstep.runs.accounting import Account
+from kstep.runs.counters import weights_of_no_use
 from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file, reopen
@@ -108,8 +109,12 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     at_walls = describe_walls(summary.get("figures", {}).get("refused_at_walls", []))
     if at_walls:
         log.warning("%s", at_walls)
+    useless = weights_of_no_use(summary)
+    if useless:
+        log.warning("%s", useless)
     facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
-    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
+    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls,
+                                                          useless])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {

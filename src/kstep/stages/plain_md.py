@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kstep.config import HOW_IT_WORKS, BaselineConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.files import check_writable
@@ -19,6 +17,7 @@ from kstep.forces.openmm import fastest_platform, read_system
 from kstep.molecules.prepare import ensure_prepared
 from kstep.molecules.smiles import read_smiles_file
 from kstep.processes import physical_cores
+from kstep.progress import progress_bar
 from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
 from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
@@ -138,7 +137,7 @@ def _platform(physics: TruePhysics) -> str:
 def _bar(jobs: list[ReplicaJob]) -> Iterator[Callable[[int], None]]:
     """A bar over the timesteps of all jobs that shows ps per day beside it; what is given moves it."""
     n_steps = sum(stretch.n_steps for job in jobs for stretch in plan_baseline(job.config))
-    with tqdm(total=n_steps, unit="step", unit_scale=True) as bar:
+    with progress_bar(total=n_steps, unit="step", unit_scale=True, desc="plain MD") as bar:
 
         def tick(n: int) -> None:
             bar.update(n)

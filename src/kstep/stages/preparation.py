@@ -6,14 +6,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
 from kstep.molecules.molecule import check_name
 from kstep.molecules.prepare import NONE, prepare_entry, read_metadata, update_metadata, write_prepared
 from kstep.molecules.smiles import Entry, read_smiles_file
+from kstep.progress import progress_bar
 from kstep.provenance import provenance
 from kstep.shipped import find_molecules
 
@@ -60,7 +59,7 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     read_metadata(settings.out)  # a broken one is found before the work, not after
     check_writable(settings.out, folder=True)
     versions, done = provenance(), []
-    for entry in tqdm(entries, unit="molecule", desc="preparing", disable=None):
+    for entry in progress_bar(iterable=entries, unit="molecule", desc="preparing"):
         try:
             prepared = prepare_entry(entry, n_conformers=settings.n_conformers, seed=settings.seed,
                                      max_attempts=settings.max_attempts, force_field=settings.force_field)
