@@ -3,6 +3,7 @@
 import sys
 import types
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest

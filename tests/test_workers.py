@@ -241,12 +241,10 @@ def test_sigusr1_writes_what_is_known_and_sigterm_ends_once(tmp_path, caplog):
         pool.begin(0, fresh=True)
         walk(pool, 2)
         assert not list(tmp_path.glob("p/calls_*"))
-        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
         walk(pool, 1)
         assert list(tmp_path.glob("p/calls_*")) and "SIGUSR1" in caplog.text
         with pytest.raises(interruption.Terminated):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGTERM)  # does not cut short what the first one began
-        time.sleep(0.1)
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # does not cut short what the first one began
     assert signal.getsignal(signal.SIGTERM) is before

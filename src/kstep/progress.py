@@ -36,5 +36,5 @@ def progress_bar(**how: Any) -> tqdm:
     """tqdm(**how) on a terminal; elsewhere the same, a line a minute to the log."""
     if sys.stderr.isatty():
         return tqdm(**how)
-    return _Lines(**how, ascii=True, bar_format="{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} (<{remaining}){postfix}",
-                  mininterval=LINES_APART_S, maxinterval=LINES_APART_S)
+    return _Lines(**how, ascii=True, mininterval=LINES_APART_S, maxinterval=LINES_APART_S,
+                  bar_format="{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} to go{postfix}")

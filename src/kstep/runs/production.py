@@ -125,7 +125,8 @@ class Production:
             pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
                              or self._restart_file_is_due(first + n)))
         every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
-        with progress_bar(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
+        desc = f"{self.run.molecule.name} {self.scheme.name}"
+        with progress_bar(total=total, initial=first, unit="step", desc=desc) as bar:
             while self.done != total and not self.stopped and not self.is_over:
                 try:
                     self.state, self.info = next(steps)
