@@ -221,7 +221,7 @@ def judge(quiet: Path, noisy: Path, patient: Patient) -> dict:
 # the story -------------------------------------------------------------------------------------
 
 
-def command_for(args, out: Path, steps: int, *more: str) -> list[str]:
+def command_for(args, out: Path, steps: int) -> list[str]:
     config = args.work / "qm.yaml"
     config.write_text(f"backend: tblite\ncall_limit_s: {CALL_LIMIT_S}\n")
     network = () if args.scheme == "plain" else (
@@ -229,7 +229,7 @@ def command_for(args, out: Path, steps: int, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "src/06b_hybrid_integrate_qm.py"), "--smiles", args.smiles, "--name", "soak",
             "--qm-config", str(config.resolve()), "--scheme", args.scheme, *network, "--replicas", str(args.replicas),
             "--num-workers", "2", "--device", "cpu", "--set", "inner=numpy" if network else "inner=auto",
-            "--burn-in-steps", "10", "--steps", str(steps), "--seed", str(args.seed), "--out", str(out.resolve()), *more]
+            "--burn-in-steps", "10", "--steps", str(steps), "--seed", str(args.seed), "--out", str(out.resolve())]
 
 
 def finished(command: list[str], out: Path) -> float:
