@@ -89,8 +89,8 @@ def test_trials_choose_and_write_down_what_is_open(ethanol):
     assert len(given["trials"]) == 1
 
 
-def test_a_trial_sees_how_slow_a_torsion_is(monkeypatch):
-    """Butane in a force field from all its wells: a ladder makes the slowest torsion faster per move.
+def explorer_of_butane(monkeypatch) -> tuple[ex.Explorer, np.ndarray]:
+    """In a force field; and positions (8,N,3) in all its wells, the best one first.
 
     The clock is work done, so that a trial is as long on any machine.
     """
@@ -104,9 +104,24 @@ def test_a_trial_sees_how_slow_a_torsion_is(monkeypatch):
 
     molecule, system_xml = molecule_from_smiles("CCCC", "butane", seed=0)
     field = Counted(system_xml, len(molecule))
-    explorer = ex.Explorer(molecule, field, field, molecule.masses, 1e-3, np.random.default_rng(2))
-    x = molecule.conformers[np.arange(8) % len(molecule.conformers)]
     monkeypatch.setattr(ex, "time", SimpleNamespace(process_time=lambda: 0.0))
+    return (ex.Explorer(molecule, field, field, molecule.masses, 1e-3, np.random.default_rng(2)),
+            molecule.conformers[np.arange(8) % len(molecule.conformers)])
+
+
+def test_a_trial_that_never_left_a_well_is_not_the_fastest(monkeypatch):
+    """Chains that stay anti look fast by their energies; the ladder saw gauche, so that it counts for them too."""
+    explorer, x = explorer_of_butane(monkeypatch)
+    monkeypatch.setattr(ex, "TRIAL_CPU_S", 100.0)
+    anti = np.repeat(x[:1], 8, axis=0)
+    alone, ladder = explorer.best(anti, 100, [(300.0,), (300.0, 450.0, 700.0)], free_ladder=False, free_length=False)
+    assert alone.slowest == ladder.slowest != "energy" and alone.never_crossed == (alone.slowest,)
+    assert alone.moves_per_sample > 10 * ladder.moves_per_sample
+
+
+def test_a_trial_sees_how_slow_a_torsion_is(monkeypatch):
+    """Butane in a force field from all its wells: a ladder makes the slowest torsion faster per move."""
+    explorer, x = explorer_of_butane(monkeypatch)
     alone, _ = explorer.trial(x, (300.0,), 100, enough=np.inf, most_cpu_s=100)
     ladder, _ = explorer.trial(x, (300.0, 450.0, 700.0), 100, enough=np.inf, most_cpu_s=300)
     assert alone.slowest == ladder.slowest != "energy"

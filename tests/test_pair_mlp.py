@@ -191,6 +191,72 @@ def test_fused_atoms_cost_energy():
     assert energy[-1] > energy[-2] > energy[-3] and energy[-1] > energy[0]
 
 
+METHYL_TURNS = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 3, 4, 2, 5], [0, 1, 4, 2, 3, 5]])
+
+
+def closed_in(labels, orders=METHYL_TURNS, **how):
+    model = make_model(**how)
+    model.close_in(labels, orders)
+    return model.double()
+
+
+def clashing(labels):
+    """The last of the labels, the hydrogen of the hydroxyl at a methyl's: (3,6,3), 0.06 to 0.10 nm from it."""
+    x = np.repeat(labels[-1:], 3, axis=0)
+    direction = x[:, 5] - x[:, 2]
+    x[:, 5] = x[:, 2] + direction / np.linalg.norm(direction, axis=1)[:, None] * np.array([[0.06], [0.08], [0.10]])
+    return x
+
+
+def test_contacts_leave_the_labels_alone_and_push_apart_what_clashes():
+    labels = positions(50)
+    model, bare = closed_in(labels), make_model().double()
+    for a, b in zip(model.energy_and_forces(batch_of(labels)), bare.energy_and_forces(batch_of(labels))):
+        assert torch.equal(a, b)
+    x, first, second = clashing(labels), *np.triu_indices(6, 1)
+    inverse = 1.0 / np.linalg.norm(x[:, first] - x[:, second], axis=-1)
+    wall = 2e4 * (np.maximum(0.0, inverse * model.contact.numpy() - 1.0) ** 2).sum(1)
+    added = model.energy_and_forces(batch_of(x))[0] - bare.energy_and_forces(batch_of(x))[0]
+    assert added.numpy() == pytest.approx(wall) and (wall > 1000.0).all()
+    forces, h = model.energy_and_forces(batch_of(x))[1].numpy().reshape(x.shape), 1e-6
+    up, down = x.copy(), x.copy()
+    up[:, 5, 0] += h
+    down[:, 5, 0] -= h
+    slope = (model.energy(batch_of(up)) - model.energy(batch_of(down))).detach().numpy() / (2 * h)
+    assert -slope == pytest.approx(forces[:, 5, 0], rel=1e-4)
+
+
+def test_hot_path_knows_contacts():
+    labels = positions(50)
+    model = closed_in(labels)
+    x = np.concatenate([labels[:4], clashing(labels)])
+    energy, forces = FastPairMLP(model.float()).energy_and_forces(x)
+    exact_energy, exact_forces = model.double().energy_and_forces(batch_of(x))
+    assert energy == pytest.approx(exact_energy.numpy(), rel=1e-6)
+    assert forces == pytest.approx(exact_forces.numpy().reshape(x.shape), rel=1e-4, abs=0.1)
+
+
+def test_a_contact_is_that_of_all_labellings_and_of_all_pairs_of_its_elements():
+    """What is far apart in all labels may come as near as any other pair of these elements, bonds apart."""
+    labels = positions(50)
+    contact = closed_in(labels).contact.numpy()
+    of = {(int(i), int(j)): float(c) for i, j, c in zip(*np.triu_indices(6, 1), contact)}
+    closest = {pair: np.linalg.norm(labels[:, pair[0]] - labels[:, pair[1]], axis=-1).min() for pair in of}
+    hydrogens = [(i, j) for i, j in of if i >= 2]
+    assert {of[pair] for pair in hydrogens} == {of[2, 3]}
+    assert of[2, 5] == pytest.approx(min(closest[pair] for pair in hydrogens) / 1.1)
+    assert of[0, 2] == of[0, 3] == of[0, 4] == pytest.approx(min(closest[0, h] for h in (2, 3, 4)) / 1.1)  # bonds
+    assert of[0, 5] == pytest.approx(closest[0, 5] / 1.1)  # no bond: not that of the methyl's
+
+
+def test_a_checkpoint_older_than_contacts_has_none(tmp_path):
+    state = make_model().state_dict()
+    del state["contact"]
+    path = make_checkpoint(tmp_path / "old.pt", state_dict=state)
+    model = checkpoints.model_from(checkpoints.load(path))
+    assert not model.contact.any()
+
+
 def test_another_order_of_atoms_is_refused(tmp_path):
     path = make_checkpoint(tmp_path / "best.pt")
     Network.load(path, NUMBERS, MASSES, BONDS[:, ::-1])

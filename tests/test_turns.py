@@ -164,4 +164,4 @@ def test_a_molecule_without_torsions_or_without_turns_has_none():
     chain = type("Chain", (SimpleNamespace,), {"__len__": lambda self: 4})(**CHAIN)
     assert Turns.of(chain, 0, 0.0) is None
     found = Turns.of(chain, 3, -7.0)
-    assert found.n == 3 and found.floor_kJ_per_mol == -7.0 and np.array_equal(found.sides[0], [2, 3])
+    assert found.n == 2 and found.floor_kJ_per_mol == -7.0 and np.array_equal(found.sides[0], [2, 3])

@@ -1,7 +1,7 @@
 """Self-learning: labels, network and chains grow together, then the network is frozen.
 
-    bootstrap    short hot plain MD from every start, for a ladder of temperatures on the truth from
-                 turned ones too (learning/turned_torsions.py); each true call is a label
+    bootstrap    short hot plain MD from every start, and from
+                 turned ones (learning/turned_torsions.py); each true call is a label
     rounds       fit afresh; the network explores as it will in production, on all rungs of its ladder and
                  judged by itself alone; the truth is asked where every rung arrives, and each answer is a label
     the end      where more labels would cost more than they save (learning/ending.py): d = E_true - E_network is asked
@@ -139,7 +139,7 @@ class _Learner:
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
 
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
-        if len(self.target.temperatures_K) > 1:  # alone, 300 K would not cross, and would never use these labels
+        if len(self.rungs_K) > 1:  # alone, 300 K would not cross, and would never use these labels
             state = self._turn_over(state)
         self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
         n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))

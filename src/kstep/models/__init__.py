@@ -19,7 +19,8 @@ velocities in the dtype of the batch: float32 weights add a float32 correction t
 what the class can do, which others ask instead of its name
     bound_to_one_molecule     knows one molecule in one order of its atoms, and is built with its numbers and bonds
     ways                      to compute its forces (execution.py), the ones that cost nothing to try first
-    fits_labels               has `features`, `layers` and `energy_and_gradient`, which training/label_fit.py works on
+    fits_labels               has `features`, `layers`, `energy_and_gradient`, `contact` and `close_in`, which
+                              training/label_fit.py works on
     bears_bfloat16            learns under autocast (`amp` of the training)
 
 energy head (config.heads.energy)

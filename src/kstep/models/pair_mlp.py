@@ -6,8 +6,14 @@
 Inverse distances make E invariant under E(3) and the forces -dE/dx exactly conservative, with
 neither net force nor net torque.  Every coefficient q_p is positive, while the network itself
 grows at most linearly in u, so E goes up without bound when two atoms fuse: extrapolation can
-raise a false wall but dig no bottomless hole.  The price is that one network knows one molecule, in
-one order of its atoms; `checkpoint.check_fits` refuses any other.
+raise a false wall but dig no bottomless hole.  It can dig a deep one where atoms clash, since no label lies there, and
+dynamics or a torsion turned over leads there; so a fit ends by adding
+
+    W = K sum_p max(0, contact_p / r_p - 1)^2
+
+whose distance `contact_p` no label comes near (`close_in`): it is zero wherever the network was taught.
+
+The price is that one network knows one molecule, in one order of its atoms; `checkpoint.check_fits` refuses any other.
 
 The gradient is written out by hand, and so is the derivative of both that training needs
 (pair_mlp_gradient.py); `FastPairMLP` (pair_mlp_numpy.py) runs the same formulas in float32, without
@@ -31,6 +37,9 @@ from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.model_config import ModelConfig
 from kstep.models.pair_mlp_gradient import EnergyAndSlope
+
+CONTACT_KJ = 2e4  # K: 5 % beyond, an atom is pushed back with 50 kJ/mol
+CONTACT_MARGIN = 1.1  # beyond the shortest distance in a label: further than a sample at 600 K goes
 
 
 class PairMLP(nn.Module):
@@ -68,6 +77,7 @@ class PairMLP(nn.Module):
         self.register_buffer("incidence", incidence, persistent=False)
         self.register_buffer("feature_mean", torch.zeros(n_pairs))
         self.register_buffer("feature_std", torch.ones(n_pairs))
+        self.register_buffer("contact", torch.zeros(n_pairs))  # nm
         # In float64: total energies are 1e4 times larger than the differences that matter.
         for name, value in {"energy_mean": 0.0, "energy_scale": 1.0, "dt_ps": 0.0}.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
@@ -95,6 +105,26 @@ class PairMLP(nn.Module):
         self.energy_mean.fill_(float(energies.mean()))
         self.energy_scale.fill_(max(float(energies.std()), 1e-3))
 
+    def close_in(self, positions: np.ndarray, orders: np.ndarray) -> None:
+        """Let W begin where atoms clash: positions (S,N,3) nm, the labels; orders (G,N): relabellings of their atoms.
+
+        A pair clashes where it is closer than in any label, by CONTACT_MARGIN, and closer too than any two atoms of
+        these elements that no bond joins: what is far apart in all labels may still meet, in a conformer that they do
+        not show, and then the network must be asked, not a wall.
+        """
+        first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
+        table = np.zeros((self.n_atoms, self.n_atoms))
+        closest = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1).min(axis=0)
+        table[first, second] = table[second, first] = closest
+        closest = np.min([table[order][:, order][first, second] for order in orders], axis=0)
+        bonds = {tuple(sorted(bond)) for bond in self.bonds.tolist()}
+        apart = np.array([(int(i), int(j)) not in bonds for i, j in zip(first, second)])
+        numbers = np.sort(self.numbers.cpu().numpy()[np.stack([first, second], axis=1)], axis=1)
+        for kind in np.unique(numbers[apart], axis=0):
+            alike = apart & (numbers == kind).all(axis=1)
+            closest[alike] = closest[alike].min()
+        self.contact.copy_(torch.as_tensor(closest / CONTACT_MARGIN))
+
     def layout(self, batch: MoleculeBatch, sparse: bool = False) -> None:
         """Nothing: pairs have fixed places."""
 
@@ -110,10 +140,17 @@ class PairMLP(nn.Module):
         u, inverse, d = self.features(positions)
         weights = [tensor for layer in self.layers for tensor in (layer.weight, layer.bias)]
         energy, g = EnergyAndSlope.apply(u, self.readout, self.slope, functional.softplus(self.stiffness), *weights)
-        scale = self.energy_scale.to(g.dtype)
-        pair_force = (g * (scale / self.feature_std) * inverse**3)[:, None, :] * d
+        scale, beyond = self.energy_scale.to(g.dtype), (self.contact * inverse - 1.0).relu()
+        slope = g * (scale / self.feature_std) + beyond * (2.0 * CONTACT_KJ * self.contact)
+        pair_force = (slope * inverse**3)[:, None, :] * d
         forces = (pair_force @ self.incidence.to(d.dtype)).transpose(1, 2)
-        return self.energy_mean + self.energy_scale * energy.double(), forces
+        wall = CONTACT_KJ * beyond.double().square().sum(1)
+        return self.energy_mean + self.energy_scale * energy.double() + wall, forces
+
+    def _load_from_state_dict(self, state, prefix, *others):
+        """A network that is older than contacts has none."""
+        state.setdefault(f"{prefix}contact", torch.zeros_like(self.contact))
+        super()._load_from_state_dict(state, prefix, *others)
 
     def energy_and_forces(self, batch: MoleculeBatch, create_graph: bool = False):
         """Energy (P,) kJ/mol and forces (A,3) kJ/mol/nm of a batch of this molecule."""

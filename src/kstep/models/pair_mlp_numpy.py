@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from kstep.errors import UserError
-from kstep.models.pair_mlp import PairMLP
+from kstep.models.pair_mlp import CONTACT_KJ, PairMLP
 
 BLOCK_BYTES = 4_000_000  # of one block: least time at 10 to 60 atoms, on a core with 2 MB of second-level cache
 CACHE_LINE = 64  # bytes
@@ -58,6 +58,8 @@ class FastPairMLP:
                     for layer, weight in zip(model.layers, weights)]
         self._down = [weight.float() for weight in weights]
         self._mean = double(model.feature_mean)[order].float()[:, None]
+        self._contact = double(model.contact)[order].float()[:, None]
+        self._inverse_contact = 1.0 / self._contact
         self._slope = scale * per_spread * double(model.slope)[order]
         self._single_slope = self._slope.float()
         self._stiffness = (scale * per_spread**2 * functional.softplus(double(model.stiffness))[order]).float()[:, None]
@@ -101,6 +103,7 @@ class FastPairMLP:
         block.set_positions(x)
         torch.sub(block.inverse, self._mean, out=block.features)
         torch.mul(block.features, self._stiffness, out=block.pull)
+        block.clashes = bool(torch.gt(block.inverse, self._inverse_contact, out=block.closer).any())
 
     def _hidden_layers(self, block: _Block) -> None:
         below = block.features_row
@@ -112,7 +115,13 @@ class FastPairMLP:
         """w . h + c . u + 1/2 q . u^2, summed in float64: it is asked for once in many steps."""
         linear = 0.5 * block.pull.double() + self._slope[:, None]
         energy = block.layers[-1].double() @ self._readout + (linear * block.features).sum(0)
+        if block.clashes:
+            energy += CONTACT_KJ * self._beyond(block).double().square().sum(0)
         return self._energy_mean + energy.numpy()
+
+    def _beyond(self, block: _Block) -> torch.Tensor:
+        """contact / r - 1 (P,R) of the pairs that are closer than their contact, 0 of the others."""
+        return (block.inverse * self._contact - 1.0).clamp_min_(0.0)
 
     def _pair_forces(self, block: _Block) -> None:
         """block.pull becomes the force of each pair over its distance vector: dE/d(1/r) / r^3."""
@@ -124,6 +133,8 @@ class FastPairMLP:
         torch.addmm(self._single_slope, layers[0], self._down[0], out=block.slopes)
         pull, inverse = block.pull_np, block.inverse_np
         pull += block.slopes_np
+        if block.clashes:  # seldom: a pass over all pairs is saved
+            pull += (self._beyond(block) * (2.0 * CONTACT_KJ * self._contact)).numpy()
         pull *= inverse
         pull *= inverse
         pull *= inverse
@@ -136,8 +147,9 @@ class _Block:
     an even N, where the last offset meets its N/2 pairs twice.  The places left over take no part: their pull is zero.
 
     inverse, features, pull (P,R): 1/r; 1/r - mean; what becomes the force of a pair over its distance vector; slopes
-    (R,P): what the network adds to it; hidden, layers: lists of (R,H), before and after silu.  Views are made once, and
-    so is what ends in _np, the same memory as NumPy sees it: to make one costs as much as a small pass.
+    (R,P): what the network adds to it; closer (P,R) bool, clashes: pairs within their contact, and whether any is;
+    hidden, layers: lists of (R,H), before and after silu.  Views are made once, and so is what ends in _np, the same
+    memory as NumPy sees it: to make one costs as much as a small pass.
     """
 
     def __init__(self, n_rows: int, n_atoms: int, readout: torch.Tensor, widths: list[int]):
@@ -172,6 +184,7 @@ class _Block:
         self._inverses, self._pulls = zeros(n_offsets, atoms), zeros(n_offsets, atoms)  # of all places
         self.inverse, self.pull = (a.view(-1, n_rows)[:n_pairs] for a in (self._inverses, self._pulls))
         self.features, self.slopes = zeros(n_pairs, n_rows), zeros(n_rows, n_pairs)
+        self.closer, self.clashes = torch.zeros(n_pairs, n_rows, dtype=torch.bool), False
         self.features_row = self.features.T
         self.inverse_np, self.pull_np, self.slopes_np = self.inverse.numpy(), self.pull.numpy(), self.slopes.T.numpy()
         self.hidden, self.layers = ([zeros(n_rows, width) for width in widths] for _ in range(2))

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from kstep.analysis.measure.run_samples import samples_of
-from kstep.analysis.measure.samples import Recording
+from kstep.analysis.measure.samples import Recording, Series
 from kstep.molecules.molecule import Molecule
 from kstep.schemes.ladder import rungs_between
 from kstep.schemes.network_ladder import NetworkLadder
@@ -107,6 +107,7 @@ class Explorer:
         """masses (N,) Da: the sampler's; walls: `inside`, `mirror` and `turns` of a NetworkLadder."""
         self.molecule, self.network, self.carry, self.walls = molecule, network, carry, walls
         self.masses, self.dt_ps, self.rng = masses, dt_ps, rng
+        self._seen: list[Series] = []  # by each trial: what one saw in two wells has two for all
 
     def ladder(self, temperatures_K, move_steps: int) -> NetworkLadder:
         """Single moves on these rungs."""
@@ -131,7 +132,8 @@ class Explorer:
                 exchanges += led.exchanges.sum(axis=0)
                 recorded.append((x[:, 0].copy(), ladder.total(u[:, 0]).copy()))
             spent += time.process_time() + self.carry.cpu_s - start
-            found = self._slowest(recorded[int(SETTLING * len(recorded)):], move_steps)
+            series = self._series(recorded[int(SETTLING * len(recorded)):], move_steps)
+            found = self._slowest(series)
             most = most_cpu_s * (2.0 if found["never_crossed"] else 1.0)
             if found["samples"] >= enough or 2.0 * spent > most:
                 break
@@ -139,18 +141,22 @@ class Explorer:
         # lengths are drawn: what a move costs is that of its mean length
         per_move = spent / steps * move_steps / len(x)
         agreed = tuple(float(a) for a in exchanges[:, 1] / np.maximum(exchanges[:, 0], 1))
-        moves = max(1.0, found["frames"] / found["samples"])
-        return Trial(ladder.temperatures_K, move_steps, moves, found["slowest"], per_move, agreed,
-                     tuple(found["never_crossed"]), found["moves_per"]), x[:, 0]
+        self._seen.append(series)
+        return Trial(ladder.temperatures_K, move_steps, cpu_s_per_move=per_move, agreement=agreed,
+                     **_of_trial(found)), x[:, 0]
 
-    def _slowest(self, frames: list[tuple[np.ndarray, np.ndarray]], move_steps: int) -> dict[str, Any]:
-        """Samples of the slowest of torsions and energy; one that never crossed has half a one."""
+    def _series(self, frames: list[tuple[np.ndarray, np.ndarray]], move_steps: int) -> Series:
+        """Energy and torsions of (positions (R,N,3), energy (R,)), a move apart."""
         bonds, region = self.molecule.bonds, self.molecule.region
         bonds = bonds if region is None else bonds[np.isin(bonds, region).all(axis=1)]
         recording = Recording(self.molecule.numbers, bonds, move_steps * self.dt_ps)
         for positions, energy in frames:
             recording.add(positions, energy)
-        found = samples_of(recording.series(), of_dynamics=False)
+        return recording.series()
+
+    def _slowest(self, series: Series) -> dict[str, Any]:
+        """Samples of the slowest of torsions and energy; one that never crossed has half a one."""
+        found = samples_of(series, of_dynamics=False, beside=[other for other in self._seen if other is not series])
         rates = {"energy": found["energy"], **({found["label"]: found["torsion"]} if found["torsion"] else {}),
                  **dict.fromkeys(found["never_crossed"], 0.5)}
         name = min(rates, key=lambda each: rates[each])
@@ -162,21 +168,34 @@ class Explorer:
              free_length: bool) -> list[Trial]:
         """Trials of these ladders; where ladders are free with more or fewer rungs too, if neighbours agree too seldom
         or too often; where lengths are free of shorter and longer moves on the best.
+
+        All are judged by the wells that any of them saw: one that never left a well would else be the fastest.
         """
         trials, waiting = [], list(ladders)
+        self._seen = []
         while waiting:
             trial, positions = self.trial(positions, waiting.pop(0), move_steps)
             trials.append(trial)
             log.debug("moves on the network: %s", trial)
             if free_ladder and len(trials) <= len(ladders):
                 waiting += other_rungs(trial)
+        trials = self._judged_anew(trials)
         if free_length:
             rungs = min(trials, key=lambda t: t.cpu_s_per_sample).temperatures_K
             for steps in (max(1, move_steps // 2), 2 * move_steps):
                 trial, positions = self.trial(positions, rungs, steps)
                 trials.append(trial)
                 log.debug("moves on the network: %s", trial)
-        return trials
+        return self._judged_anew(trials)
+
+    def _judged_anew(self, trials: list[Trial]) -> list[Trial]:
+        return [replace(trial, **_of_trial(self._slowest(series))) for trial, series in zip(trials, self._seen)]
+
+
+def _of_trial(found: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Trial that its series tells."""
+    return {"moves_per_sample": max(1.0, found["frames"] / found["samples"]), "slowest": found["slowest"],
+            "never_crossed": tuple(found["never_crossed"]), "moves_per": found["moves_per"]}
 
 
 def other_rungs(trial: Trial) -> list[tuple[float, ...]]:

@@ -31,7 +31,8 @@ class NestedConfig(SamplerConfig):
     moves: Count | None = Field(None, description="moves on the network per true call")
     network_ladder_K: Annotated[list[Temperature], Field(min_length=1, max_length=100)] | None = Field(
         None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
-    turns: Whole = Field(8, description="torsions turned over before and after each exchange on the network")
+    turns: Whole = Field(
+        8, description="torsions turned over before and after each exchange on the network, at most two of each")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
     judge: Literal["auto", "chain", "weights"] = Field(

@@ -35,6 +35,8 @@ from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import kinetic_energy
 from kstep.units import kT
 
+PER_TORSION = 2  # turns of each
+
 
 @dataclass(frozen=True)
 class Advance:
@@ -70,11 +72,16 @@ class Turns:
 
     @classmethod
     def of(cls, molecule, n: int, floor_kJ_per_mol: float) -> Turns | None:
-        """Those of a molecule's rotatable torsions; None where it has none, or n is 0."""
+        """Those of a molecule's rotatable torsions, n at most; None where it has none, or n is 0.
+
+        A third of them is accepted where a molecule is small: more than two of each torsion would cost more than the
+        move beside them, and bring nothing.
+        """
         torsions = molecule.rotatable_torsions()
         if not len(torsions) or not n:
             return None
-        return cls(torsions, tuple(far_side(t, molecule.bonds, len(molecule)) for t in torsions), n, floor_kJ_per_mol)
+        return cls(torsions, tuple(far_side(t, molecule.bonds, len(molecule)) for t in torsions),
+                   min(n, PER_TORSION * len(torsions)), floor_kJ_per_mol)
 
     def propose(self, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Positions (S,N,3) with one torsion each turned."""

@@ -17,6 +17,7 @@ from kstep.schemes.state import Info
 from kstep.units import kT
 
 TUNED_HYDROGEN_DA = 4.0
+MOST_EXPONENT = 300.0  # whose square, summed over a run, is still a number
 
 SAMPLER_TRAITS = SchemeTraits(head="energy", keeps_velocities=False, sets_temperature=True, can_refuse=True,
                               has_identity=True, needs_forces=False)
@@ -54,7 +55,7 @@ class Sampler(Scheme):
     def count(self, info: Info) -> dict:
         """What acceptance and <exp(-beta dH)> with its error are made of."""
         beta = 1.0 / kT(self.temperature_K(len(info.delta_H)))
-        weight = np.exp(np.minimum(-beta * info.delta_H, 700.0))[~np.isnan(info.delta_H)]
+        weight = np.exp(np.minimum(-beta * info.delta_H, MOST_EXPONENT))[~np.isnan(info.delta_H)]
         return {"sum_exp": float(weight.sum()), "sum_exp_squared": float((weight**2).sum()),
                 "failed_true_calls": int(info.failures.sum())}
 

@@ -34,6 +34,7 @@ from kstep.training.whitening import whitened
 from kstep.units import PS_PER_FS, kT
 
 FEWEST_LABELS = 10  # below that no spread means anything
+RELABELLINGS = 300  # of the shortest distances: two methyls have nine of them, or eighteen
 COPIES = 4  # of each label, relabelled, that the scales and the covariance of the features are taken from
 
 
@@ -82,11 +83,13 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
                                      "dt_ps": dt_fs * PS_PER_FS})
         else:
             _continue(model, start)
+            model.contact.zero_()  # of the labels there were then
         force_rms = float(np.sqrt(np.square(labels.forces[usual]).mean()))
         scales = Scales(energy=float(model.energy_scale), force=max(force_rms, 1e-3))
         with whitened(model.layers[0], model.features(_single(seen))[0], config.fit_whitening, fresh=start is None):
             _optimise(model, molecule, labels, weights, config, scales, steps, rng)
         model.eval()
+        model.close_in(labels.positions[usual], exchange_hydrogens(molecule.numbers, molecule.bonds, rng, RELABELLINGS))
     checkpoint = checkpoints.packed(model, {
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
         "molecule": {key: torch.as_tensor(getattr(molecule, key)) for key in ("numbers", "masses", "bonds")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kstep.analysis.measure.fitted_tail import FittedTail
 from kstep.analysis.measure.profile import characterise
 from kstep.analysis.measure.samples import (
@@ -26,13 +28,15 @@ def samples_of_run(trajectory: Trajectory) -> dict:
     return samples_of(series_of(profile), of_dynamics=traits_of(trajectory.metadata).keeps_velocities)
 
 
-def samples_of(series: Series, *, of_dynamics: bool) -> dict:
+def samples_of(series: Series, *, of_dynamics: bool, beside: Sequence[Series] = ()) -> dict:
     """Effective samples of the potential energy and of the slowest torsion that has two rotamers or more.
+
+    beside: other series of the molecule, whose rotamers are there in this one too, whether or not it saw them.
 
     {"energy", "torsion" (None without such a torsion), "standard_error" of both, "label", "never_crossed": labels,
     "frames", "ps"}, with the run's own rotamers and correlation times with a fitted tail.
     """
-    found = effective_samples(series, counted(common_rotamers([series], []))[0], FittedTail(of_dynamics))
+    found = effective_samples(series, counted(common_rotamers([series, *beside], []))[0], FittedTail(of_dynamics))
     moving = crossed(found["torsions"])
     label, torsion = slowest(moving) or (None, None)
     return {"energy": found["energy"]["samples"], "torsion": torsion and torsion["samples"], "label": label,
