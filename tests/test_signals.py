@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def parts_of(folder, n):
 
 def ended(run, number):
     """Send a signal to the main process alone; (exit code, seconds, what it said, workers that are still there)."""
-    workers = children(run.pid)
+    workers = workers_of(run)
     began = time.monotonic()
     run.send_signal(number)
     said = run.communicate(timeout=60)[1]
@@ -52,7 +53,7 @@ def ended(run, number):
 
 def workers_of(run):
     """Its worker processes, without Python's own resource tracker."""
-    return [pid for pid in children(run.pid) if b"resource_tracker" not in open(f"/proc/{pid}/cmdline", "rb").read()]
+    return [pid for pid in children(run.pid) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path):
@@ -69,7 +70,7 @@ def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path):
 
 
 def cpu_s(pid):
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

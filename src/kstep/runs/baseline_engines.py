@@ -22,6 +22,8 @@ from kstep.schemes.maxwell import remove_centre_of_mass_velocity
 from kstep.schemes.state import State
 from kstep.units import PS_PER_FS, kT
 
+NOT_BEGUN = -1  # the timestep of a replica that has none yet
+
 
 @contextmanager
 def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None, folder: Path,
@@ -49,6 +51,7 @@ class LoopEngine:
         self.pool, self.beat = pool, beat
         self.scheme = Plain(masses, dt_fs * PS_PER_FS)
         self.friction_per_ps = friction_per_ps
+        beat(pool, NOT_BEGUN)  # what is needed is loaded: from here on calls are waited for
 
     def start(self, positions, velocities) -> State:
         """The State of one replica at positions and velocities (N,3); one true call."""

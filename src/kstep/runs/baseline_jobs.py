@@ -20,7 +20,7 @@ from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.forces import PhysicsSpec
 from kstep.interruption import ExitFile, Stopped, restarts_requested, signals_heeded
 from kstep.molecules.molecule import Molecule
-from kstep.processes import FIRST_CALL_S, SLICE_S, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import SLICE_S, START_S, Worker, WorkerLost, end_all, exit_with_parent
 from kstep.runs.baseline import run_baseline
 from kstep.runs.baseline_engines import engine_of
 from kstep.runs.baseline_plan import plan_baseline
@@ -149,12 +149,12 @@ class _Post:
     worker: Worker
     job: ReplicaJob | None = None
     silent_s: float = 0.0
-    limit_s: float = FIRST_CALL_S
+    limit_s: float = START_S
     step: int = -1
     lost: int = 0
 
     def begin(self, job: ReplicaJob) -> None:
-        self.job, self.silent_s, self.limit_s = job, 0.0, job.spec.call_limit_s or FIRST_CALL_S
+        self.job, self.silent_s, self.limit_s = job, 0.0, START_S
         self.worker.send(job)
 
     def replace_worker(self, why: str) -> ReplicaResult | None:
@@ -228,7 +228,8 @@ def _heed(post: _Post, message: tuple[str, Any], tick: Callable[[int], None]) ->
     elif kind == "say":  # a warning, which workers have no log for
         log.warning("%s", said)
     elif kind == "alive":
-        step, post.limit_s = said
+        step, limit_s = said
+        post.limit_s = post.job.spec.call_limit_s or limit_s
         if step > post.step:
             post.step, post.lost = step, 0
     elif kind == "result":
