@@ -167,10 +167,12 @@ def test_a_run_cut_anywhere_is_told_what_it_knew_and_goes_on_bit_equal(tmp_path,
 
 def test_without_their_guesses_answers_of_a_warm_backend_are_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(FaultySpec, "surface", "springs")
+    monkeypatch.setattr("kstep.forces.pool.FIRST_HISTORY_S", 60.0)
+    monkeypatch.setattr("kstep.forces.pool.HISTORY_S", 60.0)
     spec = springs(warm_start=True)
     with EvaluationPool(spec, 1) as pool:
         whole = walk(pool, 8)
-    with JournaledPool(EvaluationPool(spec, 1), tmp_path) as pool:  # guesses are told once in five seconds: the first
+    with JournaledPool(EvaluationPool(spec, 1), tmp_path) as pool:  # guesses are told once a minute: the first
         pool.begin(0, fresh=True)
         walk(pool, 5)
     with JournaledPool(EvaluationPool(spec, 1), tmp_path) as pool:

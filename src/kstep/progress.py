@@ -16,6 +16,8 @@ log = logging.getLogger("kstep")
 class _Lines(tqdm):
     """What a bar would show, as lines of the log."""
 
+    is_closed = False
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Say it."""
         log.info("%s", (msg or str(self)).strip())
@@ -27,9 +29,9 @@ class _Lines(tqdm):
 
     def close(self) -> None:
         """The last line, which no carriage return has to clear."""
-        if not self.disable:
+        if not self.is_closed:
             self.display()
-            self.disable = True
+        self.is_closed = True
 
 
 def progress_bar(**how: Any) -> tqdm:

@@ -39,7 +39,8 @@ from kstep.processes import (
 
 MOST_RELEASED = 1000.0  # kJ/mol and atom: no rearrangement sets more free; C=O, the strongest bond, holds 1072 for two
 FIRST_ENERGIES = 101  # behind a reference
-HISTORY_S = 5.0  # between two looks at a replica's SCF guess: taking it costs milliseconds
+# between two looks at a replica's SCF guess, which cost milliseconds: the first, doubled each time, and the longest
+FIRST_HISTORY_S, HISTORY_S = 0.1, 5.0
 
 log = logging.getLogger("kstep")
 
@@ -93,7 +94,7 @@ class _Evaluator:
 
     def __init__(self, spec: PhysicsSpec):
         self.physics, self._keeps_history = spec.build(), spec.keeps_history
-        self._given: dict[int, float] = {}  # when a row's history was told last
+        self._due: dict[int, tuple[float, float]] = {}  # when a row's history is told, and then apart
 
     def __call__(self, positions: np.ndarray, rows: np.ndarray, want_forces: bool) -> Answers:
         physics, found = self.physics, Answers.refused(positions.shape, "")
@@ -110,13 +111,15 @@ class _Evaluator:
                 found.messages[i] = str(error)
             now = time.perf_counter()
             found.seconds.append(now - began)
-            if self._keeps_history and now - self._given.get(row, -np.inf) > HISTORY_S:
-                found.histories[row], self._given[row] = physics.history(row), now
+            due, apart_s = self._due.get(row, (now, FIRST_HISTORY_S))
+            if self._keeps_history and now >= due:
+                found.histories[row] = physics.history(row)
+                self._due[row] = now + min(apart_s, HISTORY_S), 2 * apart_s
         return found
 
     def forget(self) -> None:
         self.physics.forget()
-        self._given.clear()
+        self._due.clear()
 
 
 def put_answers(extra: dict, answers: dict, rows, n_rows: int) -> None:

@@ -12,7 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Carrier:
 def _serve(connection) -> None:
     """Of a worker process: (load, arguments) is its network from now on, anything else is carried by it."""
     exit_with_parent()
-    carrier = None
+    carrier: Any = None
     while True:
         try:
             task, *payload = connection.recv()
