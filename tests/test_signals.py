@@ -1,5 +1,6 @@
 """Runs as a user starts them, told to end or robbed of a worker: nothing is lost, nobody stays behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -112,3 +113,21 @@ def test_sigterm_on_06b_leaves_what_a_bit_equal_run_goes_on_from(work, tmp_path)
         assert np.array_equal(getattr(a, key), getattr(b, key)), key
     assert a.metadata["true_calls"] == b.metadata["true_calls"] == 4 * 301
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_short_soak_holds_and_its_judgement_can_fail(tmp_path):
+    """Two hours of it, with a network: benchmarks/soak.py."""
+    import soak
+
+    done = run_python("benchmarks/soak.py", "--minutes", 0.01, "--fault-minutes", 0.07, "--most-faults", 3, "--scheme",
+                      "plain", "--smiles", "O", "--replicas", 2, "--faults", "kill worker", "kill run", "end run",
+                      "--work", tmp_path / "work", "--out", tmp_path / "soak.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert found["holds"] and found["same_bits"] and not found["lost_or_doubled"]
+    trajectory = load_trajectory(tmp_path / "work/noisy.npz")
+    first = trajectory.replica == trajectory.replica[0]
+    fourth, fifth = np.flatnonzero(first)[4:6]
+    trajectory.step[fifth] = trajectory.step[fourth]  # one twice, and one that is missing
+    assert soak.lost_or_doubled(trajectory, 1) == 2
+    assert soak.growth([(0.0, 100.0)] * 150 + [(1.0, 110.0)] * 100) == pytest.approx(0.1)
