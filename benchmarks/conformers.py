@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import covalent_radii
-from rdkit import Chem
 
+from kstep.analysis.measure.symmetry import bond_graph, equivalent_orders
 from kstep.errors import UserError
 from kstep.molecules.molecule import Molecule
 from kstep.topology import neighbours
@@ -22,7 +22,6 @@ from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM, kT
 SAME_RMSD_A = 0.3
 SAME_ENERGY_KJ = 0.5  # per mol
 BONDED = 1.3  # times the sum of covalent radii, in a relaxed geometry
-MOST_EXCHANGES = 20_000  # of equivalent atoms
 
 FORCE_TOLERANCE = 5.0  # kJ/mol/nm, of the atom that feels most: energies to about 0.1 kJ/mol in the softest torsions
 MEMORY = 30  # pairs of steps and changes of force that L-BFGS keeps
@@ -133,35 +132,6 @@ class _Memory:
         return out
 
 
-def _graph(numbers: np.ndarray, bonds: np.ndarray) -> Chem.Mol:
-    """Elements and which atoms are bonded, and nothing else: all resonance forms of a molecule have the same."""
-    graph = Chem.RWMol()
-    table = neighbours(len(numbers), bonds)
-    for atom, around in enumerate(table):
-        node = Chem.Atom(int(numbers[atom]))
-        node.SetIsotope(1 + len(around))  # a label that matches look at: its number of neighbours
-        node.SetNoImplicit(True)
-        graph.AddAtom(node)
-    for i, j in bonds:
-        graph.AddBond(int(i), int(j), Chem.BondType.SINGLE)
-    Chem.FastFindRings(graph)
-    return graph.GetMol()
-
-
-def equivalent_orders(numbers: np.ndarray, bonds: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Orders (P,n) of atoms (n,) that bonds do not tell apart, as places in `atoms`; other atoms hang on them."""
-    whole = _graph(numbers, bonds)
-    part = Chem.RWMol(whole)
-    for atom in sorted(set(range(len(numbers))) - set(map(int, atoms)), reverse=True):
-        part.RemoveAtom(atom)
-    Chem.FastFindRings(part)
-    orders = part.GetSubstructMatches(part, uniquify=False, maxMatches=MOST_EXCHANGES)
-    if len(orders) >= MOST_EXCHANGES:
-        raise UserError(f"the molecule has {MOST_EXCHANGES} exchanges of equivalent atoms or more, too many to compare "
-                        "conformers by")
-    return np.array(orders)
-
-
 def bonds_of(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Bonds (B,2) of a relaxed geometry (N,3) nm by its distances."""
     radii = covalent_radii[numbers] * NM_PER_ANGSTROM
@@ -176,7 +146,7 @@ def order_of(molecule: Molecule, numbers: np.ndarray, positions: np.ndarray) -> 
     bonds = bonds_of(numbers, positions)
     if len(numbers) != len(molecule) or len(bonds) != len(molecule.bonds):
         return None
-    match = _graph(numbers, bonds).GetSubstructMatch(_graph(molecule.numbers, molecule.bonds))
+    match = bond_graph(numbers, bonds).GetSubstructMatch(bond_graph(molecule.numbers, molecule.bonds))
     return np.array(match) if match else None
 
 

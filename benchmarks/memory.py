@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,8 @@ def pss_MB(pid: int) -> float:
 def measure(script: str, name: str, smiles: str, flags: list[str]) -> dict:
     """Highest memory of one command, and what it wrote."""
     out = WORK / f"{name}.npz"
-    out.unlink(missing_ok=True)
+    for made in (out, Path(f"{out}.parts"), Path(f"{out}.learn")):  # what was there would be the result
+        shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
     command = [sys.executable, f"src/{script}", "--smiles", smiles, "--name", name, "--out", str(out), *flags]
     start, highest = time.perf_counter(), 0.0
     with open(WORK / f"{name}.log", "w") as log:

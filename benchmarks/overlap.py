@@ -47,7 +47,7 @@ def main():
         for parts in (2, 1):
             out = WORK / f"{parts}_{repeat}.npz"
             subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule,
-                            "--checkpoint", args.checkpoint, *FLAGS, "--out", str(out)], check=True)
+                            "--checkpoint", args.checkpoint, *FLAGS, "--overwrite", "--out", str(out)], check=True)
             metadata = load_trajectory(out).metadata
             rows.append({"parts": parts, **{key: metadata[key] for key in KEPT}})
     write_json_compact(RESULT, {"machine": machine(), **provenance(), "runs": rows})

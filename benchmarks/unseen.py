@@ -2,8 +2,10 @@
 
     python benchmarks/unseen.py                           # 1-propanol, ethyl acetate, alanine dipeptide
     python benchmarks/unseen.py --molecules propanol
+    python benchmarks/unseen.py --molecules fluoroethanol --qm-config configs/qm_pyscf.yaml --samples 100    # with DFT
 
-`kstep sample SMILES --learn` and nothing else, GFN2-xTB at 300 K; what is there under outputs/unseen is kept.
+`kstep sample SMILES --learn` and nothing else, at 300 K, GFN2-xTB unless told otherwise; what is there under
+outputs/unseen is kept.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from running import RESULTS, ROOT, machine, provenance, sh
 
 RESULT = RESULTS / "unseen.json"
 WORK = Path("outputs/unseen")
-MOLECULES = {"propanol": "CCCO", "ethyl_acetate": "CCOC(C)=O", "alanine_dipeptide": "CC(=O)N[C@@H](C)C(=O)NC"}
+MOLECULES = {"propanol": "CCCO", "ethyl_acetate": "CCOC(C)=O", "alanine_dipeptide": "CC(=O)N[C@@H](C)C(=O)NC",
+             "fluoroethanol": "OCCF"}
+DEFAULT = ("propanol", "ethyl_acetate", "alanine_dipeptide")
 
 
 def row(path: Path) -> dict:
     """What one run came to: its aim, calls and CPU seconds of learning and sampling apart."""
     run = load_trajectory(path)
     m = run.metadata
-    return {"smiles": m["smiles"], "atoms": len(run.atom_types), "reached": m["aim"]["reached"],
+    return {"smiles": m["smiles"], "method": m["method"], "atoms": len(run.atom_types), "reached": m["aim"]["reached"],
             "effective_samples": m["aim"]["effective_samples"], "r_hat": m["aim"]["r_hat"], "why": m["aim"]["why"],
             "one_well": m["aim"]["one_well"], "acceptance": m["acceptance"], "judge": m.get("judge"),
             "moves": m["tuning"]["moves"], "network_ladder_K": m["tuning"]["network_ladder_K"],
@@ -38,12 +42,17 @@ def row(path: Path) -> dict:
 def main() -> None:
     """Write benchmarks/results/unseen.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--molecules", nargs="+", choices=list(MOLECULES), default=list(MOLECULES))
-    chosen = parser.parse_args().molecules
+    parser.add_argument("--molecules", nargs="+", choices=list(MOLECULES), default=list(DEFAULT))
+    parser.add_argument("--qm-config", default="configs/qm.yaml", help="YAML of the true physics")
+    parser.add_argument("--samples", type=int, help="effective samples that end a run (default: the run's own)")
+    args = parser.parse_args()
+    other = Path(args.qm_config).stem.removeprefix("qm").strip("_")
     rows = json.loads(RESULT.read_text())["molecules"] if RESULT.exists() else {}
-    for name in chosen:
+    for molecule in args.molecules:
+        name = f"{molecule}_{other}" if other else molecule
         path = WORK / f"{name}.npz"
-        sh(ROOT / path, "src/06b_hybrid_integrate_qm.py", "--smiles", MOLECULES[name], "--learn", "--out", path)
+        sh(ROOT / path, "src/06b_hybrid_integrate_qm.py", "--smiles", MOLECULES[molecule], "--qm-config",
+           args.qm_config, "--learn", "--out", path, *(["--effective-samples", args.samples] if args.samples else []))
         rows[name] = row(ROOT / path)
         print(name, rows[name]["why"], f"{rows[name]['true_calls']} true calls after "
               f"{rows[name]['true_calls_training']} labels", flush=True)

@@ -15,7 +15,7 @@ PLACE = importlib.util.spec_from_file_location("make_api_reference", ROOT / "scr
 api_reference = importlib.util.module_from_spec(PLACE)
 PLACE.loader.exec_module(api_reference)
 DESCRIBED = api_reference.places()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def linked(page: Path) -> set[Path]:

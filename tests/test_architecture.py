@@ -29,21 +29,24 @@ FILES = sorted(SOURCE.rglob("*.py"))
 PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
 
 GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "schemas", "scheme_traits",
-          "run_record", "provenance", "shipped", "importance", "interruption", "progress"}
+          "run_record", "provenance", "shipped", "importance", "restraints", "fingerprint", "outputs", "interruption",
+          "progress"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
     "interruption": set(), "progress": set(),
     "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
     "scheme_traits": set(), "shipped": set(), "importance": set(), "files": {"errors"},
+    "fingerprint": {"errors"}, "outputs": {"errors"},
     "provenance": {"processes"},
-    "config": {"errors", "shipped"},
-    "schemas": {"errors", "files", "scheme_traits", "run_record"}, "run_record": {"errors"},
+    "config": {"errors", "shipped", "restraints"}, "restraints": {"errors", "dihedrals"},
+    "schemas": {"errors", "files", "scheme_traits", "run_record", "restraints", "units"}, "run_record": {"errors"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
     "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},
-    "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance"},
+    "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance",
+                 "restraints", "outputs"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
-    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning"},
+    "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "analysis"},
     "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages",
                        "analysis"},
     "result": GROUND | {"analysis", "runs"},

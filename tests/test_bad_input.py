@@ -209,8 +209,8 @@ def test_a_file_that_may_not_be_read_is_not_called_truncated(tmp_path, monkeypat
     """'delete it' would be the wrong advice for a disk or a right that is at fault."""
     from kstep.config import read_yaml
 
-    for name in ("t.npz", "c.yaml"):
-        (tmp_path / name).write_bytes(b"PK")
+    np.savez(tmp_path / "t.npz", x=np.zeros(3))
+    (tmp_path / "c.yaml").write_text("a: 1")
 
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -87,12 +87,16 @@ def test_a_flag_left_out_unsets_no_set(tmp_path):
     assert "3 replicas" in finished.stderr
 
 
-def test_a_molecule_that_is_a_file_of_another_kind_is_told_what_it_is(tmp_path):
-    (tmp_path / "my.xyz").write_text("1\n\nH 0 0 0\n")
-    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", "--scheme",
-                          "plain", "--out", tmp_path / "x.npz")
-    assert finished.returncode == 2 and "is not a prepared molecule" in finished.stderr
-    assert "delete" not in finished.stderr and (tmp_path / "my.xyz").exists()
+def test_a_molecule_that_is_a_structure_file_is_read_and_a_damaged_one_is_told(tmp_path):
+    (tmp_path / "my.xyz").write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n")
+    (tmp_path / "bad.xyz").write_text("1\nH 0 0 0\n")
+    words = ("--scheme", "plain", "--steps", "1", "--replicas", "1", "--burn-in-steps", "0", "--num-workers", "1",
+             "--out", tmp_path / "x.npz")
+    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", *words)
+    assert finished.returncode == 0 and "my plain" in finished.stderr, finished.stderr[-1000:]
+    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "bad.xyz", *words)
+    assert finished.returncode == 2 and "is not the number of the atoms" in finished.stderr
+    assert "delete" not in finished.stderr and (tmp_path / "bad.xyz").exists()
 
 
 def test_a_name_from_a_path_speaks_of_the_path(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from kstep.errors import UserError
 from kstep.schemas import load_dataset, load_trajectory, read_npz, save_trajectory, write_npz
+from kstep.stages.datasets import DatasetSettings, make_datasets
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset, find_trajectories
 from kstep.training.splits import make_splits, select
@@ -164,3 +165,21 @@ def test_unusable_trajectories_are_refused(water, tmp_path):
     save_trajectory(tmp_path / "e.npz", kept, {**hybrid.metadata, "scheme": "metropolis"})
     with pytest.raises(UserError, match="metropolis"):
         build_dataset({"e": tmp_path / "e.npz"}, 4)
+
+
+def test_a_dataset_is_the_result_of_the_same_command_and_replaced_by_none(water, tmp_path):
+    def make(**more):
+        return make_datasets(DatasetSettings(**{**dict(md_root=water.parents[1], out_root=tmp_path, ks=(4,),
+                                                       splits_dir=tmp_path / "splits", split_by="time"), **more}))
+
+    first = make()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert make() == first
+    for change, words in (({"stride": 3}, "stride was null and is 3"), ({"rotations": 1}, "rotations was 0 and is 1"),
+                          ({"train_fraction": 0.5, "out_root": tmp_path / "new"}, "is another split")):
+        with pytest.raises(UserError, match=words):
+            make(**change)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    make(stride=3, overwrite=True)
+    assert (tmp_path / "dataset_k4.npz.backup-1").read_bytes() == before[tmp_path / "dataset_k4.npz"]
+    assert load_dataset(tmp_path / "dataset_k4.npz")[1]["fingerprint"]["stride"] == 3

@@ -152,8 +152,9 @@ def test_what_cannot_teach_is_refused_in_one_sentence(work, tmp_path, monkeypatc
         assert words in printed and printed.count("\n") == 1, printed
 
     refused("does not exist", teacher=tmp_path / "absent.pt")
-    refused("holds the teacher", out_dir=work / "teacher")
-    refused("holds the teacher", out_dir=work / "teacher", teacher=work / "teacher/last.pt")
+    refused("would be overwritten by what is written to best.pt", out_dir=work / "teacher")
+    refused("would be overwritten by what is written to last.pt", out_dir=work / "teacher",
+            teacher=work / "teacher/last.pt")
     refused("energy head alone", model="arch: egnn\nelements: [1, 6, 8]\nheads: {energy: true, jump: true}\n")
     teacher = checkpoints.load(work / "teacher/best.pt")
     checkpoints.save(tmp_path / "other.pt", {**teacher, "method": "GFN2-xTB"})

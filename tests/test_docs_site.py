@@ -22,7 +22,7 @@ def site(tmp_path_factory):
 
 
 def test_every_guide_is_a_page_and_every_link_leads_somewhere(site):
-    guides = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    guides = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     pages = [str(path.relative_to(ROOT).with_suffix(".html")).replace("README", "index") for path in guides]
     for page in map(site.joinpath, pages):
         text = page.read_text()

@@ -36,8 +36,8 @@ def test_import_is_light():
 
 
 def test_the_names_are_there_and_no_others():
-    assert set(kstep.__all__) == {"prepare", "simulate", "learn", "sample", "evaluate", "load", "export", "Result",
-                                  "Molecule", "UserError", "__version__"}
+    assert set(kstep.__all__) == {"prepare", "simulate", "learn", "sample", "evaluate", "load", "export", "populations",
+                                  "average", "Result", "Molecule", "UserError", "__version__"}
     assert all(getattr(kstep, name) is not None and name in dir(kstep) for name in kstep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'smaple'"):
         kstep.smaple  # noqa: B018

@@ -237,9 +237,9 @@ def test_a_resumed_run_keeps_the_way_that_was_measured(water, tmp_path):
     assert other["config"]["inner"] == "numpy"
     assert not np.array_equal(load_trajectory(tmp_path / "other.npz").pos, b.pos)  # the last bits do differ
     with pytest.raises(KeyboardInterrupt):
-        go(water, tmp_path, "cut", chosen="eager", cut_at=5)
+        go(water, tmp_path, "again", chosen="eager", cut_at=5)
     with pytest.raises(UserError, match="other settings"):
-        go(water, tmp_path, "cut", way="numpy", resume=True)
+        go(water, tmp_path, "again", way="numpy", resume=True)
 
 
 def test_ways_fit_network_and_device():

@@ -10,10 +10,11 @@ from scipy.special import erfc
 from conftest import ROOT, run_python
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
+from kstep.files import Claim
 from kstep.forces import physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool, Truth
-from kstep.learning import learner as module
+from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
@@ -150,6 +151,51 @@ def test_a_learning_cut_within_a_round_asks_for_no_label_twice(water, tmp_path, 
     assert all(np.array_equal(resumed["state_dict"][k], v) for k, v in whole["state_dict"].items())
     assert sum(asked) == resumed["true_calls_training"] == whole["true_calls_training"]
     assert not cuts and not list(tmp_path.glob("calls_*"))
+
+
+@pytest.mark.parametrize("name", ["write_restart", "save"])
+def test_a_kill_between_its_files_counts_no_round_twice(water, tmp_path, monkeypatch, learned, name):
+    """After the row on round 2 was written: before labels.npz is, or after it and before the restart file."""
+    at, calls = {"write_restart": (progress_module, 3), "save": (Labels, 3)}[name], []
+    original = getattr(at[0], name)
+
+    def cut(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at[1]:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(at[0], name, cut)
+    with pytest.raises(KeyboardInterrupt):
+        learn_it(water, tmp_path)
+    monkeypatch.setattr(at[0], name, original)
+    assert [row["round"] for row in rows(tmp_path)] == [1, 2]
+    with pytest.raises(UserError, match="has not finished; --resume goes on"):
+        learn_it(water, tmp_path)
+    with Claim(tmp_path, tmp_path), pytest.raises(UserError, match="another run is writing"):
+        learn_it(water, tmp_path, resume=True)
+    resumed, whole = checkpoints.load(learn_it(water, tmp_path, resume=True)), checkpoints.load(learned[0])
+    assert all(np.array_equal(resumed["state_dict"][k], v) for k, v in whole["state_dict"].items())
+    assert [(r["what"], r["round"], r["labels"]) for r in rows(tmp_path)] == [
+        (r["what"], r["round"], r["labels"]) for r in rows(learned[1])]
+    labels, _ = Labels.load(tmp_path / "labels.npz")
+    assert labels.sha256() == Labels.load(learned[1] / "labels.npz")[0].sha256()
+
+
+def test_a_finished_learning_is_the_result_of_the_same_command(water, learned, monkeypatch):
+    path, folder = learned
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    monkeypatch.setattr(Target, "fit", None)
+    assert learn_it(water, folder) == path
+    molecule, spec = water
+    charged = replace(spec, settings={**spec.settings, "charge": 1})
+    heavy = replace(spec, masses=2 * molecule.masses)
+    for more, words in (({"seed": 2}, "seed was 1 and is 2"), ({"spec": charged}, "charge was not there and is 1"),
+                        ({"spec": heavy}, "physics.masses.0 was 15.999 and is 31.998")):
+        for resume in (False, True):
+            with pytest.raises(UserError, match=words):
+                learn_it(water, folder, resume=resume, **more)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_budget_ends_it_with_a_warning(water, tmp_path, caplog):

@@ -1,7 +1,10 @@
 """04: a short training lowers the loss, a resumed one is bit-equal, every lambda has its effect."""
 
 import itertools
+import json
+import resource
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -10,10 +13,12 @@ import pytest
 import torch
 
 from kstep.errors import UserError
-from kstep.files import sha256
+from kstep.files import Claim, sha256
 from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.network import Network
 from kstep.schemas import load_dataset
+from kstep.stages import network_training as stage
+from kstep.stages.network_training import TrainingSettings, train_network
 from kstep.training import losses, normalisation as normalise
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
@@ -137,6 +142,101 @@ def test_04_trains_and_resumes(dataset, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
 
 
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """settings(**changes) of a training that is cut after 3 of its 6 steps in `out_dir`, and that folder."""
+    out_dir = tmp_path_factory.mktemp("trained")
+
+    def settings(**changes):
+        config = {key: changes.pop(key) for key in list(changes) if key in TrainConfig.model_fields}
+        return TrainingSettings(**{**dict(
+            dataset=dataset / "dataset_k4.npz", model_config=PAIR_MLP, out_dir=out_dir, max_steps=3, progress=False,
+            config=TrainConfig(**{"batch_size": 16, "max_epochs": 2, **config}),
+            splits=(dataset / "train.json", dataset / "val.json")), **changes})
+
+    train_network(settings())
+    return settings, out_dir
+
+
+def copied(out_dir, to):
+    shutil.copytree(out_dir, to, dirs_exist_ok=True)
+    return to
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"lr": 0.5}, "train.lr was 0.003 and is 0.5"), ({"batch_size": 8}, "train.batch_size was 16 and is 8"),
+    ({"lambda_force": 3.0}, "train.lambda_force was 10.0 and is 3.0"), ({"seed": 7}, "seed was 0 and is 7"),
+    ({"frozen": ("1",)}, "frozen was"), ({"splits": None}, "splits.train was"),
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+def test_another_training_is_no_continuation(trained, tmp_path, change, words):
+    settings, out_dir = trained
+    if "splits" in change:
+
+        train, val = settings().splits
+        some = json.loads(train.read_text())
+        some["blocks"] = some["blocks"][:-1]
+        (tmp_path / "few.json").write_text(json.dumps(some))
+        change = {"splits": (tmp_path / "few.json", val)}
+    before = {p.name: p.read_bytes() for p in out_dir.iterdir()}
+    for resume in (True, False):
+        with pytest.raises(UserError, match=words):
+            train_network(settings(resume=resume, max_steps=6, **change))
+    assert {p.name: p.read_bytes() for p in out_dir.iterdir()} == before
+
+
+def test_more_steps_are_the_same_training(trained, tmp_path):
+    settings, out_dir = trained
+    done = train_network(settings(resume=True, max_steps=5, log_interval_steps=1, threads=1,
+                                  out_dir=copied(out_dir, tmp_path)))
+    assert done.steps == 5
+
+
+def test_a_finished_training_is_the_result_of_the_same_command(trained, monkeypatch):
+    settings, out_dir = trained
+    before = {p.name: p.read_bytes() for p in out_dir.iterdir()}
+    monkeypatch.setattr(stage, "train", None)
+    again = train_network(settings())
+    assert again.steps == 3 and again.best["val_loss"] == json.loads(before["training.json"])["best"]["val_loss"]
+    with pytest.raises(UserError, match="of another length; --resume goes on"):
+        train_network(settings(max_steps=6))
+    assert {p.name: p.read_bytes() for p in out_dir.iterdir()} == before
+
+
+def test_what_is_overwritten_is_kept_in_another_folder(trained, tmp_path):
+    settings, out_dir = trained
+    out = copied(out_dir, tmp_path / "out")
+    (out / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in out_dir.iterdir()}
+    train_network(settings(out_dir=out, overwrite=True, seed=5))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out.backup-1").iterdir()} == before
+    assert checkpoints.load(out / "best.pt")["fingerprint"]["seed"] == 5 and (out / "notes.txt").exists()
+
+
+def test_two_trainings_into_one_folder_do_not_mix(trained, tmp_path):
+    settings, _ = trained
+    with Claim(tmp_path / "out", tmp_path / "out"), pytest.raises(UserError, match="another run is writing"):
+        train_network(settings(out_dir=tmp_path / "out"))
+
+
+def test_a_full_disk_ends_a_training_that_can_be_resumed(trained, tmp_path):
+    """Too small for the weights: last.pt stays the one before, and its path is named."""
+    settings, out_dir = trained
+    out = copied(out_dir, tmp_path)
+    before, soft = (out / "last.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, soft[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written") as failure:
+            train_network(settings(out_dir=out, resume=True, max_steps=5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft)
+    assert failure.value.filename in [str(out / name) for name in ("last.pt", "best.pt")]
+    assert (out / "last.pt").read_bytes() == before
+    (out / "metrics.jsonl").open("a").write('{"kind": "tr')  # cut by the disk
+    assert train_network(settings(out_dir=out, resume=True, max_steps=5)).steps == 5
+    whole = [line for line in (out / "metrics.jsonl").read_text().splitlines() if line != '{"kind": "tr']
+    assert [json.loads(line) for line in whole][-1]["kind"] == "end"
+
+
 def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
     """Run in this process, since importing torch takes longer than the refusal."""
     setup = prepare(dataset, PAIR_MLP)
@@ -151,7 +251,8 @@ def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
         assert ended.value.code == 2 and words in printed, printed
 
     refused("did you mean 'batch_size'", "--set", "batchsize=3")
-    refused("no parameter starts so", "--freeze-layers", "layer.0")
+    refused("holds best.pt; --resume goes on with it")
+    refused("no parameter starts so", "--freeze-layers", "layer.0", "--out-dir", tmp_path / "new")
     last = checkpoints.load(tmp_path / "last.pt")
     for change, words in [({"dt_fs": 0.25}, "was trained at dt_fs 0.25, the dataset has dt_fs 0.5"),
                           ({"k_steps": 12}, "was trained at k = 12, the dataset has k = 4"),
@@ -160,5 +261,7 @@ def test_04_refuses_in_one_sentence(dataset, tmp_path, monkeypatch, capsys):
         refused(words, "--resume")
     checkpoints.save(tmp_path / "last.pt", {**last, "data_sha256": sha256(dataset / "dataset_k4.npz")})
     refused("another model config", "--resume", model="arch: pair_mlp\npair_hidden: [8]\n")
-    refused("another architecture or size", "--pretrained", tmp_path / "last.pt",
+    refused("would be overwritten", "--pretrained", tmp_path / "last.pt")
+    (tmp_path / "last.pt").rename(tmp_path / "first.pt")
+    refused("another architecture or size", "--pretrained", tmp_path / "first.pt", "--overwrite",
             model="arch: pair_mlp\npair_hidden: [8]\n")

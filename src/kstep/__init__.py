@@ -1,6 +1,7 @@
 """md-kstep: carry a molecule k timesteps with a network, ask the true physics once.
 
     prepare simulate learn sample evaluate load export   the stages, as on the command line (kstep.front)
+    populations average                                  what a run says of its molecule
     Result Molecule UserError                            what they give, take and raise
 """
 
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOME = {**dict.fromkeys(("prepare", "simulate", "learn", "sample", "evaluate", "load", "export"), "kstep.front"),
+_HOME = {**dict.fromkeys(("prepare", "simulate", "learn", "sample", "evaluate", "load", "export", "populations",
+                         "average"), "kstep.front"),
          "Result": "kstep.result", "Molecule": "kstep.molecules.molecule", "UserError": "kstep.errors"}
 
-__all__ = ["Molecule", "Result", "UserError", "__version__", "evaluate", "export", "learn", "load", "prepare", "sample",
-           "simulate"]
+__all__ = ["Molecule", "Result", "UserError", "__version__", "average", "evaluate", "export", "learn", "load",
+           "populations", "prepare", "sample", "simulate"]
 
 if TYPE_CHECKING:
     from kstep.errors import UserError
-    from kstep.front import evaluate, export, learn, load, prepare, sample, simulate
+    from kstep.front import average, evaluate, export, learn, load, populations, prepare, sample, simulate
     from kstep.molecules.molecule import Molecule
     from kstep.result import Result
 

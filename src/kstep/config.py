@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from kstep.errors import UserError, did_you_mean
+from kstep.restraints import Restraint
 from kstep.shipped import find_config
 
 MOST = 2**31 - 1  # what the C++ side of the backends holds
@@ -58,6 +59,12 @@ class BaselineConfig(Config):
     replicas: Replicas = 2
     threads: Count = 1  # of a true call
     call_limit_s: Positive | None = None  # after which a true call counts as hung
+    restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
+
+    @property
+    def surface(self) -> str:
+        """What tells its potential energy surface from another's: the method, and the solvent where there is one."""
+        return self.method
 
     if TYPE_CHECKING:  # the config of a backend has those that mean something to it
         @property
@@ -70,6 +77,8 @@ class BaselineConfig(Config):
         def spin_multiplicity(self) -> Any: ...
         @property
         def platform(self) -> Any: ...
+        @property
+        def relax_starts(self) -> Any: ...
 
 
 class ChargedConfig(BaselineConfig):
@@ -77,6 +86,7 @@ class ChargedConfig(BaselineConfig):
 
     charge: Annotated[int, Number] | None = None  # null: the molecule's own
     spin_multiplicity: Count | None = None  # null: the molecule's own
+    relax_starts: bool = True  # and judge them (kstep.runs.starts)
 
 
 T = TypeVar("T", bound=Config)
@@ -122,8 +132,11 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
     try:
         return kind.model_validate(data)
     except ValidationError as failure:
-        problem = failure.errors()[0]
+        problems = failure.errors()  # a key that is misspelt explains the one that is missing
+        problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         key = ".".join(str(part) for part in problem["loc"])
+        if not key:  # of the mapping as a whole
+            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
             raise UserError(f"{where}: unknown key '{key}'{hint}") from None
@@ -135,8 +148,11 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
 def _fields_at(kind: type[BaseModel], keys) -> Any:
     """The keys a config knows below `keys`, e.g. those of `heads`."""
     for key in keys:
-        annotation = kind.model_fields[key].annotation
-        kind = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type) and issubclass(c, BaseModel))
+        if isinstance(key, str):  # a number is a place in a list
+            waiting = [kind.model_fields[key].annotation]
+            while not (isinstance(waiting[0], type) and issubclass(waiting[0], BaseModel)):
+                waiting += get_args(waiting.pop(0))
+            kind = waiting[0]
     return kind.model_fields
 
 

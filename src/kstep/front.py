@@ -1,6 +1,7 @@
 """Sampling a molecule from Python: what `import kstep` offers.
 
-    molecule   a SMILES, the path of a prepared folder, or a Molecule
+    molecule   a SMILES, the path of a prepared folder or of a structure file (xyz, extxyz, sdf, mol, pdb), ase.Atoms or
+               a list of them (each a start), or a Molecule; charge and multiplicity where it does not say them itself
     physics    a YAML of configs/ or its name ("qm", "md"), a backend ("tblite", "xtb", "openmm", "pyscf"), a method of
                xTB ("GFN2-xTB"), a mapping of config keys, a config object, or any ASE calculator or factory of one
     settings   keywords that are the keys of the config, checked with "did you mean"
@@ -14,39 +15,46 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kstep.config import BaselineConfig, load_config
+from kstep.analysis.measure.observables import Function, Observed, average as measure_average
+from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
+from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
-from kstep.forces.openmm import MDConfig
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import molecule_from_smiles, prepare_smiles, write_prepared
+from kstep.molecules.prepare import write_prepared
+from kstep.outputs import check_no_input
 from kstep.processes import one_thread
 from kstep.result import Result
+from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
-from kstep.stages.physics import TruePhysics, check_lengths, load_physics, open_physics
+from kstep.stages.physics import Subject, TruePhysics, check_lengths, load_physics, open_physics, prepare_subject
 from kstep.stages.plain_md import PlainMDSettings, run_one
-from kstep.stages.sampling import SamplingSettings, learn_network, sample as run_sampling
+from kstep.stages.relaxation import physics_of_run, relax_conformers
+from kstep.stages.sampling import SamplingSettings, learn_alone, sample as run_sampling
 
 HYBRID, LEARN = "configs/hybrid.yaml", "configs/learn.yaml"
 
-Subject = str | Path | Molecule
+Runs = Result | str | Path | Sequence[Result | str | Path]
 Settings = bool | str | Path | Mapping[str, Any]
 
 
-def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = None, force_field: str | None = None,
-            n_conformers: int = 20, seed: int = 0) -> Molecule:
-    """Conformers and topology of a SMILES (named by its formula without `name`).
+def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None = None, force_field: str | None = None,
+            charge: int | None = None, multiplicity: int | None = None, n_conformers: int = 20,
+            seed: int = 0) -> Molecule:
+    """Conformers and topology of a SMILES (named by its formula without `name`), or of one's own structures.
 
     out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
-    see 00 (None: MMFF94 where it has parameters).  Raises UserError for what is no molecule.
+    see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
+    their own.  Raises UserError for what is no molecule.
     """
-    prepared = prepare_smiles(smiles, name, force_field=force_field, n_conformers=n_conformers, seed=seed)
+    prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
+                               n_conformers=n_conformers, seed=seed)
     if out is not None:
         write_prepared(prepared, out)
     return prepared.molecule
@@ -54,49 +62,55 @@ def prepare(smiles: str, name: str | None = None, *, out: str | Path | None = No
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
+           charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, **settings: Any) -> Result:
+           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
-    to write (None: <name>.npz in the current folder, or the next free name); settings: keys of configs/hybrid.yaml,
-    such as scheme, steps, replicas, temperature_K.  Raises UserError for a mistake, PhysicsError where the physics
-    broke.
+    to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
+    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
+    Raises UserError for a mistake, PhysicsError where the physics broke.
     """
-    run = _sampling(molecule, physics, learn, settings, network=network, out=out, name=name, start=start, frame=frame,
-                    seed=seed, workers=workers, device=device, resume=resume)
+    subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
+    run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
+                    solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
 
 
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-          name: str | None = None, temperature_K: float | None = None, seed: int = 0, workers: int | None = None,
-          device: str = "auto", resume: bool = False, **settings: Any) -> Path:
+          name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
+          temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
+          device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
-    return learn_network(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, out=out,
-                                   name=name, seed=seed, workers=workers, device=device, resume=resume))[1]
+    subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
+    return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
+                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume,
+                                 overwrite=overwrite))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-             name: str | None = None, seed: int = 0, workers: int | None = None, resume: bool = False,
-             **settings: Any) -> Result:
+             name: str | None = None, charge: int | None = None, multiplicity: int | None = None, seed: int = 0,
+             workers: int | None = None, resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
     config of the physics, such as length_ps, dt_fs, replicas.
     """
-    true = _physics(molecule, physics, name, seed, settings)
+    true = _physics(molecule, physics, settings, name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     check_lengths(true.config, "settings")
     if not true.is_mm:
         _check_guard()  # its replicas run in processes of their own
     one_thread()
     true.check()
     path = _file(out, f"{true.molecule.name}_plain")
-    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume))
+    run_one(PlainMDSettings(((true, path),), seed, n_workers=workers, resume=resume, overwrite=overwrite))
     return Result(path)
 
 
@@ -135,25 +149,64 @@ def load(path: str | Path) -> Result:
     return result
 
 
-def export(result: Result | str | Path, out: str | Path, *, format: str | None = None) -> Path:
+def export(result: Result | str | Path, out: str | Path, *, format: str | None = None,
+           populations: Populations | bool = False, overwrite: bool = False) -> Path:
     """Write the frames of a result for other programs, in the format of that name or of the extension of `out`.
 
-    Formats: the keys of kstep.analysis.show.formats.FORMATS.
+    Formats: the keys of kstep.analysis.show.formats.FORMATS.  populations: instead of the frames one structure for each
+    conformer, with its population and free energy (True: those of Result.populations()), as sdf, pdb, xyz or extxyz.
+    UserError where something lies at `out`, which with overwrite is kept under another name instead.
     """
     from kstep.analysis.show import formats
+    from kstep.analysis.show.formats.conformers import export_conformers
 
     result = result if isinstance(result, Result) else Result(Path(result))
-    return formats.export(result.chosen, out, format)
+    check_no_input([Path(out)], {"the trajectory": result.path})
+    if populations is False:
+        return formats.export(result.chosen, out, format, overwrite=overwrite)
+    found = result.populations() if populations is True else populations
+    return export_conformers(result.trajectory, found, out, format, overwrite=overwrite)
+
+
+def populations(runs: Runs, *, temperature_K: float | None = None, smallest: float = SMALLEST,
+                relax: Any = None) -> Populations:
+    """Populations of the conformers in a run, or in several of one molecule and method; printing them gives the table.
+
+    temperature_K: where other than the runs' own, frames are reweighted; smallest: population of a conformer that is
+    listed; relax: the physics of the run (as for `sample`; True: "configs/qm.yaml"), on which each representative is
+    relaxed.  Raises UserError for what cannot be joined or reweighted.
+    """
+    trajectories = _trajectories(runs)
+    found = measure_populations(trajectories, temperature_K, smallest=smallest)
+    if relax is None or relax is False:
+        return found
+    config, calculator = _config("configs/qm.yaml" if relax is True else relax, {})
+    return relax_conformers(found, trajectories, physics_of_run(trajectories[0], config, calculator))
+
+
+def average(runs: Runs, function: Function | str, *, temperature_K: float | None = None,
+            one_by_one: bool = False) -> Observed:
+    """Average of a function of positions (F,N,3) in nm, a value or row per frame, with error and effective samples.
+
+    function: or "dipole" (debye) or "radius_of_gyration" (nm); one_by_one: it takes the positions (N,3) of one frame
+    instead.
+    """
+    return measure_average(_trajectories(runs), function, temperature_K, one_by_one=one_by_one)
+
+
+def _trajectories(runs: Runs) -> list[Trajectory]:
+    return [run.trajectory if isinstance(run, Result) else load_trajectory(run)
+            for run in ([runs] if isinstance(runs, Result | str | Path) else runs)]
 
 
 def _path(run: Result | str | Path) -> Path:
     return run.path if isinstance(run, Result) else Path(run)
 
 
-def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], *, out, name, seed: int,
-              workers: int | None, network=None, start=None, **others) -> SamplingSettings:
-    """The settings of a hybrid run, checked; others: those of SamplingSettings that need no check."""
-    true = _physics(molecule, physics, name, seed, {})
+def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
+              out, workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
+    """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
+    true = _physics(molecule, physics, {} if solvent is None else {"solvent": solvent}, **subject)
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()
@@ -163,18 +216,12 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
     return SamplingSettings(
         physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
         checkpoint=network and Path(network), learn=learn is not False, learn_config=config,
-        initial_md=start and Path(start), seed=seed, n_workers=workers, **others)
+        initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
 
 
-def _physics(molecule: Subject, physics: Any, name: str | None, seed: int, settings: dict[str, Any]) -> TruePhysics:
+def _physics(molecule: Subject, physics: Any, settings: dict[str, Any], **subject) -> TruePhysics:
     config, calculator = _config(physics, settings)
-    if not isinstance(molecule, Molecule):
-        true = open_physics(molecule, config, name=name, seed=seed)
-    else:
-        system_xml = None
-        if isinstance(config, MDConfig):  # a Molecule in memory has no System with it
-            system_xml = molecule_from_smiles(molecule.smiles, molecule.name, seed=seed)[1]
-        true = TruePhysics(molecule, config, system_xml=system_xml)
+    true = open_physics(molecule, config, **subject)
     return true if calculator is None else TruePhysics(true.molecule, config, calculator=calculator)
 
 
@@ -183,7 +230,7 @@ def _config(physics: Any, settings: dict[str, Any]) -> tuple[BaselineConfig, Any
     from kstep.forces import BACKENDS
 
     if isinstance(physics, BaselineConfig):
-        return (physics.__class__.model_validate(physics.model_dump() | settings) if settings else physics), None
+        return (validate(type(physics), physics.model_dump() | settings, "settings") if settings else physics), None
     if isinstance(physics, Mapping):
         return load_physics(None, {**physics, **settings}), None
     if isinstance(physics, str | Path):

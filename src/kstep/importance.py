@@ -6,6 +6,9 @@ import numpy as np
 
 MOST_K_HAT = 0.7  # above, an average converges too slowly to be of use, and its error bar means nothing
 MOST_OF_ONE_FRAME = 0.5  # of all weight
+# ways to better weights
+BY_NETWORK = "teach the network more, or set judge: chain"
+BY_RESTRAINTS = "restrain less, or join windows of restraints (kstep umbrella)"
 PRIOR_TAIL, PRIOR_K = 10.0, 0.5  # a weak prior on k: so many frames of the tail at this value
 
 
@@ -51,16 +54,16 @@ def diagnose(weights: np.ndarray) -> dict:
             "largest_share": float(weights.max() / total) if total > 0 else None}
 
 
-def warning(found: dict) -> str | None:
-    """What `diagnose` found wrong, in words; None where the weights can be trusted."""
+def warning(found: dict, way_out: str = BY_NETWORK) -> str | None:
+    """What `diagnose` found wrong, in words, and the way out; None where the weights can be trusted."""
     k, largest = found["pareto_k_hat"], found["largest_share"]
     if largest is None:
         return "the weights say nothing: every frame weighs 0"
     if largest > MOST_OF_ONE_FRAME:
-        return f"the weights say nothing: one frame holds {largest:.0%} of them; teach the network more"
+        return f"the weights say nothing: one frame holds {largest:.0%} of them; {way_out}"
     if k is not None and k > MOST_K_HAT:
         return (f"the weights say little: their Pareto k-hat is {k:.2f}, above {MOST_K_HAT:g}, so that a few frames "
-                "decide each average; teach the network more, or set judge: chain")
+                f"decide each average; {way_out}")
     return None
 
 

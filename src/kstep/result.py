@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kstep.errors import UserError
 from kstep.schemas import PER_FRAME, Trajectory, load_trajectory
 
 if TYPE_CHECKING:
     import ase
     import mdtraj
+
+    from kstep.analysis.measure.free_energy import FreeEnergy
+    from kstep.analysis.measure.infrared import Spectrum
+    from kstep.analysis.measure.observables import Observed
+    from kstep.analysis.measure.populations import Populations
 
 PRODUCTION = ("train", "reference", "drift")  # roles; the others equilibrate, or are hotter than what was asked for
 
@@ -52,8 +58,10 @@ class Result:
     def chosen(self) -> Trajectory:
         """The trajectory of these frames alone."""
         t = self.trajectory
-        arrays = {key: getattr(t, key) for key in PER_FRAME if key != "weight" or not self.by_weight}
-        t = replace(t, weight=t.weight[:0]) if self.by_weight else t
+        arrays = {key: getattr(t, key) for key in PER_FRAME
+                  if key not in ("weight", "bias") or not self.by_weight}
+        if self.by_weight:
+            t = replace(t, weight=t.weight[:0], bias=t.bias[:0])
         return replace(t, **{key: array[self.frames] for key, array in arrays.items() if len(array)})
 
     @property
@@ -91,6 +99,22 @@ class Result:
         """Evaluations of the true potential, those of learning apart (metadata["true_calls_training"])."""
         return self.metadata["true_calls"]
 
+    def profile(self, *coordinates: str, bins: int = 36, with_runs: Sequence[Result | str | Path] = ()) -> FreeEnergy:
+        """Free energy along a coordinate such as "dihedral:0-1-2-3" or "distance:3-7", or on the plane of two.
+
+        Without a name: along the only rotatable torsion.  with_runs: others of the molecule; those under other
+        restraints are windows, which MBAR joins.  UserError for a name that is none.
+        """
+        from kstep.analysis.profiles import named, profiles, samples_of
+
+        paths = [self.path, *(run.path if isinstance(run, Result) else run for run in with_runs)]
+        samples, chosen = samples_of(paths), named(coordinates)
+        found = profiles(samples, chosen, as_map=len(chosen) == 2, bins=bins)
+        if len(found) > 1:
+            names = ", ".join(one.coordinates[0].name for one in found)
+            raise UserError(f"name one coordinate, or two for a map, such as {names.replace(' ', ':')}")
+        return found[0]
+
     def all(self) -> Result:
         """The same file with its equilibration and hot frames."""
         return Result(self.path, whole=True)
@@ -98,6 +122,22 @@ class Result:
     def alike(self) -> Result:
         """The same file's production frames drawn by weight, for what takes every frame to count alike."""
         return Result(self.path, by_weight=True)
+
+    def populations(self, temperature_K: float | None = None, *, smallest: float | None = None) -> Populations:
+        """Populations of the conformers, with errors (kstep.populations, which joins runs and relaxes, too)."""
+        from kstep.analysis.measure.populations import SMALLEST, populations
+
+        return populations([self.trajectory], temperature_K, smallest=SMALLEST if smallest is None else smallest)
+
+    def average(self, function: Callable[[np.ndarray], np.ndarray] | str, temperature_K: float | None = None, *,
+                one_by_one: bool = False) -> Observed:
+        """Average of a function of positions (F,N,3) nm, one value or row per frame, with error and effective samples.
+
+        function: or "dipole" or "radius_of_gyration"; one_by_one: it takes the positions (N,3) of one frame instead.
+        """
+        from kstep.analysis.measure.observables import average
+
+        return average([self.trajectory], function, temperature_K, one_by_one=one_by_one)
 
     def atoms(self) -> list[ase.Atoms]:
         """The frames as ASE Atoms, with energies and, where the file has them, forces."""
@@ -110,6 +150,29 @@ class Result:
         from kstep.analysis.show.formats import to_mdtraj
 
         return to_mdtraj(self.chosen)
+
+    def report(self, out: str | Path | None = None, *, baseline: Result | str | Path | None = None) -> Path:
+        """Write one HTML page of the run: conformers in 3D, populations, torsions, convergence, cost; returns its path.
+
+        out: the file (None: <run>_report.html beside the run); baseline: plain MD of the same molecule and method.
+        """
+        from kstep.analysis.show.report import report_path, write_report
+
+        path = report_path(self.path) if out is None else Path(out)
+        plain = baseline.path if isinstance(baseline, Result) else baseline
+        write_report(self.path, path, baseline=None if plain is None else Path(plain))
+        return path
+
+    def spectrum(self, baseline: Result | str | Path | None = None, *, window_ps: float | None = None) -> Spectrum:
+        """The infrared spectrum and its peaks, in km/mol, beside that of plain MD (see kstep.analysis.spectrum).
+
+        window_ps: length of the stretches that are transformed (None: the longest, 2 ps at most).  UserError for a run
+        whose velocities follow no dynamics.
+        """
+        from kstep.analysis.spectrum import infrared
+
+        plain = baseline if isinstance(baseline, Result) or baseline is None else Result(Path(baseline))
+        return infrared(self.trajectory, baseline=plain.trajectory if plain else None, window_ps=window_ps)
 
     def __len__(self) -> int:
         return len(self.frames)

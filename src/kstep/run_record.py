@@ -57,6 +57,7 @@ class RunRecord(BaseModel):
     delta_scale: float | None = None
     energy_rescale: bool | None = None
     config: dict[str, Any] | None = None  # as settled
+    restraints: list[dict[str, Any]] | None = None  # kstep.restraints.Restraint, of which `bias` is the energy
     seed: int | None = None
     replicas: int | None = None
     first_replica: int | None = None
@@ -66,6 +67,8 @@ class RunRecord(BaseModel):
     checkpoint_sha256: str | None = None
     tuning: dict[str, Any] | None = None  # what tuning measured and chose
     inner: dict[str, Any] | None = None  # how the network's force is computed, and what was timed
+
+    starts: dict[str, Any] | None = None  # how many, relaxed on what in how many true calls, dropped with the cause
 
     # what happened
     status: str | None = None  # finished | stopped at ... | broke at ...
@@ -79,6 +82,7 @@ class RunRecord(BaseModel):
     certificate: dict[str, Any] | None = None  # kstep.runs.certificate
     aim: dict[str, Any] | None = None  # of a run without fixed length, and what it knows: kstep.runs.aim
     rotamers_never_visited: list[dict[str, Any]] | None = None
+    populations: dict[str, Any] | None = None  # of the conformers: kstep.analysis.measure.populations.Populations
     species_changes: list[dict[str, Any]] | None = None  # replica, time_ps, what; of dynamics without walls
     failed_true_calls: list[str] | None = None  # the first of them, in sentences
 

@@ -15,9 +15,10 @@ dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["mol
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -25,8 +26,10 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import replacing
+from kstep.files import check_name, check_unpacked, replacing
+from kstep.restraints import Restraint, check_restraints, read_restraints
 from kstep.run_record import check_record
+from kstep.units import kT
 
 SCHEMA_VERSION = 1
 
@@ -42,8 +45,8 @@ class Trajectory:
     vel: Annotated[np.ndarray, "f8", ("T", "N", 3)]  # nm/ps, of the same instant
     forces: Annotated[np.ndarray, "f8", ("T|0", "N", 3)]  # kJ/mol/nm, of the true potential; (0,N,3) if not stored
     Ekin: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, of `masses`; of `masses_sampler` for metropolis
-    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true
-    Etot: Annotated[np.ndarray, "f8", ("T",)]
+    Epot: Annotated[np.ndarray, "f8", ("T",)]  # kJ/mol, true, without restraints; so are forces
+    Etot: Annotated[np.ndarray, "f8", ("T",)]  # Ekin + Epot + bias, what NVE keeps
     time_ps: Annotated[np.ndarray, "f8", ("T",)]  # since the start of the replica
     step: Annotated[np.ndarray, "i8", ("T",)]  # baseline timesteps since the start of the replica
     replica: Annotated[np.ndarray, "i8", ("T",)]  # independent seeds and replicas alike
@@ -53,6 +56,8 @@ class Trajectory:
     inner_steps: Annotated[np.ndarray, "i8", ("T|0",)]  # hybrid: network timesteps in that macro-step
     delta_H: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, H(proposal) - H(start); NaN where none is tested
     weight: Annotated[np.ndarray, "f8", ("T|0",)]  # of the frame in averages, up to a factor of the file; empty: all 1
+    dipole: Annotated[np.ndarray, "f8", ("T|0", 3)]  # e nm, of the true potential, about the centre of mass
+    bias: Annotated[np.ndarray, "f8", ("T|0",)]  # kJ/mol, of metadata["restraints"]; empty: there were none
     box: Annotated[np.ndarray, "f8", ("T|0", 3, 3)]  # nm
     masses: Annotated[np.ndarray, "f8", ("N",)]  # Da, physical
     masses_sampler: Annotated[np.ndarray, "f8", ("N",)]  # Da, that the velocities belong to
@@ -66,24 +71,54 @@ class Trajectory:
         return self.metadata["segments"]
 
     @property
-    def is_weighted(self) -> bool:
-        """Whether an average over its frames must heed their weights."""
+    def restraints(self) -> tuple[Restraint, ...]:
+        """What held its molecule; UserError where the metadata name no such ones."""
+        return read_restraints(self.metadata.get("restraints"))
+
+    @property
+    def is_restrained(self) -> bool:
+        """Whether restraints acted on its frames."""
+        return len(self.bias) > 0
+
+    @property
+    def is_judged_by_weight(self) -> bool:
+        """Whether its frames are no chain of the potential that was sampled, restraints in it, but weigh as much."""
         return len(self.weight) > 0 and bool((self.weight != self.weight[0]).any())
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether an average over its frames must heed their weights."""
+        return self.is_judged_by_weight or self.is_restrained
+
     def weights_of(self, frames: np.ndarray) -> np.ndarray:
-        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything."""
+        """Weights (F,) of frames (F,), of mean 1 over them; UserError where none of them weighs anything.
+
+        Averages under them are of the ensemble without restraints: of a run that was held by a bias W, frames weigh
+        exp(W/kT) as well.  What the restraints kept the run from is in no weight; `importance.pareto_k` tells.
+        """
         if not self.is_weighted:
             return np.ones(len(frames))
-        weights = self.weight[frames]
+        weights = self.weight[frames] if self.is_judged_by_weight else np.ones(len(frames))
+        if self.is_restrained and len(frames):
+            exponent = self.reduced_bias(frames)
+            weights = weights * np.exp(exponent - exponent.max())
         if len(frames) and not weights.sum() > 0:
             raise UserError("the frames that an average is asked of all weigh 0")
         return weights / weights.mean() if len(frames) else weights
 
+    def reduced_bias(self, frames: np.ndarray) -> np.ndarray:
+        """W/kT (F,) of frames (F,), at the temperature of each one's segment; 0 without restraints."""
+        if not self.is_restrained:
+            return np.zeros(len(frames))
+        temperatures_K = np.array([s["temperature_K"] for s in self.segments])
+        return self.bias[frames] / kT(temperatures_K[self.segment[frames]])
+
     def check_alike(self, reader: str) -> None:
         """UserError where frames have weights, for a reader that could not heed them."""
         if self.is_weighted:
+            what = "its restraints" if self.is_restrained else "the network"
             raise UserError(f"{reader} has no place for the weights of this run's frames, without which they follow "
-                            "the network; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
+                            f"{what}; write extxyz or traj, or frames drawn by weight (--alike, Result.alike())")
 
     def drawn(self, frames: np.ndarray, n: int) -> np.ndarray:
         """n of the frames, evenly spread, each as often as it weighs: frames that count alike.
@@ -102,7 +137,7 @@ class Trajectory:
 _TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
     name: kind.__metadata__ for name, kind in get_type_hints(Trajectory, include_extras=True).items()
     if hasattr(kind, "__metadata__")}
-_TRAJECTORY_MAY_HOLD_NAN = {"delta_H"}
+_TRAJECTORY_MAY_HOLD_NAN = {"delta_H", "dipole"}  # a calculator may not say it at some frame
 PER_FRAME = tuple(key for key, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
 
 # P windows over M molecules of different size, L atoms in all; A: the windows' atoms
@@ -127,14 +162,39 @@ _DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
 }
 
 
-def write_npz(path: str | Path, arrays: dict[str, Any]) -> None:
-    """Write arrays to `path`, whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "wb") as handle:
+def write_npz(path: str | Path, arrays: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write arrays to `path`, whole or not at all; keep_previous: see `files.replacing`."""
+    with replacing(path, keep_previous=keep_previous) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **arrays)
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; a missing, truncated or pickled file is a UserError."""
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each array of a file
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _layout_of(archive: zipfile.ZipFile) -> Layout:
+    """What the headers of an npz file say, each held against the bytes behind it; ValueError where they lie."""
+    found: Layout = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        with archive.open(member) as handle:
+            version = np.lib.format.read_magic(handle)
+            if version not in _HEADERS or name == member.filename or name in found:
+                raise ValueError(f"'{member.filename}' is no array of an npz file")
+            shape, _, dtype = _HEADERS[version](handle)
+            behind = member.file_size - handle.tell()
+        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != behind:
+            raise ValueError(f"array '{name}' is said to be {dtype} of shape {shape}, and has {behind} bytes")
+        found[name] = dtype, shape
+    return found
+
+
+def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layout: None,
+             only: Set[str] | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an npz file, or only some; a missing, truncated or pickled file is a UserError.
+
+    What the file says of its sizes is held against the file, and then given to `check`, before any array is read.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
@@ -142,29 +202,70 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as handle:
             if handle.read(2) != b"PK":
                 raise ValueError("no zip header")
+        with zipfile.ZipFile(path) as members:
+            check_unpacked(members, path.stat().st_size)
+            layout = _layout_of(members)
+        check(layout)
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if only is None or key in only}
+    except UserError:
+        raise
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         raise UserError(
-            f"{path} is truncated or not an npz file ({error}); delete it and run its stage again"
+            f"{path} is truncated or not an npz file ({error}); run the stage that writes it again"
         ) from None
 
 
-def _check(path: str | Path, kind: str, arrays: dict, known: dict,
-           may_hold_nan: Set[str] = frozenset()) -> None:
+def read_metadata(path: str | Path) -> dict:
+    """The metadata of a file of any schema, without its arrays; a file that has none is a UserError."""
+    try:
+        metadata = json.loads(str(read_npz(path, only={"metadata"})["metadata"]))
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} has no readable 'metadata'; run its stage again") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata is no mapping; run its stage again")
+    _check_names(path, metadata)
+    return metadata
+
+
+def _check_names(path: str | Path, metadata: dict) -> None:
+    """UserError for molecules whose names cannot be folders: reports make one of each."""
+    molecules = metadata.get("molecules")
+    names = [m["name"] for m in molecules if isinstance(m, dict) and "name" in m] if isinstance(molecules, list) else []
+    for name in [*([metadata["molecule"]] if "molecule" in metadata else []), *names]:
+        try:
+            check_name(name)
+        except UserError as error:
+            raise UserError(f"{path} is of a molecule whose {error}") from None
+
+
+def _check(path: str | Path, kind: str, arrays: dict, known: dict, may_hold_nan: Set[str] = frozenset()) -> None:
+    """Dtypes, shapes and numbers of arrays."""
+    _check_layout(path, kind, {key: (array.dtype, array.shape) for key, array in arrays.items()}, known)
+    for key, (dtype, _) in known.items():
+        if np.dtype(dtype).kind == "f" and key not in may_hold_nan and not np.isfinite(arrays[key]).all():
+            first = np.argwhere(~np.isfinite(arrays[key]))[0]
+            where = f"frame {int(first[0])}" if len(first) else "its only entry"
+            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+
+
+def _check_layout(path: str | Path, kind: str, layout: Layout, known: dict) -> None:
+    """Dtypes and shapes, before anything is read."""
     sizes: dict[str, int] = {}
     for key, (dtype, shape) in known.items():
-        if key not in arrays:
+        if key not in layout:
             raise UserError(f"{path} is not a {kind} file: array '{key}' is missing")
-        array = arrays[key]
+        own_dtype, own_shape = layout[key]
         wanted = np.dtype(dtype)
-        if array.dtype.kind != wanted.kind and not (wanted.kind == "f" and array.dtype.kind in "iu"):
-            raise UserError(f"{path}: '{key}' has dtype {array.dtype}, expected {wanted}")
-        if array.ndim != len(shape):
-            raise UserError(f"{path}: '{key}' has {array.ndim} dimensions, expected {len(shape)}")
-        for size, symbol in zip(array.shape, shape):
+        if own_dtype.kind != wanted.kind and not (wanted.kind == "f" and own_dtype.kind in "iu"):
+            raise UserError(f"{path}: '{key}' has dtype {own_dtype}, expected {wanted}")
+        if len(own_shape) != len(shape):
+            raise UserError(f"{path}: '{key}' has {len(own_shape)} dimensions, expected {len(shape)}")
+        for size, symbol in zip(own_shape, shape):
             if isinstance(symbol, int):
                 fits = size == symbol
             else:
@@ -174,11 +275,7 @@ def _check(path: str | Path, kind: str, arrays: dict, known: dict,
                 size -= symbol.endswith("+1")
                 fits = sizes.setdefault(name, size) == size
             if not fits:
-                raise UserError(f"{path}: '{key}' has shape {array.shape}, expected {shape}")
-        if wanted.kind == "f" and key not in may_hold_nan and not np.isfinite(array).all():
-            first = np.argwhere(~np.isfinite(array))[0]
-            where = f"frame {int(first[0])}" if len(first) else "its only entry"
-            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
+                raise UserError(f"{path}: '{key}' has shape {own_shape}, expected {shape}")
 
 
 def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
@@ -199,6 +296,7 @@ def _unpack_metadata(path: str | Path, arrays: dict, schema: str) -> dict:
             f"{path} has schema version {metadata.get('schema_version')}, this md-kstep reads "
             f"{SCHEMA_VERSION}; run its stage again"
         )
+    _check_names(path, metadata)
     return metadata
 
 
@@ -237,6 +335,11 @@ def _check_trajectory(path: str | Path, arrays: dict, metadata: dict) -> None:
         raise UserError(f"{path}: dt_fs = {metadata['dt_fs']!r} is not a number above 0; run its stage again")
     for masses in ("masses", "masses_sampler"):
         check_molecule(path, arrays["atom_types"], arrays[masses], arrays["bonds"])
+    restraints = read_restraints(metadata.get("restraints"), str(path))
+    check_restraints(restraints, len(arrays["atom_types"]))
+    if restraints and len(ids) and not len(arrays["bias"]):
+        raise UserError(f"{path}: its restraints have no 'bias', by which averages are freed of them; run its stage "
+                        "again")
 
 
 def _check_dataset(path: str | Path, arrays: dict, metadata: dict) -> None:
@@ -287,9 +390,16 @@ def save_trajectory(path: str | Path, arrays: dict[str, np.ndarray], metadata: d
 
 def load_trajectory(path: str | Path) -> Trajectory:
     """Read and check a trajectory file."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "trajectory")
-    arrays.setdefault("weight", np.zeros(0))  # of files that are older than weights
+    younger = {"weight": (0,), "bias": (0,), "dipole": (0, 3)}  # than some files
+
+    def check(layout: Layout) -> None:
+        absent = {key: (np.dtype("f8"), shape) for key, shape in younger.items()}
+        _check_layout(path, "trajectory", {**absent, **layout}, _TRAJECTORY_FIELDS)
+
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "trajectory")
+    arrays = read_npz(path, check=check)
+    for key, shape in younger.items():
+        arrays.setdefault(key, np.zeros(shape))
     _check_frames(path, arrays)
     _check_trajectory(path, arrays, metadata)
     return Trajectory(**{key: arrays[key] for key in _TRAJECTORY_FIELDS}, metadata=metadata)
@@ -298,7 +408,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
 def _weights_of_mean_1(trajectory: Trajectory) -> np.ndarray:
     production = trajectory.frames_of("train", "reference")
     counted = production if len(production) else np.arange(len(trajectory.pos))
-    weights = trajectory.weight if trajectory.is_weighted else np.ones(len(trajectory.pos))
+    weights = trajectory.weight if trajectory.is_judged_by_weight else np.ones(len(trajectory.pos))
     return weights / (weights[counted].mean() or 1.0)
 
 
@@ -310,7 +420,9 @@ def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
     """
     first, segments, n_replicas = trajectories[0], [], 0
     pieces: dict[str, list[np.ndarray]] = {key: [] for key in PER_FRAME}
-    weighted = any(t.is_weighted for t in trajectories)
+    weighted = any(t.is_judged_by_weight for t in trajectories)
+    if any(t.restraints != first.restraints for t in trajectories):
+        raise UserError("runs under different restraints are no chains of one ensemble; join them with kstep profile")
     for t in trajectories:
         shift = n_replicas - (int(t.replica.min()) if len(t.replica) else 0)
         for key in PER_FRAME:
@@ -333,8 +445,9 @@ def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict
 
 def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read and check a dataset; returns (arrays, metadata)."""
-    arrays = read_npz(path)
-    metadata = _unpack_metadata(path, arrays, "dataset")
+    metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "dataset")
+    arrays = read_npz(path, check=lambda layout: _check_layout(path, "dataset", layout, _DATASET_FIELDS))
+    del arrays["metadata"]
     _check(path, "dataset", arrays, _DATASET_FIELDS)
     _check_dataset(path, arrays, metadata)
     return arrays, metadata

@@ -7,7 +7,7 @@ A scheme's class carries its traits (kstep.schemes); a run writes them into its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 
@@ -68,4 +68,6 @@ def traits_of(metadata: Mapping[str, Any]) -> SchemeTraits:
     if stored is None:
         return _BEFORE_TRAITS.get(str(metadata.get("scheme", "plain")), SchemeTraits("energy", ensemble="none"))
     known = {f.name for f in fields(SchemeTraits)}
-    return SchemeTraits(**{key: value for key, value in stored.items() if key in known})
+    traits = SchemeTraits(**{key: value for key, value in stored.items() if key in known})
+    # what restraints drive is not the molecule's own motion
+    return replace(traits, keeps_velocities=False) if metadata.get("restraints") else traits

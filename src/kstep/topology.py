@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 
+LINEAR_OF_TWO = {4, 6, 12, 29, 30, 36, 47, 48, 54, 79, 80}  # atomic numbers that hold two neighbours on one line
 FEWEST_NEIGHBOURS = {6: 4, 14: 4, 7: 3, 15: 3, 8: 2, 16: 2}  # of a saturated atom, by atomic number
 
 
@@ -38,6 +39,18 @@ def reachable(start: int, table: list[list[int]], without: tuple[int, int]) -> s
     return seen
 
 
+def bonds_between(n_atoms: int, bonds: np.ndarray, most: int) -> np.ndarray:
+    """Bonds (N,N) on the shortest way from one atom to another; `most` where there are more, or no way."""
+    joined = np.zeros((n_atoms, n_atoms), dtype=bool)
+    first, second = np.asarray(bonds, dtype=int).reshape(-1, 2).T
+    joined[first, second] = joined[second, first] = True
+    near, found = np.eye(n_atoms, dtype=bool), np.full((n_atoms, n_atoms), most)
+    for n in range(most):
+        found[near & (found == most)] = n
+        near = near | (near @ joined)
+    return found
+
+
 def ring_bonds(n_atoms: int, bonds: np.ndarray) -> np.ndarray:
     """True for each bond whose removal leaves its ends connected, shape (B,)."""
     table = neighbours(n_atoms, bonds)
@@ -50,12 +63,26 @@ def is_methyl(atom: int, numbers: np.ndarray, table: list[list[int]]) -> bool:
     return int(numbers[atom]) == 6 and sum(int(numbers[n]) == 1 for n in table[atom]) == 3
 
 
+def is_linear(atom: int, numbers: np.ndarray, table: list[list[int]]) -> bool:
+    """True for an atom that holds its two neighbours on one line.
+
+    So do carbon (alkynes, nitriles, allenes), metals and noble gases of two neighbours, and a nitrogen one of whose two
+    is an end of nitrogen or carbon (azides, diazo compounds, isonitriles); bent nitrogens have no such end.
+    """
+    around, z = table[atom], int(numbers[atom])
+    if len(around) != 2:
+        return False
+    ends = {int(numbers[a]) for a in around if len(table[a]) == 1}
+    return z in LINEAR_OF_TWO or (z == 7 and bool(ends & {6, 7}))
+
+
 def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     """One dihedral i-j-k-l per acyclic bond j-k that is not a methyl, shape (D,4).
 
     The outer atoms are the heaviest, then lowest-numbered, neighbours.  Double bonds are
     included: whether a torsion has more than one rotamer is a question for the trajectory,
-    not for the topology.
+    not for the topology.  A bond of a linear atom (`is_linear`) has none: about 180 degrees a
+    dihedral means nothing.
     """
     numbers = np.asarray(numbers)
     bonds = np.asarray(bonds, dtype=int).reshape(-1, 2)
@@ -64,7 +91,7 @@ def find_rotatable_torsions(numbers: np.ndarray, bonds: np.ndarray) -> np.ndarra
     for (j, k), cyclic in zip(bonds, ring_bonds(len(numbers), bonds)):
         left = [a for a in table[j] if a != k]
         right = [a for a in table[k] if a != j]
-        if cyclic or not left or not right:
+        if cyclic or not left or not right or is_linear(j, numbers, table) or is_linear(k, numbers, table):
             continue
         if is_methyl(j, numbers, table) or is_methyl(k, numbers, table):
             continue
@@ -110,8 +137,13 @@ def _shortest_path(start: int, end: int, table: list[list[int]]) -> list[int]:
     return path[::-1]
 
 
-def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray) -> list[list[int]]:
-    """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+)."""
+def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None = None) -> list[list[int]]:
+    """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+).
+
+    masses (N,) Da: each isotope is a group of its own; None: they are alike, as for energies.
+    """
     table = neighbours(len(numbers), bonds)
-    groups = [[n for n in table[i] if numbers[n] == 1] for i in range(len(numbers)) if numbers[i] > 1]
+    kinds = np.zeros(len(numbers), int) if masses is None else np.rint(masses).astype(int)
+    groups = [[n for n in table[i] if numbers[n] == 1 and kinds[n] == kind] for i in range(len(numbers))
+              if numbers[i] > 1 for kind in sorted({int(kinds[n]) for n in table[i] if numbers[n] == 1})]
     return [g for g in groups if len(g) > 1]

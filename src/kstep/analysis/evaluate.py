@@ -6,9 +6,7 @@ Shared by 05_eval_drift_rdfs.py and 05b_eval_qm.py, which differ in their defaul
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,8 @@ from kstep.analysis.show import plots
 from kstep.analysis.show.page import write_page
 from kstep.analysis.show.text import format_text
 from kstep.errors import UserError, did_you_mean
-from kstep.files import check_writable, write_json_compact
-from kstep.schemas import Trajectory, join_trajectories, load_trajectory
+from kstep.files import check_writable, read_json, write_json_compact
+from kstep.schemas import Trajectory, join_trajectories, load_trajectory, read_metadata
 from kstep.scheme_traits import traits_of
 
 log = logging.getLogger("kstep")
@@ -45,12 +43,9 @@ def find_trajectories(root: Path, problems: list[str]) -> dict[Path, dict]:
     found = {}
     for path in files:
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                metadata = json.loads(str(archive["metadata"]))
-            if not isinstance(metadata, dict):
-                raise ValueError("its metadata is no mapping")
-        except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{path} is truncated or not an npz file of this program ({error}); run its stage again")
+            metadata = read_metadata(path)
+        except UserError as error:
+            problems.append(str(error))
             continue
         if metadata.get("schema") == "trajectory" and "scheme" not in metadata and not root.is_file():
             log.debug("%s is one replica of an unfinished baseline", path)
@@ -77,6 +72,7 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
             raise UserError(f"{root} holds no trajectory that can be read"
                             + (f" ({problems[0]})" if problems else "") + f"; run a {what} first")
     check_writable(out_dir / "metrics.json")
+    _check_own(out_dir)
     options = {"rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins}
     metrics: dict = {"schema": "metrics", "schema_version": 2, "keys": {m.name: m.meaning for m in METRICS},
                      "rdf_maximum_nm": rdf_maximum_nm, "rdf_bins": rdf_bins, "molecules": {}}
@@ -99,6 +95,16 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     return metrics, problems
 
 
+def _check_own(out_dir: Path) -> None:
+    """UserError where metrics.json or report.html is there and no evaluation's, whose next one replaces them."""
+    there = [out_dir / name for name in ("metrics.json", "report.html") if (out_dir / name).exists()]
+    if not there:
+        return
+    metrics = read_json(there[0]) if there[0].name == "metrics.json" else None
+    if not isinstance(metrics, dict) or metrics.get("schema") != "metrics":
+        raise UserError(f"{there[0]} is there already, and no evaluation wrote it; choose another --out-dir")
+
+
 def _load(path: Path) -> Trajectory:
     trajectory = load_trajectory(path)
     for key in ("molecule", "scheme", "method", "segments"):
@@ -115,9 +121,14 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     if not files:
         known = sorted({str(m.get("molecule")) for m in baselines.values()})
         raise UserError(f"molecule '{molecule}' has no baseline{did_you_mean(molecule, known)}")
-    wanted = [p for p in files if baselines[p].get("method") in methods and not traits_of(baselines[p]).needs_network]
+    plain = [p for p in files if not traits_of(baselines[p]).needs_network]
+    if not plain:
+        raise UserError(f"'{molecule}' has no run of plain MD among its baselines, only "
+                        f"{', '.join(sorted(map(str, files)))}; make one with 'kstep baseline' (01, 01b) and give its "
+                        "folder as the baseline")
+    wanted = [p for p in plain if baselines[p].get("method") in methods]
     if not wanted:
-        there = sorted({str(baselines[p].get("method")) for p in files})
+        there = sorted({str(baselines[p].get("method")) for p in plain})
         raise UserError(f"'{molecule}' was run with {', '.join(sorted(map(str, methods)))} but its baseline with "
                         f"{', '.join(there)}; compare runs of one method")
     loaded = []
@@ -138,6 +149,18 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
     return joined
 
 
+def load_baseline(run: Trajectory, baseline: str | Path) -> Trajectory:
+    """Plain MD of a run's molecule and method, all such files below `baseline` joined; UserError without one."""
+    problems: list[str] = []
+    found = find_trajectories(Path(baseline), problems)
+    if not found:
+        raise UserError(problems[0] if problems else
+                        f"{baseline} holds no trajectory; give plain MD of the same molecule")
+    joined = _load_reference(str(run.metadata.get("molecule")), {run.metadata.get("method")}, found, problems)
+    check_comparable(joined, run)
+    return joined
+
+
 def _naming(path, error):
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
@@ -146,7 +169,8 @@ def _evaluate_molecule(molecule, files, baselines, root, out_dir, options, probl
     methods = {m.get("method") for m in files.values()}
     if len(methods) > 1:
         # a reference of one method judges only its own runs
-        have = {m.get("method") for m in baselines.values() if str(m.get("molecule")) == molecule}
+        have = {m.get("method") for m in baselines.values() if str(m.get("molecule")) == molecule
+                and not traits_of(m).needs_network}
         for path in [p for p, m in files.items() if m.get("method") not in have]:
             problems.append(f"{path}: '{molecule}' was run with {files[path].get('method')} but its baseline with "
                             f"{', '.join(sorted(map(str, have)))}; compare runs of one method")

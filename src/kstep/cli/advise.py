@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_physics, filled, positive_float, positive_int
+from kstep.cli.flags import add_common_arguments, add_physics, filled, positive_float, positive_int, solvent_of
 from kstep.config import load_config, parse_assignments
 from kstep.files import check_writable, write_json_atomic
 
@@ -57,7 +57,9 @@ def run(args) -> None:
         check_writable(args.out)
     overrides = {"tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
-    config = load_config(MDConfig, args.md_config) if args.md_config else load_qm_config(args.qm_config)
+    solvent = solvent_of(args)
+    config = (load_config(MDConfig, args.md_config, solvent) if args.md_config else
+              load_qm_config(args.qm_config, solvent))
     device = "cpu"
     if args.checkpoint:
         from kstep.models.device import pick_device

@@ -15,7 +15,17 @@ import logging
 import time
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_overwrite,
+    add_restraint_flag,
+    add_solvent,
+    add_structure,
+    filled,
+    non_negative_int,
+    positive_int,
+    solvent_of,
+)
 from kstep.cli.program import log_beside
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
@@ -32,10 +42,14 @@ def add_flags(parser, numbered: str | None = None) -> None:
     config, out = DEFAULTS[numbered]
     which = parser.add_argument_group("molecules")
     if numbered is None:
-        which.add_argument("subject", nargs="?", metavar="MOLECULE", help="a SMILES, or a prepared folder")
-        which.add_argument("--name", help="name of the molecule of a SMILES (default: its formula)")
+        which.add_argument("subject", nargs="?", metavar="MOLECULE",
+                           help="a SMILES, a prepared folder, or a structure file")
+    which.add_argument("--name", help="name of the molecule of a SMILES (default: its formula) or of a structure file "
+                                      "(default: the file's)")
+    add_structure(which)
     if numbered == "01":
-        which.add_argument("--molecule", required=True, dest="subject", help="prepared folder such as data/raw/aspirin")
+        which.add_argument("--molecule", dest="subject", type=Path,
+                           help="prepared folder such as data/raw/aspirin, or a structure file")
     else:
         which.add_argument("--smiles-file", default=numbered and "data/qm_molecules.smi", help="lines of 'SMILES name'")
         which.add_argument("--molecule", action="append", metavar="NAME", dest="names",
@@ -51,13 +65,16 @@ def add_flags(parser, numbered: str | None = None) -> None:
     run_flags.add_argument("--first-replica", type=non_negative_int, default=0,
                            help="number of the first replica: another number gives other seeds and conformers")
     if numbered != "01":
+        add_solvent(run_flags)
         run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
                                help="replicas run at once, one process and one thread each (default: all cores)")
     if numbered in (None, "01"):
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
                                help="OpenMM: keep forces in the file (training needs them)")
+    add_restraint_flag(run_flags)
     run_flags.add_argument("--resume", action="store_true",
-                           help="keep finished molecules and continue unfinished ones from their last checkpoint")
+                           help="continue unfinished molecules from their last checkpoint (finished ones are kept)")
+    add_overwrite(run_flags)
     add_common_arguments(parser, overrides=True)
 
 
@@ -67,9 +84,10 @@ def load(args, numbered: str | None):
     from kstep.forces.openmm import MDConfig
     from kstep.stages.physics import load_physics
 
-    changes = parse_assignments(args.assignments)
-    if args.replicas is not None:  # a flag left out unsets no --set
-        changes["replicas"] = args.replicas
+    changes = {**parse_assignments(args.assignments), **solvent_of(args)}
+    for key in ("replicas", "temperature_K", "restraints"):
+        if getattr(args, key) is not None:  # a flag left out unsets no --set
+            changes[key] = getattr(args, key)
     if numbered == "01":
         return load_config(MDConfig, args.config, changes)
     config = load_physics(args.config, changes) if numbered is None else load_qm_config(args.config, changes)
@@ -81,18 +99,24 @@ def load(args, numbered: str | None):
 
 def run(args) -> int:
     """Run every molecule, and say which failed."""
-    from kstep.stages.physics import check_lengths, open_physics, prepared_physics
+    from kstep.stages.physics import check_lengths, open_physics
     from kstep.stages.plain_md import PlainMDSettings, physics_of_file, run_plain_md
 
     start, config, problems = time.perf_counter(), load(args, args.numbered), []
     out = args.out or Path(OUT.get(getattr(config, "backend", "openmm"), "data/qm"))
-    if args.numbered in ("01b", "01c") or getattr(args, "smiles_file", None):
+    subject = getattr(args, "subject", None)
+    if args.structure is None and (args.numbered in ("01b", "01c") or (getattr(args, "smiles_file", None))):
+        if given := [flag for flag in ("name", "charge", "multiplicity") if getattr(args, flag) is not None]:
+            raise UserError(f"--{given[0]} belongs to one molecule; a file of SMILES states name, charge= and "
+                            "multiplicity= in each line")
         found, problems = physics_of_file(args.smiles_file, args.names, config, args.raw, args.seed)
-    elif args.subject is None:
-        raise UserError("say which molecule: a SMILES, a prepared folder, or --smiles-file")
+    elif subject is None and args.structure is None:
+        raise UserError("say which molecule: a SMILES, a prepared folder, --structure, or --smiles-file")
     else:
-        found = [prepared_physics(args.subject, config) if args.numbered else
-                 open_physics(args.subject, config, name=args.name, seed=args.seed)]
+        if getattr(args, "names", None):
+            raise UserError("--molecule picks a molecule of --smiles-file; --structure is a molecule by itself")
+        found = [open_physics(subject, config, name=args.name, seed=args.seed, structure=args.structure,
+                              charge=args.charge, multiplicity=args.multiplicity)]
         found[0].check()
     check_lengths(config, args.config)
     targets = tuple((physics, out / physics.molecule.name / "trajectory.npz") for physics in found)

@@ -22,6 +22,7 @@ from kstep.cli.flags import (
     non_negative_int,
     positive_float,
     positive_int,
+    solvent_of,
 )
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
@@ -76,7 +77,7 @@ def load(args):
     from kstep.study.benchmark.plan import DEAR_CALL_S, FAST, Lengths, Plan
     from kstep.study.benchmark.sections import BenchmarkSettings
 
-    path, changes = args.md_config or args.qm_config, parse_assignments(args.assignments)
+    path, changes = args.md_config or args.qm_config, {**parse_assignments(args.assignments), **solvent_of(args)}
     config = load_config(MDConfig, path, changes) if args.md_config else load_qm_config(path, changes)
     physics = prepared_physics(args.molecule, config)
     if args.molecule.name != physics.molecule.name:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, add_overwrite, filled, non_negative_int, positive_int
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -18,6 +18,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     where.add_argument("--splits-dir", type=Path, default=Path("data/splits"), help="folder for train/val/test.json")
     where.add_argument("--molecule", action="append", dest="molecules", metavar="NAME", default=[],
                        help="only this molecule; may be repeated (default: all found)")
+    add_overwrite(where)
     windows = parser.add_argument_group("windows")
     windows.add_argument("--ks", type=positive_int, nargs="+", default=[4, 8, 12],
                          help="window lengths in timesteps, one file each")

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kstep.config import MOST
+from kstep.restraints import parse_restraint
 
 T = TypeVar("T")
 
@@ -55,6 +56,12 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
                         help="how much to print")
 
 
+def add_overwrite(parser) -> None:
+    """Add --overwrite, without which nothing that lies there already is replaced."""
+    parser.add_argument("--overwrite", action="store_true",
+                        help="begin anew; what is there already is kept as <name>.backup-1, -2 ...")
+
+
 def add_subject(parser, name: str, numbered: str | None, **options) -> None:
     """What a command is about: the first word after `kstep <command>`, a flag in the numbered script.
 
@@ -67,6 +74,23 @@ def add_subject(parser, name: str, numbered: str | None, **options) -> None:
         parser.add_argument(f"--{name}", required=needed, **options)
 
 
+def add_structure(group, *, temperature: bool = True, exclusive=None) -> None:
+    """Flags of whatever starts from a molecule that is not prepared yet: its structure, electrons and temperature.
+
+    exclusive: the group that --structure goes into where no SMILES may stand beside it.
+    """
+    beside = "alone, or beside the SMILES that they are of" if exclusive is None else "instead of --smiles"
+    (exclusive or group).add_argument(
+        "--structure", type=Path, metavar="FILE", help="one's own geometries, each a start: .xyz .extxyz .sdf .mol "
+        f".pdb, in angstrom, with all hydrogens; {beside}")
+    group.add_argument("--charge", type=int, help="of the molecule, e, where its file does not say it (default: 0)")
+    group.add_argument("--multiplicity", type=positive_int,
+                       help="spin multiplicity 2S+1 of the molecule (default: the file's, else by unpaired electrons)")
+    if temperature:
+        group.add_argument("--temperature", type=positive_float, dest="temperature_K", metavar="K",
+                           help="of the run, K (default: the config's)")
+
+
 def add_physics(parser, numbered: str | None):
     """The prepared molecule of a study and its true physics; returns the group."""
     what = parser.add_argument_group("molecule and true physics")
@@ -74,7 +98,40 @@ def add_physics(parser, numbered: str | None):
     physics = what.add_mutually_exclusive_group()
     physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
+    add_solvent(what)
     return what
+
+
+def add_solvent(group) -> None:
+    """Add --solvent and --solvation-model, keys of the QM config that a command samples from."""
+    group.add_argument("--solvent", help="implicit solvent, such as water; none: the gas phase (default: the config's)")
+    group.add_argument("--solvation-model", help="alpb or gbsa (xTB); smd, cpcm or iefpcm (PySCF) (default: alpb with "
+                       "tblite, gbsa with xtb, smd with PySCF)")
+
+
+def solvent_of(args) -> dict[str, str]:
+    """The keys of the QM config that those flags give."""
+    keys = ("solvent", "solvation_model")
+    return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
+
+
+def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
+    """--restrain, the key `restraints` of a config."""
+    group.add_argument("--restrain", action="append", dest="restraints", type=of(parse),
+                       metavar="KIND:ATOMS:CENTRE:K",
+                       help="hold a distance (nm, kJ/mol/nm^2), angle or dihedral (deg, kJ/mol/rad^2) near its centre, "
+                            "such as dihedral:0-1-2-3:60:200, atoms from 0; may be repeated")
+
+
+def of(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A flag's type from what raises ValueError with a sentence."""
+    def parsed(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
 
 
 def filled(kind: type[T], args, **others) -> T:
@@ -99,18 +156,28 @@ def positive_int(text: str) -> int:
     return _number(int, text, lambda n: 1 <= n <= MOST, f"whole number >= 1{_most(text)}")
 
 
+def bins(text: str) -> int:
+    """A flag's number of bins: 2 or more, and no more than anyone can look at."""
+    return _number(int, text, lambda n: 2 <= n <= 1000, "whole number from 2 to 1000")
+
+
 def non_negative_int(text: str) -> int:
     """A flag's whole number of 0 or more."""
     return _number(int, text, lambda n: 0 <= n <= MOST, f"whole number >= 0{_most(text)}")
 
 
 def _most(text: str) -> str:
-    return f" and <= {MOST}" if text.isdigit() and int(text) > MOST else ""
+    return f" and <= {MOST}" if text.isdigit() and (len(text) > 10 or int(text) > MOST) else ""
 
 
 def positive_float(text: str) -> float:
     """A flag's finite number above 0."""
     return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
+
+
+def finite_float(text: str) -> float:
+    """A flag's finite number."""
+    return _number(float, text, lambda x: abs(x) < float("inf"), "number")
 
 
 def non_negative_float(text: str) -> float:

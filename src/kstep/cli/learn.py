@@ -21,9 +21,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
 
 def run(args) -> None:
     """Learn, and say where the network is."""
-    from kstep.stages.sampling import learn_network
+    from kstep.stages.sampling import learn_alone
 
     settings = replace(sample.load(args), learn=True)
     with log_beside(settings.out):
-        _, network = learn_network(settings)
-        log.info("-> %s", network)
+        log.info("-> %s", learn_alone(settings))

@@ -1,6 +1,7 @@
-"""SMILES -> conformers, topology and OpenMM System: what every later stage starts from.
+"""SMILES, or structure file -> conformers, topology and OpenMM System: what every later stage starts from.
 
     kstep prepare CCO --name ethanol
+    kstep prepare --structure conformers.xyz
     kstep prepare data/molecules.smi --out-dir data/raw
 """
 
@@ -9,20 +10,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_subject, filled, positive_int
+from kstep.cli.flags import add_common_arguments, add_structure, add_subject, filled, positive_int
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep prepare`, or of 00."""
     from kstep.molecules import DEFAULT
     from kstep.molecules.prepare import FORCE_FIELDS, NONE
+    from kstep.stages.preparation import DEFAULT_FILE
 
     which = parser.add_argument_group("molecules")
-    add_subject(which, "smiles", numbered, default="data/molecules.smi",
+    add_subject(which, "smiles", numbered, default=DEFAULT_FILE,
                 help="file of lines 'SMILES name [charge=.. multiplicity=..]', or one SMILES with --name")
     which.add_argument("--name", help="the molecule's name; --smiles is then a SMILES, not a file")
-    which.add_argument("--multiplicity", type=positive_int,
-                       help="spin multiplicity 2S+1 of a literal SMILES (a file states it per line)")
+    add_structure(which, temperature=False)
     which.add_argument("--molecule", action="append", dest="molecules", metavar="NAME", default=[],
                        help="prepare only this molecule of the file; may be repeated (default: all)")
     which.add_argument("--out-dir", default="data/raw", type=Path, dest="out",
@@ -34,14 +35,21 @@ def add_flags(parser, numbered: str | None = None) -> None:
     how.add_argument("--n-conformers", type=positive_int, default=20,
                      help="conformers embedded per molecule, before duplicates are dropped")
     how.add_argument("--max-attempts", type=positive_int, default=100, help="embedding attempts per conformer")
+    how.add_argument("--qm-config", type=Path,
+                     help="YAML of a QM method: relax conformers on it, drop what is no molecule there, and keep its "
+                          "energies; runs with this method start from them as they are")
+    how.add_argument("--num-workers", type=positive_int, dest="n_workers",
+                     help="processes for its true calls (default: all cores)")
     add_common_arguments(parser)
 
 
 def run(args) -> int:
     """Prepare, and say what was and what could not be."""
+    from kstep.forces import load_qm_config
     from kstep.stages.preparation import PreparationSettings, prepare_all
 
-    done, problems = prepare_all(filled(PreparationSettings, args))
+    qm = load_qm_config(args.qm_config) if args.qm_config is not None else None
+    done, problems = prepare_all(filled(PreparationSettings, args, qm=qm))
     print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
     kstep qmmm --out outputs/qmmm/ethanol.npz                      # ethanol in a droplet of water
     kstep qmmm --smiles CCCC --qm-atoms 0 1 4 5 6 7 8 --waters 0 --out outputs/qmmm/butane.npz
+    kstep qmmm --structure my.xyz --waters 30 --out outputs/qmmm/mine.npz
     kstep qmmm --pdb data/alanine_dipeptide.pdb --qm-atoms 10 11 12 13 --out outputs/qmmm/peptide.npz
     kstep qmmm --scheme nested --network-ladder 300 400 530 --out outputs/qmmm/ladder.npz    # the solute alone is hot
 """
@@ -12,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from kstep.cli.flags import add_common_arguments, filled, non_negative_int, positive_int
+from kstep.cli.flags import add_common_arguments, add_structure, filled, non_negative_int, positive_int
 from kstep.cli.program import code_of_run
 from kstep.cli.sample import add_sampling_flags
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
@@ -35,6 +36,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     what = parser.add_argument_group("atoms and true physics")
     where = what.add_mutually_exclusive_group()
     where.add_argument("--smiles", default="CCO", help="the molecule in the droplet, MMFF94 where it is not QM")
+    add_structure(what, exclusive=where)
     where.add_argument("--pdb", type=Path, help="instead: all atoms of this file, amber14 and TIP3P where not QM")
     what.add_argument("--waters", type=non_negative_int, help="of the droplet around --smiles (default: 20); 0: none")
     what.add_argument("--qm-atoms", type=int, nargs="+", help="the QM region, from 0 (default: the whole molecule)")
@@ -69,6 +71,9 @@ def check(args) -> None:
         raise UserError("a network from --checkpoint learns nothing; leave out --learn-config and --learn-calls")
     if args.pdb and "waters" in given:
         raise UserError("--waters are those around --smiles; the waters of --pdb are in its file")
+    if args.pdb and (args.charge, args.multiplicity) != (None, None):
+        raise UserError("--charge and --multiplicity are those of the molecule of --smiles or --structure; of a region "
+                        "of --pdb they are charge and spin_multiplicity of the QM config")
     if args.pdb and args.qm_atoms is None:
         raise UserError("--pdb needs --qm-atoms, the atoms of the QM region")
     if args.dt_fs and not SHORTEST_FS <= args.dt_fs <= LONGEST_FS:
@@ -84,6 +89,8 @@ def settings_of(args):
     from kstep.schemes.hybrid_config import HybridConfig
 
     given = parse_assignments(args.assignments)
+    if args.temperature_K is not None:
+        given["temperature_K"] = args.temperature_K
     of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
     own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits
@@ -118,5 +125,5 @@ def run(args) -> int:
     learning["learn_config"] = load_config(LearnConfig, learning["learn_config"])
     settings = filled(RegionSettings, args, qm=qm, hybrid=hybrid, **learning)
     metadata = sample_region(settings)
-    log.info("%s -> %s", describe(metadata), settings.out)
+    log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

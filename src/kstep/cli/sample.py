@@ -14,43 +14,54 @@ from pathlib import Path
 
 from kstep.cli.flags import (
     add_common_arguments,
+    add_overwrite,
+    add_restraint_flag,
+    add_solvent,
+    add_structure,
     filled,
     non_negative_float,
     non_negative_int,
     positive_float,
     positive_int,
+    solvent_of,
 )
 from kstep.cli.program import code_of_run, log_beside
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
+from kstep.restraints import parse_restraint
 
 log = logging.getLogger("kstep")
 
 CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/md.yaml"),
           "06b": ("--qm-config", "configs/qm.yaml")}
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
-KEYS = ("scheme", "k_steps", "dt_fs", "steps", "effective_samples", "population_error", "max_true_calls", "max_hours",
-        "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts", "hydrogen_mass_Da", "tempering_K",
-        "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual")
+KEYS = ("scheme", "k_steps", "dt_fs", "temperature_K", "steps", "effective_samples", "population_error",
+        "max_true_calls", "max_hours", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
+        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual",
+        "restraints")
 
 
-def add_flags(parser, numbered: str | None = None) -> None:
-    """Flags of `kstep sample`, or of 06 or 06b."""
+def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) -> None:
+    """Flags of `kstep sample`, or of 06 or 06b; restraint: what reads --restrain."""
     from kstep.schemes import SCHEMES
 
     flag, default = CONFIG[numbered]
     what = parser.add_argument_group("molecule and true physics")
     if numbered is None:
-        what.add_argument("molecule", metavar="MOLECULE",
-                          help="a SMILES, or a prepared folder such as data/raw/ethanol")
+        what.add_argument("molecule", metavar="MOLECULE", nargs="?",
+                          help="a SMILES, a prepared folder such as data/raw/ethanol, or a structure file")
         named = "its formula"
     else:
-        what.add_argument("--molecule", help="prepared folder such as data/raw/ethanol")
+        what.add_argument("--molecule", help="prepared folder such as data/raw/ethanol, or a structure file")
         what.add_argument("--smiles", help="instead of --molecule: a SMILES string, prepared on the spot")
         named = "that of the output file"
-    what.add_argument("--name", help=f"name of the molecule of a SMILES (default: {named})")
+    what.add_argument("--name", help=f"name of the molecule of a SMILES (default: {named}) or of a structure file "
+                                     "(default: the file's)")
+    add_structure(what)
     what.add_argument(flag, default=default, dest="physics_config",
                       help="YAML of the true physics and the baseline temperature (K) and dt_fs")
+    if numbered != "06":
+        add_solvent(what)
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
     scheme.add_argument("--project-residual", action="store_const", const=True,
@@ -59,6 +70,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     scheme.add_argument("--max-attempts", type=positive_int, help="jumps tried before plain steps take over")
     run_flags.add_argument("--initial-md", type=Path,
                            help="start from frames of this trajectory.npz instead of conformers")
+    add_restraint_flag(run_flags, restraint)
     run_flags.add_argument("--frame", type=int, help="start every replica from this frame of --initial-md")
     parser.set_defaults(learn_config="configs/learn.yaml")
     add_common_arguments(parser, device=True, overrides=True)
@@ -110,7 +122,9 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
     run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
                            help="processes for true calls (default: all cores)")
-    run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file")
+    run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file; a finished run, "
+                           "with more --steps or a larger aim")
+    add_overwrite(run_flags)
     return network, scheme, run_flags
 
 
@@ -123,10 +137,12 @@ def load(args):
     from kstep.stages.physics import load_physics
     from kstep.stages.sampling import SamplingSettings
 
+    changes = {"temperature_K": args.temperature_K}
     if args.numbered == "06":
-        config = load_config(MDConfig, args.physics_config)
+        config = load_config(MDConfig, args.physics_config, changes)
     else:
-        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config)
+        config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config,
+                                                                             {**changes, **solvent_of(args)})
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     return filled(SamplingSettings, args, physics=open_subject(args, config), hybrid=hybrid,
@@ -136,25 +152,28 @@ def load(args):
 def open_subject(args, config):
     """The true physics of the molecule that the flags name."""
     from kstep.molecules.molecule import check_name
-    from kstep.molecules.prepare import molecule_from_smiles
-    from kstep.stages.physics import TruePhysics, open_physics, prepared_physics
+    from kstep.molecules.structure_file import is_structure_file
+    from kstep.stages.physics import open_physics
 
+    own = dict(seed=args.seed, structure=args.structure, charge=args.charge, multiplicity=args.multiplicity)
     if args.numbered is None:
-        return open_physics(args.molecule, config, name=args.name, seed=args.seed)
-    if (args.molecule is None) == (args.smiles is None):
-        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string")
+        return open_physics(args.molecule, config, name=args.name, **own)
+    if (args.molecule is None) == (args.smiles is None and args.structure is None):
+        raise UserError("give either --molecule, a folder of 00_prep_mols.py, or --smiles, a SMILES string, or "
+                        "--structure, a structure file")
     if args.molecule is not None:
-        if args.name is not None:
+        if args.name is not None and not is_structure_file(args.molecule):
             raise UserError("--name names the molecule of --smiles; one of --molecule has its name already")
-        return prepared_physics(args.molecule, config)
+        return open_physics(Path(args.molecule), config, name=args.name, **own)
+    if args.structure is not None:
+        return open_physics(args.smiles, config, name=args.name, **own)
     if args.name is None:
         try:
             check_name(args.out.stem)
         except UserError as error:
             raise UserError(f"--out {args.out} also names the molecule, and {error}; or give the molecule's own as "
                             "--name") from None
-    molecule, system_xml = molecule_from_smiles(args.smiles, args.name or args.out.stem, seed=args.seed)
-    return TruePhysics(molecule, config, system_xml=system_xml)
+    return open_physics(args.smiles, config, name=args.name or args.out.stem, **own)
 
 
 def run(args) -> int:
@@ -165,5 +184,5 @@ def run(args) -> int:
     settings = load(args)
     with log_beside(settings.out):
         metadata = sample(settings)
-        log.info("%s -> %s", describe(metadata), settings.out)
+        log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

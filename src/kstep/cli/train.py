@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_subject, filled, positive_int
+from kstep.cli.flags import add_common_arguments, add_overwrite, add_subject, filled, positive_int
 from kstep.cli.program import setup_logging
 from kstep.config import load_config, parse_assignments
 
@@ -23,6 +23,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     data.add_argument("--out-dir", type=Path, default=Path("outputs/checkpoints"), help="folder for checkpoints")
     start = parser.add_argument_group("start and end")
     start.add_argument("--resume", action="store_true", help="continue from <out-dir>/last.pt")
+    add_overwrite(start)
     start.add_argument("--pretrained", type=Path, metavar="CHECKPOINT",
                        help="network to start from, of this or of a cheaper method; reference energies are refitted")
     start.add_argument("--teacher", type=Path, metavar="CHECKPOINT",

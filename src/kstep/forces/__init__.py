@@ -20,7 +20,9 @@ import numpy as np
 
 from kstep.config import BaselineConfig, ChargedConfig, read_settings, validate
 from kstep.errors import UserError, did_you_mean
+from kstep.fingerprint import LONGEST, digest
 from kstep.forces.base import Backend, Physics
+from kstep.restraints import Restraint, check_restraints
 
 BACKENDS = {
     "tblite": "kstep.forces.tblite:BACKEND",
@@ -82,8 +84,9 @@ class PhysicsSpec:
     """A picklable recipe of a backend, so that spawned workers can build their own.
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
-    tells its potential energy surface from another's; threads, call_limit_s: how it works, not what it computes, as in
-    BaselineConfig.
+    tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
+    no part of the backend nor of the method; threads, call_limit_s: how it works, not what it computes, as in
+    BaselineConfig.  UserError for restraints on atoms that are not there.
     """
 
     backend: str
@@ -92,8 +95,12 @@ class PhysicsSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     method: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    restraints: tuple[Restraint, ...] = ()
     threads: int = 1
     call_limit_s: float | None = None
+
+    def __post_init__(self):
+        check_restraints(self.restraints, len(self.numbers))
 
     @property
     def keeps_history(self) -> bool:
@@ -102,15 +109,27 @@ class PhysicsSpec:
 
     @property
     def surface(self) -> str:
-        """A hash of all that decides the energy of a geometry."""
-        what = [self.backend, self.method, np.asarray(self.numbers).tolist(), np.asarray(self.masses).tolist(),
-                self.settings, {name: hashlib.sha256(data).hexdigest() for name, data in self.objects.items()}]
+        """A hash of all that decides what a backend says of a geometry."""
+        what = {**self.fingerprint, "restraints": None,  # which are added to it
+                "objects": {name: hashlib.sha256(data).hexdigest() for name, data in self.objects.items()}}
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def energy_is_cheaper(self) -> bool:
         """Whether an energy alone costs much less than an energy with forces."""
         return find_backend(self.backend).energy_is_cheaper
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that makes the energy surface, and the masses on it: what a resumed run must share (kstep.fingerprint).
+
+        A text as long as a file, such as an OpenMM System, is there as its digest; an object by the method's words.
+        """
+        settings = {key: digest(value) if isinstance(value, str) and len(value) > LONGEST else value
+                    for key, value in self.settings.items()}
+        return {"backend": self.backend, "method": self.method, "numbers": np.asarray(self.numbers).tolist(),
+                "masses": np.asarray(self.masses).tolist(), "settings": settings,
+                "restraints": [restraint.model_dump(mode="json") for restraint in self.restraints]}
 
     def build(self) -> Physics:
         """Construct the backend in this process; UserError says how to get what is missing."""
@@ -147,7 +166,7 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
         settings["warm_start"] = warm_start
     if backend.needs_system:
         settings["system_xml"] = _system_text(molecule, system_xml)
-    method = molecule.force_field if backend.needs_system else config.method
+    method = molecule.force_field if backend.needs_system else config.surface
     return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method, **how_it_works(config))
 
 
@@ -207,6 +226,9 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
+    if getattr(config, "solvent", None):
+        raise UserError(f"a QM region has its solvent around it, atom by atom; take solvent: {config.solvent} out of "
+                        "its config")
     settings = dict(
         find_backend(config.backend).keywords(None, config), **electrons(config, charge, multiplicity),
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),

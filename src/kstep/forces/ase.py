@@ -22,7 +22,7 @@ import numpy as np
 from kstep.config import ChargedConfig, Word
 from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons
-from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV
+from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, NM_PER_ANGSTROM
 
 log = logging.getLogger("kstep")
 
@@ -66,7 +66,8 @@ class AsePhysics(Physics):
     moments that add up to the charge and to the number of unpaired electrons, spread evenly (as tblite has it).  A
     calculator that reads neither (ORCA) needs them in kwargs.  It is reset before each call, so that the energy depends
     on the geometry alone, and runs in a temporary folder of its own.  Where it has two energies, as with smeared
-    occupations, the forces belong to `free_energy`, and that is the energy here.
+    occupations, the forces belong to `free_energy`, and that is the energy here.  Of a neutral molecule the dipole is
+    kept where the calculator found it on the way.
     """
 
     def __init__(self, numbers, masses, *, calculator: str | Callable | Any, kwargs: dict[str, Any] | None = None,
@@ -82,16 +83,21 @@ class AsePhysics(Physics):
                             magmoms=np.full(n_atoms, (multiplicity - 1) / n_atoms),
                             info={"charge": charge, "spin": multiplicity})
         self._calculator = self._atoms.calc = make_calculator(calculator, kwargs or {})
+        # about which point an ion's dipole is meant, each calculator says for itself
+        self._has_dipole = charge == 0 and "dipole" in self._calculator.implemented_properties
 
     def _compute(self, positions, slot):
         with self._at(positions):
             energy = self._energy()
             forces = np.array(self._atoms.get_forces(), dtype=np.float64)
+            self._keep_dipole()
         return energy * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
 
     def _compute_energy(self, positions, slot):
         with self._at(positions):
-            return self._energy() * KJ_PER_EV
+            energy = self._energy()
+            self._keep_dipole()
+        return energy * KJ_PER_EV
 
     def _energy(self) -> float:
         """eV; the energy whose slope the forces are."""
@@ -101,6 +107,12 @@ class AsePhysics(Physics):
                 return float(calculator.get_property("free_energy", self._atoms))
         energy = self._atoms.get_potential_energy()
         return float(getattr(calculator, "results", {}).get("free_energy", energy))
+
+    def _keep_dipole(self) -> None:
+        """What the calculator found besides; nothing is computed for it."""
+        if self._has_dipole:
+            found = getattr(self._calculator, "results", {}).get("dipole", np.full(3, np.nan))
+            self._said = {"dipole": np.asarray(found, dtype=np.float64) * NM_PER_ANGSTROM}
 
     @contextlib.contextmanager
     def _at(self, positions):

@@ -35,6 +35,7 @@ class Physics(ABC):
         self._true_calls = 0
         self._last: dict[int, Any] = {}  # of each slot
         self._warm_start = False
+        self._said: dict[str, np.ndarray] = {}  # by the last true call, besides energy and forces
         radii = covalent_radii[self.numbers] * NM_PER_ANGSTROM
         self._closest_nm = np.maximum(MIN_DISTANCE_NM, 0.5 * (radii[:, None] + radii[None, :]))
         np.fill_diagonal(self._closest_nm, 0.0)
@@ -53,8 +54,18 @@ class Physics(ABC):
         return self._compute(positions, slot)[0]
 
     def extra(self) -> dict[str, np.ndarray]:
-        """Further answers of the true call that just succeeded, by name; of the same shapes at every call."""
-        return {}
+        """Further answers of the true call that just succeeded, by name; of the same shapes at every call.
+
+        "dipole" (3,) e nm, where the backend knows it (`dipole`).
+        """
+        return self._said
+
+    def dipole(self, positions: np.ndarray, about_origin: np.ndarray, charge: float) -> np.ndarray:
+        """The dipole moment (3,) in e nm about the centre of mass, of one about the origin of positions (N,3) nm.
+
+        mu = mu_0 - q R, which of a neutral molecule is mu_0, and of an ion no longer depends on where it is.
+        """
+        return np.asarray(about_origin, dtype=np.float64) - charge * (self.masses @ positions) / self.masses.sum()
 
     def forget(self) -> None:
         """Drop whatever was kept from earlier geometries (SCF guesses)."""

@@ -82,6 +82,11 @@ class _Ticket:
                 **{EXTRA + name: values for name, values in extra.items()}}
 
 
+def _bare(truth: Truth) -> Truth:
+    """Without restraints, which are no part of the surface."""
+    return Truth(*truth.bare, truth.failed, truth.messages, truth.extra)
+
+
 def _key(row: int, positions: np.ndarray, want_forces: bool) -> tuple:
     return row, np.ascontiguousarray(positions, dtype=np.float64).tobytes(), want_forces
 
@@ -245,12 +250,12 @@ class JournaledPool(Pool):
         self.histories, before = {}, self.pool.cpu_s
         truth = NOBODY
         if inner is not None:
-            truth, self.histories = self.pool.collect(inner), self.pool.histories
+            truth, self.histories = _bare(self.pool.collect(inner)), self.pool.histories
             if self._restart is not None:
                 self._new.append(_Ticket(rows[asked], positions[asked], want_forces, truth, self.histories,
                                          (cpu_s + self.pool.cpu_s - before) / max(1, len(asked))))
         if not any(told):
-            return truth
+            return self.restrained(positions, truth)
         energy, forces = np.full(len(rows), np.nan), np.full(positions.shape, np.nan)
         messages, extra = np.full(len(rows), "", dtype=object), {}
         if len(asked):
@@ -261,7 +266,7 @@ class JournaledPool(Pool):
                 energy[i], forces[i], messages[i] = answer.energy, answer.forces, answer.message
                 put_answers(extra, answer.extra, i, len(rows))
                 self.failures += [answer.message] if answer.message else []
-        return Truth(energy, forces, np.isnan(energy), tuple(messages), extra)
+        return self.restrained(positions, Truth(energy, forces, np.isnan(energy), tuple(messages), extra))
 
     def forget(self) -> None:
         """As any pool; a guess that is to be given with a later answer from memory is of after this."""

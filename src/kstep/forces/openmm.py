@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from kstep.config import BaselineConfig, Timestep
 from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics
+from kstep.restraints import Restraint
 
 
 class MDConfig(BaselineConfig):
@@ -18,6 +21,14 @@ class MDConfig(BaselineConfig):
     backend: ClassVar[str] = "openmm"
     dt_fs: Timestep = 1.0
     platform: Literal["auto", "Reference", "CPU", "CUDA", "OpenCL"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_continuum(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "solvent" in data:
+            raise ValueError("a force field has no implicit solvent here; take a QM config (configs/qm.yaml), or put "
+                             "waters around the molecule (kstep qmmm)")
+        return data
 
 
 # steps of an openmm.CustomIntegrator: what is computed for each degree of freedom, and how
@@ -47,6 +58,24 @@ def read_system(system_xml: str, n_atoms: int):
         raise UserError(f"system.xml has {n_particles} particles, the molecule {n_atoms}; prepare it again with "
                         "00_prep_mols.py")
     return system
+
+
+# energies of kstep.restraints, as OpenMM reads them: its classes of forces, and how a force of one adds its atoms
+_RESTRAINTS = {"distance": ("CustomBondForce", "0.5*k*(r-centre)^2", "addBond"),
+               "angle": ("CustomAngleForce", "0.5*k*(theta-centre)^2", "addAngle"),
+               "dihedral": ("CustomTorsionForce", "k*(1-cos(theta-centre))", "addTorsion")}
+
+
+def add_restraints(system, restraints: Sequence[Restraint]) -> None:
+    """Add forces of restraints to an openmm.System, for dynamics that OpenMM integrates by itself."""
+    import openmm
+
+    for restraint in restraints:
+        kind, energy, add = _RESTRAINTS[restraint.kind]
+        centre = restraint.centre if restraint.kind == "distance" else np.radians(restraint.centre)
+        force = getattr(openmm, kind)(f"{energy}; k={restraint.k!r}; centre={float(centre)!r}")
+        getattr(force, add)(*restraint.atoms)
+        system.addForce(force)
 
 
 def make_context(system, platform: str, dt_ps: float = 0.001, integrator=None):

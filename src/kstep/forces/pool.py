@@ -36,6 +36,7 @@ from kstep.processes import (
     exit_with_parent,
     physical_cores,  # noqa: F401 (others take it from here)
 )
+from kstep.restraints import Bias
 
 MOST_RELEASED = 1000.0  # kJ/mol and atom: no rearrangement sets more free; C=O, the strongest bond, holds 1072 for two
 FIRST_ENERGIES = 101  # behind a reference
@@ -47,11 +48,12 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class Truth:
-    """What the true potential said of r geometries.
+    """What the true potential said of r geometries, restraints of the spec added.
 
     energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not
     converge or the geometry was refused, and every number of that row is NaN; extra {name: (r,...)}: what the backend
-    says besides (`Physics.extra`), empty where no row succeeded.
+    says besides (`Physics.extra`), empty where no row succeeded; bare: energy and forces without the
+    restraints, which labels are made of.
     """
 
     energy: np.ndarray
@@ -59,6 +61,11 @@ class Truth:
     failed: np.ndarray
     messages: tuple[str, ...] = ()  # (r,) why each row failed, "" where it did not
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    bare: tuple[np.ndarray, np.ndarray] = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if self.bare is None:
+            object.__setattr__(self, "bare", (self.energy, self.forces))
 
 
 @dataclass
@@ -215,6 +222,7 @@ class Pool(ABC):
 
     def __init__(self, spec: PhysicsSpec):
         self.spec, self.numbers, self.masses = spec, spec.numbers, spec.masses
+        self._bias = Bias(spec.restraints) if spec.restraints else None
         self.failures: list[str] = []  # one sentence per true call that gave no number
         self.histories: dict[int, np.ndarray] = {}  # SCF guesses that the last `collect` was told, by row
 
@@ -252,6 +260,13 @@ class Pool(ABC):
     @abstractmethod
     def close(self, at_once: bool = False) -> None:
         """Stop the workers; at_once: in the middle of their work."""
+
+    def restrained(self, positions: np.ndarray, bare: Truth) -> Truth:
+        """What a backend said at positions (r,N,3) nm, the restraints of the spec added."""
+        if self._bias is None:
+            return bare
+        bias, bias_forces = self._bias.energy_and_forces(positions)
+        return replace(bare, energy=bare.energy + bias, forces=bare.forces + bias_forces)
 
     def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
         """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""
@@ -429,7 +444,7 @@ class EvaluationPool(Pool):
             self.histories |= answers.histories
         truth = self._reference.check(Truth(energy, forces, np.isnan(energy), tuple(messages), extra))
         self.failures += [message for message in truth.messages if message]
-        return truth
+        return self.restrained(positions, truth)
 
     def forget(self) -> None:
         """Drop SCF guesses everywhere."""

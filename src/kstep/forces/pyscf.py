@@ -21,10 +21,14 @@ from kstep.config import ChargedConfig, Config, Count, Number, Word
 from kstep.errors import PhysicsError, UserError, did_you_mean
 from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, as_physics_error, check_electrons
 from kstep.forces.basis import check_basis, core_potentials
+from kstep.forces.solvents import Solvent, in_solvent, refuse_model_alone, spelled
 from kstep.processes import threads_here
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 log = logging.getLogger("kstep")
+
+PCM_METHODS = {"cpcm": "C-PCM", "iefpcm": "IEF-PCM"}
+DEFAULT_MODEL = "smd"
 
 
 class ScfSettings(Config):
@@ -38,6 +42,8 @@ class ScfSettings(Config):
     grid_level: Annotated[int, Field(ge=0, le=9), Number] = 2
     conv_tol: Annotated[float, Field(ge=1e-12, le=1e-4), Number] = 1e-9  # Ha; below, rounding decides
     max_iterations: Count = 100
+    solvent: Solvent = None
+    solvation_model: Literal["smd", "cpcm", "iefpcm"] | None = None  # null: smd
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto is settled by pick_device before a calculation
 
 
@@ -53,6 +59,11 @@ class PyscfConfig(ChargedConfig, ScfSettings):
         dispersion = f"-{self.dispersion.upper()}" if self.dispersion else ""
         basis = self.basis.upper().replace("DEF2", "def2")
         return f"{'DF-' if self.density_fit else ''}{kind}{self.functional.upper()}{dispersion}/{basis}"
+
+    @property
+    def surface(self) -> str:
+        """The method in its solvent: 'PBE/def2-SVP/SMD(water)'."""
+        return in_solvent(self.method, self.solvation_model or DEFAULT_MODEL, self.solvent)
 
 
 def build_molecule(numbers: np.ndarray, positions_bohr: np.ndarray, basis: str, charge: int, multiplicity: int):
@@ -81,7 +92,50 @@ def mean_field(mol, settings: ScfSettings):
     if settings.dispersion is not None:
         field.disp = settings.dispersion
     field.conv_tol, field.max_cycle = settings.conv_tol, settings.max_iterations
+    if settings.solvent is not None:
+        field = in_continuum(field, settings)  # last: what is put on later would not know of it
     return field.to_gpu() if settings.device == "gpu" else field
+
+
+@lru_cache
+def solvents() -> dict[str, str]:
+    """PySCF's name of each solvent of the Minnesota Solvent Descriptor Database, by ours."""
+    from pyscf.solvent.smd import solvent_db
+
+    return {spelled(name): name for name in solvent_db if name}
+
+
+def in_continuum(field, settings: ScfSettings):
+    """The mean field in its implicit solvent.
+
+    smd: Marenich, Cramer, Truhlar, J. Phys. Chem. B 113, 6378 (2009), IEF-PCM with the terms of cavitation, dispersion
+    and solvent structure; cpcm, iefpcm: electrostatics alone, of the solvent's dielectric constant.
+    """
+    from pyscf.solvent.smd import solvent_db
+
+    name, model = solvents()[settings.solvent or ""], settings.solvation_model or DEFAULT_MODEL
+    if model == "smd":
+        field = field.SMD()
+        field.with_solvent.solvent = name
+    else:
+        field = field.PCM()
+        field.with_solvent.method, field.with_solvent.eps = PCM_METHODS[model], solvent_db[name][5]
+    return field
+
+
+def check_solvent(mol, settings: ScfSettings) -> None:
+    """Refuse a solvent that PySCF does not know, and one that this GPU4PySCF cannot compute."""
+    refuse_model_alone(settings.solvation_model, settings.solvent)
+    if settings.solvent is None:
+        return
+    if settings.solvent not in solvents():
+        raise UserError(f"PySCF knows no solvent '{settings.solvent}'{did_you_mean(settings.solvent, solvents())}; "
+                        "pyscf.solvent.smd.solvent_db lists them")
+    try:
+        mean_field(mol, settings)
+    except (ImportError, AttributeError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"implicit solvent cannot be computed here ({error}); set device: cpu, or solvent: none"
+                        ) from None
 
 
 def converge(field, guess=None):
@@ -191,7 +245,9 @@ class PyscfPhysics(Physics):
         pyscf.lib.num_threads(threads_here())
         apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are
         self._molecule = build_molecule(self.numbers, apart, self.settings.basis, charge, multiplicity)
+        check_solvent(self._molecule, self.settings)
         check_dispersion(self._molecule, self.settings)
+        self._charge = charge
         self.second_tries = 0
         self._warm_start = warm_start
 
@@ -199,11 +255,17 @@ class PyscfPhysics(Physics):
         with as_physics_error("the PySCF calculation"):
             field = self._converged(positions, slot)
             slope = gradient(field, self.settings)
+            self._said = {"dipole": self._dipole(field, positions)}
         return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
+
+    def _dipole(self, field, positions) -> np.ndarray:
+        return self.dipole(positions, to_numpy(field.dip_moment(unit="AU", verbose=0)) * NM_PER_BOHR, self._charge)
 
     def _compute_energy(self, positions, slot):
         with as_physics_error("the PySCF calculation"):
-            return float(self._converged(positions, slot).e_tot) * KJ_PER_HARTREE
+            field = self._converged(positions, slot)
+            self._said = {"dipole": self._dipole(field, positions)}
+            return float(field.e_tot) * KJ_PER_HARTREE
 
     def _converged(self, positions, slot):
         molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)

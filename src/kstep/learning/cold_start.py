@@ -66,4 +66,9 @@ def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_con
         raise UserError(f"--learn fits arch {names_of('fits_labels')}, and the model config says {model.arch}; leave "
                         "--model-config out")
     check_writable(out)
-    return learn(target, model, config, folder=Path(f"{out}.learn"), **how)
+    return learn(target, model, config, folder=learned_at(out), **how)
+
+
+def learned_at(out: str | Path) -> Path:
+    """The folder that the network of a run into `out` is learned in."""
+    return Path(f"{out}.learn")

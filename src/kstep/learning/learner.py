@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
@@ -40,6 +41,7 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.runs.loop import initial_state, run
 from kstep.runs.network_dynamics import make_carrier
+from kstep.runs.recorder import BEGIN_ANEW
 from kstep.runs.sampler import sampler_masses
 from kstep.schemes import Plain
 from kstep.schemes.maxwell import draw_velocities
@@ -48,6 +50,7 @@ from kstep.schemes.state import State, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
+LABELS = "labels.npz"  # for others to train on
 FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
 FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
@@ -65,8 +68,10 @@ def learn(target: Target, model: ModelConfig, config: LearnConfig, *, folder: Pa
     config.max_true_calls; no call is made beyond most_true_calls, whose last ones are learned from whether or not a
     network was confirmed before.  The checkpoint says ladder_K (the rungs learned), d_spread_kT (of d at the coldest),
     acceptance_expected (of independent proposals), and holes (states searched for them, and found in the end).
-    earlier: what another learning left, which then saves most of the bootstrap.  Raises UserError where most_true_calls
-    are too few for one round.
+    earlier: what another learning left, which then saves most of the bootstrap.  What is in the folder is never
+    replaced: a finished learning of the same settings is the result, whether or not this one resumes.  Raises
+    UserError for one of other settings, for an unfinished one without resume, and where most_true_calls are too few for
+    one round.
     """
     return _Learner(target, model, config, folder, seed, n_workers, most_true_calls, earlier or Earlier()).run(resume)
 
@@ -104,14 +109,22 @@ class _Learner:
     # the story --------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with Claim(self.folder, self.folder):
+            state = self._restored()
+            if self.progress.done:
+                log.info("%s is learned already; %s", self.network_path, BEGIN_ANEW)
+                return self.network_path
+            if state is not None and not resume:
+                raise UserError(f"{self.folder} holds a learning that has not finished; --resume goes on with it, "
+                                f"{BEGIN_ANEW}")
+            return self._learn(state, resume)
+
+    def _learn(self, state: State | None, resume: bool) -> Path:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
             with JournaledPool(EvaluationPool(self.target.spec, self.n_workers), self.folder) as self.pool:
-                state = self._restored() if resume else None
+                self.pool.begin(0 if state is None else self.progress.round + 1, fresh=not resume)
                 if state is None:
-                    self.record.start_over()
-                    self.pool.begin(0, fresh=not resume)
                     state = self._bootstrap()
                     self._save(state)
                 while not self.progress.done:
@@ -134,12 +147,16 @@ class _Learner:
         """The first labels, of every start in turn: by hot plain MD, or where an earlier network leads."""
         began, starts = self._cpu_s(), self._starts(self.n_chains)
         self.labels, self.progress.earlier_calls = self.earlier.labels_of(self.target)
+        spent = self.target.starts_spent
+        self.progress.earlier_calls += int(spent.get("true_calls", 0))
+        self.progress.cpu_s, self.progress.wall_s = spent.get("cpu_s", 0.0), spent.get("wall_s", 0.0)
 
         def keep(proposal, truth):
             self.labels.join(self.target.labels(proposal.positions, truth, self.hot_K))
 
         state = initial_state(self.pool, starts, np.zeros_like(starts), observe=keep)
-        if len(self.rungs_K) > 1:  # alone, 300 K would not cross, and would never use these labels
+        # alone, 300 K would not cross, and would never use these labels; restraints keep it from them
+        if len(self.rungs_K) > 1 and not self.target.spec.restraints:
             state = self._turn_over(state)
         self.progress.call_s = (self._cpu_s() - began) / max(1, self.pool.true_calls)
         n_steps = max(0, math.ceil((self.n_bootstrap - len(self.labels)) / self.n_chains))
@@ -358,16 +375,17 @@ class _Learner:
         """Everything a cut run needs to go on after this round."""
         self.pool.forget()  # a resumed run has no SCF history either
         cost = self._cost()
-        self.labels.save(self.folder / "labels.npz", self.target.labelled, method=self.target.method,
+        self.labels.save(self.folder / LABELS, self.target.labelled, method=self.target.method,
                          true_calls=cost["true_calls_training"], dt_fs=self.dt_fs)
-        self.record.save(state, self.rng, self.progress, cost)
+        self.record.save(state, self.rng, self.progress, cost, self.labels)
         self.pool.begin(self.progress.round + 1)
 
     def _restored(self) -> State | None:
         saved = self.record.restore()
         if saved is None:
+            self.record.check_free((self.network_path.name, LABELS))
             return None
-        state, self.rng, self.progress = saved
-        self.labels, _ = Labels.load(self.folder / "labels.npz")
-        self.pool.begin(self.progress.round + 1)
+        state, self.rng, self.progress, self.labels = saved
+        if self.progress.done and not self.network_path.is_file():
+            raise UserError(f"{self.network_path}, which was learned, is gone; put it back, or {BEGIN_ANEW}")
         return state

@@ -1,4 +1,9 @@
-"""What a learning writes down: what each round saw, and where it stands, so that a cut one goes on from there."""
+"""What a learning writes down: what each round saw, and where it stands, so that a cut one goes on from there.
+
+All that a cut learning goes on from is one file, written whole, so that no kill leaves labels of one round with the
+chains of another; the one before it stands in where it is damaged.  labels.npz is for others, and read from learnings
+of before alone.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from kstep.errors import UserError
+from kstep.files import is_kept, naming, write_text_atomic
+from kstep.fingerprint import as_written
 from kstep.learning.ending import acceptance
-from kstep.runs.recorder import read_restart, write_restart
+from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
 from kstep.schemes.state import State
+from kstep.training.labels import EXTRA, FIELDS, Labels
+
+LABELS = "labels_"  # before the names of the labels' arrays in a restart file
 
 log = logging.getLogger("kstep")
 
@@ -57,32 +68,60 @@ class Record:
     """rounds.jsonl and chains.npz in a learning's folder; `fingerprint` is what a resumed one must share."""
 
     def __init__(self, folder: Path, fingerprint: dict):
-        self.rounds, self.chains = folder / "rounds.jsonl", folder / "chains.npz"
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.folder, self.rounds, self.chains = folder, folder / "rounds.jsonl", folder / "chains.npz"
+        self.fingerprint = as_written(fingerprint)
+        self.rows: list[dict] = []
 
-    def start_over(self) -> None:
-        """Forget what the rounds of an earlier learning saw."""
-        self.rounds.unlink(missing_ok=True)
+    def check_free(self, names: tuple[str, ...]) -> None:
+        """UserError where the folder holds files of these names, or rounds, and no restart file to go on from."""
+        found = [name for name in (*names, self.rounds.name) if (self.folder / name).exists()]
+        if found:
+            raise UserError(f"{self.folder} holds {found[0]}, and no restart file of a learning to go on from; choose "
+                            f"another output, or {BEGIN_ANEW}")
 
     def add(self, what: str, progress: Progress, seen: Seen, cost: dict, *, labels: int, ladder_K: list[float],
             failed_true_calls: int) -> None:
         """One more row on a round; cost: true_calls_training, cpu_s_training, wall_s_training so far."""
         row = {"what": what, "round": progress.round, "ladder_K": ladder_K, "labels": labels,
                "failed_true_calls": failed_true_calls, **asdict(seen), **cost}
-        with open(self.rounds, "a") as handle:
+        self.rows.append(row)
+        with naming(self.rounds), open(self.rounds, "a") as handle:
             handle.write(json.dumps(row) + "\n")
         log.info("%s %d: E_true - E_network spreads by %.2f kT at %g K (independent proposals: acceptance %.2f), %d of "
                  "%d states up to %g K in holes; %d true calls, %.0f s of CPU", what, progress.round, seen.spread_kT[0],
                  ladder_K[0], acceptance(seen.spread_kT[0]), sum(seen.holes), seen.states, ladder_K[-1],
                  row["true_calls_training"], row["cpu_s_training"])
 
-    def save(self, state: State, rng: np.random.Generator, progress: Progress, cost: dict) -> None:
-        """Chains, generator and progress, with what was spent so far (see `add`)."""
+    def save(self, state: State, rng: np.random.Generator, progress: Progress, cost: dict, labels: Labels) -> None:
+        """Chains, generator, labels and progress, with what was spent so far (see `add`)."""
         kept = {**asdict(progress), "true_calls": cost["true_calls_training"] - progress.earlier_calls,
                 "cpu_s": cost["cpu_s_training"], "wall_s": cost["wall_s_training"]}
-        write_restart(self.chains, state, rng, self.fingerprint, kept)
+        arrays = {name: getattr(labels, name) for name in FIELDS} | {
+            EXTRA + name: values for name, values in labels.extra.items()}
+        write_restart(self.chains, state, rng, self.fingerprint, kept, rows=self.rows,
+                      beside={LABELS + name: values for name, values in arrays.items()})
 
-    def restore(self) -> tuple[State, np.random.Generator, Progress] | None:
-        """What was saved last, None when nothing was; UserError when it belongs to other settings."""
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to restore."""
+        return is_kept(self.chains)
+
+    def restore(self) -> tuple[State, np.random.Generator, Progress, Labels] | None:
+        """What was saved last, None when nothing was; UserError when it belongs to other settings.
+
+        Rows on rounds that a killed learning wrote after that are taken back, since it makes these rounds again.
+        """
         saved = read_restart(self.chains, self.fingerprint, "learned")
-        return saved and (*saved[:2], Progress(**saved[2]["progress"]))
+        if saved is None:
+            return None
+        state, rng, text, arrays = saved
+        if "rows" in text:
+            self.rows = text["rows"]
+            write_text_atomic(self.rounds, "".join(json.dumps(row) + "\n" for row in self.rows))
+        arrays = {name.removeprefix(LABELS): values for name, values in arrays.items() if name.startswith(LABELS)}
+        if arrays:
+            labels = Labels(**{name: arrays.pop(name) for name in FIELDS},
+                            extra={name.removeprefix(EXTRA): values for name, values in arrays.items()})
+        else:
+            labels, _ = Labels.load(self.folder / "labels.npz")
+        return state, rng, Progress(**text["progress"]), labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class Target:
 
     Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima).  Another kind of target
     overrides what differs for it, as `region_target.RegionTarget` does: what a label is, how a network comes from
-    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested).
+    labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested);
+    starts_spent: true_calls, wall_s and cpu_s that its starts cost before, where no run counts them.
     """
 
     molecule: Molecule
@@ -42,6 +43,7 @@ class Target:
     walls: bool = True
     mirror: bool = True
     turns: int = 8
+    starts_spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def labelled(self) -> Molecule:
@@ -51,13 +53,14 @@ class Target:
     @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
-        return {"smiles": self.molecule.smiles, "method": self.method, "temperatures_K": self.temperatures_K,
+        return {"smiles": self.molecule.smiles, "method": self.method, "physics": self.spec.fingerprint,
+                "temperatures_K": self.temperatures_K,
                 "walls": self.walls, "mirror": self.mirror, "turns": self.turns}
 
     @property
     def recipe(self) -> NetworkRecipe:
         """How dynamics builds the network of a checkpoint, in any process."""
-        return recipe_of(self.molecule, self.method)
+        return recipe_of(self.molecule, self.method, self.spec.restraints)
 
     def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
         """Temperatures that chains explore: those of the sampling, or a ladder of the network above the only one."""
@@ -87,8 +90,8 @@ class Target:
         return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
-        """What the truth said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
-        return Labels(positions, truth.energy, truth.forces, temperature_K)
+        """What the truth without restraints said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""
+        return Labels(positions, *truth.bare, temperature_K)
 
     def fit(self, labels: Labels, model, config, **how) -> dict:
         """The checkpoint of a network fitted to labels; how: what `training.fit.fit` takes besides."""

@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors, numbers and text, written atomically, read without unpickling code.
+"""Checkpoints: plain tensors, numbers and text, written atomically, sealed, read without unpickling code.
 
     state_dict           weights (averaged over the end of training) and normalisation buffers
     config               the ModelConfig as a mapping (arch, heads, sizes)
@@ -11,13 +11,17 @@
     temperature_K, method, data_sha256, true_calls_training
     pretrained           {"sha256", "method", "true_calls_training"} of the network it started from, if any
     ladder_K, d_spread_kT, acceptance_expected, holes: of one that learned by itself (kstep/learning/learner.py)
+    fingerprint          of a training of 04: what a resumed one must share (kstep/fingerprint.py)
     training             optimiser, raw weights, epoch and so on; only in last.pt, for --resume
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import pickle
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +29,16 @@ import torch
 
 from kstep.config import load_config, validate
 from kstep.errors import UserError
-from kstep.files import replacing
+from kstep.files import check_unpacked, previous_of, replacing
 from kstep.models import build_model
 from kstep.models.model_config import ModelConfig
+from kstep.models.seal import opened, sealed
 
 UNITS = "nm ps Da kJ/mol"
 REQUIRED = ("state_dict", "config", "normalisation", "k_steps", "dt_fs", "spans", "units", "elements",
             "molecule", "temperature_K", "method", "data_sha256", "true_calls_training")
+
+log = logging.getLogger("kstep")
 
 
 def packed(model, facts: dict) -> dict:
@@ -42,22 +49,37 @@ def packed(model, facts: dict) -> dict:
             "config": model.config.model_dump(), "elements": model.elements.tolist(), **facts}
 
 
-def save(path: str | Path, checkpoint: dict) -> None:
-    """Write a checkpoint, whole or not at all."""
+def save(path: str | Path, checkpoint: dict, *, keep_previous: bool = False) -> None:
+    """Write a checkpoint, whole or not at all, with the checksum of its content (kstep.models.seal).
+
+    keep_previous: see `files.replacing`.
+    """
     missing = [key for key in REQUIRED if key not in checkpoint]
     if missing:
         raise ValueError(f"checkpoint lacks {', '.join(missing)}")
-    with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+    archive = io.BytesIO()  # PyTorch's own writing says of a full disk that a position is unexpected
+    torch.save(checkpoint, archive)
+    with replacing(path, keep_previous=keep_previous) as temporary:
+        temporary.write_bytes(sealed(archive.getvalue()))
 
 
 def load(path: str | Path, device: str = "cpu") -> dict:
-    """Read a checkpoint; one that is missing, truncated or something else is a UserError."""
+    """Read a checkpoint; one that is missing, truncated, damaged or something else is a UserError.
+
+    One without a checksum, as earlier versions wrote them, is read with a warning.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with 04_train.py")
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        archive, has_checksum = opened(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); put back a copy of it, or train again") from None
+    try:
+        if archive.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(archive)) as members:
+                check_unpacked(members, len(archive))
+        checkpoint = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
             zipfile.BadZipFile):
         raise UserError(f"{path} is truncated or not a checkpoint of 04_train.py") from None
@@ -66,7 +88,26 @@ def load(path: str | Path, device: str = "cpu") -> dict:
     if checkpoint["units"] != UNITS:
         raise UserError(f"{path} is in units '{checkpoint['units']}', md-kstep uses '{UNITS}'")
     _check_facts(checkpoint, path)
+    if not has_checksum:
+        _say_unsealed(path)
     return checkpoint
+
+
+def load_last_whole(path: str | Path, device: str = "cpu") -> dict:
+    """`load`, or where that file is damaged, said aloud, the one before it (`files.previous_of`)."""
+    try:
+        return load(path, device)
+    except UserError as error:
+        if not previous_of(path).is_file():
+            raise
+        log.warning("%s; going on from the one before it", error)
+        return load(previous_of(path), device)
+
+
+@cache
+def _say_unsealed(path: Path) -> None:
+    """Once for each file, which a run reads several times."""
+    log.warning("%s holds no checksum, as those of earlier versions: whether it is damaged cannot be told", path)
 
 
 def _check_facts(checkpoint: dict, path) -> None:

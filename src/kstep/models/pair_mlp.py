@@ -37,9 +37,11 @@ from kstep.errors import UserError
 from kstep.models.batch import MoleculeBatch
 from kstep.models.model_config import ModelConfig
 from kstep.models.pair_mlp_gradient import EnergyAndSlope
+from kstep.topology import bonds_between
 
 CONTACT_KJ = 2e4  # K: 5 % beyond, an atom is pushed back with 50 kJ/mol
-CONTACT_MARGIN = 1.1  # beyond the shortest distance in a label: further than a sample at 600 K goes
+CONTACT_MARGIN = 1.05  # beyond the shortest distance in all labels: further than a sample at 600 K goes
+FARTHEST_BONDS = 4  # pairs further apart than this meet alike
 
 
 class PairMLP(nn.Module):
@@ -108,20 +110,20 @@ class PairMLP(nn.Module):
     def close_in(self, positions: np.ndarray, orders: np.ndarray) -> None:
         """Let W begin where atoms clash: positions (S,N,3) nm, the labels; orders (G,N): relabellings of their atoms.
 
-        A pair clashes where it is closer than in any label, by CONTACT_MARGIN, and closer too than any two atoms of
-        these elements that no bond joins: what is far apart in all labels may still meet, in a conformer that they do
-        not show, and then the network must be asked, not a wall.
+        A pair clashes where it is closer, by CONTACT_MARGIN, than in any label; a pair of three bonds or more: than any
+        pair of these elements that is as many bonds apart, four or more being alike.  For what is far apart in all
+        labels may still meet in a conformer that they do not show, and there the network must be asked, not a wall.
         """
         first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
         table = np.zeros((self.n_atoms, self.n_atoms))
         closest = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1).min(axis=0)
         table[first, second] = table[second, first] = closest
         closest = np.min([table[order][:, order][first, second] for order in orders], axis=0)
-        bonds = {tuple(sorted(bond)) for bond in self.bonds.tolist()}
-        apart = np.array([(int(i), int(j)) not in bonds for i, j in zip(first, second)])
         numbers = np.sort(self.numbers.cpu().numpy()[np.stack([first, second], axis=1)], axis=1)
-        for kind in np.unique(numbers[apart], axis=0):
-            alike = apart & (numbers == kind).all(axis=1)
+        apart = bonds_between(self.n_atoms, self.bonds.cpu().numpy(), FARTHEST_BONDS)[first, second]
+        kinds = np.column_stack([numbers, apart])
+        for kind in np.unique(kinds[apart > 2], axis=0):
+            alike = (kinds == kind).all(axis=1)
             closest[alike] = closest[alike].min()
         self.contact.copy_(torch.as_tensor(closest / CONTACT_MARGIN))
 

@@ -10,8 +10,12 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
 from kstep.errors import UserError
-from kstep.molecules.mmff94 import mmff_properties
+from kstep.molecules.mmff94 import guessed_parameters
+from kstep.molecules.molecule import Molecule
 from kstep.units import ANGSTROM_PER_NM, KJ_PER_KCAL, NM_PER_ANGSTROM
+
+_ARRANGEMENTS = {(6, 0): Chem.ChiralType.CHI_OCTAHEDRAL, (5, 0): Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL,
+                 (4, 2): Chem.ChiralType.CHI_SQUAREPLANAR}  # by the number of ligands and lone pairs
 
 log = logging.getLogger("kstep")
 
@@ -30,24 +34,55 @@ def settle_stereochemistry(molecule: Chem.Mol, name: str, max_attempts: int) -> 
     before = Chem.MolToSmiles(Chem.RemoveHs(molecule))
     embed_conformers(molecule, 1, 0, max_attempts)
     Chem.AssignStereochemistryFrom3D(molecule)
+    ranks = list(Chem.CanonicalRankAtoms(molecule, breakTies=False))
+    for atom in molecule.GetAtoms():
+        around = [ranks[ligand.GetIdx()] for ligand in atom.GetNeighbors()]
+        if len(around) >= 5 and max(map(around.count, around)) >= 5:  # all arrangements of these are one
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     after = Chem.MolToSmiles(Chem.RemoveHs(molecule))
     if after != before:
         log.warning("%s: open stereochemistry was settled as %s", name, after)
 
 
-def embed_conformers(molecule: Chem.Mol, n_conformers: int, seed: int, max_attempts: int) -> None:
-    """Add ETKDGv3 conformers; if none embeds, try again from random coordinates."""
+def embed_conformers(molecule: Chem.Mol, n_conformers: int, seed: int, max_attempts: int, *,
+                     from_random: bool = False) -> None:
+    """Make ETKDGv3 conformers; if none embeds, or at once, from random coordinates.
+
+    Centres of five or six ligands get their arrangement for the embedding alone (`arrange_hypervalent`).
+    """
+    arranged = Chem.Mol(molecule)
+    arrange_hypervalent(arranged)
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed % (2**31 - 2) + 1  # RDKit: 0 gives every conformer the same seed
     parameters.maxIterations = max_attempts
     parameters.numThreads = 1
     with rdBase.BlockLogs():
-        for random_start in (False, True):
+        for random_start in (False, True)[from_random:]:
             parameters.useRandomCoords = random_start
-            if len(rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)):
+            if len(rdDistGeom.EmbedMultipleConfs(arranged, n_conformers, parameters)):
+                molecule.RemoveAllConformers()
+                for conformer in arranged.GetConformers():
+                    molecule.AddConformer(conformer)
                 return
     raise UserError(f"no 3-D structure of '{Chem.MolToSmiles(Chem.RemoveHs(molecule))}' was found in {max_attempts} "
                     "attempts per conformer; check its stereochemistry and rings, or raise --max-attempts")
+
+
+def arrange_hypervalent(molecule: Chem.Mol) -> None:
+    """Name, in place, the arrangement of hypervalent centres that a SMILES leaves open: RDKit piles up their ligands.
+
+    By the number of ligands and lone pairs (VSEPR: Gillespie & Nyholm, Q. Rev. Chem. Soc. 11, 339 (1957)): six of both
+    make an octahedron, four ligands with two lone pairs a square, five ligands a bipyramid, which relaxes to a square
+    pyramid where that is lower.
+    """
+    table = Chem.GetPeriodicTable()
+    for atom in molecule.GetAtoms():
+        outer = table.GetNOuterElecs(atom.GetAtomicNum()) - atom.GetFormalCharge() - atom.GetTotalValence()
+        ligands, pairs = atom.GetDegree(), max(0, outer // 2)
+        arrangement = _ARRANGEMENTS.get((ligands, pairs if ligands == 4 else 0))
+        if arrangement is not None and atom.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+            atom.SetChiralTag(arrangement)
+            atom.SetIntProp("_chiralPermutation", 1)
 
 
 def minimise_with_rdkit(molecule: Chem.Mol, variant: str | None) -> np.ndarray:
@@ -101,11 +136,26 @@ def select_distinct(molecule: Chem.Mol, energies: np.ndarray) -> list[tuple[int,
     return kept
 
 
+def graph_of(molecule: Molecule, positions: np.ndarray) -> Chem.Mol:
+    """Atoms, bonds and geometries (C,N,3) nm for `select_distinct`; resonance forms of one molecule have the same."""
+    graph = Chem.RWMol()
+    for number in molecule.numbers:
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        graph.AddAtom(atom)
+    for i, j in molecule.bonds:
+        graph.AddBond(int(i), int(j), Chem.BondType.SINGLE)
+    for geometry in positions:
+        conformer = Chem.Conformer(len(molecule))
+        conformer.SetPositions(np.asarray(geometry) * ANGSTROM_PER_NM)
+        graph.AddConformer(conformer, assignId=True)
+    return graph.GetMol()
+
+
 def mmff_variant(molecule: Chem.Mol, force_field: str) -> str | None:
-    """The MMFF variant to minimise with first, None where RDKit has no types for this molecule."""
+    """The MMFF variant to minimise with first, None where it has no types, or no bond, of this molecule."""
     variant = "MMFF94s" if force_field == "mmff94s" else "MMFF94"
     try:
-        mmff_properties(Chem.Mol(molecule), variant)
+        return None if guessed_parameters(molecule, variant).bonds else variant
     except UserError:
         return None
-    return variant

@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import openmm
 from rdkit import Chem
@@ -60,6 +61,50 @@ def mmff_properties(molecule: Chem.Mol, variant: str = "MMFF94"):
         raise UserError(f"{variant} lacks parameters for an atom of {Chem.MolToSmiles(Chem.RemoveHs(molecule))} "
                         f"(elements {', '.join(elements)})")
     return properties
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Parameters that MMFF94 does not have and RDKit guessed by an empirical rule, each as 'C1=O0 (1.405 A)'."""
+
+    bonds: list[str]
+    angles: list[str]
+    torsions: list[str]
+
+
+def guessed_parameters(molecule: Chem.Mol, variant: str = "MMFF94") -> Guesses:
+    """Which parameters of a molecule are guesses; UserError when a type is missing.
+
+    RDKit does not say: but those of MMFF94's tables have three decimals, and what a rule computes has more.  A missing
+    angle or torsion has a sensible rule (Halgren, J. Comput. Chem. 17 (1996) 616); a missing bond length does not: it
+    is that of a single bond (CO2: 1.41 A).
+    """
+    molecule = Chem.Mol(molecule)
+    properties = mmff_properties(molecule, variant)
+    bonds, angles, torsions = [], [], []
+    for bond in molecule.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        found = properties.GetMMFFBondStretchParams(molecule, i, j)
+        if _is_guess(found):
+            length = f" ({found[2]:.3f} A)" if found else ""
+            bonds.append(f"{_named(molecule, i)}{bond.GetSmarts() or '-'}{_named(molecule, j)}{length}")
+    for i, j, k in bonded_angles(molecule):
+        if _is_guess(properties.GetMMFFAngleBendParams(molecule, i, j, k)):
+            angles.append("-".join(_named(molecule, atom) for atom in (i, j, k)))
+    for atoms in torsion_atoms(molecule):
+        found = properties.GetMMFFTorsionParams(molecule, *atoms)
+        if found and _is_guess(found):
+            torsions.append("-".join(_named(molecule, atom) for atom in atoms))
+    return Guesses(bonds, angles, torsions)
+
+
+def _is_guess(found) -> bool:
+    """Whether RDKit's (type, constants...) is missing, or has a constant of more than three decimals."""
+    return not found or any(abs(1000.0 * value - round(1000.0 * value)) > 1e-6 for value in found[1:])
+
+
+def _named(molecule: Chem.Mol, atom: int) -> str:
+    return f"{molecule.GetAtomWithIdx(atom).GetSymbol()}{atom}"
 
 
 def build_mmff_system(molecule: Chem.Mol, variant: str = "MMFF94") -> openmm.System:
@@ -188,19 +233,24 @@ def out_of_plane(molecule, properties):
 def torsion(molecule, properties):
     """Torsions as a cubic in cos(psi), psi = phi - 180 deg (Ryckaert-Bellemans)."""
     force = openmm.RBTorsionForce()
+    for atoms in torsion_atoms(molecule):
+        found = properties.GetMMFFTorsionParams(molecule, *atoms)
+        if found and any(found[1:]):
+            v1, v2, v3 = (0.5 * KJ_PER_KCAL * v for v in found[1:])
+            force.addTorsion(*atoms, v1 + 2 * v2 + v3, 3 * v3 - v1, -2 * v2, -4 * v3, 0.0, 0.0)
+    return force, force.getNumTorsions()
+
+
+def torsion_atoms(molecule: Chem.Mol) -> Iterator[tuple[int, int, int, int]]:
+    """Every i-j-k-l that has a torsion."""
     for bond in molecule.GetBonds():
         if not (may_turn(bond.GetBeginAtom()) and may_turn(bond.GetEndAtom())):
             continue
         j, k = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         for left, right in itertools.product(bond.GetBeginAtom().GetNeighbors(), bond.GetEndAtom().GetNeighbors()):
             i, l = left.GetIdx(), right.GetIdx()  # noqa: E741 (atoms i-j-k-l)
-            if i in (k, l) or l == j:
-                continue
-            found = properties.GetMMFFTorsionParams(molecule, i, j, k, l)
-            if found and any(found[1:]):
-                v1, v2, v3 = (0.5 * KJ_PER_KCAL * v for v in found[1:])
-                force.addTorsion(i, j, k, l, v1 + 2 * v2 + v3, 3 * v3 - v1, -2 * v2, -4 * v3, 0.0, 0.0)
-    return force, force.getNumTorsions()
+            if i not in (k, l) and l != j:
+                yield i, j, k, l
 
 
 def may_turn(atom: Chem.Atom) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,39 +10,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kstep.errors import UserError
+from kstep.files import check_name
 from kstep.schemas import check_molecule, read_npz, write_npz
 from kstep.topology import find_rotatable_torsions
 
 if TYPE_CHECKING:
     from kstep.molecules.species import Species
 
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-LONGEST_NAME = 100  # file systems end at 255, and files add to it
-RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
-
 # what molecule.npz holds, in its metadata and as arrays
 _WORDS = ("name", "smiles", "charge", "multiplicity", "force_field")
+_LATER_WORDS = {"relaxed_on": ""}  # which older files lack
 _ARRAYS = {"numbers": "i8", "masses": "f8", "bonds": "i8", "bond_orders": "f8", "conformers": "f8",
            "conformer_energies": "f8"}
 
 
-def check_name(name: str) -> None:
-    """A name becomes a folder: letters, digits, '_', '-' and '.', not starting with '.' or '-'."""
-    if not isinstance(name, str) or not SAFE_NAME.fullmatch(name) or name.lower() in RESERVED_NAMES:
-        raise UserError(f"name '{name}' cannot be a folder name here; use letters, digits, '_', '-' and '.', "
-                        "and start with a letter, a digit or '_'")
-    if len(name) > LONGEST_NAME:
-        raise UserError(f"name '{name[:20]}...' has {len(name)} characters; {LONGEST_NAME} are the most")
-
-
 @dataclass(frozen=True)
 class Molecule:
-    """Atoms in RDKit order with explicit hydrogens.
+    """Atoms with explicit hydrogens, in the order of RDKit or of the file they came from.
 
     numbers (N,) atomic numbers; masses (N,) Da; bonds (B,2) with i < j; bond_orders (B,)
     (1.5 is aromatic); conformers (C,N,3) nm, best first; conformer_energies (C,) kJ/mol of
-    `force_field`; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions
-    matter where that is not all of them, as in a QM/MM system.
+    `relaxed_on`, the true potential near whose minima they are, or where that is '' of `force_field`, 0 where they are
+    a user's own; total charge in e; spin multiplicity 2S+1; region (n,): the atoms whose torsions matter where that is
+    not all of them, as in a QM/MM system; smiles_order (S,): the atom here of each atom of the SMILES, hydrogens added
+    by RDKit, where that is not its own number.
     """
 
     name: str
@@ -58,6 +48,8 @@ class Molecule:
     multiplicity: int = 1
     force_field: str = "mmff94"
     region: np.ndarray | None = None
+    smiles_order: np.ndarray | None = None
+    relaxed_on: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -75,8 +67,11 @@ class Molecule:
 
     def save(self, path: str | Path) -> None:
         """Write molecule.npz (schema `molecule`)."""
-        text = {"schema": "molecule", "schema_version": 1, **{key: getattr(self, key) for key in _WORDS}}
+        text = {"schema": "molecule", "schema_version": 1,
+                **{key: getattr(self, key) for key in (*_WORDS, *_LATER_WORDS)}}
         arrays = {key: np.asarray(getattr(self, key), dtype) for key, dtype in _ARRAYS.items()}
+        if self.smiles_order is not None:
+            arrays["smiles_order"] = np.asarray(self.smiles_order, np.int64)
         write_npz(path, {**arrays, "bonds": arrays["bonds"].reshape(-1, 2), "metadata": np.array(json.dumps(text))})
 
     @classmethod
@@ -94,6 +89,8 @@ class Molecule:
         try:
             text = json.loads(str(arrays["metadata"]))
             known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
+            known["smiles_order"] = arrays.get("smiles_order")  # of a structure file's molecule
+            known |= {key: str(text.get(key, usual)) for key, usual in _LATER_WORDS.items()}
             molecule = cls(**known | {key: int(text[key]) for key in ("charge", "multiplicity")})
             check_name(molecule.name)
             shapes = {"numbers": (len(molecule),), "masses": (len(molecule),), "bonds": (len(molecule.bonds), 2)}
@@ -102,6 +99,9 @@ class Molecule:
                 if array.shape != shape or array.dtype.kind not in ("f" if key == "masses" else "i"):
                     raise UserError(f"{path}: '{key}' has shape {array.shape} and dtype {array.dtype}; prepare it "
                                     "again")
+            order = molecule.smiles_order
+            if order is not None and sorted(order.tolist()) != list(range(len(molecule))):
+                raise UserError(f"{path}: 'smiles_order' does not name every atom once; prepare it again")
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise

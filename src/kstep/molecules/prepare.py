@@ -1,14 +1,17 @@
-"""From a SMILES to what every later stage starts from: conformers, topology, openmm.System."""
+"""From a SMILES, or one's own structure, to what every later stage starts from: conformers, topology, openmm.System."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
@@ -26,12 +29,19 @@ from kstep.molecules.conformers import (
     select_distinct,
     settle_stereochemistry,
 )
+from kstep.molecules.geometry_faults import FORCE_FIELD_WINDOW_KJ, Judged, causes_of, judge
+from kstep.molecules.mmff94 import guessed_parameters
 from kstep.molecules.molecule import Molecule, check_name
-from kstep.molecules.smiles import Entry, parse_smiles
+from kstep.molecules.perception import Structure, smiles_of
+from kstep.molecules.smiles import Entry, parse_smiles, rdkit_of
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 NONE = "none"  # conformers only, no System: enough for QM
 FORCE_FIELDS = (*EXAMPLES, NONE)
+EMBEDDINGS = 4  # how often what was dropped is embedded anew
+LATER_SEED = 1_000_003  # between them
+
+log = logging.getLogger("kstep")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,17 @@ class Prepared:
     molecule: Molecule
     rdkit: Chem.Mol  # explicit hydrogens, conformers in the order of molecule.conformers
     system: openmm.System | None  # None for force field 'none'
+    dropped: list[dict[str, Any]] = field(default_factory=list)  # embedded structures that are no molecule, and why
+    guesses: list[str] = field(default_factory=list)  # angles and torsions whose parameters the force field lacks
+
+    def with_conformers(self, molecule: Molecule) -> Prepared:
+        """The same with the conformers of `molecule`, whose centre of mass is moved to the origin."""
+        masses = molecule.masses
+        centred = molecule.conformers - np.einsum("n,cnd->cd", masses / masses.sum(), molecule.conformers)[:, None]
+        rdkit = Chem.Mol(self.rdkit)
+        rdkit.RemoveAllConformers()
+        _add_conformers(rdkit, centred)
+        return replace(self, molecule=replace(molecule, conformers=centred), rdkit=rdkit)
 
 
 def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: int = 0, max_attempts: int = 100,
@@ -59,44 +80,124 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
         raise UserError("n_conformers and max_attempts must be at least 1")
     molecule, total_charge, spin = parse_smiles(smiles, charge, multiplicity)
     settle_stereochemistry(molecule, name, max_attempts)
-    system = None
-    if force_field != NONE:
-        try:
-            system = build_system(molecule, force_field)
-        except UserError as error:
-            hint = f"; --force-field {NONE} prepares it for QM" if force_field.startswith("mmff") else ""
-            raise UserError(f"{error}{hint}") from None
-    embed_conformers(molecule, n_conformers, seed, max_attempts)
-    variant = mmff_variant(molecule, force_field)
-    energies = minimise_with_rdkit(molecule, variant)
-    if force_field != NONE and not force_field.startswith("mmff"):
-        energies = minimise_with_openmm(molecule, system)
+    system, guesses = _system(molecule, name, force_field)
+    bare = _molecule_of(molecule, name=name, smiles=smiles,
+                        masses=np.array([atom.GetMass() for atom in molecule.GetAtoms()]),
+                        conformers=np.zeros((0, molecule.GetNumAtoms(), 3)), conformer_energies=np.zeros(0),
+                        charge=total_charge, multiplicity=spin, force_field=force_field)
 
+    def minimise(embedded: Chem.Mol) -> np.ndarray:
+        energies = minimise_with_rdkit(embedded, mmff_variant(molecule, force_field))
+        if system is not None and not force_field.startswith("mmff"):
+            energies = minimise_with_openmm(embedded, system)
+        return energies
+
+    energies, dropped = _sound_conformers(molecule, bare, minimise, n_conformers, seed, max_attempts)
     kept = select_distinct(molecule, energies)
-    masses = np.array([atom.GetMass() for atom in molecule.GetAtoms()])
     conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
-    conformers -= np.einsum("n,cnd->cd", masses / masses.sum(), conformers)[:, None]
-    if not np.isfinite(conformers).all():
-        raise UserError(f"the minimised structure of '{smiles}' is not finite")
+    found = replace(bare, conformers=conformers, conformer_energies=np.array([energy for _, energy in kept]))
+    return Prepared(found, molecule, system, dropped, guesses).with_conformers(found)
+
+
+def prepare_structure(structure: Structure, name: str | None = None, *, force_field: str | None = None) -> Prepared:
+    """A user's own structures: each geometry a conformer as it is, in their order; the System built for these atoms.
+
+    force_field None: MMFF94 where that has parameters, else none.  Energies of conformers are 0: none is preferred.
+    Raises UserError for a geometry that is another molecule than the first, by `species.Species`.
+    """
+    name = name or structure.name
+    check_name(name)
+    molecule = Chem.Mol(structure.rdkit)
+    if force_field is None:
+        force_field = _known_force_field(molecule)
+    system, guesses = _system(molecule, name, force_field)
+    smiles, order = smiles_of(molecule)
+    positions = np.array([conformer.GetPositions() for conformer in molecule.GetConformers()]) * NM_PER_ANGSTROM
+    found = _molecule_of(molecule, name=name, smiles=smiles, masses=structure.masses, conformers=positions,
+                         conformer_energies=np.zeros(len(positions)), charge=structure.charge,
+                         multiplicity=structure.multiplicity, force_field=force_field, smiles_order=order)
+    prepared = Prepared(found, molecule, system, guesses=guesses).with_conformers(found)
+    species = prepared.molecule.species()
+    if not species.stereo.known:
+        raise UserError(f"the bonds of {structure.where} have no SMILES that RDKit reads back ('{smiles}')")
+    for n, geometry in enumerate(prepared.molecule.conformers, 1):
+        if changes := species.changes(geometry):
+            of = f"geometry {n} is another molecule than the first" if n > 1 else "its geometry is not of its bonds"
+            raise UserError(f"{structure.where}: {of} ({changes[0]}); atoms are counted from 0")
+    return prepared
+
+
+def _system(rdkit: Chem.Mol, name: str, force_field: str) -> tuple[openmm.System | None, list[str]]:
+    """The System of a force field, and angles and torsions that it guesses the parameters of."""
+    if force_field == NONE:
+        return None, []
+    try:
+        guesses = _check_guesses(rdkit, name, force_field)
+        return build_system(rdkit, force_field), guesses
+    except UserError as error:
+        hint = f"; --force-field {NONE} prepares it for QM" if force_field.startswith("mmff") else ""
+        raise UserError(f"{error}{hint}") from None
+
+
+def _molecule_of(rdkit: Chem.Mol, **known) -> Molecule:
+    """The Molecule with RDKit's atoms and bonds; known: its other fields."""
+    bonds = [(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())), b.GetBondTypeAsDouble()) for b in rdkit.GetBonds()]
+    bonds.sort()
+    return Molecule(numbers=np.array([atom.GetAtomicNum() for atom in rdkit.GetAtoms()], dtype=np.int64),
+                    bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
+                    bond_orders=np.array([order for _, order in bonds], dtype=np.float64), **known)
+
+
+def _check_guesses(molecule: Chem.Mol, name: str, force_field: str) -> list[str]:
+    """Angles and torsions whose parameters are guesses, said aloud; UserError where a bond's are, which are wrong."""
+    if not force_field.startswith("mmff"):
+        return []
+    label = force_field.replace("mmff", "MMFF")
+    guesses = guessed_parameters(molecule, label)
+    if guesses.bonds:
+        raise UserError(f"{label} has no parameters for the bond {guesses.bonds[0]} of {name}, and RDKit's guess is "
+                        "that of a single bond")
+    found = guesses.angles + guesses.torsions
+    if found:
+        log.warning("%s: %s has no parameters for %d angles and %d torsions (%s%s); rules guess them", name, label,
+                    len(guesses.angles), len(guesses.torsions), ", ".join(found[:3]), ", ..." if len(found) > 3 else "")
+    return found
+
+
+def _sound_conformers(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Chem.Mol], np.ndarray],
+                      n_conformers: int, seed: int, max_attempts: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Embed and minimise n_conformers, in place; their energies (C,) kJ/mol, and what was dropped as no molecule.
+
+    What is dropped is embedded anew, from random coordinates, which turn fewer ring atoms inside out.
+    """
+    positions, energies, dropped = np.zeros((0, len(bare), 3)), np.zeros(0), []
+    sound = Judged(np.zeros(0, dtype=int), [])
+    for attempt in range(EMBEDDINGS):
+        missing = n_conformers - len(sound.kept)
+        embed_conformers(molecule, missing, seed + attempt * LATER_SEED, max_attempts, from_random=attempt > 0)
+        energies = np.concatenate([energies, minimise(molecule)])
+        if not np.isfinite(energies).all():
+            raise UserError(f"the minimised structure of '{bare.smiles}' is not finite")
+        new = np.array([conformer.GetPositions() for conformer in molecule.GetConformers()]) * NM_PER_ANGSTROM
+        positions = np.concatenate([positions, new])
+        sound = judge(bare, positions, energies, FORCE_FIELD_WINDOW_KJ)
+        dropped += sound.dropped
+        positions, energies = positions[np.sort(sound.kept)], energies[np.sort(sound.kept)]
+        if not sound.dropped:
+            break
+    if not len(positions):
+        raise UserError(f"no structure of '{bare.smiles}' that was embedded is the molecule ({causes_of(dropped)}); "
+                        "raise --n-conformers or --max-attempts, or check its SMILES")
     molecule.RemoveAllConformers()
+    _add_conformers(molecule, positions)
+    return energies, dropped
+
+
+def _add_conformers(molecule: Chem.Mol, conformers: np.ndarray) -> None:
     for positions in conformers:
-        conformer = Chem.Conformer(len(masses))
+        conformer = Chem.Conformer(molecule.GetNumAtoms())
         conformer.SetPositions(positions * ANGSTROM_PER_NM)
         molecule.AddConformer(conformer, assignId=True)
-
-    bonds = [(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())), b.GetBondTypeAsDouble()) for b in molecule.GetBonds()]
-    bonds.sort()
-    return Prepared(
-        Molecule(
-            name=name, smiles=smiles,
-            numbers=np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64),
-            masses=masses,
-            bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
-            bond_orders=np.array([order for _, order in bonds], dtype=np.float64),
-            conformers=conformers,
-            conformer_energies=np.array([energy for _, energy in kept]),
-            charge=total_charge, multiplicity=spin, force_field=force_field),
-        molecule, system)
 
 
 def prepare_entry(entry: Entry, **options) -> Prepared:
@@ -127,8 +228,11 @@ def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
         "charge": molecule.charge,
         "multiplicity": molecule.multiplicity,
         "force_field": molecule.force_field,
+        "relaxed_on": molecule.relaxed_on or None,
         "n_conformers": len(molecule.conformers),
         "conformer_energies_kJ_per_mol": [round(float(e), 6) for e in molecule.conformer_energies],
+        **({"embedded_and_dropped": [each["cause"] for each in prepared.dropped]} if prepared.dropped else {}),
+        **({"guessed_parameters": prepared.guesses} if prepared.guesses else {}),
     }
 
 
@@ -185,21 +289,38 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
     return prepared.molecule
 
 
-def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, **options) -> Prepared:
+def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, charge: int | None = None,
+                   multiplicity: int | None = None, **options) -> Prepared:
     """A SMILES prepared as `prepare_molecule` does, called by its formula without a name.
 
     force_field None: MMFF94 where that has parameters, else none.
     """
-    parsed, _, _ = parse_smiles(smiles)
+    parsed, _, _ = parse_smiles(smiles, charge, multiplicity)
     if name is None:
         name = re.sub(r"[^A-Za-z0-9-]", "_", CalcMolFormula(parsed))
-    return prepare_entry(Entry(name, smiles), force_field=force_field or _known_force_field(parsed), **options)
+    return prepare_entry(Entry(name, smiles, charge, multiplicity),
+                         force_field=force_field or _known_force_field(parsed), **options)
 
 
-def molecule_from_smiles(smiles: str, name: str | None = None, *, seed: int = 0) -> tuple[Molecule, str | None]:
+def molecule_from_smiles(smiles: str, name: str | None = None, **options) -> tuple[Molecule, str | None]:
     """The molecule of `prepare_smiles`, and its OpenMM System as XML or None."""
-    prepared = prepare_smiles(smiles, name, seed=seed)
-    return prepared.molecule, openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+    prepared = prepare_smiles(smiles, name, **options)
+    return prepared.molecule, system_xml_of(prepared)
+
+
+def system_xml_of(prepared: Prepared) -> str | None:
+    """Its OpenMM System as XML, where it has one."""
+    return openmm.XmlSerializer.serialize(prepared.system) if prepared.system is not None else None
+
+
+def system_xml_for(molecule: Molecule) -> str | None:
+    """The OpenMM System of a molecule in memory as XML, in its force field or MMFF94; None where there is none."""
+    rdkit = rdkit_of(molecule)
+    if rdkit is None:
+        raise UserError(f"molecule {molecule.name} has no SMILES with its atoms and bonds, so no force field can be "
+                        "built for it; give its SMILES or its structure file")
+    force_field = _known_force_field(rdkit) if molecule.force_field == NONE else molecule.force_field
+    return openmm.XmlSerializer.serialize(build_system(rdkit, force_field)) if force_field != NONE else None
 
 
 def _known_force_field(parsed: Chem.Mol) -> str:

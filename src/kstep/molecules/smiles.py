@@ -5,14 +5,24 @@ Blank lines and everything after ` #` are ignored.  A mistake in one line never 
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rdkit import Chem, rdBase
 
 from kstep.errors import UserError, did_you_mean
-from kstep.molecules.molecule import check_name
+from kstep.molecules.molecule import Molecule, check_name
+
+log = logging.getLogger("kstep")
+
+# neutral atoms and molecules whose ground state is a triplet (Huber, Herzberg, Constants of Diatomic Molecules, 1979):
+# atoms of groups 14 and 16, diatomics of group 16, B2, the hydrides NH and PH, methylene; sorted atomic numbers
+_GROUP_16 = (8, 16, 34, 52)
+TRIPLETS = ({(6,), (14,), *((z,) for z in _GROUP_16)} | {(a, b) for a in _GROUP_16 for b in _GROUP_16 if a <= b}
+            | {(5, 5), (1, 7), (1, 15), (1, 1, 6)})
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ def parse_entry(words: list[str], line: int, where: str) -> Entry:
         if key not in ("charge", "multiplicity"):
             raise UserError(f"{where}: unexpected '{word}' after name '{name}' (names hold no spaces)"
                             f"{did_you_mean(key, ['charge', 'multiplicity'])}")
-        if not re.fullmatch(r"[+-]?\d+", value):
+        if not re.fullmatch(r"[+-]?\d{1,9}", value):
             raise UserError(f"{where}: {key} of '{name}' must be a whole number, not '{value}'")
         numbers[key] = int(value)
     return Entry(name, smiles, line=line, where=where, **numbers)
@@ -118,10 +128,49 @@ def parse_smiles(smiles: str, charge: int | None = None, multiplicity: int | Non
         raise UserError(f"SMILES '{smiles}' is a radical ({radicals} unpaired electrons on its atoms); "
                         f"state multiplicity={radicals + 1} if that is meant")
     multiplicity = 1 if multiplicity is None else multiplicity
-    electrons = sum(atom.GetAtomicNum() for atom in molecule.GetAtoms()) - formal_charge
+    check_multiplicity(n_electrons(molecule, formal_charge), multiplicity, f"'{smiles}' (charge {formal_charge})")
+    return molecule, formal_charge, multiplicity
+
+
+def n_electrons(molecule: Chem.Mol, charge: int) -> int:
+    """How many electrons the atoms have at a total charge."""
+    return sum(atom.GetAtomicNum() for atom in molecule.GetAtoms()) - charge
+
+
+def check_multiplicity(electrons: int, multiplicity: int, what: str) -> None:
+    """Refuse a spin multiplicity that so many electrons cannot have."""
     unpaired = multiplicity - 1
     if not 0 <= unpaired <= electrons or (electrons - unpaired) % 2:
-        raise UserError(f"multiplicity={multiplicity} is impossible for the {electrons} electrons of '{smiles}' "
-                        f"(charge {formal_charge}); it must be {'even' if electrons % 2 else 'odd'}, "
-                        f"between {1 + electrons % 2} and {electrons + 1}")
-    return molecule, formal_charge, multiplicity
+        raise UserError(f"multiplicity={multiplicity} is impossible for the {electrons} electrons of {what}; it must "
+                        f"be {'even' if electrons % 2 else 'odd'}, between {1 + electrons % 2} and {electrons + 1}")
+
+
+def warn_of_triplet(name: str, numbers: np.ndarray, charge: int, multiplicity: int) -> None:
+    """One line of warning where a singlet is asked for and the ground state is a triplet."""
+    if charge == 0 and multiplicity == 1 and tuple(sorted(int(z) for z in numbers)) in TRIPLETS:
+        log.warning("%s is computed as a singlet, and its ground state is a triplet; --multiplicity 3 asks for that",
+                    name)
+
+
+def rdkit_of(molecule: Molecule) -> Chem.Mol | None:
+    """The SMILES of a molecule with all hydrogens, its atoms in the molecule's order.
+
+    A SMILES may be that of the molecule's first atoms alone (a solute in its droplet).  None where there is no SMILES,
+    or it has other atoms or bonds (an old file, one made by hand).
+    """
+    with rdBase.BlockLogs():
+        named = Chem.MolFromSmiles(molecule.smiles) if molecule.smiles else None
+    if named is None:
+        return None
+    named = Chem.AddHs(named)
+    n, order = named.GetNumAtoms(), molecule.smiles_order
+    if n > len(molecule) or (n < len(molecule) and molecule.region is None):
+        return None
+    if order is not None:
+        if sorted(order.tolist()) != list(range(n)):
+            return None
+        named = Chem.RenumberAtoms(named, np.argsort(order).tolist())
+    bonds = {frozenset((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in named.GetBonds()}
+    there = {frozenset(map(int, pair)) for pair in molecule.bonds if min(pair) < n}
+    same = [atom.GetAtomicNum() for atom in named.GetAtoms()] == molecule.numbers[:n].tolist() and bonds == there
+    return named if same else None

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
 from kstep.molecules.molecule import Molecule
+from kstep.molecules.smiles import rdkit_of
 from kstep.topology import neighbours
 from kstep.units import NM_PER_ANGSTROM
 
@@ -175,10 +176,9 @@ def _limits(numbers: np.ndarray, bonds: list[tuple[int, int]], touching: np.ndar
 def _named_stereo(molecule: Molecule, atoms: np.ndarray) -> Stereo:
     """What its SMILES names, of centres and double bonds all of whose neighbours are among `atoms`.
 
-    A SMILES may be that of its first atoms alone (a solute in its droplet), or be missing (an old file), or be of
-    other atoms (made by hand): the last two name nothing.
+    One that is missing or of other atoms (see `rdkit_of`) names nothing.
     """
-    named = _parse(molecule)
+    named = rdkit_of(molecule)
     centres, torsions = [], []
     for atom in named.GetAtoms() if named is not None else ():
         turn = _TURNS.get(atom.GetChiralTag())
@@ -199,19 +199,3 @@ def _named_stereo(molecule: Molecule, atoms: np.ndarray) -> Stereo:
                   np.array([turn for _, turn, _ in centres]), np.array([n for _, _, n in centres], dtype=np.int64),
                   np.array([t for t, _ in torsions], dtype=np.int64).reshape(-1, 4),
                   np.array([side for _, side in torsions]), named is not None)
-
-
-def _parse(molecule: Molecule) -> Chem.Mol | None:
-    """Its SMILES with all hydrogens, where that has the molecule's atoms and bonds, or its first ones; else None."""
-    with rdBase.BlockLogs():
-        named = Chem.MolFromSmiles(molecule.smiles) if molecule.smiles else None
-    if named is None:
-        return None
-    named = Chem.AddHs(named)
-    n = named.GetNumAtoms()
-    if n > len(molecule) or (n < len(molecule) and molecule.region is None):
-        return None
-    bonds = {frozenset((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in named.GetBonds()}
-    there = {frozenset(map(int, pair)) for pair in molecule.bonds if min(pair) < n}
-    same = [atom.GetAtomicNum() for atom in named.GetAtoms()] == molecule.numbers[:n].tolist() and bonds == there
-    return named if same else None

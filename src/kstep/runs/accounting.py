@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from kstep.runs.loop import Clock
+from kstep.runs.starts import Starts
 
 
 class Account:
@@ -13,11 +15,16 @@ class Account:
     cpu_s counts this process, the workers of the true physics, and those that carry the network.
     """
 
-    def __init__(self):
+    def __init__(self, starts: Starts | None = None):
+        """starts: what its start geometries cost before the account was opened is on it too."""
         self._wall, self._cpu, self._calls = time.perf_counter(), time.process_time(), 0
         self._earlier = {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0, "cpu_burn_in_s": 0.0,
                          "true_calls_burn_in": 0, "wall_network_s": 0.0, "wall_waiting_s": 0.0}
-        self._pool, self._carry = None, None
+        self._starts = starts
+        if starts is not None:
+            self._add(starts.spent)
+        self._pool: Any = None
+        self._carry: Any = None
         self.clock = Clock()
 
     def charge(self, pool, carry) -> None:
@@ -26,8 +33,14 @@ class Account:
 
     def go_on(self, spent: dict) -> None:
         """Add to what an earlier part of the same run had spent (its `so_far`)."""
-        self._earlier, self._calls = spent, self._pool.true_calls
+        self._earlier, self._calls = dict(spent), self._pool.true_calls
+        if self._starts is not None and not self._starts.kept:  # paid once more
+            self._add(self._starts.spent)
         self.clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
+
+    def _add(self, spent: dict) -> None:
+        for key, amount in spent.items():
+            self._earlier[key] += amount
 
     def so_far(self) -> dict:
         """Everything spent up to now, for the restart file."""

@@ -19,7 +19,7 @@ import numpy as np
 from kstep import importance
 from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.samples import Rotamers, Series, common_rotamers, counted, effective_samples
-from kstep.analysis.measure.statistics import estimate_means, split_r_hat
+from kstep.analysis.measure.statistics import MOST_R_HAT, estimate_means, split_r_hat
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.units import SECONDS_PER_HOUR
@@ -27,7 +27,6 @@ from kstep.units import SECONDS_PER_HOUR
 AIMS, BUDGET = ("effective_samples", "population_error"), ("max_true_calls", "max_hours")
 ENDS = ("steps", *AIMS, *BUDGET)  # the keys that say when a run ends, and nothing else
 DEFAULT_STEPS, DEFAULT_SAMPLES, DEFAULT_TRUE_CALLS = 200, 200, 20_000
-MOST_R_HAT = 1.05
 FEWEST_FRAMES, GROWTH = 4, 1.15  # of each chain before it is judged, and from one time to the next
 ENERGY = "energy"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +18,16 @@ from kstep.runs.accounting import Account
 from kstep.runs.baseline_plan import plan_baseline
 from kstep.runs.coverage import SpeciesWatch, describe_changes
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, join_replicas
-from kstep.schemas import load_trajectory
+from kstep.runs.starts import Starts
 from kstep.schemes import CONTROL
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
 from kstep.units import BOLTZMANN, PS_PER_FS
 
 RESTART_S = 60.0  # between two restart files, where many timesteps take long
+FAR_OFF = 0.3  # of the temperature that was set, and then
+SURELY = 4.0  # standard errors too
+
+log = logging.getLogger("kstep")
 
 
 def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config: BaselineConfig, *,
@@ -88,25 +94,55 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
 
 def finish_baseline(out: Path, pieces: list[Path], molecule: Molecule, config: BaselineConfig, *, seed: int,
                     first_replica: int, true_calls: int, wall_s: float, cpu_s: float, facts: dict,
-                    species_changes: list[dict] | None = None) -> str:
+                    species_changes: list[dict] | None = None, starts: Starts | None = None) -> str:
     """Join the replicas of `pieces` into `out`, remove them, and say in one clause what came out.
 
-    facts: the metadata that is the backend's own (method, backend, charge, versions ...); species_changes: of the
-    replicas, as numbered in `out` (see kstep.runs.coverage).
+    true_calls, wall_s, cpu_s: of the dynamics, to which come those of the starts; facts: the metadata that is the
+    backend's own (method, backend, charge, versions ...); species_changes: of the replicas, as numbered in `out` (see
+    kstep.runs.coverage).
     """
     of_run = facts_of_run(molecule, CONTROL, config, k_steps=1, method=facts["method"], seed=seed)
     changed = describe_changes(species_changes or [], len(pieces))
+    of_starts, paid = (starts.caveats, starts.spent) if starts is not None else ([], {})
+    temperature_K, n_drawn = _temperature_of(pieces, len(molecule))
+    wrong = off_temperature(temperature_K, config.temperature_K, degrees_of_freedom(len(molecule)) * n_drawn)
+    if wrong:
+        log.warning("%s: %s", molecule.name, wrong)
     join_replicas(out, pieces, {
-        **of_run, "caveats": [*of_run["caveats"], *filter(None, [changed])], "species_changes": species_changes or [],
+        **of_run, "caveats": [*of_run["caveats"], *of_starts, *filter(None, [changed, wrong])],
+        "species_changes": species_changes or [],
         "first_replica": first_replica, "charge": molecule.charge, "multiplicity": molecule.multiplicity,
-        "true_calls": true_calls, "true_calls_training": 0, "wall_s": wall_s, "cpu_s": cpu_s, "status": "finished",
+        "true_calls": true_calls + paid.get("true_calls", 0), "true_calls_training": 0,
+        "wall_s": wall_s + paid.get("wall_s", 0.0), "cpu_s": cpu_s + paid.get("cpu_s", 0.0), "status": "finished",
+        **({"starts": starts.record} if starts is not None else {}),
         **facts})
     for piece in pieces:
         piece.unlink()
-    trajectory = load_trajectory(out)
-    production = trajectory.Ekin[trajectory.frames_of("train")]
-    n_dof = degrees_of_freedom(len(molecule))
-    temperature_K = 2 * production.mean() / (n_dof * BOLTZMANN) if len(production) else float("nan")
     ps = true_calls * config.dt_fs * PS_PER_FS
     return ", ".join(filter(None, [f"{len(pieces)} replicas", f"{ps:.1f} ps", f"mean temperature {temperature_K:.0f} K",
                                    changed]))
+
+
+def _temperature_of(pieces: list[Path], n_atoms: int) -> tuple[float, int]:
+    """Mean temperature in K of production (NaN: there is none), and how often its velocities were drawn."""
+    kinetic, n_drawn = [], 0
+    for piece in pieces:
+        with np.load(piece, allow_pickle=False) as archive:  # of which these arrays alone are read
+            segments = json.loads(str(archive["metadata"]))["segments"]
+            train = [i for i, segment in enumerate(segments) if segment["role"] == "train"]
+            kinetic.append(archive["Ekin"][np.isin(archive["segment"], train)])
+        n_drawn += len(train)
+    mean = np.concatenate(kinetic)
+    return (2 * float(mean.mean()) / (degrees_of_freedom(n_atoms) * BOLTZMANN) if len(mean) else float("nan")), n_drawn
+
+
+def off_temperature(measured_K: float, wanted_K: float, n_drawn: int) -> str:
+    """One clause where a run was not at its temperature, else ''; n_drawn: independent components of velocities.
+
+    The mean of n squares of Gaussians spreads by sqrt(2/n) of itself.
+    """
+    off = abs(measured_K / wanted_K - 1.0)
+    if not off > max(FAR_OFF, SURELY * np.sqrt(2.0 / max(n_drawn, 1))):
+        return ""
+    return (f"its mean temperature was {measured_K:.0f} K where {wanted_K:.0f} K were set: it started far from "
+            "equilibrium and was too short to forget that, or its timestep is too long")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
+from kstep.restraints import Restraint
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain
 from kstep.schemes.langevin import LangevinThermostat
@@ -34,7 +35,8 @@ def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None, f
     each.
     """
     if platform is not None:
-        yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps)
+        yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps,
+                           spec.restraints)
         return
     here = replace(spec, threads=1, call_limit_s=None)  # this process has the threads, and its parent the time limit
     with JournaledPool(EvaluationPool(here, 1), folder) as pool:
@@ -108,13 +110,15 @@ class OpenMMEngine:
     cpu_s = wall_s = 0.0
     restart_interval_steps = 50_000
 
-    def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float):
+    def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float,
+                 restraints: Sequence[Restraint] = ()):
         import openmm
 
-        from kstep.forces.openmm import VELOCITY_VERLET, make_context, velocity_verlet_integrator
+        from kstep.forces.openmm import VELOCITY_VERLET, add_restraints, make_context, velocity_verlet_integrator
 
         self.masses = np.asarray(masses)
         system = openmm.XmlSerializer.deserialize(system_xml)
+        add_restraints(system, restraints)
         dt_ps = dt_fs * PS_PER_FS
         self._compound = openmm.CompoundIntegrator()
         self._compound.addIntegrator(velocity_verlet_integrator(dt_ps))

@@ -15,6 +15,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kstep.config import HOW_IT_WORKS, BaselineConfig
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.forces import PhysicsSpec
@@ -36,9 +38,10 @@ log = logging.getLogger("kstep")
 
 @dataclass(frozen=True)
 class ReplicaJob:
-    """One replica of one molecule, from a conformer to its own trajectory file.
+    """One replica of one molecule, from its start to its own trajectory file.
 
-    platform: OpenMM's, which then integrates by itself; None for the project's loop.
+    platform: OpenMM's, which then integrates by itself; None for the project's loop.  start (N,3) nm; None: a conformer
+    by the replica's number.
     """
 
     molecule: Molecule
@@ -50,6 +53,7 @@ class ReplicaJob:
     resume: bool
     platform: str | None = None
     store_forces: bool = True
+    start: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
     every true call.
     """
     molecule = job.molecule
-    # an OpenMM System is as long as a file, and follows from the molecule
-    settings = job.spec.settings if job.platform is None else {"platform": job.platform}
     writer = TrajectoryWriter(
         job.out, masses=molecule.masses, masses_sampler=molecule.masses, atom_types=molecule.numbers,
         bonds=molecule.bonds, store_forces=job.store_forces,
         fingerprint={"config": job.config.model_dump(exclude={"replicas", *HOW_IT_WORKS}), "seed": job.seed,
-                     "replica": job.replica, "smiles": molecule.smiles, "settings": settings})
+                     "replica": job.replica, "smiles": molecule.smiles, "physics": job.spec.fingerprint,
+                     "platform": job.platform},
+        restraints=job.spec.restraints)
     try:
         done = writer.finished() if job.resume else None
         if done is not None:
@@ -88,7 +92,7 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
                                  species_changes=tuple(done.get("species_changes", ())))
         watch = SpeciesWatch(molecule, say=say)
         with engine_of(job.spec, job.config, job.platform, writer.parts, beat) as engine:
-            start = molecule.conformers[job.replica % len(molecule.conformers)]
+            start = molecule.conformers[job.replica % len(molecule.conformers)] if job.start is None else job.start
             spent = run_baseline(engine, writer, start, job.config, replica=job.replica, seed=job.seed,
                                  resume=job.resume, progress=progress, watch=watch)
             writer.finish({"molecule": molecule.name, "species_changes": watch.changes, **spent})

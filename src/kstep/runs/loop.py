@@ -27,8 +27,9 @@ def initial_state(pool, positions: np.ndarray, velocities: np.ndarray, observe=N
     if truth.failed.any():
         raise UserError(f"the true physics refuses the start geometry of replica "
                         f"{int(np.argmax(truth.failed))}: {truth.messages[int(np.argmax(truth.failed))]}")
+    said = {"dipole": truth.extra["dipole"]} if "dipole" in truth.extra else {}
     return State(np.array(positions, dtype=np.float64), np.array(velocities, dtype=np.float64),
-                 truth.energy, truth.forces)
+                 truth.energy, truth.forces, **said)
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Production:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.pool.begin(self.done)
-        self.tolerances.restore(self.writer.parts)
+        self.tolerances.restore(self.writer.parts, progress.get("recorded"))
         if self.aim is not None:
             for frame in self.writer.recorded("train", self.run.hybrid.replicas):
                 self.aim.add(*frame)
@@ -156,7 +156,7 @@ class Production:
             self.writer.add(self.state, hybrid.dt_fs, np.arange(hybrid.replicas), self.segments, self.info)
             self._watch_species()
             if self.aim is not None and self.done > self.burn_in_end:
-                self.aim.add(self.state.positions, self.state.energy, self.info.weight)
+                self.aim.add(self.state.positions, self.writer.bare_energy(self.state), self.info.weight)
         if violation and not self.stopped:
             self._learn(violation)
         if self.done == self.burn_in_end and self.done != self.total:
@@ -223,7 +223,8 @@ class Production:
             "segments": [int(s) for s in self.segments], "burn_in_end": self.burn_in_end,
             "learned": str(self.run.checkpoint) if self.tally.counts.get("learned") else None,
             "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
-            "species": self.species.kept if self.species is not None else None})
+            "species": self.species.kept if self.species is not None else None,
+            "recorded": self.tolerances.n_recorded})
         self.pool.begin(self.done)
 
     def _progress(self) -> str:

@@ -29,12 +29,14 @@ class QMMMSystem:
     facts: dict
 
 
-def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: str = "", multiplicity: int = 1,
+def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: str = "",
+          smiles_order: np.ndarray | None = None, multiplicity: int = 1,
           embedding: str = "electrostatic", n_starts: int = 1, seed: int = 0, facts: dict | None = None) -> QMMMSystem:
     """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled.
 
-    smiles: of what is no water; multiplicity: of the region, whose charge is that of its atoms, where the config names
-    neither; facts: more of them for the metadata.  Raises UserError for a region that cannot be cut out or computed.
+    smiles: of what is no water, smiles_order as in a Molecule; multiplicity: of the region, whose charge is that of its
+    atoms, where the config names neither; facts: more of them for the metadata.  Raises UserError for a region that
+    cannot be cut out or computed.
     """
     spec = qmmm_spec(surroundings, qm_atoms, config, charge=surroundings.charge_of(qm_atoms), multiplicity=multiplicity,
                      embedding=embedding)
@@ -47,7 +49,7 @@ def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: st
     molecule = Molecule(name, smiles, surroundings.numbers, surroundings.masses, surroundings.bonds,
                         np.ones(len(surroundings.bonds)) if orders is None else orders, starts, np.zeros(n_starts),
                         round(float(np.sum(surroundings.charges))), multiplicity, "none",
-                        np.concatenate([region.atoms, region.hosts]))
+                        np.concatenate([region.atoms, region.hosts]), smiles_order)
     capped = capped_molecule(region, surroundings, starts, spec.settings["charge"], spec.settings["multiplicity"])
     return QMMMSystem(molecule, capped, spec, {
         "qm_atoms": [int(a) for a in qm_atoms], "link_hosts": region.hosts.tolist(), "embedding": embedding,

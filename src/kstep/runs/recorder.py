@@ -5,18 +5,19 @@ and the random generator.  `finish` streams the chunks into <out> without ever h
 trajectory in memory, and removes the folder.  A run cut anywhere continues from its last
 checkpoint, bit-equal on CPU.  So does a finished one that is to be longer: <out> holds its last
 checkpoint, from which `reopen` lays the folder out again.
+
+The restart file before the last one is kept, and stands in for one that is damaged; it knows the checksum of every
+chunk, so that a damaged one is found when a run is resumed, not when it ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
+import logging
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,73 +25,133 @@ import numpy as np
 
 from kstep import schemas
 from kstep.errors import UserError
-from kstep.files import replacing, write_json_atomic
+from kstep.files import Claim, is_kept, previous_of, replacing, sha256, write_json_atomic
+from kstep.fingerprint import as_written, check_same
+from kstep.restraints import Bias, Restraint
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
 
 RESTART = "restart"  # array of a finished file: the bytes of the restart file that a longer run goes on from
+CHECKPOINT = "checkpoint.npz"
+BEGIN_ANEW = "--overwrite begins anew, and keeps what is there under another name"
 SETTLED = ("tuning", "inner")  # keys of the metadata, and files of the folder of parts: what was measured for the run
+
+log = logging.getLogger("kstep")
 
 
 def kept_file(path: str | Path, name: str) -> Path:
     """A file in the folder of parts of the run that writes `path`: what it settled at its start."""
+    return parts_of(path) / name
+
+
+def parts_of(path: str | Path) -> Path:
+    """The folder of what an unfinished run that writes `path` has left so far."""
     path = Path(path)
-    return path.with_name(path.name + ".parts") / name
+    return path.with_name(path.name + ".parts")
+
+
+def has_restart(path: str | Path) -> bool:
+    """Whether an unfinished run that writes `path` can be gone on with."""
+    return is_kept(kept_file(path, CHECKPOINT))
+
+
+def holds_parts(path: str | Path) -> bool:
+    """Whether an unfinished run has left anything of what is to become `path`."""
+    return any(parts_of(path).glob("*"))
 
 
 def facts_of_run(molecule, scheme: Scheme | type[Scheme], config, *, k_steps: int, method: str, seed: int) -> dict:
     """What is known of a run before it starts, for its metadata; config: its settled HybridConfig or BaselineConfig."""
-    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method, "units": "nm ps Da kJ/mol K",
-            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(), "caveats": scheme.caveats(config),
+    held = config.restraints or ()
+    return {"molecule": molecule.name, "smiles": molecule.smiles, "method": method,
+            "charge": molecule.charge, "multiplicity": molecule.multiplicity, "units": "nm ps Da kJ/mol K",
+            "scheme": scheme.name, "scheme_traits": scheme.traits.as_dict(),
+            "caveats": [*scheme.caveats(config), *([_of_restraints(held)] if held else [])], **_record_of(held),
             "k_steps": k_steps, "dt_fs": config.dt_fs, "jump_fs": k_steps * config.dt_fs,
             "temperature_K": config.temperature_K, "seed": seed, "config": config.model_dump()}
 
 
+def _record_of(held: Sequence[Restraint]) -> dict:
+    return {"restraints": [restraint.model_dump(mode="json") for restraint in held]} if held else {}
+
+
+def _of_restraints(held: Sequence[Restraint]) -> str:
+    return (f"restraints held the molecule: {'; '.join(map(str, held))}; averages are of the ensemble without them, by "
+            "weights exp(W/kT), and say nothing of what the restraints kept it from")
+
+
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
-                  **more) -> None:
-    """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`."""
+                  beside: dict[str, np.ndarray] | None = None, **more) -> None:
+    """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`.
+
+    beside: arrays of the same generation.  The restart file that was there is kept as `previous_of` it.
+    """
     text = {"fingerprint": fingerprint, "rng": rng.bit_generator.state, "progress": progress, "step": state.step,
             **more}
-    schemas.write_npz(path, {**per_replica(state), "text": np.array(json.dumps(text))})
+    schemas.write_npz(path, {**per_replica(state), **(beside or {}), "text": np.array(json.dumps(text))},
+                      keep_previous=True)
 
 
-def read_restart(path: Path, fingerprint: dict,
-                 begun: str = "started") -> tuple[State, np.random.Generator, dict] | None:
-    """State, generator and what was written beside them; None when there is no such file.
+def read_restart(path: Path, fingerprint: dict, begun: str = "started"
+                 ) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]] | None:
+    """State, generator, what was written beside them as text and as arrays; None when there is no such file.
 
-    UserError when `fingerprint`, what a resumed run must share, is not the one that was written.
+    A damaged file gives way to the one before it, which is said aloud.  UserError when both are damaged, and when
+    `fingerprint`, what a resumed run must share, is not the one that was written.
     """
-    if not path.is_file():
+    if not is_kept(path):
         return None
-    arrays = schemas.read_npz(path)
+    state, rng, text, others = _last_whole(path)
+    check_same(f"{path.parent} was {begun}", text["fingerprint"], fingerprint, f"use the same ones, or {BEGIN_ANEW}")
+    return state, rng, text, others
+
+
+def _last_whole(path: Path) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]]:
+    """What a restart file holds, or the one before it where that is damaged."""
+    damage = []
+    for candidate in (path, previous_of(path)):
+        try:
+            found = _unpacked(schemas.read_npz(candidate))
+        except (UserError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            damage.append(str(error) if isinstance(error, UserError) else f"{candidate} is no restart file")
+            continue
+        if damage:
+            log.warning("%s; going on from the one before it", damage[0])
+        return found
+    raise UserError(f"{damage[0]}, and so is the restart file before it; {BEGIN_ANEW}")
+
+
+def _unpacked(arrays: dict[str, np.ndarray]) -> tuple[State, np.random.Generator, dict, dict[str, np.ndarray]]:
+    """State, generator, text and other arrays of a restart file's arrays; any error of Python where they are none."""
     text = json.loads(str(arrays.pop("text")))
-    if text["fingerprint"] != fingerprint:
-        changed = [k for k in fingerprint if text["fingerprint"].get(k) != fingerprint[k]]
-        raise UserError(f"{path.parent} was {begun} with other settings ({', '.join(changed) or 'unknown'}); use the "
-                        "same ones, or run without --resume to start over")
+    if not isinstance(text["fingerprint"], dict) or not isinstance(text["progress"], dict):
+        raise ValueError
     rng = np.random.default_rng()
     rng.bit_generator.state = text["rng"]
     known = {f.name for f in fields(State)}  # restart files of before Info hold its arrays as well
-    state = State(step=text.get("step", 0), **{name: array for name, array in arrays.items() if name in known})
-    return state, rng, text
+    state = State(step=int(text.get("step", 0)), **{name: array for name, array in arrays.items() if name in known})
+    return state, rng, text, {name: array for name, array in arrays.items() if name not in known}
 
 
 class TrajectoryWriter:
     """Collects frames of some replicas of one molecule; `fingerprint` is what a resumed run must share."""
 
     def __init__(self, path: str | Path, *, masses, masses_sampler, atom_types, bonds,
-                 fingerprint: dict, store_forces: bool = True):
+                 fingerprint: dict, store_forces: bool = True, restraints: Sequence[Restraint] = (),
+                 claim: Claim | None = None):
+        """restraints: that energies and forces of the states hold, which are stored without them; claim: on the folder
+        of parts, where it is held already."""
         self.path = Path(path)
-        self.parts = kept_file(path, "checkpoint.npz").parent
+        self.parts = parts_of(path)
         self.constants = dict(masses=masses, masses_sampler=masses_sampler, atom_types=atom_types,
                               bonds=np.asarray(bonds).reshape(-1, 2))
-        self.fingerprint = json.loads(json.dumps(fingerprint))
-        self.store_forces = store_forces
+        self.fingerprint = as_written(fingerprint)
+        self.store_forces, self._bias = store_forces, Bias(restraints) if restraints else None
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
-        self._n_chunks = 0
-        self._lock: int | None = None
+        self._chunks: list[str] = []  # the checksum of each
+        self._held = claim
 
     def open_segment(self, replica: int, role: str, ensemble: str, temperature_K: float, n_dof: int) -> int:
         """Start a new stretch of one replica; frames added with its id belong to it."""
@@ -107,13 +168,18 @@ class TrajectoryWriter:
         """Append one frame of every replica; replica and segment are (R,) ids; info: of a macro-step that ends here."""
         n = state.n_replicas
         kinetic = kinetic_energy(state.velocities, np.asarray(self.constants["masses_sampler"]))
+        bias, energy, forces = self._without_bias(state)
         frame = dict(
-            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=state.energy,
+            pos=state.positions, vel=state.velocities, Ekin=kinetic, Epot=energy,
             Etot=kinetic + state.energy, time_ps=np.full(n, state.step * dt_fs * PS_PER_FS),
             step=np.full(n, state.step), replica=np.broadcast_to(replica, n).copy(),
             segment=np.broadcast_to(segment, n).copy())
+        if len(state.dipole):
+            frame["dipole"] = state.dipole
+        if self._bias is not None:
+            frame["bias"] = bias
         if self.store_forces:
-            frame["forces"] = state.forces
+            frame["forces"] = forces
         if info is not None:
             frame.update(accepted=info.accepted, attempts=info.attempts, inner_steps=info.inner_steps,
                          delta_H=info.delta_H)
@@ -122,59 +188,84 @@ class TrajectoryWriter:
         for key, value in frame.items():
             self._frames.setdefault(key, []).append(value)
 
+    def _without_bias(self, state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """W (R,), and energy (R,) and forces (R,N,3) of a state less those of W."""
+        if self._bias is None:
+            return np.zeros(state.n_replicas), state.energy, state.forces
+        bias, bias_forces = self._bias.energy_and_forces(state.positions)
+        return bias, state.energy - bias, state.forces - bias_forces
+
+    def bare_energy(self, state: State) -> np.ndarray:
+        """Epot (R,) of a frame at this state."""
+        return self._without_bias(state)[1]
+
     def _write_chunk(self) -> None:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
-            schemas.write_npz(self.parts / f"chunk_{self._n_chunks:05d}.npz", chunk)
-            self._n_chunks += 1
+            path = self._chunk(len(self._chunks))
+            schemas.write_npz(path, chunk)
+            self._chunks.append(sha256(path))
             self._frames = {}
+
+    def _chunk(self, number: int) -> Path:
+        return self.parts / f"chunk_{number:05d}.npz"
 
     def checkpoint(self, state: State, rng: np.random.Generator, progress: dict) -> None:
         """Write the frames so far and everything needed to go on from `state`."""
         self._write_chunk()
-        write_restart(self.parts / "checkpoint.npz", state, rng, self.fingerprint, progress, segments=self.segments,
-                      n_chunks=self._n_chunks)
+        write_restart(self.parts / CHECKPOINT, state, rng, self.fingerprint, progress, segments=self.segments,
+                      n_chunks=len(self._chunks), chunks=self._chunks)
 
     def _claim(self) -> None:
-        """Hold the folder of parts while this process lives: two runs into one file would mix their chunks."""
-        if self._lock is not None:
-            return
-        self.parts.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.parts, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise UserError(f"another run is writing {self.path}; wait for it, or choose another output") from None
-        except OSError:
-            pass  # a file system without locks: nothing guards there
-        self._lock = lock
+        """Hold the folder of parts while this process lives."""
+        if self._held is None:
+            self._held = Claim(self.parts, self.path)
 
     def release(self) -> None:
         """Let go of the folder of parts, which is removed when nothing is in it."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-        with suppress(OSError):
-            self.parts.rmdir()
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def resume(self) -> tuple[State, np.random.Generator, dict] | None:
-        """State, generator and progress of the last checkpoint; None when there is none."""
-        if not (self.parts / "checkpoint.npz").is_file():
+        """State, generator and progress of the last checkpoint; None when there is none.
+
+        UserError where a chunk is damaged or missing, or where there are chunks whose restart file is gone.
+        """
+        if not is_kept(self.parts / CHECKPOINT):
+            if self._chunk(1).is_file():  # the first restart file follows the first chunk
+                raise UserError(f"{self.parts} holds frames of a run and no restart file; {BEGIN_ANEW}")
             return None
         self._claim()
-        state, rng, text = read_restart(self.parts / "checkpoint.npz", self.fingerprint)
-        self.segments, self._n_chunks = text["segments"], text["n_chunks"]
+        saved = read_restart(self.parts / CHECKPOINT, self.fingerprint)
+        assert saved is not None  # one is there, and nobody else is here
+        state, rng, text, _ = saved
+        if not isinstance(text.get("segments"), list) or not isinstance(text.get("n_chunks"), int):
+            raise UserError(f"{self.parts / CHECKPOINT} is no restart file of a trajectory; {BEGIN_ANEW}")
+        self.segments = text["segments"]
+        # a restart file of before checksums only says how many there are
+        self._chunks = [_checked(self._chunk(number), checksum) for number, checksum in
+                        enumerate(text.get("chunks", [None] * text["n_chunks"]))]
         return state, rng, text["progress"]
 
     def recorded(self, role: str, n_replicas: int) -> Iterator[tuple[np.ndarray, ...]]:
         """Positions (R,N,3), energies and weights (R,), or none, of frames on disk where replica 0 has that role."""
-        for i in range(self._n_chunks):
-            chunk = schemas.read_npz(self.parts / f"chunk_{i:05d}.npz")
+        for i in range(len(self._chunks)):
+            chunk = schemas.read_npz(self._chunk(i))
             for first in range(0, len(chunk["pos"]), n_replicas):
                 if self.segments[chunk["segment"][first]]["role"] == role:
                     frame = slice(first, first + n_replicas)
                     yield chunk["pos"][frame], chunk["Epot"][frame], chunk.get("weight", np.zeros(0))[frame]
+
+    def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
+        """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
+        self._write_chunk()
+        chunks = [schemas.read_npz(self._chunk(i)) for i in range(len(self._chunks))]
+        keys = [key for key in schemas.PER_FRAME if key in chunks[0] and key not in ("vel", "forces")] if chunks else []
+        nothing = np.zeros((0, len(self.constants["masses"]), 3))
+        arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
+                                              **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})
+        return schemas.Trajectory(**arrays, metadata={**metadata, "segments": self.segments})
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""
@@ -196,14 +287,27 @@ class TrajectoryWriter:
         goes_on: the file keeps the last checkpoint, if there is one, for `reopen`.
         """
         self._write_chunk()
-        chunks = [self.parts / f"chunk_{i:05d}.npz" for i in range(self._n_chunks)]
-        metadata = {**metadata, "segments": self.segments, "fingerprint": self.fingerprint}
-        checkpoint, beside = self.parts / "checkpoint.npz", {}
+        chunks = [self._chunk(i) for i in range(len(self._chunks))]
+        held = _record_of(self._bias.restraints) if self._bias is not None else {}
+        metadata = {**metadata, **held, "segments": self.segments, "fingerprint": self.fingerprint}
+        checkpoint, beside = self.parts / CHECKPOINT, {}
         if goes_on and checkpoint.is_file():
             beside[RESTART] = np.frombuffer(checkpoint.read_bytes(), dtype=np.uint8)
+        for chunk, checksum in zip(chunks, self._chunks):
+            _checked(chunk, checksum)
         merge_trajectories(self.path, chunks, self.constants, metadata, beside)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.release()
+
+
+def _checked(chunk: Path, checksum: str | None) -> str:
+    """The checksum of a chunk, UserError where it is not the one that was written down (None: none was)."""
+    if not chunk.is_file():
+        raise UserError(f"{chunk}, a part of this run, is missing; put it back, or {BEGIN_ANEW}")
+    found = sha256(chunk)
+    if checksum not in (None, found):
+        raise UserError(f"{chunk}, a part of this run, is damaged; put back a copy of it, or {BEGIN_ANEW}")
+    return found
 
 
 def reopen(path: Path) -> bool:
@@ -217,15 +321,16 @@ def reopen(path: Path) -> bool:
     with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
         restart = {key: archive[key] for key in archive.files}
     text, metadata = json.loads(str(restart["text"])), json.loads(str(arrays["metadata"]))
-    kept_file(path, "").mkdir(exist_ok=True)
+    parts_of(path).mkdir(exist_ok=True)
     for name in SETTLED:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
     before = arrays["step"] <= text["step"]
-    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays[key])}
-    schemas.write_npz(kept_file(path, "chunk_00000.npz"), frames)
-    text["n_chunks"] = 1
-    schemas.write_npz(kept_file(path, "checkpoint.npz"), {**restart, "text": np.array(json.dumps(text))})
+    frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
+    chunk = kept_file(path, "chunk_00000.npz")
+    schemas.write_npz(chunk, frames)
+    text |= {"n_chunks": 1, "chunks": [sha256(chunk)]}
+    schemas.write_npz(kept_file(path, CHECKPOINT), {**restart, "text": np.array(json.dumps(text))})
     return True
 
 

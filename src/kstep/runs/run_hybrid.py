@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from kstep.analysis.measure.populations import populations
+from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
-from kstep.files import sha256
+from kstep.files import Claim, sha256
+from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
+from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
 from kstep.runs.counters import weights_of_no_use
 from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file, reopen
+from kstep.runs.recorder import (
+    BEGIN_ANEW,
+    TrajectoryWriter,
+    facts_of_run,
+    has_restart,
+    holds_parts,
+    parts_of,
+    reopen,
+)
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun, start_positions
@@ -31,19 +42,29 @@ log = logging.getLogger("kstep")
 
 
 def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
-    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (runs.tolerance)."""
-    metadata = _finished(run)
-    if metadata is not None:
-        log.info("%s is finished already", run.out)
-        return metadata
-    if run.keeps_species and not (run.resume and kept_file(run.out, "checkpoint.npz").is_file()):
+    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (runs.tolerance).
+
+    What is there is never replaced: a finished file of the same settings is the result, whether or not `run` resumes;
+    UserError for one of others, and for an unfinished one that `run` does not resume.
+    """
+    claim = Claim(parts_of(run.out), run.out)
+    try:
+        metadata = _finished(run)
+        if metadata is not None:
+            return metadata
+        return _run(run, claim, provenance, machine, on_violation)
+    finally:
+        claim.release()
+
+
+def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_violation: OnViolation | None) -> dict:
+    if run.keeps_species and not (run.resume and has_restart(run.out)):
         check_starts(run.molecule, start_positions(run))
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
-    account = Account()  # tuning and the start are on it too
+    account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
-    writer = None
     try:
-        with JournaledPool(EvaluationPool(run.spec, run.n_workers), kept_file(run.out, "")) as pool:
+        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool:
             account.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
@@ -51,7 +72,8 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
             settled = {"tuning": tuning, "inner": network.inner}
             writer = TrajectoryWriter(
                 run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
-                bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run))
+                bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run),
+                restraints=run.spec.restraints, claim=claim)
             production = Production(run, scheme, pool, writer, network, tolerances, account)
             production.begin(start, settled)
             if production.aim is not None:
@@ -59,31 +81,40 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
             production.go()
             return _finish(production, settled, provenance, machine)
     finally:
-        if writer is not None:
-            writer.release()
         network.close()
 
 
 def _finished(run: HybridRun) -> dict | None:
-    """Metadata of the file that an earlier run with the same settings finished, where `run` resumes it, else None.
+    """Metadata of the file that an earlier run with the same settings finished, None where there is more to do.
 
     UserError where its settings were others; what a run measures for itself is not compared.  A file that is to become
-    longer, or to know more, is opened again, for `run` to go on with.
+    longer, or to know more, is opened again, for `run` to go on with where it resumes.
     """
-    if not run.resume or not run.out.is_file() or kept_file(run.out, "checkpoint.npz").is_file():
+    if holds_parts(run.out) or not run.out.is_file():
+        if holds_parts(run.out) and not run.resume:
+            raise UserError(f"{run.out} is being made by a run that has not finished; --resume goes on with it, "
+                            f"{BEGIN_ANEW}")
         return None
-    metadata = load_trajectory(run.out).metadata
-    asked, there = json.loads(json.dumps(_fingerprint(run))), metadata.get("fingerprint", {})
-    given = {key: value for key, value in asked.pop("hybrid").items() if value not in (None, "auto")}
-    changed = [key for key in asked if there.get(key) != asked[key]]
-    changed += [key for key in given if there.get("hybrid", {}).get(key) != given[key]]
-    if changed:
-        raise UserError(f"{run.out} is finished, with other settings ({', '.join(changed)}); choose another output, or "
-                        "run without --resume to make it again")
-    if metadata["status"] != "finished":
+    try:
+        metadata = load_trajectory(run.out).metadata
+    except UserError as error:
+        raise UserError(f"{error}; it is not replaced: choose another output, or {BEGIN_ANEW}") from None
+    asked, there = as_written(_fingerprint(run)), dict(metadata.get("fingerprint", {}))
+    given = {key: value for key, value in asked["hybrid"].items() if value not in (None, "auto")}
+    there["hybrid"] = {key: value for key, value in there.get("hybrid", {}).items() if key in given}
+    other = f"choose another output, or {BEGIN_ANEW}"
+    check_same(f"{run.out} is there already, made", there, {**asked, "hybrid": given}, other)
+    if metadata["status"] == "finished":
+        ends = {key: (metadata["config"].get(key), getattr(run.hybrid, key)) for key in aim.ENDS}
+        if all(was == now for was, now in ends.values()):
+            log.info("%s is finished already; a larger --steps or aim with --resume goes on with it, %s", run.out,
+                     BEGIN_ANEW)
+            return metadata
+    if not run.resume:
+        raise UserError(f"{run.out} is there already; --resume goes on with it, {BEGIN_ANEW}")
+    if metadata["status"] != "finished":  # it broke, and holds no restart file to go on from
+        set_aside(run.out)
         return None
-    if all(metadata["config"].get(key) == getattr(run.hybrid, key) for key in aim.ENDS):
-        return metadata
     if not reopen(run.out):
         log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)
     return None
@@ -93,6 +124,7 @@ def _fingerprint(run: HybridRun) -> dict:
     """What a resumed run must share."""
     return {"hybrid": run.hybrid.model_dump(exclude={*aim.ENDS, "checkpoint_interval"}), "seed": run.seed,
             "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
+            "physics": run.spec.fingerprint, "bonds": run.molecule.bonds.tolist(),
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
 
@@ -101,7 +133,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
     spent = production.account.closed(run.n_workers)
     unseen = production.coverage.warning()
-    if unseen and broken is None:
+    if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)
     hybrid, scheme = run.hybrid, production.scheme
     changes = production.species.changes if production.species is not None else []
@@ -113,8 +145,9 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     if useless:
         log.warning("%s", useless)
     facts = facts_of_run(run.molecule, scheme, hybrid, k_steps=scheme.k_steps, method=run.method, seed=run.seed)
-    facts["caveats"] = [*facts["caveats"], *filter(None, [describe_changes(changes, hybrid.replicas), at_walls,
-                                                          useless])]
+    of_starts = run.starts.caveats if run.starts is not None else []
+    facts["caveats"] = [*facts["caveats"], *of_starts,
+                        *filter(None, [describe_changes(changes, hybrid.replicas), at_walls, useless])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
@@ -130,15 +163,31 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
+        **({"starts": run.starts.record} if run.starts is not None else {}),
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
     if production.aim is not None:
         metadata["aim"] = production.aim.record()
+    metadata |= _populations(production, metadata)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     production.pool.end()
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata
+
+
+def _populations(production: Production, metadata: dict) -> dict:
+    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
+    frames = production.writer.recorded_frames(metadata)
+    if not len(frames.frames_of("train", "reference")):
+        return {}
+    try:
+        found = populations([frames])
+    except UserError as error:
+        log.warning("no populations of conformers: %s", error)
+        return {}
+    log.info("populations\n%s", format_populations(found))
+    return {"populations": found.as_dict()}
 
 
 def _sha256(path: Path | None) -> str | None:

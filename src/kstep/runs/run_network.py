@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kstep.molecules.molecule import Molecule
+from kstep.restraints import Restraint
 from kstep.runs.aim import most_macro_steps
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
 from kstep.runs.recorder import kept_file
@@ -22,12 +23,18 @@ TYPICAL_STEPS = 1000  # of a proposal whose length is still to be chosen
 log = logging.getLogger("kstep")
 
 
-def load_network(checkpoint, numbers, masses, bonds, method, device="cpu", delta_scale=1.0, inner=None, rows=None):
-    """A Network for a molecule, rows: replicas that a process computes at once; spawned processes can call it."""
-    from kstep.models.network import Network
+def load_network(checkpoint, numbers, masses, bonds, method, device="cpu", delta_scale=1.0, inner=None, rows=None,
+                 restraints=()):
+    """A Network for a molecule, rows: replicas that a process computes at once; spawned processes can call it.
 
-    return Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method,
-                        inner=inner, rows=rows)
+    restraints: added to it here, and nowhere else, for everything that asks or carries with it.
+    """
+    from kstep.models.network import Network
+    from kstep.models.restrained import RestrainedNetwork
+
+    network = Network.load(checkpoint, numbers, masses, bonds, device=device, delta_scale=delta_scale, method=method,
+                           inner=inner, rows=rows)
+    return RestrainedNetwork(network, restraints, np.asarray(masses)) if restraints else network
 
 
 def n_halves(run: HybridRun) -> int:
@@ -45,15 +52,15 @@ def _arguments_of(run: HybridRun) -> dict:
             "delta_scale": run.hybrid.delta_scale, "rows": rows}
 
 
-def recipe_of(molecule: Molecule, method: str) -> NetworkRecipe:
+def recipe_of(molecule: Molecule, method: str, restraints: tuple[Restraint, ...] = ()) -> NetworkRecipe:
     """How the network of a molecule is built."""
     return NetworkRecipe(load_network, dict(numbers=molecule.numbers, masses=molecule.masses, bonds=molecule.bonds,
-                                            method=method))
+                                            method=method, restraints=restraints))
 
 
 def recipe_of_run(run: HybridRun) -> NetworkRecipe:
     """The run's own, or that of a network of its molecule."""
-    return run.recipe or recipe_of(run.molecule, run.method)
+    return run.recipe or recipe_of(run.molecule, run.method, run.spec.restraints)
 
 
 def n_shards_of(run: HybridRun) -> int:

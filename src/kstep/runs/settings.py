@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from kstep.config import BaselineConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
+from kstep.molecules.restrained import led_to
 from kstep.runs.aim import settle_end
+from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SCHEMES
@@ -43,7 +45,8 @@ class HybridRun:
 
     molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds and whose conformers
     replicas start from; recipe: how its network is built, None for a network of the molecule itself; facts: what
-    else its metadata says of it (keys of a RunRecord), which a resumed run must share.
+    else its metadata says of it (keys of a RunRecord), which a resumed run must share; starts: where its molecule's
+    conformers come from, and what that cost.
     """
 
     molecule: Molecule
@@ -60,6 +63,7 @@ class HybridRun:
     frame: int | None = None
     recipe: NetworkRecipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    starts: Starts | None = None
 
     @property
     def traits(self) -> SchemeTraits:
@@ -99,9 +103,16 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
-    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K,
+    restraints = baseline.restraints if hybrid.restraints is None else hybrid.restraints
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K, "restraints": restraints,
                **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
+
+
+def refuse_restraints(restraints) -> None:
+    """UserError where a run that has a network of its own kind is to be restrained, which that knows nothing of."""
+    if restraints:
+        raise UserError("restraints are of a molecule by itself; leave them out of a QM/MM run")
 
 
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:
@@ -115,7 +126,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
                 model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
                 device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None,
                 frame: int | None = None,
-                recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None) -> HybridRun:
+                recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None,
+                starts: Starts | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 
     make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
@@ -130,13 +142,18 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         if model_config:
             checkpoints.check_config(loaded, checkpoint, model_config)
     check_start(initial_md, frame)
+    check_name(molecule.name)
     hybrid = settle_settings(hybrid, loaded, baseline)
     check_writable(out)
+    spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())
+    if recipe is not None:
+        refuse_restraints(spec.restraints)
     return HybridRun(
-        molecule=molecule, spec=make_spec(hybrid), method=method, hybrid=hybrid,
+        molecule=led_to(molecule, spec.restraints), spec=spec, method=method, hybrid=hybrid,
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
-        initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {})
+        initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},
+        starts=starts)
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:

@@ -63,10 +63,11 @@ class Tolerances:
         return any(limit is not None for limit in self._limits)
 
     def observe(self, proposal, truth) -> None:
-        """Keep the answers of a true call, if they may have to be learned."""
+        """Keep the answers of a true call, if they may have to be learned, without restraints."""
         fine = ~truth.failed
         if self.learns and fine.any():
-            whole = {"positions": proposal.positions, "energy": truth.energy, "forces": truth.forces,
+            energy, forces = truth.bare
+            whole = {"positions": proposal.positions, "energy": energy, "forces": forces,
                      **{EXTRA + name: values for name, values in truth.extra.items()}}
             self._answers.append({name: values[fine] for name, values in whole.items()})
 
@@ -100,7 +101,21 @@ class Tolerances:
         if self._answers:
             write_npz(parts / "recorded.npz", self._joined())
 
-    def restore(self, parts: Path) -> None:
-        """From a run's restart folder."""
-        if self.learns and (parts / "recorded.npz").is_file():
-            self._answers = [read_npz(parts / "recorded.npz")]
+    @property
+    def n_recorded(self) -> int:
+        """How many true answers are kept."""
+        return sum(len(answer["energy"]) for answer in self._answers)
+
+    def restore(self, parts: Path, n_recorded: int | None) -> None:
+        """From a run's restart folder, as many as there were at its restart file (None: all, one of before it counted).
+
+        What was recorded only grows, so that the file also serves the restart file before the last one.
+        """
+        if not self.learns or n_recorded == 0 or (n_recorded is None and not (parts / "recorded.npz").is_file()):
+            return
+        answers = read_npz(parts / "recorded.npz")
+        there = len(answers["energy"])
+        if n_recorded is not None and there < n_recorded:
+            raise UserError(f"{parts / 'recorded.npz'} holds {there} true answers, and its run has recorded "
+                            f"{n_recorded}; put back a copy of it")
+        self._answers = [{name: values[:n_recorded] for name, values in answers.items()}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kstep.errors import PhysicsError
-from kstep.schemes.state import Info, Proposal, State, put_rows
+from kstep.schemes.state import Info, Proposal, State, put_rows, said_besides
 
 
 def arrive(name: str, state: State, info: Info, proposal: Proposal, truth, velocities: np.ndarray, *,
@@ -21,5 +21,5 @@ def arrive(name: str, state: State, info: Info, proposal: Proposal, truth, veloc
         raise PhysicsError(f"{name} dynamics of replica {rows[first]} broke at step {state.step}: "
                            f"{truth.messages[first]}; {way_out}")
     return (put_rows(state, rows, positions=proposal.positions, velocities=velocities, energy=truth.energy,
-                     forces=truth.forces),
+                     forces=truth.forces, **said_besides(state, truth)),
             put_rows(info, rows, pending=info.pending[rows] - proposal.span, attempts=info.attempts[rows] + 1))

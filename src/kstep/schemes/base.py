@@ -20,6 +20,7 @@ from kstep.config import (
     Timestep,
     Whole,
 )
+from kstep.restraints import Restraint
 from kstep.scheme_traits import SchemeTraits
 from kstep.schemes.state import Info, Proposal, State
 from kstep.units import PS_PER_FS
@@ -39,6 +40,7 @@ class RunConfig(Config):
     burn_in_steps: Whole | None = None  # macro-steps marked as equilibration; null: the scheme's own default
     replicas: Replicas | None = None  # null: the scheme's own default
     temperature_K: Temperature | None = None  # null: the baseline's
+    restraints: tuple[Restraint, ...] | None = None  # null: the baseline's
     thermostat: Literal["none", "langevin"] = "langevin"  # around schemes that set no temperature themselves
     friction_per_ps: NonNegative = 5.0
     delta_scale: NonNegative = 1.0  # scales the learned correction

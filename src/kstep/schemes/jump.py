@@ -162,4 +162,5 @@ class Jump(Scheme):
 def _rows_of(truth, chosen):
     """The answers of some rows of a Truth."""
     messages = tuple(np.array(truth.messages, dtype=object)[chosen]) if truth.messages else ()
-    return type(truth)(truth.energy[chosen], truth.forces[chosen], truth.failed[chosen], messages)
+    return type(truth)(truth.energy[chosen], truth.forces[chosen], truth.failed[chosen], messages,
+                       {name: values[chosen] for name, values in truth.extra.items()})

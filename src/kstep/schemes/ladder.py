@@ -48,7 +48,8 @@ class TemperatureLadder:
         rows = (np.arange(len(reduced))[:, None] * self.n_rungs + order).ravel()
         swapped = np.concatenate([swapped, np.full((len(reduced), 1), -1, dtype=np.int8)], axis=1)
         return replace(state, positions=state.positions[rows], energy=state.energy[rows],
-                       forces=state.forces[rows]), swapped.ravel()
+                       forces=state.forces[rows], dipole=state.dipole[rows] if len(state.dipole) else state.dipole
+                       ), swapped.ravel()
 
 
 def exchange(reduced: np.ndarray, parity: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

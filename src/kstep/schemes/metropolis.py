@@ -21,7 +21,7 @@ from kstep.schemes.sampler import (
     settled_masses,
     swap_acceptance,
 )
-from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put_rows
+from kstep.schemes.state import Info, Proposal, State, kinetic_energy, put_rows, said_besides
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_STEPS = 1000
@@ -128,7 +128,9 @@ class Metropolis(Sampler):
         state = put_rows(state, rows, positions=choose(proposal.positions, state.positions[rows]),
                          velocities=choose(proposal.velocities, start),
                          energy=choose(truth.energy, state.energy[rows]),
-                         forces=choose(truth.forces, state.forces[rows]))
+                         forces=choose(truth.forces, state.forces[rows]),
+                         **{name: choose(values, getattr(state, name)[rows])
+                            for name, values in said_besides(state, truth).items()})
         state, swapped = self.ladder.swap(state, state.step // self.k_steps, rng)
         info = put_rows(info, rows, pending=0, attempts=info.attempts[rows] + 1, inner_steps=proposal.span,
                         failures=info.failures[rows] + truth.failed, accepted=accepted, delta_H=delta_H)

@@ -11,11 +11,12 @@ from pydantic import Field
 from kstep import importance
 from kstep.config import Count, NonNegative, Temperature, Whole
 from kstep.errors import UserError
+from kstep.restraints import mirrored_alike
 from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
-from kstep.schemes.state import Info, Proposal, State
+from kstep.schemes.state import Info, Proposal, State, said_besides
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_MOVES = 10
@@ -164,7 +165,9 @@ class Nested(Sampler):
         x, u = choose(led.positions, x), choose(led.energy, u)
         state = replace(state, positions=x[:, 0], velocities=proposal.velocities,
                         energy=choose(truth.energy, state.energy), forces=choose(truth.forces, state.forces),
-                        network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay)
+                        network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay,
+                        **{name: choose(values, getattr(state, name))
+                           for name, values in said_besides(state, truth).items()})
         return state, replace(
             info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
             failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
@@ -220,13 +223,14 @@ class Nested(Sampler):
 def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dict[str, Any]:
     """What a NetworkLadder of a molecule has besides its moves: arguments of it.
 
-    A region in its surroundings has neither mirror image nor turns; turns need a network that says how low it was
-    taught.
+    A region in its surroundings has neither mirror image nor turns, and a restraint that tells mirror images apart
+    leaves none either; turns need a network that says how low it was taught.
     """
     species = molecule.species() if walls or mirror else None
     alone, floor = molecule.region is None, network.metadata.get("lowest_energy_kJ_per_mol")
     can_turn = alone and floor is not None
-    return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral),
+    return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral
+                           and mirrored_alike(getattr(network, "restraints", ()))),
             "turns": Turns.of(molecule, turns, floor - FLOOR_KT * kT(ROOM_K)) if can_turn else None}
 
 

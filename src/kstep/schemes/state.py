@@ -22,6 +22,8 @@ class State:
     that the network alone has, and its energies there; stay (R,): macro-steps since a proposal was taken; all empty
     for schemes without.  Where such a ladder heats some of p parts of a network, network_energy (R,p) and rung_energy
     (R,m-1,p) are of the parts.
+
+    dipole (R,3) e nm about the centre of mass, where the true potential says it; else empty.
     """
 
     positions: np.ndarray
@@ -34,6 +36,7 @@ class State:
     rungs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3)))
     rung_energy: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    dipole: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
 
     @property
     def n_replicas(self) -> int:
@@ -123,6 +126,13 @@ class Proposal:
 def kinetic_energy(velocities: np.ndarray, masses: np.ndarray) -> np.ndarray:
     """sum_i m_i v_i^2 / 2 in kJ/mol; velocities (...,N,3) nm/ps, masses (N,) Da."""
     return 0.5 * np.einsum("...ni,...ni,n->...", velocities, velocities, masses)
+
+
+def said_besides(state: State, truth) -> dict[str, np.ndarray]:
+    """What the true potential said of r proposals besides energy and forces, (r,...) by name, if the state has it."""
+    if not len(state.dipole):
+        return {}
+    return {"dipole": truth.extra.get("dipole", np.full((len(truth.energy), 3), np.nan))}
 
 
 def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray | float) -> np.ndarray:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kstep.config import BaselineConfig, load_config, read_settings
 from kstep.errors import UserError
-from kstep.forces import PhysicsSpec, calculator_spec, check_spec, load_qm_config, physics_spec
+from kstep.forces import PhysicsSpec, calculator_spec, check_spec, electrons, load_qm_config, physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import molecule_from_smiles
+from kstep.molecules.prepare import Prepared, prepare_smiles, prepare_structure, system_xml_for, system_xml_of
+from kstep.molecules.smiles import warn_of_triplet
+from kstep.molecules.structure_file import is_structure_file, read_structure, structure_of
 from kstep.processes import physical_cores
 from kstep.runs.baseline_plan import plan_baseline
+
+if TYPE_CHECKING:
+    import ase
+
+# a SMILES, a prepared folder, a structure file, ase.Atoms or several of them, or a Molecule
+Subject: TypeAlias = "str | Path | Molecule | ase.Atoms | Sequence[ase.Atoms]"
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,18 @@ class TruePhysics:
     def spec(self, *, warm_start: bool = True) -> PhysicsSpec:
         """The recipe of its backend; warm_start: whether an SCF may begin at the replica's last one."""
         if self.calculator is not None:
-            return calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
+            spec = calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
                                    multiplicity=self.config.spin_multiplicity)
-        system = self.system_xml if self.folder is None else self.folder / "system.xml"
-        return physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
+        else:
+            system = self.system_xml if self.folder is None else self.folder / "system.xml"
+            spec = physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
+        return replace(spec, restraints=self.config.restraints or ())
 
     def check(self) -> None:
         """Raise UserError for what the backend refuses: a wrong charge is found here, not later."""
         if not self.is_mm:
+            own = electrons(self.config, self.molecule.charge, self.molecule.multiplicity)
+            warn_of_triplet(self.molecule.name, self.molecule.numbers, **own)
             check_spec(self.spec(warm_start=False), self.molecule)
 
     def workers(self, wanted: int | None) -> int:
@@ -78,16 +91,72 @@ def prepared_physics(path: str | Path, config: BaselineConfig) -> TruePhysics:
     return TruePhysics(Molecule.load(path), config, folder=path.parent if path.suffix == ".npz" else path)
 
 
-def open_physics(subject: str | Path, config: BaselineConfig, *, name: str | None = None, seed: int = 0) -> TruePhysics:
-    """The physics of a prepared folder, or of a SMILES that is prepared now (named by its formula without `name`)."""
-    path = Path(subject)
-    if path.exists() or path.suffix == ".npz":
-        if name is not None:
-            raise UserError(f"{subject} has a name already; a name goes with a SMILES")
-        return prepared_physics(path, config)
+def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str | None = None, seed: int = 0,
+                 structure: str | Path | None = None, charge: int | None = None,
+                 multiplicity: int | None = None) -> TruePhysics:
+    """The physics of a molecule that is prepared, in memory, or prepared now.
+
+    subject: see `Subject`; a str that is no path is a SMILES; structure: a structure file instead, or the geometries of
+    the subject where that is a SMILES; name: of what is prepared now (None: the structure file's, or the formula);
+    charge, multiplicity: of the molecule, where it does not say them itself.  Raises UserError for what contradicts
+    itself.
+    """
+    for what, flag, key in (("charge", charge, "charge"), ("multiplicity", multiplicity, "spin_multiplicity")):
+        own = getattr(config, key, None)
+        if None not in (flag, own) and flag != own:
+            raise UserError(f"{what} {flag} contradicts the config's {key}: {own}; leave one of them out")
+    path = Path(subject) if isinstance(subject, str | Path) else None
+    prepared_before = isinstance(subject, Molecule) or (path is not None and not is_structure_file(path) and (
+        isinstance(subject, Path) or path.exists() or path.suffix == ".npz"))
+    if not prepared_before:
+        prepared = prepare_subject(subject, config, name=name, seed=seed, structure=structure, charge=charge,
+                                   multiplicity=multiplicity)
+        return TruePhysics(prepared.molecule, config, system_xml=system_xml_of(prepared))
+    what = subject.name if isinstance(subject, Molecule) else subject
+    if name is not None:
+        raise UserError(f"{what} has a name already; a name goes with a SMILES or a structure file")
+    if structure is not None:
+        raise UserError(f"{what} has geometries of its own; --structure goes alone, or with a SMILES")
+    if isinstance(subject, Molecule):
+        xml = system_xml_for(subject) if isinstance(config, MDConfig) else None
+        physics = TruePhysics(subject, config, system_xml=xml)
+    else:
+        physics = prepared_physics(path or "", config)
+    for key, flag, own in (("charge", charge, physics.molecule.charge),
+                           ("multiplicity", multiplicity, physics.molecule.multiplicity)):
+        if flag not in (None, own):
+            raise UserError(f"{key} {flag} contradicts {what}, which has {key} {own}; leave --{key} out, or prepare "
+                            "the molecule again")
+    return physics
+
+
+def prepare_subject(subject: Subject | None, config: BaselineConfig | None = None, *,
+                    structure: str | Path | None = None, name: str | None = None, charge: int | None = None,
+                    multiplicity: int | None = None, force_field: str | None = None, **options) -> Prepared:
+    """What is not prepared yet, as `open_physics` takes it; options: of `prepare_smiles`, for a SMILES alone.
+
+    The charge of a structure is the config's where neither the caller nor the structure says it.
+    """
+    if isinstance(subject, Molecule):
+        raise UserError(f"molecule {subject.name} is prepared already; write it with its save()")
+    if isinstance(subject, str | Path) and is_structure_file(subject):
+        if structure is not None:
+            raise UserError(f"{subject} and {structure} are both structure files; give one, or a SMILES beside it")
+        subject, structure = None, subject
+    electrons_of_it = {"charge": charge if charge is not None else getattr(config, "charge", None),
+                       "multiplicity": multiplicity if multiplicity is not None else
+                       getattr(config, "spin_multiplicity", None)}
+    if structure is not None:
+        smiles = None if subject is None else str(subject)
+        return prepare_structure(read_structure(structure, smiles=smiles, **electrons_of_it), name,
+                                 force_field=force_field)
+    if subject is None:
+        raise UserError("say which molecule: a SMILES, a prepared folder, or --structure with a structure file")
+    if not isinstance(subject, str | Path):
+        return prepare_structure(structure_of(subject, **electrons_of_it), name, force_field=force_field)
     try:
-        molecule, system_xml = molecule_from_smiles(str(subject), name, seed=seed)
+        return prepare_smiles(str(subject), name, charge=charge, multiplicity=multiplicity, force_field=force_field,
+                              **options)
     except UserError as error:
-        hint = f"; or {subject} is a prepared folder that does not exist" if path.parent != Path() else ""
+        hint = f"; or {subject} is a prepared folder that does not exist" if Path(subject).parent != Path() else ""
         raise UserError(f"{error}{hint}") from None
-    return TruePhysics(molecule, config, system_xml=system_xml)

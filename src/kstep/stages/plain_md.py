@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from kstep.config import HOW_IT_WORKS, BaselineConfig
 from kstep.errors import PhysicsError, UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
+from kstep.fingerprint import as_written, check_same
 from kstep.forces.base import check_start
 from kstep.forces.openmm import fastest_platform, read_system
 from kstep.molecules.prepare import ensure_prepared
+from kstep.molecules.restrained import led_to
 from kstep.molecules.smiles import read_smiles_file
+from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.processes import physical_cores
 from kstep.progress import progress_bar
 from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
 from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
 from kstep.runs.baseline_plan import plan_baseline
+from kstep.runs.recorder import BEGIN_ANEW, holds_parts
+from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts
 from kstep.schemas import load_trajectory
 from kstep.shipped import find_molecules
 from kstep.stages.physics import TruePhysics
@@ -35,7 +40,8 @@ class PlainMDSettings:
     """targets: (physics, file to write) of each molecule; first_replica: another number gives other seeds and
     conformers.
 
-    n_workers: replicas run at once; resume: keep finished molecules, continue unfinished ones.
+    n_workers: replicas run at once; resume: continue unfinished molecules; overwrite: begin anew, and keep what is
+    there under another name.
     """
 
     targets: tuple[tuple[TruePhysics, Path], ...]
@@ -44,6 +50,11 @@ class PlainMDSettings:
     n_workers: int | None = None
     resume: bool = False
     store_forces: bool = True
+    overwrite: bool = False
+
+    def going_on(self) -> Self:
+        """The same runs, which go on with what interrupted ones left."""
+        return replace(self, resume=True)
 
 
 def physics_of_file(smiles_file: str | Path, names: list[str] | None, config: BaselineConfig, raw: Path,
@@ -65,26 +76,27 @@ def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
     """Write the trajectory of every target.
 
     Returns the names of the molecules whose file is there, and a sentence for each failure, none of which stops
-    another.
+    another.  What is there is never replaced unasked: a finished file of the same settings is the result.
     """
+    check_one_of(settings.resume, settings.overwrite)
     done, problems, wanted = [], [], []
     for physics, out in settings.targets:
-        if not (settings.resume and out.is_file()):
-            check_writable(out)
-            wanted.append((physics, out))
-            continue
         try:
-            if not physics.is_mm:
-                _check_finished(out, physics.config)
-            log.info("%s: %s is there already", physics.molecule.name, out)
-            done.append(physics.molecule.name)
+            check_name(physics.molecule.name)
+            check_writable(out)
+            if _is_finished(physics, out, settings):
+                log.info("%s: %s is there already; %s", physics.molecule.name, out, BEGIN_ANEW)
+                done.append(physics.molecule.name)
+            else:
+                wanted.append((physics, out))
         except UserError as error:
             problems.append(f"{physics.molecule.name}: {error}")
     for physics, out in wanted:
         if physics.is_mm:  # OpenMM uses every core by itself
-            jobs = _jobs(physics, out, settings)
+            starts = judged_starts(physics.molecule)
+            jobs = _jobs(physics, out, settings, starts)
             with _bar(jobs) as tick:
-                _join(physics, [run_replica(job, tick) for job in jobs], settings, out)
+                _join(physics, [run_replica(job, tick) for job in jobs], settings, out, starts)
             done.append(physics.molecule.name)
     if in_processes := [target for target in wanted if not target[0].is_mm]:
         _run_in_processes(in_processes, settings, done, problems)
@@ -98,14 +110,39 @@ def run_one(settings: PlainMDSettings) -> None:
         raise PhysicsError(problems[0])
 
 
-def _check_finished(path: Path, config: BaselineConfig) -> None:
-    """UserError where a finished trajectory cannot be read or was made with other settings."""
-    found = load_trajectory(path).metadata.get("config") or {}
-    wanted = json.loads(json.dumps(config.model_dump(exclude=HOW_IT_WORKS)))
-    different = [f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value]
-    if different:
-        raise UserError(f"{path} was made with {', '.join(different)}; use another --out, or run without --resume to "
-                        "make it again")
+def _is_finished(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> bool:
+    """Whether the trajectory of a molecule is there; what is, is set aside first where it is to be made anew.
+
+    UserError where it cannot be read or was made with other settings, where it is unfinished and not to be gone on
+    with, and where it would replace what the molecule is read from.
+    """
+    pieces = [_piece(out, settings.first_replica + n) for n in range(physics.config.replicas)]
+    folder = physics.folder
+    check_no_input([out, *pieces], {} if folder is None else {
+        "the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"})
+    if settings.overwrite:
+        for path in (out, *pieces):
+            set_aside(path, ".parts", ".starts")
+    if not out.is_file():
+        begun = [piece for piece in pieces if piece.is_file() or holds_parts(piece)]
+        if begun and not settings.resume:
+            raise UserError(f"{out} is being made by a run that has not finished ({begun[0].name}); --resume goes on "
+                            f"with it, {BEGIN_ANEW}")
+        return False
+    metadata = load_trajectory(out).metadata
+    asked = as_written(_fingerprint(physics, settings))
+    written = metadata.get("fingerprint") or {key: metadata[key] for key in asked if key in metadata}
+    if isinstance(written.get("config"), dict):
+        written["config"] = {key: value for key, value in written["config"].items() if key not in HOW_IT_WORKS}
+    check_same(f"{out} was made", written, asked, f"use another --out, or {BEGIN_ANEW}")
+    return True
+
+
+def _fingerprint(physics: TruePhysics, settings: PlainMDSettings) -> dict:
+    """What another run into the same file must share for its result to be this one's."""
+    return {"config": physics.config.model_dump(exclude=HOW_IT_WORKS), "seed": settings.seed,
+            "first_replica": settings.first_replica, "smiles": physics.molecule.smiles,
+            "physics": physics.spec().fingerprint}
 
 
 def _piece(out: Path, replica: int) -> Path:
@@ -113,12 +150,16 @@ def _piece(out: Path, replica: int) -> Path:
     return out.with_name(f"{own}replica_{replica:03d}.npz")
 
 
-def _jobs(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> list[ReplicaJob]:
-    """One job for each replica of a molecule."""
+def _jobs(physics: TruePhysics, out: Path, settings: PlainMDSettings, starts: Starts | None) -> list[ReplicaJob]:
+    """One job for each replica of a molecule; starts: None: its conformers as they are."""
     platform, store_forces = (_platform(physics), settings.store_forces) if physics.is_mm else (None, True)
     first = settings.first_replica
-    return [ReplicaJob(physics.molecule, physics.spec(), physics.config, replica, settings.seed, _piece(out, replica),
-                       settings.resume, platform, store_forces)
+    held, spec = physics.config.restraints or (), physics.spec()
+    if starts is not None:
+        starts = replace(starts, molecule=led_to(starts.molecule, held))
+    molecule = led_to(physics.molecule, held)
+    return [ReplicaJob(molecule, spec, physics.config, replica, settings.seed, _piece(out, replica),
+                       settings.resume, platform, store_forces, starts.of(replica) if starts is not None else None)
             for replica in range(first, first + physics.config.replicas)]
 
 
@@ -151,21 +192,26 @@ def _bar(jobs: list[ReplicaJob]) -> Iterator[Callable[[int], None]]:
 def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMDSettings, done: list[str],
                       problems: list[str]) -> None:
     """Every replica of every molecule, n_workers at a time; a molecule is joined when its last replica is there."""
-    groups = {}  # by the file of a replica: its molecule's physics, trajectory and finished replicas
-    jobs = []
+    groups = {}  # by the file of a replica: its molecule's physics, trajectory, starts and finished replicas
+    jobs, n_workers = [], settings.n_workers or physical_cores()
     for physics, out in targets:
-        own = _jobs(physics, out, settings)
-        groups |= dict.fromkeys((job.out for job in own), (physics, out, []))
+        try:
+            starts = _starts(physics, out, settings, n_workers)
+        except UserError as error:
+            problems.append(f"{physics.molecule.name}: {error}")
+            continue
+        own = _jobs(physics, out, settings, starts)
+        groups |= dict.fromkeys((job.out for job in own), (physics, out, starts, []))
         jobs += own
     with _bar(jobs) as tick:
-        for result in run_jobs(jobs, settings.n_workers or physical_cores(), tick, _folders(targets)):
-            physics, out, finished = groups[result.job.out]
+        for result in run_jobs(jobs, n_workers, tick, _folders(targets)):
+            physics, out, starts, finished = groups[result.job.out]
             if result.error:
                 problems.append(result.error)
                 continue
             finished.append(result)
             if len(finished) == physics.config.replicas:
-                _join(physics, finished, settings, out)
+                _join(physics, finished, settings, out, starts)
                 done.append(physics.molecule.name)
 
 
@@ -174,7 +220,17 @@ def _folders(targets: list[tuple[TruePhysics, Path]]) -> set[Path]:
     return {folder for _, out in targets for folder in (out.parent, out.parent.parent)}
 
 
-def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDSettings, out: Path) -> None:
+def _starts(physics: TruePhysics, out: Path, settings: PlainMDSettings, n_workers: int) -> Starts | None:
+    """Relaxed on the true potential: plain dynamics has no walls, and starts even from what does not hold there."""
+    if not physics.config.relax_starts:
+        return None
+    return settle_starts(physics.molecule, physics.spec(warm_start=False), wanted=physics.config.replicas,
+                         first=settings.first_replica, n_workers=n_workers, must_hold=False, keep=kept_starts(out),
+                         resume=settings.resume)
+
+
+def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDSettings, out: Path,
+          starts: Starts | None) -> None:
     """Join a molecule's replicas into its one trajectory file and say how the run went."""
     results = sorted(results, key=lambda r: r.job.replica)
     job, calls, seconds = results[0].job, sum(r.true_calls for r in results), [r.wall_s for r in results]
@@ -183,8 +239,10 @@ def _join(physics: TruePhysics, results: list[ReplicaResult], settings: PlainMDS
     summary = finish_baseline(
         out, [r.job.out for r in results], physics.molecule, physics.config, seed=settings.seed,
         first_replica=settings.first_replica, true_calls=calls, wall_s=sum(seconds) if physics.is_mm else max(seconds),
-        cpu_s=sum(r.cpu_s for r in results), facts={"method": physics.method, **facts, **provenance()},
+        cpu_s=sum(r.cpu_s for r in results), starts=starts, facts=facts | {
+            "method": physics.method, "fingerprint": _fingerprint(physics, settings), **provenance()},
         species_changes=[{**change, "replica": n} for n, r in enumerate(results) for change in r.species_changes])
+    kept_starts(out).unlink(missing_ok=True)  # a finished molecule is not begun again
     ps_per_day = calls * physics.config.dt_fs * PS_PER_FS / max(sum(seconds), 1e-9) * SECONDS_PER_DAY
     speed = (f"{ps_per_day / PS_PER_NS:.1f} ns/day with every frame kept" if physics.is_mm else
              f"{ps_per_day:.0f} ps/day per core")

@@ -3,48 +3,80 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
 from kstep.molecules import DEFAULT, check_force_field
 from kstep.molecules.molecule import check_name
-from kstep.molecules.prepare import NONE, prepare_entry, read_metadata, update_metadata, write_prepared
+from kstep.molecules.perception import Structure
+from kstep.molecules.prepare import (
+    NONE,
+    Prepared,
+    prepare_entry,
+    prepare_structure,
+    read_metadata,
+    update_metadata,
+    write_prepared,
+)
 from kstep.molecules.smiles import Entry, read_smiles_file
+from kstep.molecules.structure_file import is_structure_file, read_structure
 from kstep.progress import progress_bar
 from kstep.provenance import provenance
+from kstep.runs.starts import settle_starts
 from kstep.shipped import find_molecules
+from kstep.stages.physics import TruePhysics
 
 log = logging.getLogger("kstep")
+DEFAULT_FILE = "data/molecules.smi"
 
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """smiles: file of lines 'SMILES name [charge=.. multiplicity=..]', or with `name` one SMILES.
+    """smiles: file of lines 'SMILES name [charge=.. multiplicity=..]', or with `name` one SMILES, or a structure file.
 
-    molecules: only these of the file (empty: all); multiplicity: of a literal SMILES, a file states it per line.
+    structure: a structure file, of the SMILES where there is one; molecules: only these of the file of SMILES (empty:
+    all); charge, multiplicity: of a literal SMILES or a structure, a file of SMILES states them per line; qm: config of
+    the method that conformers are relaxed and judged on, whose energies they then have (None: those of the force
+    field); n_workers: processes for its true calls (None: all cores).
     """
 
     smiles: str
     out: Path
     name: str | None = None
+    structure: Path | None = None
+    charge: int | None = None
     multiplicity: int | None = None
     molecules: tuple[str, ...] = ()
     force_field: str = DEFAULT
     n_conformers: int = 20
     max_attempts: int = 100
     seed: int = 0
+    qm: ChargedConfig | None = None
+    n_workers: int | None = None
 
-    def entries(self) -> tuple[list[Entry], list[str]]:
+    def sources(self) -> tuple[Sequence[Entry | Structure], list[str]]:
         """What to prepare, and one sentence per line of the file that cannot be."""
+        own = is_structure_file(self.smiles)
+        if own or self.structure is not None:
+            if self.molecules or (own and self.structure is not None):
+                raise UserError("one structure file is one molecule; it goes with no --molecule and no other file")
+            named = None if own or self.smiles == DEFAULT_FILE else self.smiles
+            return [read_structure(self.structure or self.smiles, smiles=named, charge=self.charge,
+                                   multiplicity=self.multiplicity)], []
         if self.name is not None:
             if self.molecules:
                 raise UserError("--molecule picks a line of a file; with --name, --smiles is a single SMILES")
             check_name(self.name)
-            return [Entry(self.name, self.smiles, multiplicity=self.multiplicity)], []
-        if self.multiplicity is not None:
-            raise UserError("--multiplicity belongs to a literal SMILES with --name; a file states it per line")
+            return [Entry(self.name, self.smiles, self.charge, self.multiplicity)], []
+        for flag in ("charge", "multiplicity"):
+            if getattr(self, flag) is not None:
+                raise UserError(f"--{flag} belongs to a literal SMILES with --name, or to --structure; a file of "
+                                "SMILES states it per line")
         return read_smiles_file(find_molecules(self.smiles), list(self.molecules))
 
 
@@ -55,21 +87,40 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     """
     if settings.force_field != NONE:
         check_force_field(settings.force_field)
-    entries, problems = settings.entries()
+    sources, problems = settings.sources()
     read_metadata(settings.out)  # a broken one is found before the work, not after
     check_writable(settings.out, folder=True)
     versions, done = provenance(), []
-    for entry in progress_bar(iterable=entries, unit="molecule", desc="preparing"):
+    for source in progress_bar(iterable=sources, unit="molecule", desc="preparing"):
         try:
-            prepared = prepare_entry(entry, n_conformers=settings.n_conformers, seed=settings.seed,
-                                     max_attempts=settings.max_attempts, force_field=settings.force_field)
+            prepared, of_starts = _relaxed(_prepare(source, settings), settings)
         except UserError as error:
             problems.append(str(error))
             continue
-        record = write_prepared(prepared, settings.out) | {"seed": settings.seed, **versions}
-        update_metadata(settings.out, {entry.name: record})
-        done.append(entry.name)
-        energies = prepared.molecule.conformer_energies
-        log.info("%-16s %3d atoms, %2d conformers over %.1f kJ/mol -> %s", entry.name, len(prepared.molecule),
-                 len(energies), energies[-1] - energies[0], settings.out / entry.name)
+        record = write_prepared(prepared, settings.out) | of_starts | {"seed": settings.seed, **versions}
+        name, energies = prepared.molecule.name, prepared.molecule.conformer_energies
+        update_metadata(settings.out, {name: record})
+        done.append(name)
+        given = isinstance(source, Structure) and settings.qm is None
+        over = "as given" if given else f"over {energies[-1] - energies[0]:.1f} kJ/mol"
+        log.info("%-16s %3d atoms, %2d conformers %s -> %s", name, len(prepared.molecule), len(energies), over,
+                 settings.out / name)
     return done, problems
+
+
+def _prepare(source: Entry | Structure, settings: PreparationSettings) -> Prepared:
+    if isinstance(source, Structure):
+        return prepare_structure(source, settings.name, force_field=settings.force_field)
+    return prepare_entry(source, n_conformers=settings.n_conformers, seed=settings.seed,
+                         max_attempts=settings.max_attempts, force_field=settings.force_field)
+
+
+def _relaxed(prepared: Prepared, settings: PreparationSettings) -> tuple[Prepared, dict[str, Any]]:
+    """Conformers relaxed and judged on the QM method, where there is one; what metadata.json says of that."""
+    if settings.qm is None:
+        return prepared, {}
+    physics = TruePhysics(prepared.molecule, settings.qm)
+    physics.check()
+    starts = settle_starts(prepared.molecule, physics.spec(warm_start=False),
+                           n_workers=physics.workers(settings.n_workers), wanted=len(prepared.molecule.conformers))
+    return prepared.with_conformers(starts.molecule), {"starts": starts.record}

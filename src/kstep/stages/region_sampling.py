@@ -4,34 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_name, check_writable
 from kstep.learning.cold_start import explored_with, learn_for, length_fs_of, temperatures_of
 from kstep.learning.region_target import RegionTarget
+from kstep.molecules import DEFAULT
 from kstep.molecules.droplet import read_pdb, solvate
-from kstep.molecules.prepare import prepare_molecule
+from kstep.molecules.prepare import prepare_molecule, prepare_structure
+from kstep.molecules.structure_file import read_structure
 from kstep.processes import physical_cores
 from kstep.provenance import machine, provenance
 from kstep.runs.aim import settle_end
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.settings import prepare_run
+from kstep.runs.settings import prepare_run, refuse_restraints
 from kstep.schemes import SCHEMES
 from kstep.stages.sampling import RunSettings, device_of, relearner, yaml_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings(RunSettings):
-    """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `pdb`: all atoms of a file; qm_atoms:
-    the region, from 0 (None: the whole molecule of smiles); embedding: electrostatic or mechanical; learn_calls: QM
-    calls that learning may take, which there is without `checkpoint`.
+    """qm: of the capped region; smiles: the molecule in a droplet of `waters`, or `structure`: its structure file, with
+    its charge and multiplicity where it does not say them; or `pdb`: all atoms of a file; qm_atoms: the region, from 0
+    (None: the whole molecule of smiles or structure); embedding: electrostatic or mechanical; learn_calls: QM calls
+    that learning may take, which there is without `checkpoint`.
     """
 
     qm: ChargedConfig
     smiles: str = "CCO"
+    structure: Path | None = None
+    charge: int | None = None
+    multiplicity: int | None = None
     pdb: Path | None = None
     waters: int = 20
     qm_atoms: tuple[int, ...] | None = None
@@ -42,9 +49,13 @@ class RegionSettings(RunSettings):
 def sample_region(settings: RegionSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     s = settings
+    refuse_restraints(s.hybrid.restraints or s.qm.restraints)
     _check_network(s)
     check_writable(s.out)
+    check_name(s.out.stem)  # of the system, too
+    needs_learning = SCHEMES[s.hybrid.scheme].traits.needs_network and s.checkpoint is None
     settle_end(s.hybrid, SCHEMES[s.hybrid.scheme])  # what contradicts itself is refused before anything is learned
+    s.settle_output({"--pdb": s.pdb}, learns=needs_learning)
     system = _system(s)
     device, n_workers, checkpoint = device_of(s.device), s.n_workers or physical_cores(), s.checkpoint
     target = RegionTarget(molecule=system.molecule, region=system.region, spec=system.spec, method=s.qm.method,
@@ -53,7 +64,7 @@ def sample_region(settings: RegionSettings) -> dict:
                           climbs=bool(SCHEMES[s.hybrid.scheme].traits.explores and s.hybrid.tune
                                       and s.hybrid.network_ladder_K is None),
                           **explored_with(s.hybrid))
-    if SCHEMES[s.hybrid.scheme].traits.needs_network and checkpoint is None:
+    if needs_learning:
         checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
                                n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume)
     run = prepare_run(system.molecule, lambda settled: system.spec, s.qm.method, s.hybrid, s.qm, out=s.out,
@@ -77,11 +88,13 @@ def _system(s: RegionSettings) -> QMMMSystem:
     how = dict(embedding=s.embedding, n_starts=s.hybrid.replicas, seed=s.seed)
     if s.pdb:
         return embed(s.out.stem, read_pdb(s.pdb), s.qm_atoms, s.qm, facts=facts, **how)
-    prepared = prepare_molecule("solute", s.smiles, seed=s.seed)
+    own: dict[str, Any] = {"charge": s.charge, "multiplicity": s.multiplicity}
+    prepared = (prepare_structure(read_structure(s.structure, **own), "solute", force_field=DEFAULT) if s.structure else
+                prepare_molecule("solute", s.smiles, seed=s.seed, **own))
     molecule = prepared.molecule
     atoms = range(len(molecule)) if s.qm_atoms is None else s.qm_atoms
     if max(atoms) >= len(molecule):
         raise UserError(f"QM atom {max(atoms)} is not in the molecule, whose {len(molecule)} atoms are 0 to "
                         f"{len(molecule) - 1}")
-    return embed(s.out.stem, solvate(prepared, s.waters), atoms, s.qm, smiles=s.smiles,
-                 multiplicity=molecule.multiplicity, facts=facts, **how)
+    return embed(s.out.stem, solvate(prepared, s.waters), atoms, s.qm, smiles=molecule.smiles,
+                 smiles_order=molecule.smiles_order, multiplicity=molecule.multiplicity, facts=facts, **how)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from kstep.errors import UserError
-from kstep.learning.cold_start import explored_with, learn_for, settle_cold_start, temperatures_of
+from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.molecules.restrained import led_to
+from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
+from kstep.runs.recorder import BEGIN_ANEW, parts_of
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run
+from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts
 from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.stages.physics import TruePhysics
@@ -24,7 +29,8 @@ class RunSettings:
 
     model_config: YAML that the checkpoint must have been built from, or (a YAML, or a ModelConfig) the network to
     learn; learn_config: for that, or past_tolerance: learn, for which `labels` are what the network was trained on;
-    device: auto, cpu or cuda.
+    device: auto, cpu or cuda; resume: go on with what is there; overwrite: begin anew, and keep what is there under
+    another name.
     """
 
     hybrid: HybridConfig
@@ -37,6 +43,28 @@ class RunSettings:
     n_workers: int | None = None
     device: str = "auto"
     resume: bool = False
+    overwrite: bool = False
+
+    def going_on(self) -> Self:
+        """The same run, which goes on with what an interrupted one left."""
+        return replace(self, resume=True)
+
+    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True) -> None:
+        """UserError for an output that is an input, or that is finished where its network would be learned first.
+
+        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels.
+        """
+        check_one_of(self.resume, self.overwrite)
+        folder = learned_at(self.out)
+        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *([folder] if learns else [])],
+                       {"--checkpoint": self.checkpoint, "--labels": self.labels} | inputs)
+        if self.overwrite and runs:
+            set_aside(self.out, ".parts", ".starts", *([".learn"] if learns else []))
+        elif self.overwrite:
+            set_aside(folder)
+        elif learns and runs and not self.resume and self.out.is_file() and not folder.is_dir():
+            raise UserError(f"{self.out} is there already, and {folder}, with which it would be made, is not; choose "
+                            f"another output, or {BEGIN_ANEW}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +79,61 @@ class SamplingSettings(RunSettings):
     frame: int | None = None
 
 
-def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
-    """Learn into <out>.learn/; how to sample with the network there, and its checkpoint."""
+def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
+    folder = s.physics.folder
+    inputs: dict[str, Path | None] = {"--initial-md": s.initial_md}
+    if folder is not None:
+        inputs |= {"the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"}
+    s.settle_output(inputs, learns=s.learn or not runs, runs=runs)
+
+
+def with_starts(settings: SamplingSettings, must_hold: bool) -> tuple[SamplingSettings, Starts | None]:
+    """The settings with a molecule whose conformers are starts, relaxed on the true potential, and what is to be said
+    of them; None where conformers are taken as they are: nothing starts from them, or relax_starts is off.
+
+    must_hold: whether there are walls around the molecule.
+    """
     s, physics = settings, settings.physics
-    physics.check()
+    if s.initial_md is not None and not s.learn:
+        return s, None
+    if physics.is_mm:
+        starts = judged_starts(physics.molecule)
+    elif not physics.config.relax_starts:
+        return s, None
+    else:
+        there = s.resume or s.out.is_file() or learned_at(s.out).is_dir()  # the same command again asks no truth again
+        starts = settle_starts(
+            physics.molecule, physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
+            wanted=max(s.hybrid.replicas or 0, s.learn_config.learn_replicas), keep=kept_starts(s.out), resume=there,
+            must_hold=must_hold)
+    return replace(s, physics=replace(physics, molecule=starts.molecule)), starts
+
+
+def learn_alone(settings: SamplingSettings) -> Path:
+    """Learn into <out>.learn/, for no run in particular; the checkpoint, whose cost holds that of its starts."""
+    _check_learning(settings)
+    _settle_output(settings, runs=False)
+    settings, starts = with_starts(settings, settings.hybrid.keep_species)
+    return learn_network(settings, starts.spent if starts is not None else {})[1]
+
+
+def _check_learning(s: SamplingSettings) -> HybridConfig:
+    """How to sample with the network that is to be learned; UserError for what contradicts itself."""
+    s.physics.check()
     check_start(s.initial_md, s.frame)
-    hybrid = settle_cold_start(s.hybrid, physics.config)
-    target = Target(molecule=physics.molecule, spec=physics.spec(), method=physics.method, device=device_of(s.device),
+    return settle_cold_start(s.hybrid, s.physics.config)
+
+
+def learn_network(settings: SamplingSettings,
+                  starts_spent: dict[str, float] | None = None) -> tuple[HybridConfig, Path]:
+    """Learn into <out>.learn/; how to sample with the network there, and its checkpoint.
+
+    starts_spent: what its starts have cost, where no run counts that.
+    """
+    s, physics, hybrid = settings, settings.physics, _check_learning(settings)
+    restraints = (physics.config.restraints if hybrid.restraints is None else hybrid.restraints) or ()
+    target = Target(molecule=led_to(physics.molecule, restraints), method=physics.method, device=device_of(s.device),
+                    spec=replace(physics.spec(), restraints=restraints), starts_spent=starts_spent or {},
                     temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))
     config = s.learn_config
     if hybrid.effective_samples is not None:
@@ -69,23 +145,33 @@ def learn_network(settings: SamplingSettings) -> tuple[HybridConfig, Path]:
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
-    s, physics = settings, settings.physics
-    physics.check()
-    hybrid, checkpoint = learn_network(s) if s.learn else (s.hybrid, s.checkpoint)
-
-    def make_spec(settled: HybridConfig):
-        return physics.spec(warm_start=SCHEMES[settled.scheme].traits.warm_start)
-
-    run = prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
-                      checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
-                      device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
-                      model_config=yaml_of(s.model_config))
+    if settings.learn:  # what contradicts itself is refused before any true call
+        must_hold = _check_learning(settings).keep_species
+    else:
+        settings.physics.check()
+        must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
+    _settle_output(settings, runs=True)
+    s, starts = with_starts(settings, must_hold)
+    physics = s.physics
+    run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
     if run.checkpoint and not s.learn:
         warn_beyond(run.checkpoint, temperatures_of(run.hybrid, physics.config))
     earlier = None if s.learn else s.labels  # which learning has used
     return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
+
+
+def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, starts: Starts | None) -> HybridRun:
+    physics = s.physics
+
+    def make_spec(settled: HybridConfig):
+        return physics.spec(warm_start=SCHEMES[settled.scheme].traits.warm_start)
+
+    return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
+                       checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
+                       device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
+                       model_config=yaml_of(s.model_config), starts=starts)
 
 
 def device_of(wanted: str) -> str:

@@ -107,7 +107,7 @@ class Windows:
     def exchange_hydrogens(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
         """Random relabellings (n,N) of one molecule's equivalent hydrogens (equivalent_hydrogens.py)."""
         own = self.of[molecule]
-        return exchange_hydrogens(own["numbers"], own["bonds"], rng, n)
+        return exchange_hydrogens(own["numbers"], own["bonds"], rng, n, own["masses"])
 
     def counts(self, windows: torch.Tensor) -> dict[str, int]:
         """How many things of each kind that a loss averages over lie in the chosen windows (S,)."""

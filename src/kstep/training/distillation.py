@@ -22,16 +22,13 @@ from kstep.training.train_config import TrainConfig
 LABELLED_AT_ONCE = 64
 
 
-def check_teacher(teacher: dict, path: Path, model_config: ModelConfig, arrays: dict, windows: np.ndarray,
-                  out_dir: Path) -> int:
+def check_teacher(teacher: dict, path: Path, model_config: ModelConfig, arrays: dict, windows: np.ndarray) -> int:
     """Number of the one molecule of the chosen windows; UserError where distillation makes no sense."""
     if "energy" not in checkpoints.heads_of(teacher):
         raise UserError(f"--teacher {path} has no energy head to learn from; train one with heads: {{energy: true}}")
     if model_config.heads.jump or model_config.use_force_head:
         raise UserError("a teacher gives energies and forces; the student's model config must have the energy head "
                         "alone")
-    if path.resolve() in ((out_dir / name).resolve() for name in ("best.pt", "last.pt")):
-        raise UserError(f"--out-dir {out_dir} holds the teacher, which the student would overwrite; choose another")
     molecules = np.unique(arrays["molecule_id"][windows])
     if len(molecules) != 1:
         raise UserError(f"a student learns one molecule from its teacher, the splits hold {len(molecules)}; pick one "

@@ -68,8 +68,11 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     weights = labels.weights(config.fit_outlier_kT)
     usual = weights == 1.0
     if usual.sum() < FEWEST_LABELS:
+        far, height = int((~usual).sum()), float(np.ptp(labels.energies)) if len(labels) else 0.0
+        cause = (f"; with {far} others they are spread over {height:.0f} kJ/mol, as where the molecule falls apart on "
+                 "this method, or starts far from its minima (relax_starts)") if far else ""
         raise UserError(f"{int(usual.sum())} labels at thermal energies are too few to fit a network; "
-                        f"{FEWEST_LABELS} are the least")
+                        f"{FEWEST_LABELS} are the least{cause}")
     began = time.process_time()
     steps = max(1, round((passes or config.fit_passes) * len(labels) / config.fit_batch_size))
     rng = np.random.default_rng([seed, len(labels)])

@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from kstep.errors import UserError
+from kstep.files import naming
 from kstep.processes import most_memory_MB
 from kstep.training.train_config import TrainConfig
 
@@ -67,6 +68,9 @@ class MetricsLog:
             return
         if fresh:
             self.path.unlink(missing_ok=True)
+        elif self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):  # a full disk cut its last row
+            with naming(self.path), open(self.path, "a") as handle:
+                handle.write("\n")
         if config.tensorboard:
             self._open_tensorboard(out_dir)
         if config.wandb:
@@ -83,7 +87,7 @@ class MetricsLog:
         """Append one row."""
         if not self.speaks:
             return
-        with open(self.path, "a") as handle:
+        with naming(self.path), open(self.path, "a") as handle:
             handle.write(json.dumps({"kind": kind, **values}) + "\n")
         if kind in SHOWN:
             numbers = {key: value for key, value in values.items() if key not in ("step", "total_steps", "best")}

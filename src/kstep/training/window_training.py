@@ -220,7 +220,8 @@ class Trainer:
         """Write the averaged network and what else is given."""
         if self.group.is_first:
             with self._off_the_clock(), self.average.applied():
-                checkpoints.save(self.out_dir / name, {**checkpoints.packed(self.model, self.facts), **more})
+                checkpoints.save(self.out_dir / name, {**checkpoints.packed(self.model, self.facts), **more},
+                                 keep_previous="training" in more)
             self.log.row("checkpoint", step=self.at.step, wall_s=self._wall_s(), file=name)
 
     def _save_last(self) -> None:

@@ -32,6 +32,8 @@ def check_usable(trajectory: Trajectory, path) -> None:
     """Raise UserError when a trajectory cannot feed a dataset."""
     if len(trajectory.forces) == 0:
         raise UserError(f"{path} stores no forces; run its baseline again with --store-forces")
+    if trajectory.is_restrained:
+        raise UserError(f"{path} was held by restraints, whose forces it does not store; windows need plain MD without")
     if traits_of(trajectory.metadata).needs_network:
         raise UserError(f"{path} was made by scheme '{trajectory.metadata['scheme']}'; windows need plain MD")
     if not np.array_equal(trajectory.masses, trajectory.masses_sampler):

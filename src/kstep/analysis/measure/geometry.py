@@ -20,8 +20,13 @@ SYMBOLS = {1: "H", 5: "B", 6: "C", 7: "N", 8: "O", 9: "F", 14: "Si", 15: "P", 16
            35: "Br", 53: "I"}
 
 
-def symbol(number: int) -> str:
-    """Chemical symbol; 'Z26' for an element that organic molecules rarely hold."""
+HYDROGENS = {1: "H", 2: "D", 3: "T"}
+
+
+def symbol(number: int, mass: float | None = None) -> str:
+    """Chemical symbol; 'Z26' for an element that organic molecules rarely hold; with a mass in Da H, D or T."""
+    if int(number) == 1 and mass is not None:
+        return HYDROGENS.get(round(mass), "H")
     return SYMBOLS.get(int(number), f"Z{int(number)}")
 
 
@@ -61,24 +66,29 @@ class Coordinates:
         return np.bincount(self.group[kind], minlength=len(self.labels[kind])).astype(float)
 
 
-def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: bool = True) -> Coordinates:
-    """Bonds, angles and torsions (rotatable ones, then those of rings that pucker), equivalent hydrogens pooled."""
+def find_coordinates(numbers: np.ndarray, bonds: np.ndarray, pool_hydrogens: bool = True,
+                     masses: np.ndarray | None = None) -> Coordinates:
+    """Bonds, angles and torsions (rotatable ones, then those of rings that pucker), equivalent hydrogens pooled.
+
+    masses (N,) Da: each isotope of hydrogen apart, since its mean bond length is another; None: all are alike.
+    """
     numbers = np.asarray(numbers)
     bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     representative = np.arange(len(numbers))
     if pool_hydrogens:
-        for group in equivalent_hydrogens(numbers, bonds):
+        for group in equivalent_hydrogens(numbers, bonds, masses):
             representative[group] = group[0]
     atoms = {"bonds": bonds, "angles": find_angles(len(numbers), bonds),
              "torsions": np.concatenate([find_rotatable_torsions(numbers, bonds), find_ring_torsions(numbers, bonds)])}
-    found = {kind: _group(atoms[kind], representative, numbers) for kind in ("bonds", "angles")}
+    names = [f"{symbol(z, None if masses is None else masses[a])}{a}" for a, z in enumerate(numbers)]
+    found = {kind: _group(atoms[kind], representative, names) for kind in ("bonds", "angles")}
     found["torsions"] = (np.arange(len(atoms["torsions"])),
-                         ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in atoms["torsions"]])
+                         ["-".join(names[a] for a in row) for row in atoms["torsions"]])
     return Coordinates(atoms, {kind: group for kind, (group, _) in found.items()},
                        {kind: labels for kind, (_, labels) in found.items()})
 
 
-def _group(rows, representative, numbers):
+def _group(rows, representative, names):
     """Index of the pooled quantity of each bond or angle, and the names of the quantities."""
     keys, members, groups = {}, {}, []
     for row in rows:
@@ -86,7 +96,7 @@ def _group(rows, representative, numbers):
         key = min(image, image[::-1])
         groups.append(keys.setdefault(key, len(keys)))
         members[key] = members.get(key, 0) + 1
-    labels = ["-".join(f"{symbol(numbers[a])}{a}" for a in key)
+    labels = ["-".join(names[a] for a in key)
               + (f" (x{members[key]})" if members[key] > 1 else "") for key in keys]
     return np.array(groups, dtype=np.int64), labels
 

@@ -115,7 +115,7 @@ def characterise(trajectory: Trajectory, *, temperature_K: float | None = None, 
     gaps = np.concatenate([np.diff(trajectory.time_ps[r]) for r in replicas])
     spacing = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 0.0
     n_dof = trajectory.segments[trajectory.segment[replicas[0][0]]]["n_dof"]
-    found = geometry.find_coordinates(trajectory.atom_types, trajectory.bonds)
+    found = geometry.find_coordinates(trajectory.atom_types, trajectory.bonds, masses=trajectory.masses)
 
     series, histograms, rdf_blocks = {kind: [] for kind in GRIDS}, {kind: [] for kind in GRIDS}, []
     per_block = min(block_length(spacing), min(len(r) for r in replicas) // 4)

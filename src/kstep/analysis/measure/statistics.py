@@ -14,6 +14,8 @@ from scipy.stats import chi2
 
 VIBRATION_BLOCK_PS = 0.05  # longer than any molecular vibration above 700 cm-1
 MINIMUM_LAG = 3  # pymbar's mintime: no stop at a zero crossing before this lag
+FEWEST_SAMPLES = 50  # independent ones, below which an average is said not to be converged
+MOST_R_HAT = 1.05  # split-R-hat up to which chains are said to agree
 WITHIN_FLOOR = 1.5  # a value up to this multiple of its noise floor is called "within floor"
 
 

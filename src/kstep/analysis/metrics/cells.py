@@ -37,3 +37,11 @@ def number(value, digits: int = 3) -> str:
 def with_error(value, error, digits: int = 2) -> str:
     """'0.0042 +- 0.0007', without the error where there is none."""
     return number(value) + (f" +- {number(error, digits)}" if error is not None else "")
+
+
+def to_its_error(value: float, error: float | None) -> str:
+    """'61.2 +- 1.3': both with two digits of the error; the number alone where it has none."""
+    if not error or not math.isfinite(error):
+        return number(float(value))
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} +- {error:.{digits}f}"

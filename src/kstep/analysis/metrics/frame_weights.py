@@ -7,15 +7,16 @@ import numpy as np
 from kstep.analysis.judge.verdict import Verdict
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.metric import Metric
-from kstep.importance import MOST_K_HAT, diagnose, warning
+from kstep.importance import BY_NETWORK, BY_RESTRAINTS, MOST_K_HAT, diagnose, warning
 
 
 class FrameWeights(Metric):
     """Kish's effective share of the production frames, Pareto k-hat, and the share of the heaviest frame."""
 
     name = "weights"
-    about = ("Weights", "Frames of a chain that follows the network weigh exp(-(E_true - E_ML)/kT), and every average "
-             "here heeds that. The effective frames are those that would say as much if all weighed the same. Pareto "
+    about = ("Weights", "Frames of a chain that follows the network weigh exp(-(E_true - E_ML)/kT), those of a run "
+             "that restraints of energy W held exp(W/kT) besides, and every average here heeds that. The effective "
+             "frames are those that would say as much if all weighed the same. Pareto "
              f"k-hat, from the tail of the weights, says whether averages converge: up to {MOST_K_HAT:g} they do.")
 
     def compute(self, comparison):
@@ -29,7 +30,8 @@ class FrameWeights(Metric):
     def warnings(self, comparison):
         """That the weights say little or nothing."""
         found = comparison.value(self)
-        return list(filter(None, [warning(found)])) if found else []
+        way_out = BY_RESTRAINTS if comparison.run.is_restrained else BY_NETWORK
+        return list(filter(None, [warning(found, way_out)])) if found else []
 
     def lines(self, result):
         """A line for the effective frames and one for k-hat."""

@@ -29,7 +29,8 @@ class Proposals(Metric):
         if not traits.can_refuse:
             return None
         frames = profile.replicas if profile else [np.arange(len(run.pos))]
-        known = len(run.delta_H) > 0 and traits.has_identity and not run.is_weighted  # the identity is a chain's
+        # the identity is a chain's
+        known = len(run.delta_H) > 0 and traits.has_identity and not run.is_judged_by_weight
         if known:  # NaN where nothing was proposed, or where a wall refused it untested
             refused = ~run.accepted.astype(bool) if len(run.accepted) else np.zeros(len(run.pos), dtype=bool)
             frames = [f[~np.isnan(run.delta_H[f]) | refused[f]] for f in frames]

@@ -12,15 +12,13 @@ from kstep.analysis.metrics.metric import Metric
 from kstep.schemas import Trajectory
 from kstep.scheme_traits import traits_of
 
-LONGEST_WINDOW_PS = 2.0
-
 
 def stretch_shifts(reference: Profile, run: Trajectory) -> dict | None:
     """Positions of the X-H stretches and their shifts in cm-1; None where no spectrum is defined."""
     if not traits_of(run.metadata).keeps_velocities:
         return None
     window = min(spectra.longest_window_ps(run),
-                 spectra.longest_window_ps(reference.trajectory, reference.temperature_K), LONGEST_WINDOW_PS)
+                 spectra.longest_window_ps(reference.trajectory, reference.temperature_K), spectra.LONGEST_WINDOW_PS)
     if window < spectra.SHORTEST_SEGMENT_PS:
         return None
     own = spectra.spectrum(run, window)
@@ -29,7 +27,9 @@ def stretch_shifts(reference: Profile, run: Trajectory) -> dict | None:
         return None
     out = {}
     for name, here in own["stretches"].items():
-        there = base["stretches"][name]
+        there = base["stretches"].get(name)
+        if there is None:  # other isotopes than the reference's
+            continue
         errors = [here["error_cm"], there["error_cm"]]
         error = float(np.hypot(*errors)) if None not in errors else None
         shift = here["position_cm"] - there["position_cm"]

@@ -6,13 +6,13 @@ import numpy as np
 
 from kstep.analysis.judge.verdict import TorsionState, Verdict
 from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE
+from kstep.analysis.measure.statistics import MOST_R_HAT
 from kstep.analysis.metrics.cells import number
 from kstep.analysis.metrics.distributions import TORSION_JS, TORSION_W1
 from kstep.analysis.metrics.frame_weights import WEIGHTS
 from kstep.analysis.metrics.metric import ONE_COORDINATE, Metric
 from kstep.dihedrals import wrap_deg
 
-R_HAT_LIMIT = 1.05
 SAME_WELL_DEG = 30.0
 
 
@@ -43,7 +43,7 @@ class Torsions(Metric):
             mine, theirs = own["torsions"][wells.label], base["torsions"][wells.label]
             many = len(wells.known_deg) >= 2
             n, r_hat = mine["samples"], float(hybrid.torsion_r_hat[d])
-            converged = weighs_well and r_hat <= R_HAT_LIMIT and (not many or n >= FEWEST_FOR_A_RATE)
+            converged = weighs_well and r_hat <= MOST_R_HAT and (not many or n >= FEWEST_FOR_A_RATE)
             floor = _finite(floors[d])
             enough, enough_there = (many and samples >= FEWEST_FOR_A_RATE for samples in (n, theirs["samples"]))
             rate = mine["crossings"] / length_ps if dynamics and length_ps > 0 and enough else None

@@ -1,16 +1,20 @@
-"""A comparison as one report.html that needs nothing else."""
+"""A comparison as one report.html that needs nothing else, and the templates that all pages are made of."""
 
 from __future__ import annotations
 
 import base64
-import html
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kstep.analysis.judge.verdict import Outcome
 from kstep.analysis.metrics import METRICS
 from kstep.analysis.show.tables import controls_of, shown_runs, summary_table, tables, verdict_of
 from kstep.analysis.show.words import sentence_of
 from kstep.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HOW_TO_READ = (
     "Every number stands beside its noise floor: the size it would have if the run sampled "
@@ -19,25 +23,6 @@ HOW_TO_READ = (
     "(up to 2.5 times where the number rests on a single coordinate and so scatters more). "
     "Controls, where there are any, are plain MD with the same number of true calls, and the same scheme without "
     "its network.")
-
-CSS = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 0 auto; max-width: 62rem;
-       padding: 1rem; }
-h1 { font-size: 1.6rem; } h2 { border-bottom: 2px solid #0072b2; padding-bottom: .2rem; margin-top: 2.5rem; }
-h3 { margin-top: 2rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; margin: .6rem 0; min-width: 52rem; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { background: #f2f5f7; } td.within { color: #00634a; } td.above { color: #a33b00; font-weight: 600; }
-.verdict { background: #eef5fa; border-left: 4px solid #0072b2; padding: .4rem .8rem; margin: .4rem 0; }
-.verdict.lost, .problem { background: #fdf1e9; border-left: 4px solid #d55e00; padding: .4rem .8rem; margin: .4rem 0; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; } figcaption { font-size: .85rem; color: #555; }
-dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; } .note { color: #555; font-size: .9rem; }
-@media print { body { max-width: none; font-size: 11pt; } .scroll { overflow: visible; }
-  table { font-size: 7.5pt; min-width: 0; }
-  th, td { padding: .1rem .25rem; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
-"""
 
 CAPTIONS = {
     "energy": "Potential energy along the run and its distribution.",
@@ -52,50 +37,55 @@ CAPTIONS = {
 }
 
 
-def _class(cell):
+
+def _tone(cell: str) -> bool | None:
+    """Whether the verdict behind a cell is good; None for mere text."""
     verdict = verdict_of(cell)
-    return {True: ' class="within"', False: ' class="above"', None: ""}[verdict.tone if verdict else None]
+    return verdict.tone if verdict else None
 
 
-def _html_table(table):
-    header, rows = table
-    e = html.escape
-    head = "".join(f"<th>{e(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td{_class(c)}>{e(c).replace('+-', '&plusmn;')}</td>" for c in r) + "</tr>"
-                   for r in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(loader=PackageLoader("kstep.analysis.show"), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"tone": _tone, "plus_minus": lambda text: str(text).replace("+-", "\N{PLUS-MINUS SIGN}")}
+    return found
 
 
-def _sentence(words: str, kind: str) -> str:
-    return f'<p class="{kind}">{html.escape(words[0].upper() + words[1:])}.</p>'
+def render(template: str, **values: Any) -> str:
+    """A page from one of templates/; every value is escaped."""
+    return _templates().get_template(template).render(**values)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def run_section(molecule: dict, name: str, plot_root: Path) -> dict[str, Any]:
+    """What comparison.html shows of one run of a molecule of metrics.json; plots lie below `plot_root`."""
+    result = molecule["runs"][name]
+    return {"name": name, "tables": tables(result, controls_of(name, molecule)),
+            "verdicts": [{"words": _sentence(sentence_of(v, result["role"])), "lost": v["outcome"] == Outcome.LOST}
+                         for v in result["verdicts"]],
+            "warnings": [_sentence(w) for w in result["warnings"]],
+            "plots": [{"caption": CAPTIONS[plot], "png": base64.b64encode((plot_root / file).read_bytes()).decode()}
+                      for plot, file in result.get("plots", {}).items()]}
+
+
+def glossary() -> dict[str, str]:
+    """What the numbers of a comparison mean: {heading: words}."""
+    return dict(filter(None, (metric.about for metric in METRICS)))
 
 
 def write_page(path: Path, metrics: dict, plot_root: Path, title: str) -> None:
     """One page with all tables and pictures inside it."""
-    e = html.escape
-    parts = [f"<h1>{e(title)}</h1>", f"<p>{e(HOW_TO_READ)}</p>"]
-    parts += [f'<p class="problem">{e(p)}</p>' for p in metrics["problems"]]
+    molecules = []
     for name, molecule in metrics["molecules"].items():
         first = next(iter(molecule["runs"].values()))
-        parts += [f"<h2>{e(name)}</h2>",
-                  f'<p class="note">{e(str(first["method"]))}; the reference is {first["reference_replicas"]} '
-                  f"independent plain replica{'s' * (first['reference_replicas'] != 1)}.</p>",
-                  _html_table(summary_table(molecule))]
-        for run in shown_runs(molecule):
-            result = molecule["runs"][run]
-            parts.append(f"<h3>{e(run)}</h3>")
-            parts += [_sentence(sentence_of(v, result["role"]), "verdict" + " lost" * (v["outcome"] == Outcome.LOST))
-                      for v in result["verdicts"]]
-            parts += [_sentence(warning, "problem") for warning in result["warnings"]]
-            parts += map(_html_table, tables(result, controls_of(run, molecule)))
-            for plot, file in result.get("plots", {}).items():
-                data = base64.b64encode((plot_root / file).read_bytes()).decode()
-                parts.append(f'<figure><img alt="{e(CAPTIONS[plot])}" src="data:image/png;base64,{data}">'
-                             f"<figcaption>{e(CAPTIONS[plot])}</figcaption></figure>")
-    about = dict(filter(None, (metric.about for metric in METRICS)))
-    notes = "".join(f"<dt>{e(heading)}</dt><dd>{e(words)}</dd>" for heading, words in about.items())
-    parts.append(f"<h2>What the numbers mean</h2><dl>{notes}</dl>")
-    write_text_atomic(
-        path, f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-              f'content="width=device-width, initial-scale=1"><title>{e(title)}</title><style>{CSS}</style></head>'
-              f'<body>{"".join(parts)}</body></html>\n')
+        molecules.append({"name": name, "method": first["method"], "replicas": first["reference_replicas"],
+                          "summary": summary_table(molecule),
+                          "runs": [run_section(molecule, run, plot_root) for run in shown_runs(molecule)]})
+    write_text_atomic(path, render("evaluation.html", title=title, how_to_read=HOW_TO_READ, molecules=molecules,
+                                   problems=metrics["problems"], about=glossary()))

@@ -13,14 +13,13 @@ import os
 import resource
 import sys
 import time
-import zipfile
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import sha256, write_json_atomic
 from kstep.processes import exit_with_parent
+from kstep.schemas import read_metadata
 from kstep.study.benchmark.plan import StageCall
 
 COSTS = "costs.json"
@@ -94,12 +93,17 @@ def _stage(call: StageCall, path: Path) -> None:
         os.dup2(output.fileno(), 2)
     logging.basicConfig(level="INFO", format="%(levelname).1s %(message)s", stream=sys.stderr, force=True)
     try:
-        call.function(call.settings)
+        call.function(_going_on(call.settings))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except (UserError, PhysicsError, OSError, MemoryError) as error:
         print(f"error: {sentence_of(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _going_on(settings: Any) -> Any:
+    """The settings of a stage, which goes on with what an interrupted one left."""
+    return settings.going_on() if hasattr(settings, "going_on") else settings
 
 
 def label_of(result: Path, out: Path) -> str:
@@ -135,9 +139,8 @@ def check_same_network(result: Path, checkpoint: Path | None) -> None:
 def metadata_of(result: Path) -> dict:
     """The metadata of a run's file, without its arrays."""
     try:
-        with np.load(result, allow_pickle=False) as archive:
-            return json.loads(str(archive["metadata"]))
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+        return read_metadata(result)
+    except UserError:
         raise UserError(f"{result} cannot be read; move it away, and the benchmark makes it again") from None
 
 

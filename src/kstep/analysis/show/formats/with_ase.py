@@ -22,7 +22,7 @@ def to_atoms(trajectory: Trajectory) -> list:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     t, moves, images = trajectory, traits_of(trajectory.metadata).keeps_velocities, []
-    weighted = t.is_weighted
+    weights = t.weights_of(np.arange(len(t.pos))) if t.is_restrained else t.weight
     for frame in np.lexsort((t.step, t.replica)):
         atoms = Atoms(numbers=t.atom_types, positions=t.pos[frame] * ANGSTROM_PER_NM, masses=t.masses)
         if len(t.box):
@@ -33,8 +33,8 @@ def to_atoms(trajectory: Trajectory) -> list:
         results = {"forces": t.forces[frame] / FORCE_PER_EV_ANGSTROM} if len(t.forces) else {}
         atoms.calc = SinglePointCalculator(atoms, energy=float(t.Epot[frame]) / KJ_PER_EV, **results)
         atoms.info |= {"replica": int(t.replica[frame]), "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
-        if weighted:
-            atoms.info["weight"] = float(t.weight[frame])
+        if t.is_weighted:
+            atoms.info["weight"] = float(weights[frame])
         images.append(atoms)
     return images
 

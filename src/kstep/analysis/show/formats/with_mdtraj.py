@@ -11,7 +11,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from kstep.analysis.show.formats.with_rdkit import to_rdkit
+from kstep.errors import UserError
 from kstep.schemas import Trajectory
+from kstep.units import ANGSTROM_PER_NM
 
 WATER = [1, 1, 8]
 
@@ -32,6 +35,17 @@ def to_mdtraj(trajectory: Trajectory):
     return found
 
 
+def _formal_charges(trajectory: Trajectory) -> list[int | None]:
+    """Formal charges (N,) by the run's SMILES; None for each where it has none, or one of other bonds."""
+    unknown: list[int | None] = [None] * len(trajectory.atom_types)
+    if not trajectory.metadata.get("smiles"):
+        return unknown
+    try:
+        return [atom.GetFormalCharge() for atom in to_rdkit(trajectory).GetAtoms()]
+    except UserError:  # a file of coordinates may leave them out
+        return unknown
+
+
 def _topology(trajectory: Trajectory):
     import mdtraj
 
@@ -43,12 +57,13 @@ def _topology(trajectory: Trajectory):
         of = np.zeros(n, dtype=int)
     residues = [topology.add_residue("HOH" if sorted(numbers[of == c]) == WATER else "MOL", chain, resSeq=c + 1)
                 for c in range(of.max() + 1)]
-    totals, seen = Counter(zip(of, numbers)), Counter()
+    totals, seen, charges = Counter(zip(of, numbers)), Counter(), _formal_charges(trajectory)
     for i, (number, c) in enumerate(zip(numbers, of)):
         element = mdtraj.element.Element.getByAtomicNumber(int(number))
         seen[c, number] += 1
         name = f"{element.symbol}{seen[c, number]}" if totals[c, number] > 1 else element.symbol
-        atoms[i] = topology.add_atom(name[:4], element, residues[c])  # columns of a PDB
+        atoms[i] = topology.add_atom(name[:4], element, residues[c],  # columns of a PDB
+                                     formal_charge=charges[i])
     for i, j in trajectory.bonds:
         topology.add_bond(atoms[int(i)], atoms[int(j)])
     return topology
@@ -61,3 +76,18 @@ def mdtraj_writer(method: str) -> Callable[[Trajectory, Path], None]:
             getattr(to_mdtraj(trajectory), method)(str(path))
 
     return writer
+
+
+def write_pdb(trajectory: Trajectory, path: Path) -> None:
+    """A PDB of one model for each frame, with its box in it: MDAnalysis looks for a box in no other place."""
+    found = to_mdtraj(trajectory)
+    found.save_pdb(str(path))
+    if found.unitcell_lengths is None:
+        return
+    boxes = [f"CRYST1{a:9.3f}{b:9.3f}{c:9.3f}{alpha:7.2f}{beta:7.2f}{gamma:7.2f} P 1           1"
+             for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths,
+                                                        found.unitcell_angles)]
+    lines, model = [], iter(boxes)
+    for line in path.read_text().splitlines():
+        lines += [line, next(model)] if line.startswith("MODEL") else [line]
+    path.write_text("\n".join([*lines, ""]))

@@ -1,0 +1,62 @@
+"""The conformers of a run: populations, free energies and entropy, each with its error.
+
+    kstep populations ethanol.npz
+    kstep populations run1.npz run2.npz --temperature 350 --relax --out populations.json
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kstep.cli.flags import add_common_arguments, positive_float
+
+log = logging.getLogger("kstep")
+
+
+def add_flags(parser, numbered: str | None = None) -> None:
+    """Flags of `kstep populations`."""
+    from kstep.analysis.measure.populations import SMALLEST
+
+    add_runs(parser)
+    parser.add_argument("--smallest", type=positive_float, default=SMALLEST,
+                        help="population of a conformer that is listed; rarer ones are summed up")
+    parser.add_argument("--relax", action="store_true",
+                        help="relax a representative of each on the run's true physics: true calls, which are counted")
+    parser.add_argument("--config", default="configs/qm.yaml",
+                        help="--relax: YAML of that physics, as it was given to the run")
+    parser.add_argument("--out", type=Path, help="JSON file to write as well")
+    add_common_arguments(parser, seed=False)
+
+
+def add_runs(parser) -> None:
+    """The runs that something is averaged over, and the temperature."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="file of any run (.npz); several are joined")
+    parser.add_argument("--temperature", type=positive_float, dest="temperature_K", metavar="K",
+                        help="where other than the runs' own: frames are reweighted, rungs of --tempering by MBAR")
+
+
+def check_out(args) -> None:
+    """UserError where --out is one of the runs, OSError where it cannot be written."""
+    from kstep.errors import UserError
+    from kstep.files import check_writable
+
+    if args.out is None:
+        return
+    if args.out.resolve() in {path.resolve() for path in args.runs}:
+        raise UserError(f"--out {args.out} is one of the runs; choose another file")
+    check_writable(args.out)
+
+
+def run(args) -> None:
+    """Print the table, write the JSON file."""
+    from kstep.files import write_json_atomic
+    from kstep.front import populations
+
+    check_out(args)
+    found = populations(args.runs, temperature_K=args.temperature_K, smallest=args.smallest,
+                        relax=args.config if args.relax else None)
+    print(found)
+    if args.out is not None:
+        write_json_atomic(args.out, found.as_dict())
+        log.info("populations -> %s", args.out)
