@@ -17,8 +17,9 @@ from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-# a terminal and a batch system send them to all processes of a job; SIGUSR1 would end one that does not know it
-OF_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+# a terminal and a batch system send them to all processes of a job; SIGUSR1 would end one that does not know it.  Not
+# SIGTERM: Python itself sends it to those that are left when a program ends, and waits for them
+OF_THE_PARENT = {signal.SIGINT, signal.SIGUSR1}
 
 FEWEST_SECONDS, TIMES_THE_MEDIAN = 60.0, 50.0  # a call may take the larger of both
 FIRST_CALL_S = 3600.0  # what the first one may take, while nobody knows what calls cost

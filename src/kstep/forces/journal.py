@@ -77,7 +77,7 @@ class _Ticket:
         extra: dict[str, np.ndarray] = {}
         borders = np.cumsum([0, *(len(t.rows) for t in tickets)])
         for t, first, end in zip(tickets, borders, borders[1:]):
-            put_answers(extra, t.truth.extra, slice(first, end), int(borders[-1]))
+            put_answers(extra, t.truth.extra, np.arange(first, end), int(borders[-1]))
         return {**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]},
                 **{EXTRA + name: values for name, values in extra.items()}}
 

@@ -89,7 +89,7 @@ class Answers:
         """Those of several questions, in their order."""
         n, extra, first = sum(len(part.energy) for part in parts), {}, 0
         for part in parts:
-            put_answers(extra, part.extra, slice(first, first + len(part.energy)), n)
+            put_answers(extra, part.extra, np.arange(first, first + len(part.energy)), n)
             first += len(part.energy)
         return cls(np.concatenate([part.energy for part in parts]), np.concatenate([part.forces for part in parts]),
                    [message for part in parts for message in part.messages], extra,
@@ -130,7 +130,7 @@ class _Evaluator:
 
 
 def put_answers(extra: dict, answers: dict, rows, n_rows: int) -> None:
-    """Write `answers` of some of n_rows rows into `extra`, where what nobody answered is NaN."""
+    """Write `answers` of `rows`, one or an array of n_rows, into `extra`, where what nobody answered is NaN."""
     for name, values in answers.items():
         if name not in extra:
             extra[name] = np.full((n_rows, *np.shape(values)[np.ndim(rows):]), np.nan)
@@ -142,9 +142,12 @@ def _serve(connection, spec: PhysicsSpec) -> None:
     exit_with_parent()
     try:
         evaluate = _Evaluator(spec)
-        connection.send((0, "ready"))
     except Exception as error:  # reported to the parent, which raises it
         connection.send((0, "error", error if isinstance(error, UserError) else RuntimeError(traceback.format_exc())))
+        return
+    try:
+        connection.send((0, "ready"))
+    except OSError:  # the parent is gone
         return
     tasks: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -320,9 +323,14 @@ class EvaluationPool(Pool):
         self._answered: dict[int, list[Answers]] = {}
         self._workers: list[Worker] = []
         if self._local is None:
-            self._workers = [self._start() for _ in range(n_workers)]
-            for worker in range(n_workers):
-                self._await_ready(worker)
+            try:
+                for _ in range(n_workers):
+                    self._workers.append(self._start())
+                for worker in range(n_workers):
+                    self._await_ready(worker)
+            except BaseException:  # told to end while they load: nobody else knows of them yet
+                self.close(at_once=True)
+                raise
 
     def _start(self) -> Worker:
         return Worker(_serve, (self.spec,), self.spec.threads)

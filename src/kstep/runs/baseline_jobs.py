@@ -128,7 +128,7 @@ def _serve(connection) -> None:
     report = _Reporter(connection)
     try:
         with signals_heeded():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
             while (job := connection.recv()) is not None:
                 try:
                     result = run_replica(job, report.done, report.say, report.beat)
