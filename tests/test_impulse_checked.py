@@ -438,6 +438,7 @@ def test_a_tolerance_stops_the_run_and_keeps_what_there_is(water, water_spec, tm
                       max_force_rmse_kJ_per_mol_A=1e6)
     assert fine["status"] == "finished" and fine["certificate"]["pairs"] == 240
     limit = 0.5 * fine["certificate"]["force_rmse_kJ_per_mol_A"]
+    path = tmp_path / "stopped.npz"
     metadata = hybrid_run(monkeypatch, water, water_spec, path, scheme="checked", max_force_rmse_kJ_per_mol_A=limit,
                           save_interval_steps=50)
     trajectory = load_trajectory(path)
@@ -447,13 +448,13 @@ def test_a_tolerance_stops_the_run_and_keeps_what_there_is(water, water_spec, tm
     done = int(metadata["status"].split()[3].rstrip(":"))
     assert 5 < done < 60 and len(trajectory.pos) == 4 and trajectory.step.max() == 4 * done
     assert metadata["status"] in describe({**metadata, "wall_production_s": 1.0})
-    assert not path.with_name("checked.npz.parts").exists()
+    assert not path.with_name("stopped.npz.parts").exists()
 
 
 def test_the_report_names_what_each_scheme_does_not_promise(water, water_spec, tmp_path, monkeypatch):
     for kind, settings, words in (("impulse", {}, None), ("impulse", {"project_residual": True}, "not symplectic"),
                                   ("checked", {"max_force_rmse_kJ_per_mol_A": 1e6}, "ensemble is the network's")):
-        path = tmp_path / "run.npz"
+        path = tmp_path / f"{kind}_{len(settings)}.npz"
         metadata = hybrid_run(monkeypatch, water, water_spec, path, scheme=kind, thermostat="none", **settings)
         run_ = load_trajectory(path)
         assert [w for w in caveats(run_) if words and words in w] == caveats(run_), kind

@@ -25,6 +25,11 @@ class Recorded:
     forces: np.ndarray
     extra: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def bare(self) -> tuple[np.ndarray, np.ndarray]:
+        """Energy and forces, as of a Truth: they are those without restraints."""
+        return self.energy, self.forces
+
 
 # learn(recorded, start, out): train on the recorded truths, going on from checkpoint `start`; write checkpoint `out`
 OnViolation = Callable[[Recorded, Path, Path], None]
