@@ -29,9 +29,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
 
 GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "schemas", "scheme_traits",
-          "run_record", "provenance", "shipped", "importance", "restraints", "fingerprint", "outputs"}
+          "run_record", "provenance", "shipped", "importance", "restraints", "fingerprint", "outputs", "interruption",
+          "progress"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
+    "interruption": set(), "progress": set(),
     "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
     "scheme_traits": set(), "shipped": set(), "importance": set(), "files": {"errors"},
     "fingerprint": {"errors"}, "outputs": {"errors"},

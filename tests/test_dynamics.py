@@ -1,5 +1,7 @@
 """The schemes on systems with known answers: order, reversibility, exact ensembles, restarts."""
 
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -248,10 +250,13 @@ def test_replicas_dealt_out_to_processes_move_as_in_one():
     sharded = ShardedCarrier(load_spring, {"stiffness": 0.5}, 2)
     try:
         several = sharded(x, v, potential.masses, 5e-4, 20)
-        processes = [process for executor in sharded._executors for process in executor._processes.values()]
+        os.kill(sharded._workers[1].process.pid, signal.SIGKILL)  # another one takes its place, and carries the same
+        again = sharded(x, v, potential.masses, 5e-4, 20)
+        processes = [worker.process for worker in sharded._workers]
     finally:
         sharded.close()
     # a process that ends itself right after must not find any of them waiting for work
+    assert np.array_equal(several[0], again[0]) and np.array_equal(several[1], again[1])
     assert len(processes) == 2 and not any(process.is_alive() for process in processes)
     one = Carrier(load_spring(0.5))(x, v, potential.masses, 5e-4, 20)
     assert np.array_equal(several[0], one[0]) and np.array_equal(several[1], one[1])

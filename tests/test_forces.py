@@ -3,6 +3,7 @@
 import sys
 import types
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tblite.ase import TBLite
 from conftest import molecule_from_smiles
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, calculator_spec, check_spec, find_backend, load_qm_config, physics_spec
-from kstep.forces.ase import AseConfig
+from kstep.forces.ase import ALSO_ALLOWED, AseConfig, allow_calculators
 from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import EvaluationPool
 from kstep.forces.tblite import QMConfig
@@ -44,6 +45,14 @@ CONFORMANT = {
     "ase sum": ("ase", "water", {"calculator": "wrong_calculators:make_sum"}, 1e-4),
     "ase EMT": ("ase", "ethanol", {"calculator": "ase.calculators.emt:EMT"}, 1e-4),
 }
+
+
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch):
+    """The calculators of these tests are of no package that is known for them."""
+    monkeypatch.delenv(ALSO_ALLOWED, raising=False)
+    allow_calculators([f"wrong_calculators:{name}" for name in (
+        "Spring", "Smeared", "SmearedInSilence", "make_sum", "returns_no_calculator")])
 
 
 def spec_of(backend, molecule, tmp_path=None, **settings):
@@ -134,18 +143,24 @@ def test_tblite_behind_ase_is_tblite(water, charge, multiplicity):
 
 
 @pytest.mark.parametrize("calculator, kwargs, words", [
-    ("tblite.ase", {}, "cannot be built"),
+    ("tblite.ase", {}, "must read package.module:Factory"),
     ("no colon", {}, "must read package.module:Factory"),
     ("tblite.ase:TBLight", {}, "module tblite.ase has no 'TBLight'"),
-    ("orca_of_nobody:ORCA", {}, "cannot be imported"),
-    ("os:getcwd", {}, "is no ASE calculator with energy and forces"),
-    ("pkgutil:resolve_name", {"name": "wrong_calculators:Spring"}, "is no ASE calculator"),  # the class itself
+    ("orb_models.of_nobody:ORCA", {}, "cannot be imported"),
+    ("orca_of_nobody:ORCA", {}, "--allow-calculator orca_of_nobody:ORCA"),
+    ("os:system", {"command": "touch was_run"}, "--allow-calculator os:system"),
+    ("ase.calculators.vasp.vasp:os.system", {"command": "touch was_run"}, "--allow-calculator"),  # by way of a package
+    ("ase.calculators.vasp.vasp:subprocess.Popen", {"args": ["touch", "was_run"]}, "--allow-calculator"),
+    ("ase.calculators.calculator:Parameters", {}, "is no class of calculators"),
+    ("ase.calculators.emt:parameters", {}, "--allow-calculator"),  # no class and no function
+    ("wrong_calculators:returns_no_calculator", {}, "is no ASE calculator with energy and forces"),
 ])
 def test_what_is_no_calculator_is_refused(water, calculator, kwargs, words):
     from kstep.forces.ase import AsePhysics
 
     with pytest.raises(UserError, match=words):
         AsePhysics(water.numbers, water.masses, calculator=calculator, kwargs=kwargs)
+    assert not Path("was_run").exists()
 
 
 @pytest.mark.parametrize("wrong, words", [

@@ -133,6 +133,26 @@ def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, lea
         learn_it(water, tmp_path, seed=2, resume=True)
 
 
+def test_a_learning_cut_within_a_round_asks_for_no_label_twice(water, tmp_path, monkeypatch, learned):
+    asked, cuts, original = [], [3, 9, 14], EvaluationPool.submit  # in the bootstrap, and in rounds
+
+    def counted(self, positions, *args, **kwargs):
+        if cuts and len(asked) == cuts[0]:
+            del cuts[0]
+            raise KeyboardInterrupt
+        asked.append(len(positions))
+        return original(self, positions, *args, **kwargs)
+
+    monkeypatch.setattr(EvaluationPool, "submit", counted)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            learn_it(water, tmp_path, resume=True)
+    resumed, whole = checkpoints.load(learn_it(water, tmp_path, resume=True)), checkpoints.load(learned[0])
+    assert all(np.array_equal(resumed["state_dict"][k], v) for k, v in whole["state_dict"].items())
+    assert sum(asked) == resumed["true_calls_training"] == whole["true_calls_training"]
+    assert not cuts and not list(tmp_path.glob("calls_*"))
+
+
 @pytest.mark.parametrize("name", ["write_restart", "save"])
 def test_a_kill_between_its_files_counts_no_round_twice(water, tmp_path, monkeypatch, learned, name):
     """After the row on round 2 was written: before labels.npz is, or after it and before the restart file."""

@@ -63,3 +63,8 @@ def make_sum():
 def make_spring():
     """A factory."""
     return Spring()
+
+
+def returns_no_calculator():
+    """A function that is allowed, and returns something else."""
+    return 1.0

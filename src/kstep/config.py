@@ -33,6 +33,9 @@ Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Length = Annotated[float, Field(ge=0, le=1e6), Number]  # ps: a microsecond is more than anyone waits for
 
 
+HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
+
+
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys refused."""
 
@@ -54,6 +57,8 @@ class BaselineConfig(Config):
     drift_length_ps: Positive = 5.0
     save_interval_steps: Count = 1
     replicas: Replicas = 2
+    threads: Count = 1  # of a true call
+    call_limit_s: Positive | None = None  # after which a true call counts as hung
     restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
 
     @property

@@ -1,15 +1,31 @@
-"""Cores, memory, and worker processes that never outlive the program that started them."""
+"""Cores, memory, and worker processes: they never outlive the program that started them, and can be replaced."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
+from typing import Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+# a terminal and a batch system send them to all processes of a job; SIGUSR1 would end one that does not know it.  Not
+# SIGTERM: Python itself sends it to those that are left when a program ends, and waits for them
+OF_THE_PARENT = {signal.SIGINT, signal.SIGUSR1}
+
+FEWEST_SECONDS, TIMES_THE_MEDIAN = 60.0, 50.0  # a call may take the larger of both
+FIRST_CALL_S = 3600.0  # what the first one may take, while nobody knows what calls cost
+START_S = 600.0  # for a process to import its libraries and build what it works with
+SLICE_S = 0.5  # of waiting, between two looks at what else there is
+KNOWN_TIMES = 501  # calls behind the median
 
 
 def physical_cores() -> int:
@@ -19,10 +35,21 @@ def physical_cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_thread() -> None:
-    """One thread per true call: two are many times slower on a shared machine; BLAS reads this once, when loaded."""
+def one_thread(*, whatever_was_set: bool = False) -> None:
+    """One thread per true call: two are many times slower on a shared machine; BLAS reads this once, when loaded.
+
+    whatever_was_set: a number of the shell, meant for another program, does not count.
+    """
     for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
+        if whatever_was_set:
+            os.environ[variable] = "1"
+        else:
+            os.environ.setdefault(variable, "1")
+
+
+def threads_here() -> int:
+    """Threads of a true call in this process: what a worker was given, one in the program itself."""
+    return int(os.environ.get(THREAD_VARIABLES[0], 1)) if multiprocessing.parent_process() is not None else 1
 
 
 def most_memory_MB() -> float:
@@ -44,3 +71,97 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _environment(n_threads: int) -> Iterator[None]:
+    """What a process started here inherits: n_threads threads, and deafness to signals that its parent answers."""
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(n_threads)))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name, value in saved.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+class CallTimes:
+    """What calls have cost here, and how long one may take before it counts as hung.
+
+    The limit is given (s), or the larger of a minute and 50 times the median: calls of one molecule differ by a factor
+    of a few, by the cycles of their SCF, never by 50.
+    """
+
+    def __init__(self, limit_s: float | None = None):
+        self._given, self._seconds = limit_s, deque[float](maxlen=KNOWN_TIMES)
+
+    def add(self, seconds: float) -> None:
+        """One call more."""
+        self._seconds.append(seconds)
+
+    def limit_for(self, n_calls: int = 1) -> float:
+        """Seconds that so many calls, one after the other, may take."""
+        if self._given is not None:
+            return n_calls * self._given
+        if not self._seconds:
+            return FIRST_CALL_S
+        return max(FEWEST_SECONDS, TIMES_THE_MEDIAN * n_calls * sorted(self._seconds)[len(self._seconds) // 2])
+
+
+class WorkerLost(Exception):
+    """A worker process has died, or answered nothing for too long."""
+
+
+class Worker:
+    """A spawned process that runs target(connection, *arguments) and answers what is sent to it."""
+
+    def __init__(self, target: Callable[..., None], arguments: Sequence[Any], n_threads: int = 1):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=target, args=(there, *arguments), daemon=True)
+        with _environment(n_threads):
+            self.process.start()
+        there.close()
+
+    def send(self, message: Any) -> None:
+        """Send a message; one to a worker that died is lost, which `receive` finds out."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
+
+    def receive(self, limit_s: float, attend: Callable[[], None] = lambda: None) -> Any:
+        """The next message; WorkerLost says in words why there is none.
+
+        limit_s: of waiting here; while this process itself is stopped no time passes.  attend() is called every half
+        second.
+        """
+        waited, before = 0.0, time.monotonic()
+        while not self.pipe.poll(SLICE_S):
+            now = time.monotonic()
+            waited, before = waited + min(now - before, 2 * SLICE_S), now
+            attend()
+            if waited > limit_s:
+                raise WorkerLost(f"answered nothing for {waited:.0f} s")
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(timeout=SLICE_S)
+            raise WorkerLost(f"died (exit code {self.process.exitcode})") from None
+
+    def kill(self) -> None:
+        """End it at once, a stopped one too, which would not heed SIGTERM."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def end_all(workers: Sequence[Worker], farewell: Any, patience_s: float = 2.0) -> None:
+    """Say farewell to all, wait for them together, and kill those that are still there."""
+    for worker in workers:
+        worker.send(farewell)
+    end = time.monotonic() + patience_s
+    for worker in workers:
+        worker.process.join(timeout=max(0.0, end - time.monotonic()))
+        worker.kill()

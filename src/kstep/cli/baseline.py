@@ -26,6 +26,7 @@ from kstep.cli.flags import (
     positive_int,
     solvent_of,
 )
+from kstep.cli.program import log_beside
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 
@@ -119,9 +120,10 @@ def run(args) -> int:
         found[0].check()
     check_lengths(config, args.config)
     targets = tuple((physics, out / physics.molecule.name / "trajectory.npz") for physics in found)
-    done, failed = run_plain_md(filled(PlainMDSettings, args, targets=targets))
-    problems += failed
-    log.info("%d of %d molecules in %.0f s -> %s", len(done), len(found), time.perf_counter() - start, out)
-    for problem in problems:
-        log.error("%s", problem)
+    with log_beside(out / "plain_md"):
+        done, failed = run_plain_md(filled(PlainMDSettings, args, targets=targets))
+        problems += failed
+        log.info("%d of %d molecules in %.0f s -> %s", len(done), len(found), time.perf_counter() - start, out)
+        for problem in problems:
+            log.error("%s", problem)
     return 2 if problems else 0

@@ -48,6 +48,10 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, seed: bool = True, 
     if device:
         common.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                             help="where the network runs; auto takes a GPU when there is one")
+    if overrides or seed:
+        common.add_argument("--allow-calculator", action="append", default=[], metavar="MODULE:NAME",
+                            help="backend ase: let this class or function be run, whose package is not known for "
+                                 "calculators; may be repeated")
     common.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info",
                         help="how much to print")
 

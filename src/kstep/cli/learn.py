@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 
 from kstep.cli import sample
+from kstep.cli.program import log_beside
 
 log = logging.getLogger("kstep")
 
@@ -22,4 +23,6 @@ def run(args) -> None:
     """Learn, and say where the network is."""
     from kstep.stages.sampling import learn_alone
 
-    log.info("-> %s", learn_alone(replace(sample.load(args), learn=True)))
+    settings = replace(sample.load(args), learn=True)
+    with log_beside(settings.out):
+        log.info("-> %s", learn_alone(settings))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from kstep.errors import PhysicsError, UserError, sentence_of
+from kstep.interruption import Stopped, signals_heeded
 from kstep.processes import one_thread
 
-one_thread()  # before anything that reads it is imported
+one_thread(whatever_was_set=True)  # before anything that reads it is imported
 
 SHORT_OF_AIM = 4
+ENDS = (PhysicsError, UserError, OSError, MemoryError)  # with a sentence
 
 log = logging.getLogger("kstep")
 
@@ -23,13 +27,35 @@ def setup_logging(level: str = "info") -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+@contextmanager
+def log_beside(out: Path) -> Iterator[Path]:
+    """What is logged goes to <out>.log as well, with the time, after what is there; and how it ended, if not well."""
+    path = out.with_name(f"{out.name}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield path
+    except BaseException as error:
+        words = (getattr(error, "words", Stopped.words) if isinstance(error, KeyboardInterrupt)
+                 else sentence_of(error) if isinstance(error, ENDS) else repr(error))
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, words, (), None))
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run `main`: its code, or that of its failure, which becomes one sentence on stderr.
 
-    0 done, 2 a user's mistake, 3 the physics failed, 4 a run ended short of its aim, 130 interrupted.
+    0 done, 2 a user's mistake, 3 the physics failed, 4 a run ended short of its aim or by a file EXIT, 130 interrupted,
+    143 ended by SIGTERM.
     """
     try:
-        return main() or 0
+        with signals_heeded():
+            return main() or 0
     except PhysicsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -38,10 +64,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
             log.debug("where it happened", exc_info=True)
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished work is on disk, --resume continues where the script has it",
-              file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        words, code = (stopped.words, stopped.code) if isinstance(stopped, Stopped) else (Stopped.words, Stopped.code)
+        print(f"{words}; finished work is on disk, --resume continues where the script has it", file=sys.stderr)
+        return code
 
 
 def code_of_run(metadata: dict) -> int:
@@ -59,4 +85,8 @@ def run_command(command, description: str, *, numbered: str | None = None, prog:
     parser.set_defaults(numbered=numbered)
     args = parser.parse_args(argv)
     setup_logging(args.log_level)
+    if getattr(args, "allow_calculator", None):
+        from kstep.forces.ase import allow_calculators
+
+        allow_calculators(args.allow_calculator)
     return command.run(args) or 0

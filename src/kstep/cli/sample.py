@@ -25,7 +25,7 @@ from kstep.cli.flags import (
     positive_int,
     solvent_of,
 )
-from kstep.cli.program import code_of_run
+from kstep.cli.program import code_of_run, log_beside
 from kstep.config import load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.restraints import parse_restraint
@@ -183,6 +183,7 @@ def run(args) -> int:
     from kstep.stages.sampling import sample
 
     settings = load(args)
-    metadata = sample(settings)
-    log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
+    with log_beside(settings.out):
+        metadata = sample(settings)
+        log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

@@ -7,6 +7,8 @@ entry-point group `kstep.backends`, where a name stands for "package.module:BACK
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import pkgutil
 from dataclasses import dataclass, field, replace
@@ -83,7 +85,8 @@ class PhysicsSpec:
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
     tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
-    no part of the backend nor of the method.  UserError for restraints on atoms that are not there.
+    no part of the backend nor of the method; threads, call_limit_s: how it works, not what it computes, as in
+    BaselineConfig.  UserError for restraints on atoms that are not there.
     """
 
     backend: str
@@ -93,9 +96,23 @@ class PhysicsSpec:
     method: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
     restraints: tuple[Restraint, ...] = ()
+    threads: int = 1
+    call_limit_s: float | None = None
 
     def __post_init__(self):
         check_restraints(self.restraints, len(self.numbers))
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether an SCF begins where the replica's last one ended."""
+        return bool(self.settings.get("warm_start"))
+
+    @property
+    def surface(self) -> str:
+        """A hash of all that decides what a backend says of a geometry."""
+        what = {**self.fingerprint, "restraints": None,  # which are added to it
+                "objects": {name: hashlib.sha256(data).hexdigest() for name, data in self.objects.items()}}
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def energy_is_cheaper(self) -> bool:
@@ -150,7 +167,12 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
     if backend.needs_system:
         settings["system_xml"] = _system_text(molecule, system_xml)
     method = molecule.force_field if backend.needs_system else config.surface
-    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method)
+    return PhysicsSpec(config.backend, molecule.numbers, molecule.masses, settings, method, **how_it_works(config))
+
+
+def how_it_works(config: BaselineConfig) -> dict[str, Any]:
+    """Fields of a PhysicsSpec that decide no number."""
+    return {"threads": config.threads, "call_limit_s": config.call_limit_s}
 
 
 def electrons(config: BaselineConfig, charge: int, multiplicity: int) -> dict[str, int]:
@@ -212,4 +234,5 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
         system_xml=surroundings.system_xml, bonds=np.asarray(surroundings.bonds).tolist(),
         qm_atoms=[int(atom) for atom in qm_atoms], embedding=embedding,
         engine="xtb" if config.backend == "tblite" else config.backend)
-    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings, config.method)
+    return PhysicsSpec("qmmm", surroundings.numbers, surroundings.masses, settings, config.method,
+                       **how_it_works(config))

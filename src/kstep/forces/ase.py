@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
+import os
 import pickle
 import pkgutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +24,24 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics, check_electrons
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, NM_PER_ANGSTROM
 
+log = logging.getLogger("kstep")
+
 SHAKEN_NM, PROBE_NM = 0.003, 5e-4
 LEAST_WORK = 1e-3  # kJ/mol, what of an energy is above its noise
 NOT_PHYSICS = {"atoms", "restart", "ignore_bad_restart_file", "label", "prefix", "directory", "_directory", "command",
                "profile"}  # where a calculator works, not what it computes
+
+
+# what packages of calculators are called: none of their modules does anything but compute when it is imported
+ALLOWED = ("ase.calculators", "tblite", "xtb", "dftd3", "dftd4", "gpaw", "mace", "torchani", "aimnet", "orb_models",
+           "fairchem", "chgnet", "matgl", "sevenn", "nequip", "deepmd", "metatomic", "metatrain", "quippy", "so3lr",
+           "pyscf_gpu_calculator")
+ALSO_ALLOWED = "KSTEP_ALLOW_CALCULATOR"  # environment, so that workers know: names that a user has allowed, by commas
+
+
+def allow_calculators(names: Sequence[str]) -> None:
+    """Let this program and its workers take calculators of these names, "package.module:Factory", too."""
+    os.environ[ALSO_ALLOWED] = ",".join([*filter(None, [os.environ.get(ALSO_ALLOWED)]), *names])
 
 
 class AseConfig(ChargedConfig):
@@ -115,18 +131,8 @@ class AsePhysics(Physics):
 
 def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
     """The calculator of "package.module:Factory", of a factory, or itself; UserError says what is missing."""
-    factory: Any = what
+    factory: Any = _named(what) if isinstance(what, str) else what
     name = what if isinstance(what, str) else name_of(what)
-    if isinstance(what, str):
-        try:
-            factory = pkgutil.resolve_name(what)
-        except ValueError:
-            raise UserError(f"calculator '{what}' must read package.module:Factory, e.g. tblite.ase:TBLite") from None
-        except ImportError as error:
-            raise UserError(f"calculator {what} cannot be imported ({error}); is its package installed?") from None
-        except AttributeError:
-            module, _, attribute = what.partition(":")
-            raise UserError(f"calculator {what}: module {module} has no '{attribute}'") from None
     calculator = factory
     if isinstance(what, str) or is_factory(what):
         try:
@@ -137,6 +143,35 @@ def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
     if isinstance(calculator, type) or not wanted <= set(getattr(calculator, "implemented_properties", ())):
         raise UserError(f"calculator {name} is no ASE calculator with energy and forces")
     return calculator
+
+
+def _named(what: str):
+    """The class or function of a text, which a config may have from anywhere: nothing else is imported, or called."""
+    module, _, attribute = what.partition(":")
+    if not attribute or not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+        raise UserError(f"calculator '{what}' must read package.module:Factory, e.g. tblite.ase:TBLite")
+    refusal = UserError(f"calculator {what} is of no package that is known for calculators ({', '.join(ALLOWED)}), and "
+                        f"would be run as a program; if you trust it, say --allow-calculator {what}")
+    asked_for = what in os.environ.get(ALSO_ALLOWED, "").split(",")
+    if not asked_for and not _is_allowed(module):
+        raise refusal
+    try:
+        factory = pkgutil.resolve_name(what)
+    except ImportError as error:
+        raise UserError(f"calculator {what} cannot be imported ({error}); is its package installed?") from None
+    except AttributeError:
+        raise UserError(f"calculator {what}: module {module} has no '{attribute}'") from None
+    if not asked_for and not _is_allowed(str(getattr(factory, "__module__", ""))):  # imported there from elsewhere
+        raise refusal
+    is_calculator = inspect.isclass(factory) and hasattr(factory, "get_property")
+    if not (is_calculator or inspect.isfunction(factory)):
+        raise UserError(f"calculator {what} is no class of calculators, nor a function that returns one")
+    log.info("the true physics comes from %s of %s", attribute, inspect.getsourcefile(factory) or module)
+    return factory
+
+
+def _is_allowed(module: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in ALLOWED)
 
 
 def is_factory(calculator) -> bool:

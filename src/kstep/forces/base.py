@@ -34,6 +34,7 @@ class Physics(ABC):
         self.masses = np.asarray(masses, dtype=np.float64)
         self._true_calls = 0
         self._last: dict[int, Any] = {}  # of each slot
+        self._warm_start = False
         self._said: dict[str, np.ndarray] = {}  # by the last true call, besides energy and forces
         radii = covalent_radii[self.numbers] * NM_PER_ANGSTROM
         self._closest_nm = np.maximum(MIN_DISTANCE_NM, 0.5 * (radii[:, None] + radii[None, :]))
@@ -69,6 +70,17 @@ class Physics(ABC):
     def forget(self) -> None:
         """Drop whatever was kept from earlier geometries (SCF guesses)."""
         self._last.clear()
+
+    def history(self, slot: int) -> np.ndarray:
+        """What a slot's next SCF begins with, for `remember` in another process; empty where it begins afresh."""
+        return np.asarray(self._last.get(slot, ()))
+
+    def remember(self, slot: int, history: np.ndarray) -> None:
+        """Let a slot's next SCF begin with the `history` of another process, bit for bit."""
+        if len(history):
+            self._last[slot] = history
+        else:
+            self._last.pop(slot, None)
 
     def energy_and_forces(self, positions: np.ndarray, slot: int = 0) -> tuple[float, np.ndarray]:
         """Energy in kJ/mol and forces (N,3) in kJ/mol/nm at positions (N,3) in nm.

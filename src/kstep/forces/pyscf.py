@@ -22,6 +22,7 @@ from kstep.errors import PhysicsError, UserError, did_you_mean
 from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, as_physics_error, check_electrons
 from kstep.forces.basis import check_basis, core_potentials
 from kstep.forces.solvents import Solvent, in_solvent, refuse_model_alone, spelled
+from kstep.processes import threads_here
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
 
 log = logging.getLogger("kstep")
@@ -241,7 +242,7 @@ class PyscfPhysics(Physics):
 
         self.settings = ScfSettings(**settings)
         check_functional(self.settings)
-        pyscf.lib.num_threads(1)
+        pyscf.lib.num_threads(threads_here())
         apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are
         self._molecule = build_molecule(self.numbers, apart, self.settings.basis, charge, multiplicity)
         check_solvent(self._molecule, self.settings)
@@ -268,11 +269,21 @@ class PyscfPhysics(Physics):
 
     def _converged(self, positions, slot):
         molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
-        field, tries = converge(mean_field(molecule, self.settings), self._last.pop(slot, None))
+        field, tries = converge(mean_field(molecule, self.settings), self._guess(slot))
         self.second_tries += tries - 1
         if self._warm_start:
-            self._last[slot] = field.make_rdm1()
+            # without the orbitals that PySCF hangs on it, so that one from a restart file is the same guess
+            self._last[slot] = to_numpy(field.make_rdm1())
         return field
+
+    def _guess(self, slot: int):
+        """The density matrix that a slot's SCF begins with, where the SCF is; None: that of atoms."""
+        guess = self._last.pop(slot, None)
+        if guess is not None and self.settings.device == "gpu":
+            import cupy
+
+            return cupy.asarray(guess)
+        return guess
 
 
 BACKEND = Backend(PyscfPhysics, PyscfConfig, install="pip install pyscf", packages=("pyscf",),

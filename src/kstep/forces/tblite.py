@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -90,6 +92,27 @@ class TblitePhysics(Physics):
             self._last[slot] = result
         energy = float(result.get("energy")) * KJ_PER_HARTREE
         return energy, -np.asarray(result.get("gradient")) * FORCE_PER_HARTREE_BOHR
+
+    def history(self, slot: int) -> np.ndarray:
+        """The wavefunction, as tblite writes it."""
+        if slot not in self._last:
+            return np.zeros(0, dtype=np.uint8)
+        with tempfile.TemporaryDirectory(prefix="kstep-tblite-") as folder:
+            path = Path(folder) / "wavefunction.npz"
+            self._last[slot].save(str(path))
+            return np.frombuffer(path.read_bytes(), dtype=np.uint8)
+
+    def remember(self, slot: int, history: np.ndarray) -> None:
+        """A wavefunction that `history` gave."""
+        from tblite.interface import Result
+
+        self._last.pop(slot, None)
+        if len(history):
+            with tempfile.TemporaryDirectory(prefix="kstep-tblite-") as folder:
+                path = Path(folder) / "wavefunction.npz"
+                path.write_bytes(history.tobytes())
+                self._last[slot] = Result()
+                self._last[slot].load(str(path))
 
 
 def dipole_about_origin(result) -> np.ndarray:

@@ -29,6 +29,7 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import Claim
+from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
 from kstep.learning.earlier import Earlier
@@ -116,12 +117,13 @@ class _Learner:
             if state is not None and not resume:
                 raise UserError(f"{self.folder} holds a learning that has not finished; --resume goes on with it, "
                                 f"{BEGIN_ANEW}")
-            return self._learn(state)
+            return self._learn(state, resume)
 
-    def _learn(self, state: State | None) -> Path:
+    def _learn(self, state: State | None, resume: bool) -> Path:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
-            with EvaluationPool(self.target.spec, self.n_workers) as self.pool:
+            with JournaledPool(EvaluationPool(self.target.spec, self.n_workers), self.folder) as self.pool:
+                self.pool.begin(0 if state is None else self.progress.round + 1, fresh=not resume)
                 if state is None:
                     state = self._bootstrap()
                     self._save(state)
@@ -135,6 +137,7 @@ class _Learner:
                     if self._exhausted() or not self._more_labels_pay():
                         state = self._end(state, seen)
                     self._save(state)
+                self.pool.end()
         finally:
             if self.carry is not None:
                 self.carry.close()
@@ -375,6 +378,7 @@ class _Learner:
         self.labels.save(self.folder / LABELS, self.target.labelled, method=self.target.method,
                          true_calls=cost["true_calls_training"], dt_fs=self.dt_fs)
         self.record.save(state, self.rng, self.progress, cost, self.labels)
+        self.pool.begin(self.progress.round + 1)
 
     def _restored(self) -> State | None:
         saved = self.record.restore()

@@ -28,7 +28,7 @@ class Account:
         self.clock = Clock()
 
     def charge(self, pool, carry) -> None:
-        """Count the work of these too: pool has true_calls and cpu_s; carry is None for a run without a network."""
+        """Count the work of these too: pool has true_calls, cpu_s and wall_s; carry is None without a network."""
         self._pool, self._carry = pool, carry
 
     def go_on(self, spent: dict) -> None:
@@ -48,7 +48,7 @@ class Account:
         cpu = time.process_time() + self._pool.cpu_s + (self._carry.cpu_s if self._carry is not None else 0.0)
         return {**earlier,
                 "true_calls": earlier["true_calls"] + self._pool.true_calls - self._calls,
-                "wall_s": earlier["wall_s"] + time.perf_counter() - self._wall,
+                "wall_s": earlier["wall_s"] + time.perf_counter() - self._wall + self._pool.wall_s,
                 "cpu_s": earlier["cpu_s"] + cpu - self._cpu,
                 "wall_network_s": self.clock.network_s, "wall_waiting_s": self.clock.waiting_s}
 

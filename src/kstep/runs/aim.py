@@ -135,7 +135,8 @@ def assess(frames: Trajectory) -> Known | None:
         r_hat |= {f"conformer {c.label}": np.inf if c.r_hat is None else c.r_hat for c in conformers.common}
     return Known(samples, r_hat, population_error(conformers, samples[ENERGY]),
                  [label for label, wells in zip(series.labels, rotamers) if wells is None],
-                 tuple(conformers.problems), conformers.weights and importance.warning(conformers.weights))
+                 tuple(conformers.problems), None if conformers.weights is None else
+                 importance.warning(conformers.weights))
 
 
 def series_of_run(frames: Trajectory) -> Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from kstep.schemes import CONTROL
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
 from kstep.units import BOLTZMANN, PS_PER_FS
 
+RESTART_S = 60.0  # between two restart files, where many timesteps take long
 FAR_OFF = 0.3  # of the temperature that was set, and then
 SURELY = 4.0  # standard errors too
 
@@ -35,8 +37,8 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
     """Carry one replica from `positions` (N,3) nm through the whole plan.
 
     Returns its true_calls, wall_s and cpu_s, those of an earlier part included.  `progress(n)` is told of
-    every n finished timesteps, watch of the frames.  A restart file is written between stretches, at the first
-    border after each checkpoint_interval_steps (None: the engine's own).
+    every n finished timesteps, watch of the frames.  A restart file is written between stretches, where nothing is
+    remembered: at the first border after each checkpoint_interval_steps (None: the engine's own), or after a minute.
     """
     account = Account()
     account.charge(engine, None)
@@ -47,6 +49,7 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(replica,)))
         state = engine.start(positions, np.zeros_like(positions))
         writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        engine.begin(0, fresh=not resume)
         first = 0
         if watch is not None:
             watch.see(state.positions, 0.0, np.array([replica]))
@@ -54,12 +57,13 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         state, rng, done = saved
         first = done["stretch"]
         account.go_on(done["spent"])
+        engine.begin(first)
         if watch is not None:
             watch.go_on(done.get("species"))
         progress(sum(s.n_steps for s in plan[:first]))
     interval = checkpoint_interval_steps or engine.restart_interval_steps
     n_dof = degrees_of_freedom(len(masses))
-    since_checkpoint = 0
+    since_checkpoint, written = 0, time.monotonic()
     for number, stretch in enumerate(plan[first:], start=first):
         engine.forget()
         if stretch.redraw:
@@ -79,10 +83,12 @@ def run_baseline(engine, writer: TrajectoryWriter, positions: np.ndarray, config
         state = engine.run(state, stretch, rng, every, record_frame)
         progress(stretch.n_steps)
         since_checkpoint += stretch.n_steps
-        if since_checkpoint >= interval and number + 1 < len(plan):
+        late = time.monotonic() - written > RESTART_S
+        if (since_checkpoint >= interval or late) and number + 1 < len(plan):
             writer.checkpoint(state, rng, {"stretch": number + 1, "spent": account.so_far(),
                                            "species": watch.kept if watch is not None else None})
-            since_checkpoint = 0
+            engine.begin(number + 1)
+            since_checkpoint, written = 0, time.monotonic()
     return {key: account.so_far()[key] for key in ("true_calls", "wall_s", "cpu_s")}
 
 

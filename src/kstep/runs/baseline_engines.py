@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
+from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.restraints import Restraint
 from kstep.runs.loop import initial_state, macro_step
@@ -19,28 +23,37 @@ from kstep.schemes.maxwell import remove_centre_of_mass_velocity
 from kstep.schemes.state import State
 from kstep.units import PS_PER_FS, kT
 
+NOT_BEGUN = -1  # the timestep of a replica that has none yet
+
 
 @contextmanager
-def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None) -> Iterator[LoopEngine | OpenMMEngine]:
-    """OpenMM itself on one of its platforms, or (None) the project's loop over a pool of one."""
+def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None, folder: Path,
+              beat: Callable[[Any, int], None]) -> Iterator[LoopEngine | OpenMMEngine]:
+    """OpenMM itself on one of its platforms, or (None) the project's loop over a pool of one.
+
+    folder: where its true calls since the last restart file are kept; beat is told of the pool and the timestep after
+    each.
+    """
     if platform is not None:
         yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps,
                            spec.restraints)
         return
-    with EvaluationPool(spec, 1) as pool:
-        yield LoopEngine(pool, spec.masses, config.dt_fs, config.friction_per_ps)
+    here = replace(spec, threads=1, call_limit_s=None)  # this process has the threads, and its parent the time limit
+    with JournaledPool(EvaluationPool(here, 1), folder) as pool:
+        yield LoopEngine(pool, spec.masses, config.dt_fs, config.friction_per_ps, beat)
 
 
 class LoopEngine:
     """Plain dynamics with any true potential through the one time loop."""
 
-    cpu_s = 0.0  # all of it is this process's
     restart_interval_steps = 2000
 
-    def __init__(self, pool, masses, dt_fs: float, friction_per_ps: float):
-        self.pool = pool
+    def __init__(self, pool: JournaledPool, masses, dt_fs: float, friction_per_ps: float,
+                 beat: Callable[[Any, int], None] = lambda pool, step: None):
+        self.pool, self.beat = pool, beat
         self.scheme = Plain(masses, dt_fs * PS_PER_FS)
         self.friction_per_ps = friction_per_ps
+        beat(pool, NOT_BEGUN)  # what is needed is loaded: from here on calls are waited for
 
     def start(self, positions, velocities) -> State:
         """The State of one replica at positions and velocities (N,3); one true call."""
@@ -51,9 +64,27 @@ class LoopEngine:
         """True calls so far, failures included."""
         return self.pool.true_calls
 
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds besides this process's: of answers that it was told."""
+        return self.pool.cpu_s
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that an earlier process spent on answers that this one was told."""
+        return self.pool.wall_s
+
     def forget(self) -> None:
         """Stretches begin without history, so that a resumed run equals an uninterrupted one."""
         self.pool.forget()
+
+    def begin(self, restart: int, *, fresh: bool = False) -> None:
+        """True calls come after restart file number `restart` (forces.journal)."""
+        self.pool.begin(restart, fresh=fresh)
+
+    def end(self) -> None:
+        """The run is whole on disk."""
+        self.pool.end()
 
     def run(self, state: State, stretch, rng, every: int, record) -> State:
         """Carry the state through a stretch; `record(state)` sees every `every`-th frame."""
@@ -62,6 +93,7 @@ class LoopEngine:
             thermostat = LangevinThermostat(stretch.temperature_K, self.friction_per_ps, self.scheme.masses)
         for step in range(1, stretch.n_steps + 1):
             state, _ = macro_step(self.scheme, self.pool, state, rng, thermostat)
+            self.beat(self.pool, state.step)
             if step % every == 0:
                 record(state)
         return state
@@ -75,7 +107,7 @@ class OpenMMEngine:
     seeded from the run's generator.
     """
 
-    cpu_s = 0.0
+    cpu_s = wall_s = 0.0
     restart_interval_steps = 50_000
 
     def __init__(self, system_xml: str, masses, platform: str, dt_fs: float, friction_per_ps: float,
@@ -116,6 +148,12 @@ class OpenMMEngine:
 
     def forget(self) -> None:
         """OpenMM keeps nothing between stretches."""
+
+    def begin(self, restart: int, *, fresh: bool = False) -> None:
+        """Its timesteps are too cheap to be kept."""
+
+    def end(self) -> None:
+        """Nothing is kept."""
 
     def run(self, state: State, stretch, rng, every: int, record) -> State:
         """Carry the state through a stretch; `record(state)` sees every `every`-th frame."""

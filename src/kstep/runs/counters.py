@@ -12,6 +12,8 @@ from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State
 from kstep.units import FS_PER_PS, SECONDS_PER_DAY
 
+LEAST_ACCEPTANCE = 0.01  # below which a network is of no use
+
 
 class Tally:
     """Sums over all production macro-steps; `counts` is plain JSON, for the metadata and the restart file."""
@@ -56,6 +58,15 @@ class Tally:
             parts += [f"E_true - E_ML spread {f['spread_kJ_per_mol']:.2g} kJ/mol",
                       f"force error {f['force_rmse_kJ_per_mol_A']:.2g} kJ/mol/A"]
         return ", ".join(filter(None, parts))
+
+
+def weights_of_no_use(summary: dict) -> str:
+    """A warning, where the truth took next to nothing of what a network proposed; "" elsewhere."""
+    proposals, accepted = summary["tally"]["macro_steps"], summary["tally"]["accepted"]
+    if not proposals or accepted >= LEAST_ACCEPTANCE * proposals:
+        return ""
+    return (f"of {proposals} proposals the true physics took {accepted}: frames are copies of few geometries, and the "
+            "weights of this network are of no use here; learn one for this molecule and method, or take shorter steps")
 
 
 def _plus(a: Any, b: Any) -> Any:

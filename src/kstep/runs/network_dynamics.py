@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import functools
 import itertools
-import multiprocessing
+import logging
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kstep.errors import PhysicsError
-from kstep.processes import exit_with_parent
+from kstep.errors import PhysicsError, UserError
+from kstep.processes import START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.velocity_verlet import velocity_verlet
 from kstep.units import PS_PER_FS
+
+MOST_LOST = 3  # processes, one after the other, before a task is given up
+
+log = logging.getLogger("kstep")
 
 
 class Carrier:
@@ -56,31 +59,42 @@ class Carrier:
         """Nothing to stop."""
 
 
-_carrier = None  # of a worker process
-
-
-def _take(load_network, arguments: dict) -> None:
-    global _carrier
-    _carrier = Carrier(load_network(**arguments))
-
-
-def _carry(*task):
-    return _carrier(*task), time.process_time()
+def _serve(connection) -> None:
+    """Of a worker process: (load, arguments) is its network from now on, anything else is carried by it."""
+    exit_with_parent()
+    carrier: Any = None
+    while True:
+        try:
+            task, *payload = connection.recv()
+        except (EOFError, OSError):
+            return
+        if task == "stop":
+            return
+        try:
+            if task == "network":
+                load_network, arguments = payload
+                carrier = Carrier(load_network(**arguments))
+                connection.send(("there", None, time.process_time()))
+            else:
+                connection.send(("carried", carrier(*payload), time.process_time()))
+        except Exception as error:  # reported to the parent, which raises it
+            known = isinstance(error, UserError | PhysicsError)
+            connection.send(("error", error if known else RuntimeError(traceback.format_exc()), time.process_time()))
 
 
 class ShardedCarrier:
     """The same, replicas dealt out to `n_workers` spawned processes.
 
-    `load_network(**arguments)` builds the network in each of them, once; both must be picklable.  A process has an
-    executor of its own, so that a network can be sent to each, and not along with every task.
+    `load_network(**arguments)` builds the network in each of them, once; both must be picklable.  A process that dies
+    or hangs is replaced, and carries the same again.
     """
 
     def __init__(self, load_network, arguments: dict, n_workers: int):
         self.n_workers = n_workers
-        self._cpu_s = [0.0] * n_workers
-        self._executors = [ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"),
-                                               initializer=exit_with_parent) for _ in range(n_workers)]
+        self._cpu_s, self._of_earlier = [0.0] * n_workers, [0.0] * n_workers  # of processes that others replaced
+        self._workers: list[Worker | None] = [None] * n_workers
         self._load_network, self._arguments, self._has_network = load_network, arguments, [False] * n_workers
+        self._times = CallTimes()
 
     def change_network(self, network, arguments: dict) -> None:
         """From the next call on, carry with this network, which `load_network(**arguments)` builds."""
@@ -89,27 +103,53 @@ class ShardedCarrier:
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int, scale=None):
         """As `Carrier`; shards are contiguous and their sizes fixed, so results repeat exactly."""
         shards = [s for s in np.array_split(np.arange(len(positions)), self.n_workers) if len(s)]
-        try:
-            self._send_network(len(shards))
-            tasks = [executor.submit(_carry, positions[s], velocities[s], masses, dt_ps, n_steps,
-                                     None if scale is None else scale[s])
-                     for executor, s in zip(self._executors, shards)]
-            parts = [task.result() for task in tasks]
-        except BrokenProcessPool:
-            raise PhysicsError("a process carrying the network's dynamics died; see the lines above, or use "
-                               "--num-workers 1") from None
-        for worker, (_, cpu_s) in enumerate(parts):
-            self._cpu_s[worker] = cpu_s
-        return tuple(np.concatenate(arrays) for arrays in zip(*(pair for pair, _ in parts)))
+        tasks = [("carry", positions[s], velocities[s], masses, dt_ps, n_steps, None if scale is None else scale[s])
+                 for s in shards]
+        self._send_network(len(shards))
+        began = time.perf_counter()
+        for worker, task in enumerate(tasks):
+            self._workers[worker].send(task)
+        parts = [self._carried(worker, task) for worker, task in enumerate(tasks)]
+        self._times.add((time.perf_counter() - began) / n_steps)
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts))
 
     def _send_network(self, n_workers: int) -> None:
         """To those of the first n_workers that have not got it yet."""
         missing = [worker for worker in range(n_workers) if not self._has_network[worker]]
-        loading = {worker: self._executors[worker].submit(_take, self._load_network, self._arguments)
-                   for worker in missing}
-        for worker, loaded in loading.items():
-            loaded.result()
+        for worker in missing:
+            if self._workers[worker] is None:
+                self._workers[worker] = Worker(_serve, ())
+            self._workers[worker].send(self._network)
+        for worker in missing:
+            self._carried(worker, self._network)
             self._has_network[worker] = True
+
+    @property
+    def _network(self) -> tuple:
+        return "network", self._load_network, self._arguments
+
+    def _carried(self, worker: int, task: tuple):
+        """What a process answers to a task that it was sent; another one takes the place of one that is lost."""
+        for _ in range(MOST_LOST):
+            try:
+                limit_s = START_S if task[0] == "network" else self._times.limit_for(task[5])
+                kind, answer, cpu_s = self._workers[worker].receive(limit_s)
+            except WorkerLost as why:
+                log.warning("a process carrying the network's dynamics %s; another one takes its place", why)
+                self._workers[worker].kill()
+                self._of_earlier[worker] = self._cpu_s[worker]
+                self._workers[worker] = Worker(_serve, ())
+                if task[0] != "network":
+                    self._workers[worker].send(self._network)
+                    self._carried(worker, self._network)
+                self._workers[worker].send(task)
+                continue
+            if kind == "error":
+                raise answer
+            self._cpu_s[worker] = self._of_earlier[worker] + cpu_s
+            return answer
+        raise PhysicsError(f"{MOST_LOST} processes that carry the network's dynamics were lost one after the other; "
+                           "see the lines above, or use --num-workers 1")
 
     @property
     def cpu_s(self) -> float:
@@ -117,13 +157,9 @@ class ShardedCarrier:
         return sum(self._cpu_s)
 
     def close(self) -> None:
-        """Stop the processes, and wait until they have ended.
-
-        A spawned process that ends right after this would otherwise close their queues before they are told to stop,
-        and then wait for them for ever (the benchmark runs its stages in such processes).
-        """
-        for executor in self._executors:
-            executor.shutdown(wait=True, cancel_futures=True)
+        """Stop the processes, one in the middle of its work too, and wait until they have ended."""
+        end_all([worker for worker in self._workers if worker is not None], ("stop",), patience_s=1.0)
+        self._workers, self._has_network = [None] * self.n_workers, [False] * self.n_workers
 
 
 def make_carrier(network, load_network, arguments: dict, n_processes: int) -> Carrier | ShardedCarrier:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from kstep.errors import PhysicsError, UserError
 from kstep.files import write_json_atomic
+from kstep.progress import progress_bar
 from kstep.runs.accounting import Account
 from kstep.runs.aim import Aim, judged_after
 from kstep.runs.counters import Tally
@@ -82,6 +82,7 @@ class Production:
         velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
         self.state = initial_state(self.pool, positions, velocities)
         self.writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        self.pool.begin(0, fresh=not self.run.resume)
         for name, report in settled.items():
             if report:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
@@ -100,6 +101,7 @@ class Production:
         if self.species is not None:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
+        self.pool.begin(self.done)
         self.tolerances.restore(self.writer.parts, progress.get("recorded"))
         if progress["learned"]:
             self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
@@ -119,7 +121,8 @@ class Production:
             pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
                              or self._restart_file_is_due(first + n)))
         every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
-        with tqdm(total=total, initial=first, unit="step", desc=f"{self.run.molecule.name} {self.scheme.name}") as bar:
+        desc = f"{self.run.molecule.name} {self.scheme.name}"
+        with progress_bar(total=total, initial=first, unit="step", desc=desc) as bar:
             while self.done != total and not self.stopped and not self.is_over:
                 try:
                     self.state, self.info = next(steps)
@@ -220,6 +223,7 @@ class Production:
             "rotamers_seen": self.coverage.seen, "gaps": self.gaps, "frozen": self.scheme.frozen,
             "species": self.species.kept if self.species is not None else None,
             "recorded": self.tolerances.n_recorded})
+        self.pool.begin(self.done)
 
     def _progress(self) -> str:
         produced_ps = self.done * self.scheme.k_steps * self.scheme.dt_ps * self.run.hybrid.replicas

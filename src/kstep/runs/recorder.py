@@ -263,10 +263,11 @@ class TrajectoryWriter:
         return metadata if metadata.get("fingerprint") == self.fingerprint else None
 
     def start_over(self) -> None:
-        """Remove what an earlier, unfinished run left behind."""
+        """Remove what an earlier, unfinished run left behind, but for true calls (forces.journal looks after them)."""
         self._claim()
         for part in self.parts.iterdir():
-            part.unlink()
+            if not part.name.startswith("calls_"):
+                part.unlink()
 
     def finish(self, metadata: dict, *, goes_on: bool = False) -> None:
         """Stream the chunks into the final file, check it, remove the parts.

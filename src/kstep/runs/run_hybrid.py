@@ -11,10 +11,12 @@ from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
+from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
+from kstep.runs.counters import weights_of_no_use
 from kstep.runs.coverage import check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
 from kstep.runs.recorder import (
@@ -61,7 +63,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
-        with EvaluationPool(run.spec, run.n_workers) as pool:
+        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool:
             account.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
@@ -138,10 +140,13 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     at_walls = describe_walls(summary.get("figures", {}).get("refused_at_walls", []))
     if at_walls:
         log.warning("%s", at_walls)
+    useless = weights_of_no_use(summary)
+    if useless:
+        log.warning("%s", useless)
     facts = production.facts()
     of_starts = run.starts.caveats if run.starts is not None else []
     facts["caveats"] = [*facts["caveats"], *of_starts,
-                        *filter(None, [describe_changes(changes, hybrid.replicas), at_walls])]
+                        *filter(None, [describe_changes(changes, hybrid.replicas), at_walls, useless])]
     network: Any = production.network.network
     of_training = network.metadata if network else {}
     metadata = {
@@ -166,6 +171,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     metadata |= _populations(frames)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
+    production.pool.end()
     if broken is not None:
         raise PhysicsError(f"{broken}; the {done} macro-steps before it are in {run.out}")
     return metadata

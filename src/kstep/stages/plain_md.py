@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from tqdm import tqdm
-
-from kstep.config import BaselineConfig
+from kstep.config import HOW_IT_WORKS, BaselineConfig
 from kstep.errors import PhysicsError, UserError
 from kstep.files import check_name, check_writable
 from kstep.fingerprint import as_written, check_same
@@ -22,6 +20,7 @@ from kstep.molecules.restrained import led_to
 from kstep.molecules.smiles import read_smiles_file
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.processes import physical_cores
+from kstep.progress import progress_bar
 from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
 from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
@@ -133,14 +132,17 @@ def _is_finished(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> 
     metadata = load_trajectory(out).metadata
     asked = as_written(_fingerprint(physics, settings))
     written = metadata.get("fingerprint") or {key: metadata[key] for key in asked if key in metadata}
+    if isinstance(written.get("config"), dict):
+        written["config"] = {key: value for key, value in written["config"].items() if key not in HOW_IT_WORKS}
     check_same(f"{out} was made", written, asked, f"use another --out, or {BEGIN_ANEW}")
     return True
 
 
 def _fingerprint(physics: TruePhysics, settings: PlainMDSettings) -> dict:
     """What another run into the same file must share for its result to be this one's."""
-    return {"config": physics.config.model_dump(), "seed": settings.seed, "first_replica": settings.first_replica,
-            "smiles": physics.molecule.smiles, "physics": physics.spec().fingerprint}
+    return {"config": physics.config.model_dump(exclude=HOW_IT_WORKS), "seed": settings.seed,
+            "first_replica": settings.first_replica, "smiles": physics.molecule.smiles,
+            "physics": physics.spec().fingerprint}
 
 
 def _piece(out: Path, replica: int) -> Path:
@@ -176,7 +178,7 @@ def _platform(physics: TruePhysics) -> str:
 def _bar(jobs: list[ReplicaJob]) -> Iterator[Callable[[int], None]]:
     """A bar over the timesteps of all jobs that shows ps per day beside it; what is given moves it."""
     n_steps = sum(stretch.n_steps for job in jobs for stretch in plan_baseline(job.config))
-    with tqdm(total=n_steps, unit="step", unit_scale=True) as bar:
+    with progress_bar(total=n_steps, unit="step", unit_scale=True, desc="plain MD") as bar:
 
         def tick(n: int) -> None:
             bar.update(n)
@@ -202,7 +204,7 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
         groups |= dict.fromkeys((job.out for job in own), (physics, out, starts, []))
         jobs += own
     with _bar(jobs) as tick:
-        for result in run_jobs(jobs, n_workers, tick):
+        for result in run_jobs(jobs, n_workers, tick, _folders(targets)):
             physics, out, starts, finished = groups[result.job.out]
             if result.error:
                 problems.append(result.error)
@@ -211,6 +213,11 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
             if len(finished) == physics.config.replicas:
                 _join(physics, finished, settings, out, starts)
                 done.append(physics.molecule.name)
+
+
+def _folders(targets: list[tuple[TruePhysics, Path]]) -> set[Path]:
+    """Where a file EXIT ends a run: beside a trajectory, and beside the folders of all molecules."""
+    return {folder for _, out in targets for folder in (out.parent, out.parent.parent)}
 
 
 def _starts(physics: TruePhysics, out: Path, settings: PlainMDSettings, n_workers: int) -> Starts | None:

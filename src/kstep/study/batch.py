@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kstep.analysis.show.batch_table import batch_table
-from kstep.config import load_config
+from kstep.config import HOW_IT_WORKS, load_config
 from kstep.errors import UserError
 from kstep.files import read_json, sha256, write_text_atomic
 from kstep.forces import load_qm_config
@@ -102,7 +102,7 @@ def judge_trajectory(path: Path, task: str, wanted: Wanted) -> str:
     """A baseline of the wanted QM config."""
     metadata = load_trajectory(path).metadata
     if wanted.qm_config:
-        compare_settings(path, metadata["config"], load_qm_config(wanted.qm_config).model_dump())
+        compare_settings(path, metadata["config"], load_qm_config(wanted.qm_config).model_dump(exclude=HOW_IT_WORKS))
     replicas = metadata["config"]["replicas"]
     return f"{replicas} replica{'s' * (replicas != 1)}, {metadata['true_calls']} true calls"
 

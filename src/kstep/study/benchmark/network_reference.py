@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from kstep.analysis.measure.samples import Recording, Series
 from kstep.errors import PhysicsError
 from kstep.files import sha256
 from kstep.forces.pool import EvaluationPool
+from kstep.progress import progress_bar
 from kstep.runs.certificate import Certificate
 from kstep.runs.network_dynamics import Carrier, make_carrier, network_dynamics
 from kstep.runs.run_network import recipe_of
@@ -52,7 +52,7 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
                               frames_per_draw=max(1, round(redraw_ps / SPACING_PS)))
     try:
         with EvaluationPool(spec, n_workers) as pool:
-            for done in tqdm(range(1, n_frames + 1), unit="frame", desc="the network's dynamics"):
+            for done in progress_bar(iterable=range(1, n_frames + 1), unit="frame", desc="the network's dynamics"):
                 frame = next(frames)
                 if not np.isfinite(frame.energy).all():
                     raise PhysicsError(f"the network's own dynamics broke after {done * SPACING_PS:g} ps; train it on "

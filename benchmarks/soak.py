@@ -1,0 +1,277 @@
+"""Hours of a run under faults: is a sample lost or doubled, does memory grow, are the energies those of a quiet run?
+
+Methanol with GFN2-xTB, two workers; its network is learned first, without faults, where the scheme needs one.  A run of
+fixed length is made twice, with the same seed: undisturbed, and with a fault every few minutes, at random:
+
+    kill worker   a process of the run, by SIGKILL: it is replaced, and the run goes on
+    stop worker   the same by SIGSTOP: it is given up after the time limit of a call, and replaced
+    kill run      all of it, by SIGKILL; gone on with by --resume
+    end run       by SIGTERM; --resume
+    full disk     no file may grow any more (RLIMIT_FSIZE of the running process), until the run ends; --resume
+    damaged file  the run is killed, and bytes of its newest restart file, or of the newest true calls kept since then,
+                  are flipped; --resume
+
+It holds if the run ends, its frames are the consecutive macro-steps of every replica, once each, its true calls are as
+many as those of the quiet run, its mean energy is within 4 standard errors of it, and its memory in the last quarter is
+within 5 % of the second (of runs of ten minutes or more).  Whether the two are the same bits is said too: they are
+where an SCF starts cold, or no worker was lost.  Writes benchmarks/results/soak.json.
+
+    python benchmarks/soak.py --minutes 120
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kstep.analysis.measure.statistics import estimate_means
+from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
+from running import RESULTS, ROOT, machine, provenance
+
+FAULTS = ("kill worker", "stop worker", "kill run", "end run", "full disk", "damaged file")
+CALL_LIMIT_S = 15  # of the run, so that a stopped worker costs seconds, not the minute that is usual
+QUIET_SHARE = 0.3  # of the time, for the run without faults
+PILOT_STEPS = 200
+MOST_GROWTH, MOST_DEVIATION = 0.05, 4.0
+LOOKS_APART_S, FEWEST_LOOKS = 2.0, 200
+BYTES_FLIPPED = 64
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=120.0, help="of both runs together, learning apart")
+    parser.add_argument("--fault-minutes", type=float, default=3.0, help="mean time between two faults")
+    parser.add_argument("--most-faults", type=int, default=10**6, help="after which the run is left alone")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    parser.add_argument("--scheme", default="metropolis", help="plain needs no network")
+    parser.add_argument("--replicas", type=int, default=8)
+    parser.add_argument("--smiles", default="CO")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("outputs/soak"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
+    return parser.parse_args()
+
+
+# processes -------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a run: all below it but Python's own resource tracker."""
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in found if "resource_tracker" not in command_of(int(child))]
+    return []
+
+
+def command_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def memory_MB(pid: int) -> float:
+    """Resident memory of a run with its workers."""
+    pages = 0
+    for process in [pid, *children(pid)]:
+        with contextlib.suppress(OSError, IndexError):
+            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+# faults ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Patient:
+    """A run that is disturbed: its process now, and what has happened to it (seconds since the start, words)."""
+
+    command: list[str]
+    out: Path
+    rng: random.Random
+    process: subprocess.Popen | None = None
+    history: list[tuple[float, str]] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        with open(self.out.with_suffix(".txt"), "ab") as said:
+            self.process = subprocess.Popen([*self.command, "--resume"], cwd=ROOT, stdout=said, stderr=said)
+
+    def fault(self, kind: str) -> None:
+        """One fault; the run goes on by itself, or is gone on with."""
+        self.history.append((round(time.monotonic() - self.began, 1), kind))
+        if kind in ("kill worker", "stop worker"):
+            if workers := children(self.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.rng.choice(workers), signal.SIGKILL if kind == "kill worker" else signal.SIGSTOP)
+            return
+        if kind == "full disk":
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            return  # the run ends by itself at its next file, and is gone on with where that is seen
+        self.process.send_signal(signal.SIGTERM if kind == "end run" else signal.SIGKILL)
+        self.process.wait(timeout=60)
+        if kind == "damaged file":
+            self.damage()
+        self.start()
+
+    def damage(self) -> None:
+        """Flip bytes in the middle of the newest restart file, or of what was kept since it."""
+        parts = self.out.with_name(f"{self.out.name}.parts")
+        found = [*parts.glob("checkpoint*.npz"), *parts.glob("calls_*.npz")]
+        if not found:
+            return
+        path = max(found, key=lambda one: one.stat().st_mtime_ns)
+        content = bytearray(path.read_bytes())
+        first = self.rng.randrange(len(content))
+        for i in range(first, min(first + BYTES_FLIPPED, len(content))):
+            content[i] ^= 0xFF
+        path.write_bytes(content)
+        self.history[-1] = (self.history[-1][0], f"damaged file {path.name}")
+
+    def look(self) -> bool:
+        """Note the memory; whether the run is done.  One that a fault has ended goes on."""
+        if self.process.poll() is None:
+            self.memory.append((time.monotonic() - self.began, memory_MB(self.process.pid)))
+            return False
+        if self.process.returncode == 0:
+            return True
+        if not self.history or self.history[-1][1] != "full disk":
+            raise SystemExit(f"the run ended with code {self.process.returncode} after {self.history[-3:]}; see "
+                             f"{self.out.with_suffix('.txt')}")
+        self.start()
+        return False
+
+
+def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: float, rng: random.Random,
+              most_faults: int) -> Patient:
+    """Run to the end under faults, of each kind in turn in a random order, exponentially apart."""
+    patient, queue = Patient(command, out, rng), []
+    patient.start()
+    due = time.monotonic() + rng.expovariate(1.0 / mean_s)
+    while not patient.look():
+        if time.monotonic() - patient.began > most_s:
+            patient.process.kill()
+            raise SystemExit(f"the run is not done after {most_s:.0f} s; see {out.with_suffix('.txt')}")
+        if time.monotonic() > due and len(patient.history) < most_faults and patient.process.poll() is None:
+            queue = queue or rng.sample(list(faults), len(faults))
+            patient.fault(queue.pop())
+            due = time.monotonic() + rng.expovariate(1.0 / mean_s)
+        time.sleep(min(LOOKS_APART_S, mean_s / 10))
+    return patient
+
+
+# judgement -------------------------------------------------------------------------------------
+
+
+def lost_or_doubled(trajectory, k_steps: int) -> int:
+    """Frames that are missing from the consecutive macro-steps of each replica, or there twice."""
+    wrong = 0
+    for replica in np.unique(trajectory.replica):
+        steps = trajectory.step[trajectory.replica == replica]
+        wrong += int(np.count_nonzero(np.diff(steps) != k_steps))
+    return wrong
+
+
+def mean_energy(trajectory) -> tuple[float, float]:
+    """Mean true energy of production in kJ/mol, and its standard error."""
+    frames = trajectory.frames_of("train")
+    series = [trajectory.Epot[frames][trajectory.replica[frames] == r][:, None] for r in np.unique(trajectory.replica)]
+    found = estimate_means(series, 1.0)
+    return float(found.mean[0]), float(found.standard_error[0])
+
+
+def growth(memory: list[tuple[float, float]]) -> float | None:
+    """Median memory of the last quarter over that of the second, less one; None where there were too few looks."""
+    if len(memory) < FEWEST_LOOKS:
+        return None
+    quarters = np.array_split(np.array([used for _, used in memory]), 4)
+    return statistics.median(quarters[3]) / statistics.median(quarters[1]) - 1.0
+
+
+def judge(quiet: Path, noisy: Path, patient: Patient) -> dict:
+    """What the two runs say of each other."""
+    a, b = load_trajectory(quiet), load_trajectory(noisy)
+    k = b.metadata["k_steps"]
+    (mean_a, error_a), (mean_b, error_b) = mean_energy(a), mean_energy(b)
+    deviation = abs(mean_a - mean_b) / max(float(np.hypot(error_a, error_b)), 1e-12)
+    found = {
+        "frames": len(b.pos), "frames_of_quiet_run": len(a.pos), "lost_or_doubled": lost_or_doubled(b, k),
+        "true_calls": b.metadata["true_calls"], "true_calls_of_quiet_run": a.metadata["true_calls"],
+        "mean_energy": [mean_b, error_b], "mean_energy_of_quiet_run": [mean_a, error_a], "deviation": deviation,
+        "same_bits": bool(np.array_equal(a.pos, b.pos) and np.array_equal(a.Epot, b.Epot)),
+        "memory_growth": growth(patient.memory), "memory_MB": statistics.median(used for _, used in patient.memory),
+        "faults": [f"{when:.0f} s: {what}" for when, what in patient.history]}
+    found["holds"] = bool(
+        len(a.pos) == len(b.pos) and not found["lost_or_doubled"] and found["true_calls"] ==
+        found["true_calls_of_quiet_run"] and (found["same_bits"] or deviation < MOST_DEVIATION)
+        and (found["memory_growth"] is None or found["memory_growth"] < MOST_GROWTH))
+    return found
+
+
+# the story -------------------------------------------------------------------------------------
+
+
+def command_for(args, out: Path, steps: int) -> list[str]:
+    config = args.work / "qm.yaml"
+    config.write_text(f"backend: tblite\ncall_limit_s: {CALL_LIMIT_S}\n")
+    network = () if args.scheme == "plain" else (
+        "--checkpoint", str(args.work.resolve() / "learned.npz.learn/network.pt"), "--k-steps", "50")
+    return [sys.executable, str(ROOT / "src/06b_hybrid_integrate_qm.py"), "--smiles", args.smiles, "--name", "soak",
+            "--qm-config", str(config.resolve()), "--scheme", args.scheme, *network, "--replicas", str(args.replicas),
+            "--num-workers", "2", "--device", "cpu", "--set", "inner=numpy" if network else "inner=auto",
+            "--burn-in-steps", "10", "--steps", str(steps), "--seed", str(args.seed), "--out", str(out.resolve())]
+
+
+def finished(command: list[str], out: Path) -> float:
+    """Run a command to its end; its seconds."""
+    began = time.monotonic()
+    with open(out.with_suffix(".txt"), "ab") as said:
+        code = subprocess.run(command, cwd=ROOT, stdout=said, stderr=said).returncode
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with code {code}; see {out.with_suffix('.txt')}")
+    return time.monotonic() - began
+
+
+def main() -> None:
+    args = parse()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if any(args.work.glob("*.npz*")):
+        raise SystemExit(f"{args.work} holds an earlier soak; choose another --work")
+    if args.scheme != "plain":
+        learned = args.work / "learned.npz"
+        finished([sys.executable, "-m", "kstep", "learn", args.smiles, "--name", "soak", "--out",
+                  str(learned.resolve()), "--num-workers", "2", "--seed", str(args.seed)], learned)
+    pilot, quiet, noisy = (args.work / f"{name}.npz" for name in ("pilot", "quiet", "noisy"))
+    start_s = finished(command_for(args, pilot.with_name("start.npz"), 1), pilot)
+    step_s = max(finished(command_for(args, pilot, PILOT_STEPS), pilot) - start_s, 0.1) / PILOT_STEPS
+    steps = max(PILOT_STEPS, int(QUIET_SHARE * args.minutes * 60 / step_s))
+    print(f"{step_s * 1e3:.0f} ms a macro-step: {steps} of them", flush=True)
+    quiet_s = finished(command_for(args, quiet, steps), quiet)
+    patient = disturbed(command_for(args, noisy, steps), noisy, args.faults, 60 * args.fault_minutes,
+                        10 * quiet_s + 600, random.Random(args.seed), args.most_faults)
+    found = judge(quiet, noisy, patient)
+    write_json_compact(args.out, {**found, "minutes": (time.monotonic() - patient.began + quiet_s) / 60,
+                                  "scheme": args.scheme, "steps": steps, **machine(), **provenance()})
+    for key, value in found.items():
+        print(f"{key:26} {value}")
+    print(f"-> {args.out}")
+    if not found["holds"]:
+        raise SystemExit("it does not hold")
+
+
+if __name__ == "__main__":
+    main()

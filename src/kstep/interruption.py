@@ -1,0 +1,102 @@
+"""How a run is asked to end, or to write down where it stands.
+
+    Ctrl-C       ends now; what was answered so far is in the restart files      exit code 130
+    SIGTERM      the same: `kill`, a batch system whose time is over             exit code 143
+    SIGUSR1      writes the restart files and goes on: a batch system's warning
+    a file EXIT  in the folder of the output: ends softly                        exit code 4, as one short of its aim
+
+The first two and the last are exceptions in the main thread, so that what holds workers and files lets go of them in
+order; SIGUSR1 is a request, which whoever waits for the true physics sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+EXIT = "EXIT"
+LOOKS_APART_S = 1.0  # between two looks for the file, which may lie on a slow file system
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to end, and ends as by Ctrl-C; `code` is the exit code, `words` say by what."""
+
+    code = 130
+    words = "interrupted"
+
+
+class Terminated(Stopped):
+    """By SIGTERM."""
+
+    code = 143
+    words = "ended by SIGTERM"
+
+
+class EndedSoftly(Stopped):
+    """By a file EXIT."""
+
+    code = 4
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.words = f"ended by {path}"
+
+
+_requests = 0
+
+
+def restarts_requested() -> int:
+    """How often SIGUSR1 has asked for restart files so far."""
+    return _requests
+
+
+@contextlib.contextmanager
+def signals_heeded() -> Iterator[None]:
+    """SIGTERM raises Terminated, once, and SIGUSR1 is counted; nothing changes outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut short what the first one began
+        raise Terminated
+
+    def count(number, frame):
+        global _requests
+        _requests += 1
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end), signal.SIGUSR1: signal.signal(signal.SIGUSR1, count)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class ExitFile:
+    """The file EXIT in any of some folders; one that was there before is of another run, until it is touched again."""
+
+    def __init__(self, folders: Iterable[Path]):
+        self._before = {Path(folder) / EXIT: _touched(Path(folder) / EXIT) for folder in folders}
+        self._looked = time.monotonic()
+
+    def check(self) -> None:
+        """Raise EndedSoftly where it is there; looks once a second."""
+        now = time.monotonic()
+        if now - self._looked < LOOKS_APART_S:
+            return
+        self._looked = now
+        for path, before in self._before.items():
+            if _touched(path) not in (None, before):
+                raise EndedSoftly(path)
+
+
+def _touched(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -1,0 +1,137 @@
+"""Runs as a user starts them, told to end or robbed of a worker: nothing is lost, nobody stays behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, run_python
+from kstep.schemas import load_trajectory
+from test_scripts import alive, children, wait_until
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "8"}  # of a shell that means well
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    work = tmp_path_factory.mktemp("signals")
+    (work / "one.smi").write_text("O water\n")
+    done = run_python("src/00_prep_mols.py", "--smiles", work / "one.smi", "--out-dir", work / "raw")
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def start(*command):
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, text=True,
+                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def baseline(work, out, length_ps, *flags):
+    return ("src/01b_run_qm_baselines.py", "--smiles-file", work / "one.smi", "--raw", work / "raw", "--config",
+            "configs/qm_fast.yaml", "--out", out, "--num-workers", 2, "--set", f"length_ps={length_ps}",
+            "--set", "equilibration_ps=0.02", "--set", "hot_length_ps=0", *flags)
+
+
+def parts_of(folder, n):
+    """The folders of parts of n runs below a folder, once all of them are at work."""
+    found = [path.parent for path in folder.rglob("calls_*")]
+    return sorted(set(found)) if len(set(found)) == n else None
+
+
+def ended(run, number):
+    """Send a signal to the main process alone; (exit code, seconds, what it said, workers that are still there)."""
+    workers = workers_of(run)
+    began = time.monotonic()
+    run.send_signal(number)
+    said = run.communicate(timeout=60)[1]
+    return run.returncode, time.monotonic() - began, said, [pid for pid in workers if alive(pid)]
+
+
+def workers_of(run):
+    """Its worker processes, without Python's own resource tracker."""
+    return [pid for pid in children(run.pid) if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path):
+    run = start(*baseline(work, tmp_path / "out", 2000))
+    wait_until(lambda: parts_of(tmp_path, 2), 120)  # after ten seconds
+    began = {pid: cpu_s(pid) for pid in workers_of(run)}
+    time.sleep(2.0)
+    assert all(cpu_s(pid) - began[pid] < 2.6 for pid in began)  # one thread each
+    code, seconds, said, left = ended(run, signal.SIGINT)
+    assert code == 130 and not left and seconds < 6.0  # three on a quiet machine
+    assert "--resume continues" in said and "leaked" not in said and "Traceback" not in said
+    log = (tmp_path / "out/plain_md.log").read_text()
+    assert "interrupted" in log and "plain MD: 0.00 of" in log
+
+
+def log_of(path):
+    return path.read_text() if path.exists() else ""
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_of_01b_that_is_killed_or_stopped_costs_nothing(work, tmp_path):
+    length_ps = 0.4
+    whole = run_python(*baseline(work, tmp_path / "whole", length_ps))
+    assert whole.returncode == 0, whole.stderr
+    run = start(*baseline(work, tmp_path / "cut", length_ps, "--set", "call_limit_s=3"))
+    wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 60)
+    time.sleep(0.2)
+    os.kill(workers_of(run)[0], signal.SIGKILL)
+    os.kill(workers_of(run)[-1], signal.SIGSTOP)
+    said = run.communicate(timeout=200)[1]
+    assert run.returncode == 0 and said.count("another one goes on") == 2, said
+    a, b = (load_trajectory(tmp_path / name / "water/trajectory.npz") for name in ("whole", "cut"))
+    for key in ("pos", "vel", "Epot", "forces", "step", "replica"):
+        assert np.array_equal(getattr(a, key), getattr(b, key)), key
+    assert a.metadata["true_calls"] == b.metadata["true_calls"]
+
+
+def test_sigterm_on_06b_leaves_what_a_bit_equal_run_goes_on_from(work, tmp_path):
+    def command(name, *flags):
+        return ("src/06b_hybrid_integrate_qm.py", "--molecule", work / "raw/water", "--qm-config",
+                "configs/qm_fast.yaml", "--scheme", "plain", "--replicas", 4, "--num-workers", 2, "--burn-in-steps", 0,
+                "--set", "checkpoint_interval=100000", "--steps", 300, "--out", tmp_path / f"{name}.npz", *flags)
+
+    run = start(*command("cut"))
+    wait_until(lambda: "0 of 300" in log_of(tmp_path / "cut.npz.log") or None, 60)
+    time.sleep(0.3)
+    code, seconds, said, left = ended(run, signal.SIGTERM)
+    assert code == 143 and not left and seconds < 10.0, said
+    assert "SIGTERM" in said and "leaked" not in said and list(tmp_path.glob("cut.npz.parts/calls_*"))
+    again, whole = run_python(*command("cut", "--resume")), run_python(*command("whole"))
+    assert again.returncode == whole.returncode == 0, again.stderr
+    assert "are known already" in again.stderr
+    a, b = (load_trajectory(tmp_path / f"{name}.npz") for name in ("whole", "cut"))
+    for key in ("pos", "vel", "Epot", "step"):
+        assert np.array_equal(getattr(a, key), getattr(b, key)), key
+    assert a.metadata["true_calls"] == b.metadata["true_calls"] >= 4 * 301  # and those of its starts
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_short_soak_holds_and_its_judgement_can_fail(tmp_path):
+    """Two hours of it, with a network: benchmarks/soak.py."""
+    import soak
+
+    done = run_python("benchmarks/soak.py", "--minutes", 0.01, "--fault-minutes", 0.07, "--most-faults", 3, "--scheme",
+                      "plain", "--smiles", "O", "--replicas", 2, "--faults", "kill worker", "kill run", "end run",
+                      "--work", tmp_path / "work", "--out", tmp_path / "soak.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert found["holds"] and found["same_bits"] and not found["lost_or_doubled"]
+    trajectory = load_trajectory(tmp_path / "work/noisy.npz")
+    first = trajectory.replica == trajectory.replica[0]
+    fourth, fifth = np.flatnonzero(first)[4:6]
+    trajectory.step[fifth] = trajectory.step[fourth]  # one twice, and one that is missing
+    assert soak.lost_or_doubled(trajectory, 1) == 2
+    assert soak.growth([(0.0, 100.0)] * 150 + [(1.0, 110.0)] * 100) == pytest.approx(0.1)
