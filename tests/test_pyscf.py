@@ -178,6 +178,9 @@ def test_on_a_gpu_the_field_moves_there_and_its_arrays_come_back(water, monkeypa
         def nuc_grad_method(self):
             return types.SimpleNamespace(kernel=lambda: types.SimpleNamespace(get=lambda: np.ones((3, 3))))
 
+        def dip_moment(self, **how):
+            return types.SimpleNamespace(get=lambda: np.zeros(3))
+
     monkeypatch.setattr("pyscf.scf.hf.RHF.to_gpu", lambda field: OnGpu())
     physics = PhysicsSpec("pyscf", water.numbers, water.masses,
                           dict(functional="HF", basis="STO-3G", device="gpu")).build()
@@ -286,7 +289,7 @@ def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
     same = ("--replicas", 1, "--set", "length_ps=0.005", "--resume")
     assert "is there already" in run_python(*base, *same).stderr
     for flags, words, code in (
-            ((*same, "--set", "basis=6-31G"), "was made with basis STO-3G, not 6-31G; use another --out", 2),
+            ((*same, "--set", "basis=6-31G"), "config.basis was STO-3G and is 6-31G", 2),
             (("--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
             (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
             (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),

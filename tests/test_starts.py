@@ -249,7 +249,7 @@ def test_it_is_the_same_with_workers_and_a_resumed_run_does_not_pay_twice(ethano
 
 def test_starts_are_paid_once_whatever_was_cut(ethanol):
     class Pool:
-        true_calls, cpu_s = 0, 0.0
+        true_calls, cpu_s, wall_s = 0, 0.0, 0.0
 
     starts = starts_module.Starts(ethanol, {}, spent={"true_calls": 7, "wall_s": 2.0, "cpu_s": 1.0})
 

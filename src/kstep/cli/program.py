@@ -32,7 +32,7 @@ def log_beside(out: Path) -> Iterator[Path]:
     """What is logged goes to <out>.log as well, with the time, after what is there; and how it ended, if not well."""
     path = out.with_name(f"{out.name}.log")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)  # what is refused at once leaves no file
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
     log.addHandler(handler)
     try:
