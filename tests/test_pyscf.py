@@ -290,7 +290,7 @@ def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
     assert "is there already" in run_python(*base, *same).stderr
     for flags, words, code in (
             ((*same, "--set", "basis=6-31G"), "config.basis was STO-3G and is 6-31G", 2),
-            (("--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
+            (("--overwrite", "--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
             (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
             (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),
             (("--config", "configs/qm_fast.yaml"), "run it with 01b_run_qm_baselines.py", 2)):

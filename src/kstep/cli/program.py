@@ -40,7 +40,8 @@ def log_beside(out: Path) -> Iterator[Path]:
     except BaseException as error:
         words = (getattr(error, "words", Stopped.words) if isinstance(error, KeyboardInterrupt)
                  else sentence_of(error) if isinstance(error, ENDS) else repr(error))
-        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, words, (), None))
+        if handler.stream is not None:  # something had begun
+            handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, words, (), None))
         raise
     finally:
         log.removeHandler(handler)
