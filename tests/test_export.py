@@ -70,8 +70,8 @@ def test_an_sdf_shows_the_handedness_of_the_frame_where_the_smiles_names_none(tm
     run.metadata["smiles"] = "CC(O)F"
     mirrored = of_smiles("C[C@H](O)F", frames=1)
     mirrored.metadata["smiles"], mirrored.pos = "CC(O)F", mirrored.pos * [1, 1, -1]
-    left, right = (Chem.MolToSmiles(Chem.RemoveHs(read_sdf(export(r, tmp_path / "run.sdf"))[0]))
-                   for r in (run, mirrored))
+    left, right = (Chem.MolToSmiles(Chem.RemoveHs(read_sdf(export(r, tmp_path / f"{hand}.sdf"))[0]))
+                   for hand, r in (("run", run), ("mirrored", mirrored)))
     assert left == Chem.CanonSmiles("C[C@H](O)F") and right == Chem.CanonSmiles("C[C@@H](O)F")
 
 

@@ -170,8 +170,8 @@ def test_getting_started_can_be_followed(tmp_path):
     for written, run in FASTER:
         assert written in text, f"{CHAIN} no longer says {written!r}"
         text = text.replace(written, run)
-    for folder in ("src", "configs", "scripts"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("src", "configs", "scripts", "data"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "raw"))
     (tmp_path / "fast_learn.yaml").write_text(FAST_LEARNING)
     command = tmp_path / "bin" / "kstep"
     command.parent.mkdir()

@@ -270,8 +270,8 @@ def test_a_temperature_that_was_not_learned_is_said_aloud(learned, caplog):
 
 
 def test_rotamers_never_visited_are_named():
-    numbers, bonds = np.array([6, 6, 6, 6]), np.array([[0, 1], [1, 2], [2, 3]])
-    # butane's carbons, without hydrogens: one torsion, which no methyl hides
+    numbers, bonds = np.array([6, 8, 8, 6]), np.array([[0, 1], [1, 2], [2, 3]])
+    # a peroxide without hydrogens: one torsion, which no methyl hides
 
     def at(angle_deg):
         a = np.radians(angle_deg)
@@ -279,7 +279,7 @@ def test_rotamers_never_visited_are_named():
                                                                  0.1 * np.sin(np.pi / 4 - a) * 1.4, 0.15]])
 
     conformers = np.array([at(180.0), at(60.0), at(-60.0), at(64.0)])
-    chain = Molecule("chain", "CCCC", numbers, np.ones(4), bonds, np.ones(3), conformers, np.zeros(4))
+    chain = Molecule("chain", "COOC", numbers, np.ones(4), bonds, np.ones(3), conformers, np.zeros(4))
     watch = TorsionWatch(chain)
     assert [len(r) for r in watch.rotamers] == [3]
     watch.see(np.array([at(175.0), at(-150.5)]))
