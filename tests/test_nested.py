@@ -622,7 +622,7 @@ def test_a_run_cut_at_a_restart_file_is_bit_equal_to_one_that_was_not(rungs_K, n
     state = [next(first)[0] for _ in range(7)][-1]
     assert state.stay.any()
     write_restart(tmp_path / "restart.npz", state, rng, {"seed": 16}, {"done": 7})
-    read, again, _ = read_restart(tmp_path / "restart.npz", {"seed": 16})
+    read, again, *_ = read_restart(tmp_path / "restart.npz", {"seed": 16})
     for name, value in per_replica(state).items():
         assert np.array_equal(value, getattr(read, name)) and value.dtype == getattr(read, name).dtype, name
     resumed = list(macro_steps(scheme, pool, read, again, 5, n_parts=n_parts))
