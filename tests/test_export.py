@@ -53,7 +53,7 @@ def test_an_sdf_holds_bond_orders_charges_isotopes_and_stereochemistry(smiles, t
     shuffled = np.random.default_rng(3).permutation(n)
     for order in (None, shuffled):
         run = of_smiles(smiles, order, charge=charge)
-        found = read_sdf(export(run, tmp_path / "run.sdf"))
+        found = read_sdf(export(run, tmp_path / f"{order is None}.sdf"))
         assert len(found) == 3
         for frame, molecule in enumerate(found):
             bare = Chem.RemoveHs(molecule)

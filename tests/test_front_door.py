@@ -76,10 +76,14 @@ def test_a_result_opens_as_atoms_and_as_mdtraj(plain):
 def test_an_export_is_read_back(plain, tmp_path, name):
     import ase.io
     import mdtraj
+    from rdkit import Chem
 
     path = kstep.export(plain, tmp_path / f"x.{name}")
     if name in ("extxyz", "xyz", "traj"):
         positions = 0.1 * np.array([frame.positions for frame in ase.io.read(path, ":")])
+    elif name == "sdf":
+        positions = 0.1 * np.array([molecule.GetConformer().GetPositions()
+                                    for molecule in Chem.SDMolSupplier(str(path), removeHs=False)])
     else:
         top = {} if name == "pdb" else {"top": plain.mdtraj().topology}
         positions = mdtraj.load(str(path), **top).xyz

@@ -79,7 +79,7 @@ def test_plain_md_stands_below_and_only_where_it_is_given(folder):
 
 
 def test_words_of_a_file_are_words_on_the_page(tmp_path):
-    run = agreeing(smiles=None, method="<script>alert(1)</script>", molecule="</script><b>x")
+    run = agreeing(smiles=None, method="<script>alert(1)</script><b>x")
     synthetic.save(tmp_path / "run.npz", run)
     write_report(tmp_path / "run.npz", tmp_path / "run.html")
     text, _ = of_page(tmp_path / "run.html")

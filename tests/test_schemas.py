@@ -37,8 +37,8 @@ def filled(fields, sizes=SIZES):
 
 
 SEGMENT = {"replica": 0, "role": "train", "ensemble": "NVE", "temperature_K": 300.0, "n_dof": 9}
-RECORD = {"molecule": "naïve", "segments": [SEGMENT] * 3, "dt_fs": 0.1, "checkpoint": None, "k_steps": 4,
-          "true_calls": 7, "method": "none"}
+RECORD = {"molecule": "naive", "backend": "naïve", "segments": [SEGMENT] * 3, "dt_fs": 0.1, "checkpoint": None,
+          "k_steps": 4, "true_calls": 7, "method": "none"}
 METADATA = {**RECORD, "none": None, "molecules": [{"name": "a", "smiles": "O", "method": "none"}] * 2}
 
 

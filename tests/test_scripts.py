@@ -289,7 +289,7 @@ def test_bad_files_are_one_sentence(work, tmp_path):
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     base = ("--qm-config", "configs/qm_fast.yaml", "--molecule", work / "raw/ethanol", "--scheme", "metropolis",
             "--out", tmp_path / "x.npz", "--steps", 1)
-    assert "truncated" in script("06b_hybrid_integrate_qm.py", *base, "--checkpoint", tmp_path / "cut.pt",
+    assert "is damaged" in script("06b_hybrid_integrate_qm.py", *base, "--checkpoint", tmp_path / "cut.pt",
                                  expect=2).stderr
     assert "needs a network" in script("06b_hybrid_integrate_qm.py", *base, expect=2).stderr
     other = ("--molecule", work / "raw/water", *base[:2], *base[4:])

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from kstep.cli.flags import add_common_arguments, add_structure, add_subject, filled, positive_int
+from kstep.config import parse_assignments
+from kstep.errors import UserError
 
 
 def add_flags(parser, numbered: str | None = None) -> None:
@@ -40,7 +42,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                           "energies; runs with this method start from them as they are")
     how.add_argument("--num-workers", type=positive_int, dest="n_workers",
                      help="processes for its true calls (default: all cores)")
-    add_common_arguments(parser)
+    add_common_arguments(parser, overrides=True)
 
 
 def run(args) -> int:
@@ -48,7 +50,10 @@ def run(args) -> int:
     from kstep.forces import load_qm_config
     from kstep.stages.preparation import PreparationSettings, prepare_all
 
-    qm = load_qm_config(args.qm_config) if args.qm_config is not None else None
+    changes = parse_assignments(args.assignments)
+    if changes and args.qm_config is None:
+        raise UserError("--set changes keys of --qm-config, and there is none")
+    qm = load_qm_config(args.qm_config, changes) if args.qm_config is not None else None
     done, problems = prepare_all(filled(PreparationSettings, args, qm=qm))
     print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")
     for problem in problems:
