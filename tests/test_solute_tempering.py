@@ -236,7 +236,7 @@ def test_a_cut_run_on_a_solute_ladder_is_bit_equal(n_parts, tmp_path):
     state = [next(first)[0] for _ in range(4)][-1]
     assert state.network_energy.shape == (9, 3) and state.rung_energy.shape == (9, 2, 3)
     write_restart(tmp_path / "restart.npz", state, rng, {"seed": 6}, {"done": 4})
-    read, again, _ = read_restart(tmp_path / "restart.npz", {"seed": 6})
+    read, again, *_ = read_restart(tmp_path / "restart.npz", {"seed": 6})
     for (cut, _), (uncut, _) in zip(macro_steps(scheme, pool, read, again, 4, n_parts=n_parts), whole[4:], strict=True):
         for name, value in per_replica(cut).items():
             assert np.array_equal(value, getattr(uncut, name)), name
