@@ -22,8 +22,8 @@ ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "&#124;"})
 SECTIONS = {  # title: (what it is for, names)
     "The front door": ("`import kstep` gives these, and they are the stages of the command line.", [
         "kstep.prepare", "kstep.sample", "kstep.simulate", "kstep.learn", "kstep.evaluate", "kstep.load",
-        "kstep.export", "kstep.populations", "kstep.average", "kstep.Result", "kstep.front.Report", "kstep.Molecule", "kstep.UserError",
-        "kstep.errors.PhysicsError"]),
+        "kstep.export", "kstep.populations", "kstep.average", "kstep.Result", "kstep.front.Report", "kstep.Molecule",
+        "kstep.UserError", "kstep.errors.PhysicsError"]),
     "Settings": ("The keys of `configs/*.yaml`, and keywords of the front door; those of a scheme are in its own file.",
                  [
         "kstep.schemes.base.RunConfig", "kstep.learning.learn_config.LearnConfig", "kstep.config.BaselineConfig",
