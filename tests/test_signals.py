@@ -40,7 +40,7 @@ def baseline(work, out, length_ps, *flags):
 
 def parts_of(folder, n):
     """The folders of parts of n runs below a folder, once all of them are at work."""
-    found = [path.parent for path in folder.rglob("calls_*")]
+    found = [path.parent for name in ("calls_*", "checkpoint.npz") for path in folder.rglob(name)]
     return sorted(set(found)) if len(set(found)) == n else None
 
 
@@ -60,15 +60,14 @@ def workers_of(run):
 
 def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path):
     run = start(*baseline(work, tmp_path / "out", 2000))
-    wait_until(lambda: parts_of(tmp_path, 2), 120)  # after ten seconds
+    wait_until(lambda: parts_of(tmp_path, 2), 120)
     began = {pid: cpu_s(pid) for pid in workers_of(run)}
     time.sleep(2.0)
     assert all(cpu_s(pid) - began[pid] < 2.6 for pid in began)  # one thread each
     code, seconds, said, left = ended(run, signal.SIGINT)
     assert code == 130 and not left and seconds < 6.0  # three on a quiet machine
     assert "--resume continues" in said and "leaked" not in said and "Traceback" not in said
-    log = (tmp_path / "out/plain_md.log").read_text()
-    assert "interrupted" in log and "plain MD: 0.00 of" in log
+    assert "interrupted" in (tmp_path / "out/plain_md.log").read_text()
 
 
 def log_of(path):
