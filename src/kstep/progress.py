@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-import time
 from typing import Any
 
 from tqdm import tqdm
@@ -21,9 +19,8 @@ class _Lines(tqdm):
     is_closed = False
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Say it, unless less than a minute of work is behind it."""
-        if time.time() - getattr(self, "start_t", math.inf) >= LINES_APART_S:
-            log.info("%s", (msg or str(self)).strip())
+        """Say it."""
+        log.info("%s", (msg or str(self)).strip())
         return True
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:

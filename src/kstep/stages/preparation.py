@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_writable
@@ -25,7 +27,6 @@ from kstep.molecules.prepare import (
 )
 from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.molecules.structure_file import is_structure_file, read_structure
-from kstep.progress import progress_bar
 from kstep.provenance import provenance
 from kstep.runs.starts import settle_starts
 from kstep.shipped import find_molecules
@@ -91,7 +92,7 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     read_metadata(settings.out)  # a broken one is found before the work, not after
     check_writable(settings.out, folder=True)
     versions, done = provenance(), []
-    for source in progress_bar(iterable=sources, unit="molecule", desc="preparing"):
+    for source in tqdm(sources, unit="molecule", desc="preparing", disable=None):
         try:
             prepared, of_starts = _relaxed(_prepare(source, settings), settings)
         except UserError as error:
