@@ -38,5 +38,7 @@ def progress_bar(**how: Any) -> tqdm:
     """tqdm(**how) on a terminal; elsewhere the same, a line a minute to the log."""
     if sys.stderr.isatty():
         return tqdm(**how)
+    ends = how.get("total") is not None or how.get("iterable") is not None
+    left = " of {total_fmt} {unit} in {elapsed}, {remaining} to go" if ends else " {unit} in {elapsed}"
     return _Lines(**how, ascii=True, mininterval=LINES_APART_S, maxinterval=LINES_APART_S,
-                  bar_format="{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} to go{postfix}")
+                  bar_format="{desc}: {n_fmt}" + left + "{postfix}")
