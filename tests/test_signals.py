@@ -61,11 +61,11 @@ def workers_of(run):
 def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path):
     run = start(*baseline(work, tmp_path / "out", 2000))
     wait_until(lambda: parts_of(tmp_path, 2), 120)
-    began = {pid: cpu_s(pid) for pid in workers_of(run)}
+    since, began = time.monotonic(), {pid: cpu_s(pid) for pid in workers_of(run)}
     time.sleep(2.0)
-    assert all(cpu_s(pid) - began[pid] < 2.6 for pid in began)  # one thread each
+    assert all(cpu_s(pid) - began[pid] < 1.3 * (time.monotonic() - since) for pid in began)  # one thread each
     code, seconds, said, left = ended(run, signal.SIGINT)
-    assert code == 130 and not left and seconds < 6.0  # three on a quiet machine
+    assert code == 130 and not left and seconds < 20.0  # three on a quiet machine; the queue takes hours
     assert "--resume continues" in said and "leaked" not in said and "Traceback" not in said
     assert "interrupted" in (tmp_path / "out/plain_md.log").read_text()
 
