@@ -120,6 +120,16 @@ class PhysicsSpec:
         return find_backend(self.backend).energy_is_cheaper
 
     @property
+    def has_forces(self) -> bool:
+        """Whether it can be asked for forces; of one that cannot, `Physics.energy` is all there is."""
+        return find_backend(self.backend).has_forces(self.settings)
+
+    def require_forces(self, what: str, instead: str) -> None:
+        """UserError where there are none: what needs them, and the way out."""
+        if not self.has_forces:
+            raise UserError(f"{self.method} has no forces, and {what} needs them; {instead}")
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """All that makes the energy surface, and the masses on it: what a resumed run must share (kstep.fingerprint).
 

@@ -50,7 +50,8 @@ log = logging.getLogger("kstep")
 class Truth:
     """What the true potential said of r geometries, restraints of the spec added.
 
-    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not
+    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for or there
+    are none; failed (r,) bool: the SCF did not
     converge or the geometry was refused, and every number of that row is NaN; extra {name: (r,...)}: what the backend
     says besides (`Physics.extra`), empty where no row succeeded; bare: energy and forces without the
     restraints, which labels are made of.
@@ -225,6 +226,7 @@ class Pool(ABC):
 
     def __init__(self, spec: PhysicsSpec):
         self.spec, self.numbers, self.masses = spec, spec.numbers, spec.masses
+        self._has_forces = spec.has_forces
         self._bias = Bias(spec.restraints) if spec.restraints else None
         self.failures: list[str] = []  # one sentence per true call that gave no number
         self.histories: dict[int, np.ndarray] = {}  # SCF guesses that the last `collect` was told, by row
@@ -245,8 +247,17 @@ class Pool(ABC):
         """Seconds after which a true call counts as hung."""
 
     @abstractmethod
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True) -> Any:
-        """Start evaluating positions (r,N,3) nm of the replicas `rows` (r,); `collect` waits for the ticket."""
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None) -> Any:
+        """Start evaluating positions (r,N,3) nm of the replicas `rows` (r,); `collect` waits for the ticket.
+
+        want_forces: see `wants_forces`, which a maker asks.
+        """
+
+    def wants_forces(self, want_forces: bool | None) -> bool:
+        """Whether a question is about forces too; None: as far as the truth has them, UserError where it has none."""
+        if want_forces and not self._has_forces:
+            raise UserError(f"{self.spec.method} has no forces to ask for; ask for energies alone")
+        return self._has_forces if want_forces is None else want_forces
 
     @abstractmethod
     def collect(self, ticket) -> Truth:
@@ -271,9 +282,10 @@ class Pool(ABC):
         bias, bias_forces = self._bias.energy_and_forces(positions)
         return replace(bare, energy=bare.energy + bias, forces=bare.forces + bias_forces)
 
-    def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
-        """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""
-        return self.collect(self.submit(positions, rows))
+    def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None,
+                 want_forces: bool | None = None) -> Truth:
+        """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas; want_forces: as `submit`."""
+        return self.collect(self.submit(positions, rows, want_forces))
 
     def __enter__(self):
         return self
@@ -423,9 +435,9 @@ class EvaluationPool(Pool):
         """CPU seconds of the workers (0 with one worker: that is this process)."""
         return sum(self._cpu_s)
 
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True):
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
-        positions = np.asarray(positions, dtype=np.float64)
+        positions, want_forces = np.asarray(positions, dtype=np.float64), self.wants_forces(want_forces)
         rows = np.arange(len(positions)) if rows is None else np.asarray(rows)
         if self._local is not None:
             self.attend()

@@ -20,7 +20,7 @@ from kstep.runs.aim import settle_end
 from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory
 from kstep.scheme_traits import SchemeTraits
-from kstep.schemes import CONTROL, PREFERRED, SCHEMES
+from kstep.schemes import CONTROL, PREFERRED, SAMPLERS, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
 from kstep.schemes.sampler import SamplerConfig
 from kstep.units import kT
@@ -80,7 +80,7 @@ class HybridRun:
         """Whether true forces go into the trajectory; a scheme that needs none asks for them only to keep them."""
         if self.hybrid.store_forces is not None:
             return self.hybrid.store_forces
-        return self.traits.needs_forces or not self.spec.energy_is_cheaper
+        return self.traits.needs_forces or (self.spec.has_forces and not self.spec.energy_is_cheaper)
 
 
 # what a checkpoint lacks, and what it then has, by the head that a scheme needs
@@ -121,6 +121,15 @@ def check_start(initial_md: str | Path | None, frame: int | None) -> None:
         raise UserError("--frame needs --initial-md, the trajectory to take it from")
 
 
+def check_forces(hybrid: HybridConfig, spec: PhysicsSpec) -> None:
+    """Refuse a settled run that would ask for forces which its truth does not have."""
+    if SCHEMES[hybrid.scheme].traits.needs_forces:
+        others = " or ".join(f"--scheme {kind.name}" for kind in SAMPLERS)
+        spec.require_forces(f"scheme {hybrid.scheme}", f"sample on energies alone, by {others}")
+    if hybrid.store_forces:
+        spec.require_forces("store_forces", "leave it out")
+
+
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
                 baseline: BaselineConfig, *, out: str | Path, checkpoint: str | Path | None = None,
                 model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
@@ -146,6 +155,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
     hybrid = settle_settings(hybrid, loaded, baseline)
     check_writable(out)
     spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())
+    check_forces(hybrid, spec)
     if recipe is not None:
         refuse_restraints(spec.restraints)
     return HybridRun(

@@ -48,6 +48,7 @@ def benchmark(settings: BenchmarkSettings) -> tuple[dict, list[str]]:
     for path in (checkpoint, settings.jump_checkpoint):
         if path is not None and not path.is_file():
             raise UserError(f"{path} does not exist; train a network with 04_train.py")
+    plan.physics.spec().require_forces("plain MD, with which a benchmark compares,", "choose a method that has them")
     check_writable(plan.out / "benchmark.json")
     runner = Runner(plan.out / "logs")
     left_out = run_sections(settings, runner)
