@@ -236,6 +236,9 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
+    if getattr(config, "is_correlated", False):
+        raise UserError(f"a QM region needs forces on the charges around it, which {config.method} does not have here; "
+                        "take a functional or HF without correlation")
     if getattr(config, "solvent", None):
         raise UserError(f"a QM region has its solvent around it, atom by atom; take solvent: {config.solvent} out of "
                         "its config")
