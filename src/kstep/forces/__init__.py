@@ -212,14 +212,15 @@ def calculator_spec(calculator, molecule, *, method: str | None = None, kwargs: 
     cannot go to worker processes, or has no settings to tell it by.  `check_spec` then asks whether its forces are the
     slope of its energy.
     """
-    from kstep.forces.ase import AseConfig, name_of, pickled, surface_of
+    from kstep.forces.ase import AseConfig, make_calculator, name_of, pickled, surface_of
 
     is_text = isinstance(calculator, str)
     if kwargs and not is_text:
         raise UserError("kwargs belong to a calculator given as 'package.module:Factory'; give functools.partial of "
                         "the factory")
-    config = AseConfig(calculator=calculator if is_text else name_of(calculator), kwargs=kwargs or {}, charge=charge,
-                       spin_multiplicity=multiplicity)
+    forces = is_text or "forces" in make_calculator(calculator, {}).implemented_properties
+    config = AseConfig(calculator=calculator if is_text else name_of(calculator), kwargs=kwargs or {}, forces=forces,
+                       charge=charge, spin_multiplicity=multiplicity)
     spec = physics_spec(molecule, config)
     if is_text:
         return replace(spec, method=method or spec.method)
