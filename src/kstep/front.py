@@ -16,7 +16,7 @@ import ast
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,24 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
+           device: str = "auto", delay_with: Any = None, resume: bool = False, overwrite: bool = False,
+           **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
-    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    "water", in the place of that of `physics`; delay_with: a cheaper physics that judges each proposal before the dear
+    one is asked; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
                     solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
+    if delay_with is not None:
+        config, calculator = _config(delay_with, {})
+        run = replace(run, delay_with=replace(run.physics.by(config), calculator=calculator))
     run_sampling(run)
     return Result(run.out)
 

@@ -66,6 +66,10 @@ class TruePhysics:
             warn_of_triplet(self.molecule.name, self.molecule.numbers, **own)
             check_spec(self.spec(warm_start=False), self.molecule)
 
+    def by(self, config: BaselineConfig) -> TruePhysics:
+        """The same molecule under another potential."""
+        return replace(self, config=config, calculator=None)
+
     def workers(self, wanted: int | None) -> int:
         """Processes for true calls; an MM call costs microseconds, less than sending it to a worker."""
         return wanted or (1 if self.is_mm else physical_cores())

@@ -71,13 +71,25 @@ class RunSettings:
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
     """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
-    from its frames, or one `frame` of it, instead of conformers.
+    from its frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that
+    judges proposals before `physics` is asked (schemes.delayed).
     """
 
     physics: TruePhysics
     learn: bool = False
     initial_md: Path | None = None
     frame: int | None = None
+    delay_with: TruePhysics | None = None
+
+    @property
+    def relax_on(self) -> PhysicsSpec | None:
+        """What starts are relaxed on in the place of a truth that has no forces, where there is such a thing."""
+        return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
+
+    @property
+    def delay(self) -> PhysicsSpec | None:
+        """The recipe of the cheaper truth, each SCF of which starts cold."""
+        return None if self.delay_with is None else self.delay_with.spec(warm_start=False)
 
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
@@ -151,13 +163,15 @@ def learn_network(settings: SamplingSettings,
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
+    if settings.delay_with is not None:
+        settings.delay_with.check()
     if settings.learn:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
-    s, starts = with_starts(settings, must_hold)
+    s, starts = with_starts(settings, must_hold, settings.relax_on)
     physics = s.physics
     run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
@@ -177,7 +191,7 @@ def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, 
     return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
                        checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
                        device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
-                       model_config=yaml_of(s.model_config), starts=starts)
+                       model_config=yaml_of(s.model_config), starts=starts, delay=s.delay)
 
 
 def device_of(wanted: str) -> str:
