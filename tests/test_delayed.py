@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from conftest import BatchPool, BondPotential, start_state
 from kstep.errors import UserError
@@ -111,6 +112,8 @@ def test_a_start_is_taken_as_it_is_and_then_each_stage_judges_its_own_difference
             after.network_energy.sum(axis=1), cheaper.batch(after.positions)[0])
         assert np.allclose(after.energy, truth.batch(after.positions)[0])
         state = after
+    second = np.concatenate([np.exp(log_u[proposal.rows]) for log_u, proposal in zip(dice[1:], dear[1:])])
+    assert kstest(second, "uniform").pvalue > 1e-3  # whom the first dice let pass, the second know nothing of
 
 
 def test_a_call_of_the_cheaper_truth_that_fails_refuses_its_step_and_nothing_else():
