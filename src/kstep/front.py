@@ -80,8 +80,7 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
                     solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
     if delay_with is not None:
-        config, calculator = _config(delay_with, {})
-        run = replace(run, delay_with=replace(run.physics.by(config), calculator=calculator))
+        run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
     run_sampling(run)
     return Result(run.out)
 

@@ -153,7 +153,7 @@ def load(args):
     physics, delay = open_subject(args, config), getattr(args, "delay_with", None)
     return filled(SamplingSettings, args, physics=physics, hybrid=hybrid,
                   learn_config=load_config(LearnConfig, args.learn_config),
-                  delay_with=None if delay is None else physics.by(load_physics(delay)))
+                  delay_with=None if delay is None else physics.on(load_physics(delay)))
 
 
 def open_subject(args, config):

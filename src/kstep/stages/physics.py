@@ -59,16 +59,18 @@ class TruePhysics:
             spec = physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
         return replace(spec, restraints=self.config.restraints or ())
 
+    def on(self, config: BaselineConfig, calculator: object = None) -> TruePhysics:
+        """The same molecule under another potential, whose charge and multiplicity are these where it has none."""
+        own = {key: value for key in ("charge", "spin_multiplicity")
+               if getattr(config, key, 0) is None and (value := getattr(self.config, key, None)) is not None}
+        return replace(self, config=config.model_copy(update=own), calculator=calculator)
+
     def check(self) -> None:
         """Raise UserError for what the backend refuses: a wrong charge is found here, not later."""
         if not self.is_mm:
             own = electrons(self.config, self.molecule.charge, self.molecule.multiplicity)
             warn_of_triplet(self.molecule.name, self.molecule.numbers, **own)
             check_spec(self.spec(warm_start=False), self.molecule)
-
-    def by(self, config: BaselineConfig) -> TruePhysics:
-        """The same molecule under another potential."""
-        return replace(self, config=config, calculator=None)
 
     def workers(self, wanted: int | None) -> int:
         """Processes for true calls; an MM call costs microseconds, less than sending it to a worker."""

@@ -172,6 +172,8 @@ def sample(settings: SamplingSettings) -> dict:
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
     s, starts = with_starts(settings, must_hold, settings.relax_on)
+    if settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record of starts
+        starts = replace(starts, spent={key: spent for key, spent in starts.spent.items() if key != "true_calls"})
     physics = s.physics
     run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
