@@ -77,6 +77,19 @@ def test_the_truth_is_sampled_through_a_wrong_rung_and_the_identity_holds(n_step
     assert "on the cheaper truth" in scheme.last_words(summary)
 
 
+def test_a_ladder_of_two_cheaper_truths_is_exact_too():
+    """Network, spring, spring, truth: each rung in the place of the network for the next."""
+    truth, rng = spring(), np.random.default_rng(12)
+    second = BondPotential(MASSES, [(0, 1)], lambda r: 0.45 * K_BOND * (r - 1.015 * R_BOND) ** 2,
+                           lambda r: 0.9 * K_BOND * (r - 1.015 * R_BOND))
+    scheme = delayed(middling_spring(), rungs_K=(300.0,), moves=1).delayed_by(CheaperPool(second), 2)
+    seen = [lengths(after.positions) for after, _ in steps_of(
+        scheme, BatchPool(truth), start_state(BatchPool(truth), pairs(1500, rng)), 50, seed=13)][12:]
+    mean, error = mean_and_error(np.array(seen))
+    assert error < 2e-4 and mean == pytest.approx(radial_mean(truth.u, 300.0), abs=4 * error)
+    assert abs(radial_mean(second.u, 300.0) - mean) > 5 * error
+
+
 def test_a_start_is_taken_as_it_is_and_then_each_stage_judges_its_own_difference():
     """By hand, n = 1: what the rung refuses is never asked of the truth, and both tests have dice of their own."""
     truth, cheaper, wrong, rng = spring(), middling_spring(), soft_spring(), np.random.default_rng(4)

@@ -38,7 +38,7 @@ class Account:
     def go_on(self, spent: dict) -> None:
         """Add to what an earlier part of the same run had spent (its `so_far`)."""
         self._earlier, self._calls = dict(spent), self._pool.true_calls
-        self._cheaper_earlier = self._earlier.pop("cheaper_calls", 0)
+        self._cheaper_earlier = int(self._earlier.pop("cheaper_calls", 0))
         if self._starts is not None and not self._starts.kept:  # paid once more
             self._add(self._starts.spent)
         self.clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])

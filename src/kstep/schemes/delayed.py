@@ -27,8 +27,12 @@ class DelayedLadder:
     all is taken as it is, as in `nested`.
     """
 
-    def __init__(self, ladder: NetworkLadder, pool, n_steps: int):
-        """pool: of the cheaper truth, an energy of which depends on x alone; n_steps: to a call of the dear one."""
+    in_parts = True
+
+    def __init__(self, ladder: NetworkLadder | DelayedLadder, pool, n_steps: int):
+        """ladder: the network's, or one that a still cheaper truth judges; pool: of the cheaper truth, an energy of
+        which depends on x alone; n_steps: to a call of the dear one.
+        """
         self.ladder, self.pool, self.n_steps = ladder, pool, n_steps
         self.network, self.carry, self.masses, self.dt_ps = ladder.network, ladder.carry, ladder.masses, ladder.dt_ps
         self.temperatures_K, self.n_rungs, self.inside = ladder.temperatures_K, ladder.n_rungs, ladder.inside
@@ -46,7 +50,7 @@ class DelayedLadder:
     def advance(self, positions: np.ndarray, energy: np.ndarray, rng: np.random.Generator) -> Advance:
         """n_steps of the network's ladder (R,m,N,3), each judged on the cheaper truth; counts are of all of them."""
         x, u, gap, beta = positions, self._networks(energy), energy[:, 0, -1], 1.0 / kT(self.temperatures_K[0])
-        asked, all_steps = np.zeros((len(x), 2), dtype=np.int64), []
+        asked, led_all = np.zeros((len(x), 2), dtype=np.int64), []
         for _ in range(self.n_steps):
             # the dice are cast here, before the answer is known
             log_u = np.log(rng.random(len(x)))
@@ -59,11 +63,12 @@ class DelayedLadder:
             asked += np.stack([moved, moved & accepted], axis=1)
             x, u, gap = (np.where(accepted.reshape(-1, *[1] * (old.ndim - 1)), now, old)
                          for now, old in ((led.positions, x), (led.energy, u), (new, gap)))
-            all_steps.append(led)
+            led_all.append(led)
         gaps = np.zeros(x.shape[:2])
         gaps[:, 0] = gap
-        return Advance(x, self._with(u, gaps), *(sum(getattr(led, name) for led in all_steps)
-                                                 for name in ("n_steps", "moves", "exchanges", "turns")), asked)
+        return Advance(x, self._with(u, gaps), n_steps=sum(led.n_steps for led in led_all),
+                       moves=sum(led.moves for led in led_all), exchanges=sum(led.exchanges for led in led_all),
+                       turns=sum(led.turns for led in led_all), delayed=asked)
 
     def _gap(self, led: Advance, gap: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """U_1 - U_0 (R,) kJ/mol where the coldest rung has been led to, inf where there is no number."""
