@@ -12,6 +12,9 @@ acceptance as Christen & Fox, J. Comput. Graph. Stat. 14, 795 (2005) have it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from kstep.schemes.network_ladder import Advance, NetworkLadder
@@ -28,6 +31,13 @@ class DelayedLadder:
     """
 
     in_parts = True
+    network: Any
+    carry: Any
+    masses: np.ndarray
+    dt_ps: float
+    temperatures_K: tuple[float, ...]
+    n_rungs: int
+    inside: Callable[[np.ndarray], np.ndarray] | None
 
     def __init__(self, ladder: NetworkLadder | DelayedLadder, pool, n_steps: int):
         """ladder: the network's, or one that a still cheaper truth judges; pool: of the cheaper truth, an energy of
@@ -66,9 +76,9 @@ class DelayedLadder:
             led_all.append(led)
         gaps = np.zeros(x.shape[:2])
         gaps[:, 0] = gap
-        return Advance(x, self._with(u, gaps), n_steps=sum(led.n_steps for led in led_all),
-                       moves=sum(led.moves for led in led_all), exchanges=sum(led.exchanges for led in led_all),
-                       turns=sum(led.turns for led in led_all), delayed=asked)
+        moves, exchanges, turns = (np.sum([getattr(led, name) for led in led_all], axis=0)
+                                   for name in ("moves", "exchanges", "turns"))
+        return Advance(x, self._with(u, gaps), sum(led.n_steps for led in led_all), moves, exchanges, turns, asked)
 
     def _gap(self, led: Advance, gap: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """U_1 - U_0 (R,) kJ/mol where the coldest rung has been led to, inf where there is no number."""
