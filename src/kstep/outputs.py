@@ -54,13 +54,13 @@ def settle_result(path: Path, is_ours: Callable[[Path], bool], inputs: Mapping[s
     the command has no such flag).
     OSError where `path` cannot be written.
     """
+    check_writable(path)
     check_no_input([path], inputs or {})
     if overwrite:
         set_aside(path)
-    elif os.path.lexists(path) and not path.is_dir() and not _recognised(path, is_ours):
+    elif os.path.lexists(path) and not _recognised(path, is_ours):
         keep = ", or --overwrite keeps it under another name" if overwrite is not None else ""
         raise UserError(f"{path} is there already, and this command did not write it; choose another output{keep}")
-    check_writable(path)
 
 
 def _recognised(path: Path, is_ours: Callable[[Path], bool]) -> bool:
