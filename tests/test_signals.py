@@ -1,5 +1,6 @@
 """Runs as a user starts them, told to end or robbed of a worker: nothing is lost, nobody stays behind."""
 
+import copy
 import json
 import os
 import resource
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import synthetic
 from conftest import ROOT, run_python
-from kstep.schemas import load_trajectory
+from kstep.schemas import PER_FRAME, load_trajectory
 from test_scripts import alive, children, wait_until
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "8"}  # of a shell that means well
@@ -131,19 +133,61 @@ def test_sigterm_on_06b_leaves_what_a_bit_equal_run_goes_on_from(work, tmp_path)
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_a_short_soak_holds_and_its_judgement_can_fail(tmp_path):
+def test_a_short_soak_holds(tmp_path):
     """Two hours of it, with a network: benchmarks/soak.py."""
-    import soak
-
-    done = run_python("benchmarks/soak.py", "--minutes", 0.01, "--fault-minutes", 0.07, "--most-faults", 3, "--scheme",
+    done = run_python("benchmarks/soak.py", "--minutes", 0.01, "--fault-minutes", 0.07, "--most-faults", 4, "--scheme",
                       "plain", "--smiles", "O", "--replicas", 2, "--faults", "kill worker", "kill run", "end run",
-                      "--work", tmp_path / "work", "--out", tmp_path / "soak.json")
+                      "damaged file", "--work", tmp_path / "work", "--out", tmp_path / "soak.json")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "soak.json").read_text())
-    assert found["holds"] and found["same_bits"] and not found["lost_or_doubled"]
-    trajectory = load_trajectory(tmp_path / "work/noisy.npz")
-    first = trajectory.replica == trajectory.replica[0]
-    fourth, fifth = np.flatnonzero(first)[4:6]
-    trajectory.step[fifth] = trajectory.step[fourth]  # one twice, and one that is missing
-    assert soak.lost_or_doubled(trajectory, 1) == 2
-    assert soak.growth([(0.0, 100.0)] * 150 + [(1.0, 110.0)] * 100) == pytest.approx(0.1)
+    assert found["holds"] and found["same_bits"] and not found["lost_or_doubled"] and not found["fails"]
+
+
+def one_twice(t):
+    t.step[30] = t.step[29]
+
+
+def frames(t, chosen):
+    for key in PER_FRAME:
+        if len(getattr(t, key)):
+            setattr(t, key, getattr(t, key)[chosen])
+
+
+def its_last_one_lost(t):
+    frames(t, np.arange(len(t.pos)) != np.flatnonzero(t.replica == 0)[-1])
+
+
+WRONG = [  # of a run, what of it fails
+    (lambda t: None, []), (one_twice, ["frames"]), (its_last_one_lost, ["frames"]),
+    (lambda t: t.metadata.update(true_calls=t.metadata["true_calls"] + 1), ["true calls"]),
+    (lambda t: t.Epot.__iadd__(3.0) is None, ["energy"]),
+]
+
+
+@pytest.mark.parametrize("change, fails", WRONG, ids=lambda value: "-".join(value) if isinstance(value, list) else "")
+def test_a_soak_that_does_not_hold_says_what(tmp_path, change, fails):
+    import soak
+
+    quiet = synthetic.ethanol(0, replicas=4, frames=400)
+    quiet.metadata["k_steps"] = int(np.diff(quiet.step[:2])[0])
+    noisy = copy.deepcopy(quiet)
+    change(noisy)
+    for name, run in (("quiet", quiet), ("noisy", noisy)):
+        synthetic.save(tmp_path / f"{name}.npz", run)
+    flat = [(0.0, 100.0)] * 400
+    patient = soak.Patient([], tmp_path, None, memory=flat)
+    assert soak.judge(tmp_path / "quiet.npz", tmp_path / "noisy.npz", patient, flat)["fails"] == fails
+    if not fails:
+        grows = [(0.0, 100.0)] * 250 + [(1.0, 110.0)] * 150
+        for more, quiet_memory in ((flat, grows), (grows, flat)):
+            patient = soak.Patient([], tmp_path, None, memory=more, wrong_ends=["end run: exit code 1"])
+            found = soak.judge(tmp_path / "quiet.npz", tmp_path / "noisy.npz", patient, quiet_memory)
+            assert found["fails"] == ["ends", "memory"] and not found["holds"]
+
+
+def test_a_soak_tells_populations_apart():
+    import soak
+
+    one, other = (synthetic.ethanol(seed, replicas=8, frames=400) for seed in (0, 1))
+    assert soak.shares_apart(one, one) == 0.0 and soak.shares_apart(one, other) < soak.MOST_DEVIATION
+    assert soak.shares_apart(one, synthetic.ethanol(2, replicas=8, frames=400, wells=[0] * 8)) > soak.MOST_DEVIATION
