@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
@@ -32,6 +33,10 @@ Timestep = Annotated[float, Field(ge=0.001, le=5), Number]
 Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Length = Annotated[float, Field(ge=0, le=1e6), Number]  # ps: a microsecond is more than anyone waits for
 
+
+LONGEST_SHOWN = 200  # characters of what a file says in a sentence about it
+_SHORT = reprlib.Repr()  # which looks at few entries of a list, and of those within: aliases may nest them without end
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
 HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
 
@@ -139,10 +144,11 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
             raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
-            raise UserError(f"{where}: unknown key '{key}'{hint}") from None
+            raise UserError(f"{where}: unknown key '{key[:LONGEST_SHOWN]}'{hint}") from None
         message = problem["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        raise UserError(f"{where}: {key} = {problem.get('input')!r} is not valid: {message}") from None
+        raise UserError(f"{where}: {key[:LONGEST_SHOWN]} = {_SHORT.repr(problem.get('input'))} is not valid: "
+                        + message) from None
 
 
 def _fields_at(kind: type[BaseModel], keys) -> Any:
