@@ -38,6 +38,8 @@ LONGEST_SHOWN = 200  # characters of what a file says in a sentence about it
 _SHORT = reprlib.Repr()  # which looks at few entries of a list, and of those within: aliases may nest them without end
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
+# what PyYAML raises for a text that is none: dates, numbers and tags of its own go through Python's conversions
+NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
 
 
@@ -121,7 +123,7 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"config {path}: {error}") from None
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"config {path} is not valid YAML{where}") from None
@@ -180,9 +182,9 @@ def parse_assignments(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {pair!r} must read key=value")
+            raise UserError(f"--set {_SHORT.repr(pair)} must read key=value")
         try:
             out[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {pair!r}: the value is not valid YAML") from None
+        except NO_YAML:
+            raise UserError(f"--set {_SHORT.repr(pair)}: the value is not valid YAML") from None
     return out
