@@ -137,7 +137,7 @@ def test_a_short_soak_holds(tmp_path):
     """Two hours of it, with a network: benchmarks/soak.py."""
     done = run_python("benchmarks/soak.py", "--minutes", 0.01, "--fault-minutes", 0.07, "--most-faults", 4, "--scheme",
                       "plain", "--smiles", "O", "--replicas", 2, "--faults", "kill worker", "kill run", "end run",
-                      "damaged file", "--work", tmp_path / "work", "--out", tmp_path / "soak.json")
+                      "damaged file", "--work", tmp_path / "work", "--out", tmp_path / "soak.json", timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "soak.json").read_text())
     assert found["holds"] and found["same_bits"] and not found["lost_or_doubled"] and not found["fails"]
