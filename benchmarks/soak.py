@@ -88,6 +88,16 @@ def command_of(pid: int) -> str:
     return ""
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a run, with its workers and those that it has lost."""
+    ticks = 0
+    for process in [pid, *children(pid)]:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def memory_MB(pid: int) -> float:
     """Resident memory of a run with its workers."""
     pages = 0
@@ -171,8 +181,12 @@ class Patient:
 
 
 def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: float, rng: random.Random,
-              most_faults: int) -> Patient:
-    """Run to the end under faults, of each kind in turn in a random order, exponentially apart."""
+              most_faults: int, loading_cpu_s: float) -> Patient:
+    """Run to the end under faults, of each kind in turn in a random order, exponentially apart.
+
+    loading_cpu_s: what a run takes before its first step; none is disturbed before that, or where faults come faster
+    than it loads it would never be disturbed at its work.
+    """
     patient, queue = Patient(command, out, rng), []
     patient.start()
     due = time.monotonic() + rng.expovariate(1.0 / mean_s)
@@ -180,7 +194,8 @@ def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: floa
         if time.monotonic() - patient.began > most_s:
             patient.process.kill()
             raise SystemExit(f"the run is not done after {most_s:.0f} s; see {out.with_suffix('.txt')}")
-        if time.monotonic() > due and len(patient.history) < most_faults and patient.process.poll() is None:
+        if (time.monotonic() > due and len(patient.history) < most_faults and patient.process.poll() is None
+                and cpu_s(patient.process.pid) > loading_cpu_s):
             queue = queue or rng.sample(list(faults), len(faults))
             patient.fault(queue.pop())
             due = time.monotonic() + rng.expovariate(1.0 / mean_s)
@@ -309,13 +324,15 @@ def main() -> None:
         finished([sys.executable, "-m", "kstep", "learn", args.smiles, "--name", "soak", "--out",
                   str(learned.resolve()), "--num-workers", "2", "--seed", str(args.seed)], learned)
     pilot, quiet, noisy = (args.work / f"{name}.npz" for name in ("pilot", "quiet", "noisy"))
+    before = cpu_s(os.getpid())
     start_s, _ = finished(command_for(args, pilot.with_name("start.npz"), 1), pilot)
+    start_cpu_s = cpu_s(os.getpid()) - before
     step_s = max(finished(command_for(args, pilot, PILOT_STEPS), pilot)[0] - start_s, 0.1) / PILOT_STEPS
     steps = max(PILOT_STEPS, int(QUIET_SHARE * args.minutes * 60 / step_s))
     print(f"{step_s * 1e3:.0f} ms a macro-step: {steps} of them", flush=True)
     quiet_s, quiet_memory = finished(command_for(args, quiet, steps), quiet)
     patient = disturbed(command_for(args, noisy, steps), noisy, args.faults, 60 * args.fault_minutes,
-                        10 * quiet_s + 600, random.Random(args.seed), args.most_faults)
+                        10 * quiet_s + 600, random.Random(args.seed), args.most_faults, start_cpu_s)
     found = judge(quiet, noisy, patient, quiet_memory)
     write_json_compact(args.out, {**found, "minutes": (time.monotonic() - patient.began + quiet_s) / 60,
                                   "scheme": args.scheme, "steps": steps, **machine(), **provenance()})
