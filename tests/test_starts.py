@@ -14,7 +14,8 @@ import kstep
 from kstep.cli import main
 from kstep.errors import UserError
 from kstep.forces import physics_spec
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.local_pool import EvaluationPool
+from kstep.forces.pool import Truth
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.geometry_faults import judge
 from kstep.molecules.mmff94 import guessed_parameters

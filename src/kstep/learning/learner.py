@@ -30,7 +30,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.learning.chains import Chains, Judgement
 from kstep.learning.earlier import Earlier
 from kstep.learning.ending import acceptance, more_labels_pay

@@ -14,7 +14,7 @@ from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.restraints import Restraint
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain

@@ -26,7 +26,8 @@ from ase.optimize import LBFGS
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.local_pool import EvaluationPool
+from kstep.forces.pool import Truth
 from kstep.molecules.conformers import graph_of, select_distinct
 from kstep.molecules.geometry_faults import WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.molecule import Molecule

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import fastest_platform, make_context, read_system
-from kstep.forces.pool import EvaluationPool
 from kstep.runs.loop import initial_state, run
 from kstep.runs.tuning import Costs, measure_costs
 from kstep.schemes import Plain

@@ -21,7 +21,7 @@ import numpy as np
 from kstep.analysis.measure.samples import Recording, Series
 from kstep.errors import PhysicsError
 from kstep.files import sha256
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.progress import progress_bar
 from kstep.runs.certificate import Certificate
 from kstep.runs.network_dynamics import Carrier, make_carrier, network_dynamics
