@@ -228,3 +228,17 @@ def asked_of(positions: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray
     """Positions (r,N,3) as they are sent, and the replicas (r,) that they are of."""
     positions = np.asarray(positions, dtype=np.float64)
     return positions, np.arange(len(positions)) if rows is None else np.asarray(rows)
+
+
+def make_pool(spec: PhysicsSpec, n_workers: int = 1, *, first: int = 0) -> Pool:
+    """The pool that the spec asks for: workers of a Dask cluster, or n_workers processes of this machine.
+
+    first: number of the Dask worker that the first row is asked of.
+    """
+    if spec.scheduler is not None:
+        from kstep.forces.dask_pool import DaskPool
+
+        return DaskPool(spec, first)
+    from kstep.forces.local_pool import EvaluationPool
+
+    return EvaluationPool(spec, n_workers)
