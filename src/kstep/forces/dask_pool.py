@@ -274,11 +274,10 @@ class DaskPool(WorkerPool):
                 self._send(question)
 
     def _see_who_is_there(self) -> None:
+        self._check_client()
         try:
             threads = self._until(self._client.nthreads(asynchronous=True), REPLY_S)
-        except (TimeoutError, OSError):
-            if self._client.status in ("closed", "closing"):
-                raise PhysicsError(f"the Dask scheduler at {self.spec.scheduler} is gone") from None
+        except OSError:  # TimeoutError is one; the client tries for a while to reach its scheduler again
             return
         for address, worker in list(self._workers.items()):
             if address not in threads or worker.seat.status != "finished":
@@ -291,6 +290,11 @@ class DaskPool(WorkerPool):
                           not self._workers)
             else:
                 self._seating[address] = self._submit(address, _take_seat, *self._seat_for)
+
+    def _check_client(self) -> None:
+        if self._client.status in ("closed", "closing"):
+            raise PhysicsError(f"the Dask scheduler at {self.spec.scheduler} is gone; --resume goes on with the run once "
+                               "another is there")
 
     def _bar(self, address: str, why: str, refuse: bool) -> None:
         sentence = f"the Dask worker {address} cannot be asked: {why}"
@@ -407,7 +411,10 @@ class DaskPool(WorkerPool):
             try:
                 replies = self._until(self._client.gather(futures, errors="skip", asynchronous=True),
                                       watch=self._is_something_wrong)
-            except TimeoutError:
+            except (OSError, RuntimeError, concurrent.futures.CancelledError) as error:  # TimeoutError is an OSError
+                if isinstance(error, RuntimeError) and self._client.status == "running":
+                    raise
+                self._check_client()
                 replies = []
             self._heed(replies)
         del self._open[number]
