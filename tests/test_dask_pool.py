@@ -181,6 +181,18 @@ def test_rows_are_dealt_evenly_from_the_first_worker_on(scheduler):
         assert pool._of_row[0] != other._of_row[0]
 
 
+def test_a_worker_that_comes_later_gets_its_share_and_the_guesses_that_go_with_it():
+    x = [geometries(4, seed=seed) for seed in range(2)]
+    with distributed.LocalCluster(n_workers=1, processes=False, **QUIET) as growing, EvaluationPool(
+            springs(warm_start=True), 1) as local, make_pool(springs(
+                warm_start=True, scheduler=growing.scheduler_address)) as pool:
+        assert np.array_equal(pool.evaluate(x[0]).energy, local.evaluate(x[0]).energy)
+        growing.scale(2)
+        wait_until(lambda: pool._look() or pool.n_workers == 2)
+        assert np.array_equal(pool.evaluate(x[1]).energy, local.evaluate(x[1]).energy)
+        assert sorted(list(pool._of_row.values()).count(address) for address in pool._workers) == [2, 2]
+
+
 # who is asked ----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ import concurrent.futures
 import heapq
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -262,8 +263,7 @@ class DaskPool(WorkerPool):
         for address, seat in list(self._seating.items()):
             if seat.status == "finished":
                 self._workers[address] = _Worker(self._seating.pop(address), heard=time.monotonic())
-                if not self.spec.keeps_history:  # nothing binds a row to where it is
-                    self._of_row.clear()
+                self._even_out()
             elif seat.status != "pending":
                 del self._seating[address]
                 if seat.status == "error":  # else it is gone again
@@ -293,8 +293,8 @@ class DaskPool(WorkerPool):
 
     def _check_client(self) -> None:
         if self._client.status in ("closed", "closing"):
-            raise PhysicsError(f"the Dask scheduler at {self.spec.scheduler} is gone; --resume goes on with the run once "
-                               "another is there")
+            raise PhysicsError(f"the Dask scheduler at {self.spec.scheduler} is gone; --resume goes on with the run "
+                               "once another is there")
 
     def _bar(self, address: str, why: str, refuse: bool) -> None:
         sentence = f"the Dask worker {address} cannot be asked: {why}"
@@ -311,7 +311,7 @@ class DaskPool(WorkerPool):
         """What a lost worker was asked goes to others, the question that it was at with care."""
         lost = self._workers.pop(address)
         self._of_row = {row: place for row, place in self._of_row.items() if place != address}
-        self._owed |= {row for row in self._guesses if row not in self._of_row}
+        self._owed |= self._guesses.keys() - self._of_row.keys()
         at = next((number for number, _, future in lost.waiting if future.status != "finished"), None)
         for number, question, _ in lost.waiting:
             self._ask_again(question, f"at {address} {why}" if number == at else None)
@@ -345,6 +345,15 @@ class DaskPool(WorkerPool):
                 self._of_row[row] = address
                 heapq.heapreplace(heap, (count + 1, place, address))
         return [self._of_row[row] for row in rows.tolist()]
+
+    def _even_out(self) -> None:
+        """Take rows from workers that have more than their share, now that there is another."""
+        most, counts = math.ceil(len(self._of_row) / len(self._workers)), Counter(self._of_row.values())
+        for row, address in list(self._of_row.items()):
+            if counts[address] > most:
+                counts[address] -= 1
+                del self._of_row[row]
+        self._owed |= self._guesses.keys() - self._of_row.keys()
 
     def _ask(self, question: Question) -> None:
         self._open[question.number] += 1
@@ -431,7 +440,12 @@ class DaskPool(WorkerPool):
                     broken.append((question, _why_broken(future)))
                 else:
                     left.append((sent, question, future))
-            worker.waiting, worker.done, worker.heard = left, 0, time.monotonic()
+            if len(left) < len(worker.waiting):
+                worker.heard = time.monotonic()
+            worker.waiting, worker.done = left, sum(future.status == "finished" for _, _, future in left)
+        if broken:  # first see whether their workers are there
+            self._looked = -np.inf
+            self._look()
         for question, why in broken:
             self._ask_again(question, why)
 
