@@ -349,12 +349,22 @@ def where_it_stops(costs: Costs) -> str:
     return rows(lines)
 
 
+BUSY = ("More processes than cores wanted to run while this was measured ({load:.0f} for {cores}), and what Dask does "
+        "between two calls took as many times longer than its CPU seconds say: these runs are below what an idle "
+        "machine shows, and hold the limits to their order of magnitude alone.")
+
+
+def is_busy(record: dict) -> bool:
+    """Whether others had most of the machine while it was measured."""
+    return record["load"] > 2 * record["machine"]["cores"]
+
+
 def page(record: dict) -> str:
     """docs/growth.md."""
     costs = Costs(**record["costs"])
-    milli = {name: f"{1e3 * value:.2g} ms" for name, value in record["costs"].items() if name.endswith("_s")}
+    milli = {name: f"{float(f'{1e3 * value:.2g}'):g} ms" for name, value in record["costs"].items() if name.endswith("_s")}
     held = rows([("true calls", "workers", "a call", "calls per task", "calls/s expected", "calls/s measured"), *(
-        (check["truth"], check["workers"], f"{1e3 * check['call_s']:.3g} ms", check["calls_per_task"],
+        (check["truth"], check["workers"], f"{check['call_s']:.3g} s", check["calls_per_task"],
          f"{check['expected']:.3g}", f"{check['calls_per_s']:.3g}") for check in record["checks"])])
     reached = rows([("true call", *(f"{n:,} workers" for n in WORKERS)), *(
         (truth.name, *(f"{float(f'{min(limits(truth, n, costs, CORES[-1]).values()):.2g}'):,g}" for n in WORKERS))
@@ -388,6 +398,7 @@ def page(record: dict) -> str:
         f"CPU. One question by itself came back after {milli['latency_s']}, while {record['load']:.0f} processes "
         f"wanted the {record['machine']['cores']} cores of the machine: a time of the clock, unlike the others.",
         "Held against runs, with what a call took at the workers of that run:", held,
+        *([BUSY.format(load=record["load"], cores=record["machine"]["cores"])] if is_busy(record) else []),
         "The workers whose calls sleep are threads of one process, which they share with scheduler and client: that is "
         "harder on Dask than processes of their own.")) + "\n"
 

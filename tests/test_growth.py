@@ -48,7 +48,9 @@ def test_page_and_figure_are_what_was_measured():
     assert growth.PAGE.read_text() == growth.page(record) and growth.PICTURE.read_text() == growth.svg(record)
     picture = ElementTree.fromstring(growth.svg(record))
     assert len(picture.findall("{*}polyline")) == len(growth.TRUTHS) * len(growth.CORES)
-    assert len(picture.findall("{*}circle")) == len(record["checks"]) == 3
-    assert [check["workers"] for check in record["checks"]] == [1, 2, 64]
-    for check in record["checks"]:  # the machine did other work meanwhile
-        assert 0.5 < check["calls_per_s"] / check["expected"] < 1.2, check
+    assert len(picture.findall("{*}circle")) == len(record["checks"]) > 1
+    assert {check["workers"] for check in record["checks"]} <= {1, 2, growth.SLEEPERS}
+    busy = growth.is_busy(record)
+    assert busy == ("what an idle machine shows" in growth.page(record).replace("\n", " "))
+    for check in record["checks"]:
+        assert (0.1 if busy else 0.7) < check["calls_per_s"] / check["expected"] < 1.2, check

@@ -63,7 +63,7 @@ def calls_per_task(call_s: float | None, n_workers: int) -> int:
     """
     if call_s is None:
         return 1
-    return max(1, int(max(TASK_S, LEAST_WORK * OVERHEAD_S * n_workers) / max(call_s, 1e-6)))
+    return max(1, math.ceil(max(TASK_S, LEAST_WORK * OVERHEAD_S * n_workers) / max(call_s, 1e-6)))
 
 
 # in a worker ---------------------------------------------------------------------------------------
