@@ -362,7 +362,8 @@ def is_busy(record: dict) -> bool:
 def page(record: dict) -> str:
     """docs/growth.md."""
     costs = Costs(**record["costs"])
-    milli = {name: f"{float(f'{1e3 * value:.2g}'):g} ms" for name, value in record["costs"].items() if name.endswith("_s")}
+    milli = {name: f"{float(f'{1e3 * value:.2g}'):g} ms"
+             for name, value in record["costs"].items() if name.endswith("_s")}
     held = rows([("true calls", "workers", "a call", "calls per task", "calls/s expected", "calls/s measured"), *(
         (check["truth"], check["workers"], f"{check['call_s']:.3g} s", check["calls_per_task"],
          f"{check['expected']:.3g}", f"{check['calls_per_s']:.3g}") for check in record["checks"])])
