@@ -37,6 +37,7 @@ CONFORMANT = {
                                        "solvation_model": "cpcm"}, 0.05),
     "pyscf IEF-PCM": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G", "solvent": "thf",
                                          "solvation_model": "iefpcm"}, 0.05),
+    "pyscf MP2/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G", "correlation": "mp2"}, 1e-4),
     "pyscf HF/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G"}, 1e-4),
     "pyscf DF-PBE/STO-3G": ("pyscf", "water", {"basis": "STO-3G", "grid_level": 1, "density_fit": True}, 0.5),
     "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),

@@ -68,3 +68,14 @@ def make_spring():
 def returns_no_calculator():
     """A function that is allowed, and returns something else."""
     return 1.0
+
+
+class EnergyAlone(Spring):
+    """Nothing is wrong with it, but that it has no forces."""
+
+    implemented_properties = ["energy"]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        assert "forces" not in properties
+        super().calculate(atoms, properties, system_changes)
+        del self.results["forces"]

@@ -16,7 +16,7 @@ import ast
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import write_prepared
+from kstep.molecules.prepare import check_not_another, write_prepared
 from kstep.outputs import check_no_input
 from kstep.processes import one_thread
 from kstep.result import Result
@@ -51,11 +51,12 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
     out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
     see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
-    their own.  Raises UserError for what is no molecule.
+    their own.  Raises UserError for what is no molecule, and where another preparation lies in that folder.
     """
     prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
                                n_conformers=n_conformers, seed=seed)
     if out is not None:
+        check_not_another(prepared, out, "choose another folder")
         write_prepared(prepared, out)
     return prepared.molecule
 
@@ -64,7 +65,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           scheduler: str | Path | None = None, device: str = "auto", resume: bool = False, overwrite: bool = False,
+           scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, resume: bool = False,
+           overwrite: bool = False,
            **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
@@ -72,7 +74,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
-    its file (None: this machine); settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    its file (None: this machine); delay_with: a cheaper physics that judges each proposal before the dear one is asked;
+    settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
@@ -80,6 +83,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
                     solvent=solvent, workers=workers, scheduler=scheduler, device=device, resume=resume,
                     overwrite=overwrite)
+    if delay_with is not None:
+        run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
     run_sampling(run)
     return Result(run.out)
 

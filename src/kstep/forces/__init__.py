@@ -121,6 +121,16 @@ class PhysicsSpec:
         return find_backend(self.backend).energy_is_cheaper
 
     @property
+    def has_forces(self) -> bool:
+        """Whether it can be asked for forces; of one that cannot, `Physics.energy` is all there is."""
+        return find_backend(self.backend).has_forces(self.settings)
+
+    def require_forces(self, what: str, instead: str) -> None:
+        """UserError where there are none: what needs them, and the way out."""
+        if not self.has_forces:
+            raise UserError(f"{self.method} has no forces, and {what} needs them; {instead}")
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """All that makes the energy surface, and the masses on it: what a resumed run must share (kstep.fingerprint).
 
@@ -203,14 +213,15 @@ def calculator_spec(calculator, molecule, *, method: str | None = None, kwargs: 
     cannot go to worker processes, or has no settings to tell it by.  `check_spec` then asks whether its forces are the
     slope of its energy.
     """
-    from kstep.forces.ase import AseConfig, name_of, pickled, surface_of
+    from kstep.forces.ase import AseConfig, make_calculator, name_of, pickled, surface_of
 
     is_text = isinstance(calculator, str)
     if kwargs and not is_text:
         raise UserError("kwargs belong to a calculator given as 'package.module:Factory'; give functools.partial of "
                         "the factory")
-    config = AseConfig(calculator=calculator if is_text else name_of(calculator), kwargs=kwargs or {}, charge=charge,
-                       spin_multiplicity=multiplicity)
+    forces = is_text or "forces" in make_calculator(calculator, {}).implemented_properties
+    config = AseConfig(calculator=calculator if is_text else name_of(calculator), kwargs=kwargs or {}, forces=forces,
+                       charge=charge, spin_multiplicity=multiplicity)
     spec = physics_spec(molecule, config)
     if is_text:
         return replace(spec, method=method or spec.method)
@@ -227,6 +238,9 @@ def qmmm_spec(surroundings, qm_atoms, config, *, charge: int = 0, multiplicity: 
     energy depends on the geometry alone.
     """
     surroundings.check_cut(qm_atoms)
+    if getattr(config, "is_correlated", False):
+        raise UserError(f"a QM region needs forces on the charges around it, which {config.method} does not have here; "
+                        "take a functional or HF without correlation")
     if getattr(config, "solvent", None):
         raise UserError(f"a QM region has its solvent around it, atom by atom; take solvent: {config.solvent} out of "
                         "its config")

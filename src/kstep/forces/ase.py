@@ -50,6 +50,7 @@ class AseConfig(ChargedConfig):
     backend: Literal["ase"] = "ase"
     calculator: Word
     kwargs: dict[str, Any] = {}
+    forces: bool = True  # whether it has any that are worth their price
 
     @property
     def method(self) -> str:
@@ -71,8 +72,9 @@ class AsePhysics(Physics):
     """
 
     def __init__(self, numbers, masses, *, calculator: str | Callable | Any, kwargs: dict[str, Any] | None = None,
-                 charge: int = 0, multiplicity: int = 1):
+                 charge: int = 0, multiplicity: int = 1, forces: bool = True):
         super().__init__(numbers, masses)
+        self.has_forces = forces
         check_electrons(self.numbers, charge, multiplicity)
         from ase import Atoms
 
@@ -82,7 +84,7 @@ class AsePhysics(Physics):
                             charges=np.full(n_atoms, charge / n_atoms),
                             magmoms=np.full(n_atoms, (multiplicity - 1) / n_atoms),
                             info={"charge": charge, "spin": multiplicity})
-        self._calculator = self._atoms.calc = make_calculator(calculator, kwargs or {})
+        self._calculator = self._atoms.calc = make_calculator(calculator, kwargs or {}, forces=forces)
         # about which point an ion's dipole is meant, each calculator says for itself
         self._has_dipole = charge == 0 and "dipole" in self._calculator.implemented_properties
 
@@ -129,8 +131,11 @@ class AsePhysics(Physics):
                 raise PhysicsError(f"the ASE calculator failed: {type(error).__name__}: {str(error).strip()}") from None
 
 
-def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
-    """The calculator of "package.module:Factory", of a factory, or itself; UserError says what is missing."""
+def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any], *, forces: bool = False):
+    """The calculator of "package.module:Factory", of a factory, or itself; UserError says what is missing.
+
+    forces: whether it has to have them.
+    """
     factory: Any = _named(what) if isinstance(what, str) else what
     name = what if isinstance(what, str) else name_of(what)
     calculator = factory
@@ -139,9 +144,11 @@ def make_calculator(what: str | Callable | Any, kwargs: dict[str, Any]):
             calculator = factory(**kwargs)
         except Exception as error:  # a wrong keyword, a missing file, a program that is not there: the user's to mend
             raise UserError(f"calculator {name} cannot be built with {kwargs}: {error}") from None
-    wanted = {"energy", "forces"}
-    if isinstance(calculator, type) or not wanted <= set(getattr(calculator, "implemented_properties", ())):
+    known = set() if isinstance(calculator, type) else set(getattr(calculator, "implemented_properties", ()))
+    if "energy" not in known:
         raise UserError(f"calculator {name} is no ASE calculator with energy and forces")
+    if forces and "forces" not in known:
+        raise UserError(f"calculator {name} has no forces; if its energies are to be sampled, set forces: false")
     return calculator
 
 
@@ -252,11 +259,15 @@ def with_arguments(name: str, arguments: dict[str, Any]) -> str:
 def check_calculator(spec, molecule) -> None:
     """Refuse a calculator whose forces are not the slope of its energy: other units, another sign, noise.
 
-    Three true calls beside a conformer of the Molecule, which no run is billed for; UserError says by how much.
+    One without forces is only asked for an energy.  At most three true calls beside a conformer of the Molecule, which
+    no run is billed for; UserError says by how much.
     """
     physics = spec.build()
     x = molecule.conformers[0] + np.random.default_rng(0).normal(size=molecule.conformers[0].shape) * SHAKEN_NM
     try:
+        if not physics.has_forces:
+            physics.energy(x)
+            return
         forces = physics.energy_and_forces(x)[1]
         size = float(np.linalg.norm(forces))
         if size * PROBE_NM < LEAST_WORK:  # one atom alone has no force
@@ -276,4 +287,5 @@ def _lennard_jones() -> dict[str, Any]:
 
 BACKEND = Backend(AsePhysics, AseConfig, install="pip install ase, and the package of the calculator",
                   packages=("ase",), check=check_calculator, method_keys="calculator and kwargs",
-                  energy_is_cheaper=True, known=KnownEnergy(-4.5442, _lennard_jones, tolerance=1e-4))
+                  energy_is_cheaper=True, has_forces=lambda settings: settings.get("forces", True),
+                  known=KnownEnergy(-4.5442, _lennard_jones, tolerance=1e-4))

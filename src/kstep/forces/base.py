@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +16,22 @@ from kstep.units import NM_PER_ANGSTROM
 
 MIN_DISTANCE_NM = 0.05
 WATER_NM = ((0.0, 0.0, 0.0), (0.0757, 0.0, 0.0586), (-0.0757, 0.0, 0.0586))
+NO_FORCES = "this true potential has no forces; ask for its energy alone"
 NOT_FINITE = "the true potential returned a number that is not finite"
 SYMBOLS = {number: symbol for symbol, number in atomic_numbers.items()}
 
 
-class Physics(ABC):
+class Physics:
     """The true potential of one molecule.
 
     A backend implements `_compute`, and `_compute_energy` where an energy alone is cheaper; only
     `energy_and_forces` and `energy` call them, and that is where true calls are counted and geometries are
     checked, so nothing bypasses either.  One whose SCF may begin at a replica's last one keeps that in `_last`.
+    A method whose forces cannot be had, or not at a price that anyone would pay, says so in `has_forces`, and
+    implements `_compute_energy` alone.
     """
+
+    has_forces: bool = True
 
     def __init__(self, numbers: np.ndarray, masses: np.ndarray):
         self.numbers = np.asarray(numbers, dtype=np.int64)
@@ -45,9 +49,9 @@ class Physics(ABC):
         """How many times the true potential was asked, failures included."""
         return self._true_calls
 
-    @abstractmethod
     def _compute(self, positions: np.ndarray, slot: int) -> tuple[float, np.ndarray]:
         """Energy (kJ/mol) and forces (N,3) (kJ/mol/nm) at positions (N,3) (nm)."""
+        raise NotImplementedError
 
     def _compute_energy(self, positions: np.ndarray, slot: int) -> float:
         """Energy (kJ/mol) at positions (N,3) (nm)."""
@@ -87,8 +91,10 @@ class Physics(ABC):
 
         `slot` names the replica, so that a backend may start its SCF from that replica's last
         one.  Raises PhysicsError when the geometry is not one the method can treat or the SCF
-        does not converge: never a number in its place.
+        does not converge: never a number in its place; UserError where the method has no forces, which is no true call.
         """
+        if not self.has_forces:
+            raise UserError(NO_FORCES)
         energy, forces = self._compute(self._admit(positions), slot)
         if np.shape(forces) != (len(self.numbers), 3):  # NumPy would spread (3,) over all atoms
             raise PhysicsError(f"the true potential returned forces of shape {np.shape(forces)}, expected "
@@ -155,6 +161,7 @@ class Backend:
     more: Callable[[Any, Any], dict[str, Any]] = lambda molecule, config: {}
     method_keys: str = ""  # that say which energy surface it is, where `method` is no key; "": all of its own
     energy_is_cheaper: bool = False  # an energy alone, by much, than one with forces
+    has_forces: Callable[[Mapping[str, Any]], bool] = lambda settings: True  # of a physics with these keywords
     keeps_history: bool = False
     needs_system: bool = False
     is_core: bool = True  # what every installation has
@@ -192,7 +199,7 @@ def check_start(physics: Physics, conformers: np.ndarray) -> None:
     """Raise UserError when the true potential refuses one of the conformers (C,N,3) nm."""
     for number, positions in enumerate(conformers):
         try:
-            physics.energy_and_forces(positions)
+            physics.energy_and_forces(positions) if physics.has_forces else physics.energy(positions)
         except PhysicsError as error:
             raise UserError(f"the true physics refuses conformer {number} of the molecule: {error}") from None
 

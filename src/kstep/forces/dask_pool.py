@@ -393,9 +393,9 @@ class DaskPool(WorkerPool):
         future = self._submit(address, _answer, worker.seat, sent, question.task, guesses, question.payload)
         worker.waiting.append((sent, question, future))
 
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True):
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
-        positions, rows = asked_of(positions, rows)
+        (positions, rows), want_forces = asked_of(positions, rows), self.wants_forces(want_forces)
         number = next(self._numbers)
         self._look()
         size = calls_per_task(self._times.median_s, len(self._workers))

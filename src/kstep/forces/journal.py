@@ -219,9 +219,10 @@ class JournaledPool(Pool):
             self._restarts_requested = requested
             log.info("restart files written, as SIGUSR1 asks")
 
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True):
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None):
         """As any pool; what is known is not asked again."""
         self._attend()
+        want_forces = self.wants_forces(want_forces)
         positions = np.asarray(positions, dtype=np.float64)
         rows = np.arange(len(positions)) if rows is None else np.asarray(rows)
         told = [self._told(row, x, want_forces) for row, x in zip(rows.tolist(), positions)] if self._known else []

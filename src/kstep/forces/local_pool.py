@@ -13,7 +13,9 @@ import queue
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
+from multiprocessing.connection import wait
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.evaluator import Evaluator
 from kstep.forces.pool import Question, Truth, WorkerPool, asked_of
-from kstep.processes import START_S, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import MOST_LOST, SLICE_S, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
 
 log = logging.getLogger("kstep")
 
@@ -80,6 +82,7 @@ class EvaluationPool(WorkerPool):
         self.n_workers = n_workers
         in_process = n_workers == 1 and spec.threads == 1 and spec.call_limit_s is None
         self._local = Evaluator(spec) if in_process else None
+        self._loads = CallTimes(first_s=START_S)
         self._calls, self._cpu_s = [0] * n_workers, [0.0] * n_workers
         self._of_earlier = [(0, 0.0)] * n_workers  # true calls and CPU seconds of the workers that each one replaced
         self._waiting: list[deque[Question]] = [deque() for _ in range(n_workers)]  # sent, and not answered yet
@@ -88,8 +91,7 @@ class EvaluationPool(WorkerPool):
             try:
                 for _ in range(n_workers):
                     self._workers.append(self._start())
-                for worker in range(n_workers):
-                    self._await_ready(worker)
+                self._await_ready(range(n_workers))
             except BaseException:  # told to end while they load: nobody else knows of them yet
                 self.close(at_once=True)
                 raise
@@ -97,16 +99,37 @@ class EvaluationPool(WorkerPool):
     def _start(self) -> Worker:
         return Worker(_serve, (self.spec,), self.spec.threads)
 
-    def _await_ready(self, worker: int) -> None:
-        try:
-            _, kind, *payload = self._workers[worker].receive(START_S, self.attend)
-        except WorkerLost as why:
-            self.close(at_once=True)
-            raise PhysicsError(f"a worker of the true physics {why} before it could begin; see the lines "
-                               "above") from None
-        if kind == "error":
-            self.close(at_once=True)
-            raise payload[0]
+    def _await_ready(self, numbers: Iterable[int]) -> None:
+        """Wait until workers have loaded what they need; one that is lost on the way is replaced, twice at most."""
+        loading, lost, began = dict.fromkeys(numbers, 0.0), Counter[int](), time.monotonic()
+        while loading:
+            pipes = {number: self._workers[number].pipe for number in loading}
+            before = time.monotonic()
+            heard = wait(list(pipes.values()), SLICE_S)
+            self.attend()
+            passed = min(time.monotonic() - before, 2 * SLICE_S)  # while this process is stopped, none passes
+            for number, pipe in pipes.items():
+                loading[number] += passed
+                if pipe not in heard and loading[number] < self._loads.limit_for():
+                    continue
+                try:
+                    _, kind, *payload = self._workers[number].receive(0.0)
+                except WorkerLost as why:
+                    lost[number] += 1
+                    self._workers[number].kill()
+                    if lost[number] == MOST_LOST:
+                        self.close(at_once=True)
+                        raise PhysicsError(f"a worker of the true physics {why} before it could begin, the third one; "
+                                           "see the lines above") from None
+                    log.warning("a worker of the true physics %s before it could begin; another one takes its place",
+                                why if pipe in heard else f"was silent for {loading[number]:.0f} s")
+                    self._workers[number], loading[number] = self._start(), 0.0
+                    continue
+                if kind == "error":
+                    self.close(at_once=True)
+                    raise payload[0]
+                self._loads.add(time.monotonic() - began)
+                del loading[number]
 
     def _ask(self, worker: int, question: Question) -> None:
         self._waiting[worker].append(question)
@@ -153,7 +176,7 @@ class EvaluationPool(WorkerPool):
         self._of_earlier[worker] = self._calls[worker], self._cpu_s[worker]
         self._waiting[worker] = deque([*again, *others])
         self._workers[worker] = self._start()
-        self._await_ready(worker)
+        self._await_ready([worker])
         for question in self._waiting[worker]:
             self._send(worker, question)
 
@@ -167,9 +190,9 @@ class EvaluationPool(WorkerPool):
         """CPU seconds of the workers (0 with one worker: that is this process)."""
         return sum(self._cpu_s)
 
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True):
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
-        positions, rows = asked_of(positions, rows)
+        (positions, rows), want_forces = asked_of(positions, rows), self.wants_forces(want_forces)
         number = next(self._numbers)
         if self._local is not None:
             self.attend()

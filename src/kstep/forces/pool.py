@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.evaluator import Answers, put_answers
-from kstep.processes import CallTimes
+from kstep.processes import MOST_LOST, CallTimes
 from kstep.restraints import Bias
 
 MOST_RELEASED = 1000.0  # kJ/mol and atom: no rearrangement sets more free; C=O, the strongest bond, holds 1072 for two
@@ -30,7 +31,8 @@ FIRST_ENERGIES = 101  # behind a reference
 class Truth:
     """What the true potential said of r geometries, restraints of the spec added.
 
-    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for; failed (r,) bool: the SCF did not
+    energy (r,) kJ/mol; forces (r,N,3) kJ/mol/nm, NaN where they were not asked for or there
+    are none; failed (r,) bool: the SCF did not
     converge or the geometry was refused, and every number of that row is NaN; extra {name: (r,...)}: what the backend
     says besides (`Physics.extra`), empty where no row succeeded; bare: energy and forces without the
     restraints, which labels are made of.
@@ -96,6 +98,7 @@ class Pool(ABC):
 
     def __init__(self, spec: PhysicsSpec):
         self.spec, self.numbers, self.masses = spec, spec.numbers, spec.masses
+        self._has_forces = spec.has_forces
         self._bias = Bias(spec.restraints) if spec.restraints else None
         self.failures: list[str] = []  # one sentence per true call that gave no number
         self.histories: dict[int, np.ndarray] = {}  # SCF guesses that the last `collect` was told, by row
@@ -116,8 +119,17 @@ class Pool(ABC):
         """Seconds after which a true call counts as hung."""
 
     @abstractmethod
-    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool = True) -> Any:
-        """Start evaluating positions (r,N,3) nm of the replicas `rows` (r,); `collect` waits for the ticket."""
+    def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None) -> Any:
+        """Start evaluating positions (r,N,3) nm of the replicas `rows` (r,); `collect` waits for the ticket.
+
+        want_forces: see `wants_forces`, which a maker asks.
+        """
+
+    def wants_forces(self, want_forces: bool | None) -> bool:
+        """Whether a question is about forces too; None: as far as the truth has them, UserError where it has none."""
+        if want_forces and not self._has_forces:
+            raise UserError(f"{self.spec.method} has no forces to ask for; ask for energies alone")
+        return self._has_forces if want_forces is None else want_forces
 
     @abstractmethod
     def collect(self, ticket) -> Truth:
@@ -142,9 +154,10 @@ class Pool(ABC):
         bias, bias_forces = self._bias.energy_and_forces(positions)
         return replace(bare, energy=bare.energy + bias, forces=bare.forces + bias_forces)
 
-    def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None) -> Truth:
-        """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas."""
-        return self.collect(self.submit(positions, rows))
+    def evaluate(self, positions: np.ndarray, rows: np.ndarray | None = None,
+                 want_forces: bool | None = None) -> Truth:
+        """Energy and forces of positions (r,N,3) nm; `rows` (r,) names the replicas; want_forces: as `submit`."""
+        return self.collect(self.submit(positions, rows, want_forces))
 
     def __enter__(self):
         return self
@@ -183,7 +196,7 @@ class Question:
         again = replace(self, lost=self.lost + 1)
         if self.task != "evaluate" or again.lost < 2:
             return [again], None, "another one takes its place, and is asked the same"
-        if again.lost > 2 and self.n_calls == 1:
+        if again.lost >= MOST_LOST and self.n_calls == 1:
             return [], Answers.refused(self.payload[0].shape, f"the true physics lost three workers at this geometry, "
                                        f"the last one {why}"), ("the geometry that it was asked about has cost three, "
                                                                 "and is refused")

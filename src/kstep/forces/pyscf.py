@@ -1,4 +1,6 @@
-"""Hartree-Fock and DFT through PySCF, on a GPU through GPU4PySCF where there is one.
+"""Hartree-Fock, DFT and what goes on top of them (kstep.forces.correlation) through PySCF.
+
+Fields are computed on a GPU through GPU4PySCF where there is one.
 
 >>> physics = PyscfPhysics([1, 1], [1.008, 1.008], functional="PBE", basis="def2-SVP")
 >>> energy, forces = physics.energy_and_forces([[0, 0, 0], [0, 0, 0.074]])
@@ -21,6 +23,16 @@ from kstep.config import ChargedConfig, Config, Count, Number, Word
 from kstep.errors import PhysicsError, UserError, did_you_mean
 from kstep.forces.base import SYMBOLS, Backend, KnownEnergy, Physics, as_physics_error, check_electrons
 from kstep.forces.basis import check_basis, core_potentials
+from kstep.forces.correlation import (
+    DOUBLE_HYBRIDS,
+    Correlation,
+    check_correlation,
+    correlate,
+    double_hybrid,
+    has_forces,
+    is_correlated,
+    slope_of,
+)
 from kstep.forces.solvents import Solvent, in_solvent, refuse_model_alone, spelled
 from kstep.processes import threads_here
 from kstep.units import FORCE_PER_HARTREE_BOHR, KJ_PER_HARTREE, NM_PER_BOHR
@@ -35,6 +47,8 @@ class ScfSettings(Config):
     """How the electrons are treated."""
 
     functional: Word = "PBE"
+    correlation: Correlation = None
+    frozen_core: bool = True  # of what is correlated
     basis: Word = "def2-SVP"
     density_fit: bool = False
     dispersion: Literal["d3bj", "d3zero", "d3bjm", "d3zerom", "d3op", "d4"] | None = None
@@ -46,19 +60,34 @@ class ScfSettings(Config):
     solvation_model: Literal["smd", "cpcm", "iefpcm"] | None = None  # null: smd
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto is settled by pick_device before a calculation
 
+    @property
+    def xc(self) -> str:
+        """The functional of the field, as PySCF writes it."""
+        hybrid = double_hybrid(self.functional)
+        return hybrid.xc if hybrid is not None else self.functional
+
+    @property
+    def is_correlated(self) -> bool:
+        """Whether something is computed on top of the field."""
+        return is_correlated(self.model_dump())
+
 
 class PyscfConfig(ChargedConfig, ScfSettings):
-    """configs/qm_pyscf.yaml: DFT and Hartree-Fock baselines and hybrids."""
+    """configs/qm_pyscf.yaml: baselines and hybrids with DFT, Hartree-Fock and correlated methods."""
 
     backend: Literal["pyscf"] = "pyscf"
 
     @property
     def method(self) -> str:
-        """All that tells one potential energy surface from another: 'PBE-D3BJ/def2-SVP', 'DF-UB3LYP/def2-SVP'."""
+        """All that tells one potential energy surface from another: 'PBE-D3BJ/def2-SVP', 'DF-UB3LYP/def2-SVP',
+        'CCSD(T)/CC-PVDZ', and 'AE-CCSD(T)/CC-PVDZ' where the core is correlated too (all electrons).
+        """
         kind = "" if self.unrestricted is None else "U" if self.unrestricted else "R"
         dispersion = f"-{self.dispersion.upper()}" if self.dispersion else ""
         basis = self.basis.upper().replace("DEF2", "def2")
-        return f"{'DF-' if self.density_fit else ''}{kind}{self.functional.upper()}{dispersion}/{basis}"
+        kind = f"{'AE-' if self.is_correlated and not self.frozen_core else ''}{kind}"
+        name = (self.correlation or self.functional).upper()
+        return f"{'DF-' if self.density_fit else ''}{kind}{name}{dispersion}/{basis}"
 
     @property
     def surface(self) -> str:
@@ -85,7 +114,7 @@ def mean_field(mol, settings: ScfSettings):
     if settings.functional.upper() == "HF":
         field = getattr(scf, f"{kind}HF")(mol)
     else:
-        field = getattr(dft, f"{kind}KS")(mol, xc=settings.functional)
+        field = getattr(dft, f"{kind}KS")(mol, xc=settings.xc)
         field.grids.level = settings.grid_level
     if settings.density_fit:
         field = field.density_fit()
@@ -196,6 +225,13 @@ def pick_device(wanted: str) -> str:
     return "cpu"
 
 
+def device_of(settings: ScfSettings) -> str:
+    """`pick_device` of what a GPU can do; correlation is computed on the CPU."""
+    if settings.is_correlated and settings.device == "gpu":
+        raise UserError("correlation and double hybrids are computed on the CPU; set device: auto")
+    return "cpu" if settings.is_correlated else pick_device(settings.device)
+
+
 def check_functional(settings: ScfSettings) -> None:
     """Refuse a functional PySCF does not know, and a dispersion correction that is not installed."""
     from pyscf.dft import libxc
@@ -203,13 +239,13 @@ def check_functional(settings: ScfSettings) -> None:
 
     name = settings.functional
     try:
-        bare, _, wanted = dispersion.parse_dft(name)
+        bare, _, wanted = dispersion.parse_dft(settings.xc)
         exact, parts = libxc.parse_xc(bare)
     except NotImplementedError as error:
         raise UserError(f"PySCF cannot compute functional {name}: {error}") from None
     except (KeyError, ValueError, IndexError):
-        raise UserError(f"PySCF knows no functional '{name}'"
-                        f"{did_you_mean(name.upper(), ['HF', *libxc.XC_ALIAS, *libxc.XC_CODES])}") from None
+        known = ["HF", *DOUBLE_HYBRIDS, *libxc.XC_ALIAS, *libxc.XC_CODES]
+        raise UserError(f"PySCF knows no functional '{name}'{did_you_mean(name.upper(), known)}") from None
     if not parts and not any(exact):
         raise UserError(f"functional '{name}' is empty: without exchange the electrons repel themselves")
     if (settings.dispersion or wanted) and dispersion.dispersion is None:
@@ -228,10 +264,11 @@ def check_dispersion(mol, settings: ScfSettings) -> None:
 
 
 class PyscfPhysics(Physics):
-    """One molecule by Hartree-Fock or DFT; keyword settings are those of ScfSettings.
+    """One molecule by Hartree-Fock, DFT or a correlated method; keyword settings are those of ScfSettings.
 
     With warm_start each slot's SCF begins at its last density; the energy then depends on history, but only within
-    conv_tol.  `second_tries` counts the true calls whose SCF needed second order.
+    conv_tol.  A correlated one always begins afresh: the field is the least of its cost.  `second_tries` counts the
+    true calls whose SCF needed second order.
     """
 
     def __init__(self, numbers, masses, *, charge: int = 0, multiplicity: int = 1, warm_start: bool = False,
@@ -241,7 +278,9 @@ class PyscfPhysics(Physics):
         import pyscf
 
         self.settings = ScfSettings(**settings)
+        check_correlation(self.settings, multiplicity)
         check_functional(self.settings)
+        self.has_forces = has_forces(self.settings.model_dump())
         pyscf.lib.num_threads(threads_here())
         apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are
         self._molecule = build_molecule(self.numbers, apart, self.settings.basis, charge, multiplicity)
@@ -249,11 +288,14 @@ class PyscfPhysics(Physics):
         check_dispersion(self._molecule, self.settings)
         self._charge = charge
         self.second_tries = 0
-        self._warm_start = warm_start
+        self._warm_start = warm_start and not self.settings.is_correlated
 
     def _compute(self, positions, slot):
         with as_physics_error("the PySCF calculation"):
             field = self._converged(positions, slot)
+            if self.settings.is_correlated:
+                energy, solver = correlate(field, self.settings)
+                return energy * KJ_PER_HARTREE, -slope_of(solver) * FORCE_PER_HARTREE_BOHR
             slope = gradient(field, self.settings)
             self._said = {"dipole": self._dipole(field, positions)}
         return float(field.e_tot) * KJ_PER_HARTREE, -slope * FORCE_PER_HARTREE_BOHR
@@ -264,11 +306,17 @@ class PyscfPhysics(Physics):
     def _compute_energy(self, positions, slot):
         with as_physics_error("the PySCF calculation"):
             field = self._converged(positions, slot)
+            if self.settings.is_correlated:
+                return correlate(field, self.settings)[0] * KJ_PER_HARTREE
             self._said = {"dipole": self._dipole(field, positions)}
             return float(field.e_tot) * KJ_PER_HARTREE
 
     def _converged(self, positions, slot):
+        from pyscf import lib
+
         molecule = self._molecule.set_geom_(positions / NM_PER_BOHR, unit="Bohr", inplace=False)
+        if self.settings.is_correlated:  # sums go in blocks that fit into what is left: always as much, for equal bits
+            molecule.max_memory += lib.current_memory()[0]
         field, tries = converge(mean_field(molecule, self.settings), self._guess(slot))
         self.second_tries += tries - 1
         if self._warm_start:
@@ -288,5 +336,5 @@ class PyscfPhysics(Physics):
 
 BACKEND = Backend(PyscfPhysics, PyscfConfig, install="pip install pyscf", packages=("pyscf",),
                   method_keys="functional and basis", energy_is_cheaper=True, keeps_history=True,
-                  more=lambda molecule, config: {"device": pick_device(config.device)},
+                  has_forces=has_forces, more=lambda molecule, config: {"device": device_of(config)},
                   known=KnownEnergy(-196815.1894, lambda: {"functional": "HF", "basis": "STO-3G", "device": "cpu"}))

@@ -18,9 +18,18 @@ from kstep.errors import UserError
 from kstep.schemes.state import Info, Proposal, State, join
 
 
-def initial_state(pool, positions: np.ndarray, velocities: np.ndarray, observe=None) -> State:
-    """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica, which `observe` sees."""
-    truth = pool.evaluate(positions)
+def question(needs_forces: bool) -> dict[str, bool]:
+    """What a pool is asked besides positions: energies alone are asked for by name, since most pools say all."""
+    return {} if needs_forces else {"want_forces": False}
+
+
+def initial_state(pool, positions: np.ndarray, velocities: np.ndarray, observe=None, *,
+                  needs_forces: bool = True) -> State:
+    """A State from positions (R,N,3) and velocities (R,N,3): one true call per replica, which `observe` sees.
+
+    needs_forces: whether what goes on from it does, or has them stored.
+    """
+    truth = pool.evaluate(positions, **question(needs_forces))
     if observe is not None:
         everyone = np.arange(len(positions))
         observe(Proposal(everyone, positions, velocities, np.zeros_like(everyone)), truth)
@@ -57,9 +66,8 @@ class _Loop:
     def __init__(self, scheme, pool, rng, thermostat, observe, clock):
         self.scheme, self.pool, self.rng, self.thermostat = scheme, pool, rng, thermostat
         self.observe, self.clock = observe, clock or Clock()
-        # an observer learns from forces; without one the scheme says, and most pools need not know that it can
-        wanted = observe is not None or getattr(scheme, "needs_forces", True)
-        self.question = {} if wanted else {"want_forces": False}
+        # an observer learns from forces
+        self.question = question(observe is not None or getattr(scheme, "needs_forces", True))
 
     def launch(self, state: State, first: int) -> _Flight:
         """Begin a macro-step of some replicas: propose, and put the question to the physics."""

@@ -80,7 +80,7 @@ class Production:
         hybrid = self.run.hybrid
         self.rng = np.random.default_rng(self.run.seed)
         velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
-        self.state = initial_state(self.pool, positions, velocities)
+        self.state = initial_state(self.pool, positions, velocities, needs_forces=self.scheme.needs_forces)
         self.writer.start_over()  # only now: a start that fails costs an earlier run nothing
         self.pool.begin(0, fresh=not self.run.resume)
         for name, report in settled.items():

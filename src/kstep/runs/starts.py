@@ -6,6 +6,7 @@ side in the pool, bring each near a minimum: near enough to have no nonsense lef
 no start (molecules.geometry_faults) is dropped, by name.
 
 A truth that has no forces is given a cheaper one's `spec` to relax on: `settle_starts` asks for nothing else of it.
+Where there is none, `unrelaxed_starts` judges conformers as they are.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ def settle_starts(molecule: Molecule, spec: PhysicsSpec, *, wanted: int, first: 
     must_hold: whether conformers that turn into another species on relaxing are no starts even where all of them do;
     else the run starts from them as they were prepared, and says so.  keep: the file in which a resumed run finds them.
     Conformers that were relaxed on this potential at their preparation are taken as they are.  Raises UserError, with
-    the cause, where no start is left.
+    the cause, where no start is left, and for a method without forces.
     """
+    spec.require_forces("relaxing a molecule on it", "relax on a cheaper method, or set relax_starts: false")
     if molecule.relaxed_on == surface_of(molecule, spec):
         return Starts(molecule, {"relaxed_on": molecule.relaxed_on, "at_preparation": True,
                                  "count": len(molecule.conformers)})
@@ -157,6 +159,15 @@ def judged_starts(molecule: Molecule) -> Starts:
                             "dropped": judged.dropped})
     log.warning("%s", describe(starts))
     return starts
+
+
+def unrelaxed_starts(molecule: Molecule, spec: PhysicsSpec) -> Starts:
+    """Those of `judged_starts`, for a truth that has no forces to relax them by; the run says so."""
+    starts = judged_starts(molecule)
+    words = (f"{spec.method} has no forces to relax the starts of {molecule.name} by: they are minima of "
+             f"{starts.record['relaxed_on'] or 'no method that is known'}")
+    log.warning("%s", words)
+    return replace(starts, record={**starts.record, "unrelaxed": words})
 
 
 def describe(starts: Starts) -> str:

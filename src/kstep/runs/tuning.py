@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kstep.forces.pool import Truth
-from kstep.runs.loop import initial_state, run
+from kstep.runs.loop import initial_state, question, run
 from kstep.schemes import Metropolis
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.maxwell import draw_velocities
@@ -103,9 +103,11 @@ class Costs:
     inner_step_s: float
 
 
-def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps: int = 100) -> Costs:
-    """Measure both on the run's own machinery; costs one true call per replica."""
-    velocities = draw_velocities(len(positions), masses, temperature_K, rng)
+def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps: int = 100,
+                  needs_forces: bool = True) -> Costs:
+    """Measure both on the run's own machinery; costs one true call per replica, with forces where the run needs them.
+    """
+    asked, velocities = question(needs_forces), draw_velocities(len(positions), masses, temperature_K, rng)
 
     def cpu_s(work) -> float:
         start = time.process_time() + carry.cpu_s + pool.cpu_s
@@ -115,10 +117,10 @@ def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps
     # the least of three: a worker process may only now be loading what it needs
     inner = min(cpu_s(lambda: carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)) for _ in range(3))
     # a first SCF has no guess, and one at the same geometry again would have nothing left to do
-    pool.evaluate(positions)
+    pool.evaluate(positions, **asked)
     moved = carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)[0]
     moved = np.where(np.isfinite(moved).all(axis=(1, 2), keepdims=True), moved, positions)
-    return Costs(cpu_s(lambda: pool.evaluate(moved)), inner / n_steps)
+    return Costs(cpu_s(lambda: pool.evaluate(moved, **asked)), inner / n_steps)
 
 
 def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
@@ -128,7 +130,8 @@ def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
 
 
 def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng, *, dt_fs: float | None,
-         k_steps: int | None, use_hessian: bool, wanted_acceptance: float, shortest_mean_fs: float) -> dict:
+         k_steps: int | None, use_hessian: bool, wanted_acceptance: float, shortest_mean_fs: float,
+         needs_forces: bool = True) -> dict:
     """Choose what is None of dt_fs and k_steps for sampling on a ladder, from thermal positions (R,N,3).
 
     Returns dt_fs, k_steps, masses_Da (N,) and what they were chosen from, as plain numbers.
@@ -136,7 +139,7 @@ def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng
     temperature_K = ladder.of(len(positions))
     dt_fs, masses, trials = choose_timestep(network, carry, positions, masses, temperature_K, rng, dt_fs=dt_fs,
                                             use_hessian=use_hessian, wanted_acceptance=wanted_acceptance)
-    costs = measure_costs(pool, carry, positions, masses, temperature_K, rng)
+    costs = measure_costs(pool, carry, positions, masses, temperature_K, rng, needs_forces=needs_forces)
     return {
         "dt_fs": dt_fs, "k_steps": k_steps or steps_per_call(costs, dt_fs, shortest_mean_fs),
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},

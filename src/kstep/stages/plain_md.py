@@ -227,6 +227,7 @@ def _folders(targets: list[tuple[TruePhysics, Path]]) -> set[Path]:
 
 def _starts(physics: TruePhysics, out: Path, settings: PlainMDSettings, n_workers: int) -> Starts | None:
     """Relaxed on the true potential: plain dynamics has no walls, and starts even from what does not hold there."""
+    physics.spec().require_forces("plain MD", "sample it with a network that was learned --via a cheaper method")
     if not physics.config.relax_starts:
         return None
     return settle_starts(physics.molecule, physics.spec(warm_start=False), wanted=physics.config.replicas,

@@ -87,7 +87,9 @@ def relax_conformers(found: Populations, trajectories: list[Trajectory], physics
 
     trajectories: the runs that `found` is of.  What could not be relaxed is named in the notes.
     """
-    truth, notes = physics.spec(warm_start=False).build(), list(found.notes)
+    spec, notes = physics.spec(warm_start=False), list(found.notes)
+    spec.require_forces("relaxing on it", "report conformers as they were found")
+    truth = spec.build()
     positions = np.concatenate([t.pos for t in trajectories])
     minima: dict[str, Minimum] = {}
     for conformer in found.conformers:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from kstep.errors import UserError
+from kstep.forces import PhysicsSpec
 from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
@@ -17,7 +18,7 @@ from kstep.provenance import machine, provenance
 from kstep.runs.recorder import BEGIN_ANEW, parts_of
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run
-from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts
+from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts, unrelaxed_starts
 from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.stages.physics import TruePhysics
@@ -70,13 +71,25 @@ class RunSettings:
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
     """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
-    from its frames, or one `frame` of it, instead of conformers.
+    from its frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that
+    judges proposals before `physics` is asked (schemes.delayed).
     """
 
     physics: TruePhysics
     learn: bool = False
     initial_md: Path | None = None
     frame: int | None = None
+    delay_with: TruePhysics | None = None
+
+    @property
+    def relax_on(self) -> PhysicsSpec | None:
+        """What starts are relaxed on in the place of a truth that has no forces, where there is such a thing."""
+        return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
+
+    @property
+    def delay(self) -> PhysicsSpec | None:
+        """The recipe of the cheaper truth, each SCF of which starts cold."""
+        return None if self.delay_with is None else self.delay_with.spec(warm_start=False)
 
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
@@ -87,11 +100,13 @@ def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
     s.settle_output(inputs, learns=s.learn or not runs, runs=runs)
 
 
-def with_starts(settings: SamplingSettings, must_hold: bool) -> tuple[SamplingSettings, Starts | None]:
+def with_starts(settings: SamplingSettings, must_hold: bool,
+                relax_on: PhysicsSpec | None = None) -> tuple[SamplingSettings, Starts | None]:
     """The settings with a molecule whose conformers are starts, relaxed on the true potential, and what is to be said
     of them; None where conformers are taken as they are: nothing starts from them, or relax_starts is off.
 
-    must_hold: whether there are walls around the molecule.
+    must_hold: whether there are walls around the molecule; relax_on: a cheaper potential to relax them on, without
+    which those of a truth that has no forces are only judged.
     """
     s, physics = settings, settings.physics
     if s.initial_md is not None and not s.learn:
@@ -100,10 +115,12 @@ def with_starts(settings: SamplingSettings, must_hold: bool) -> tuple[SamplingSe
         starts = judged_starts(physics.molecule)
     elif not physics.config.relax_starts:
         return s, None
+    elif relax_on is None and not physics.spec().has_forces:
+        starts = unrelaxed_starts(physics.molecule, physics.spec())
     else:
         there = s.resume or s.out.is_file() or learned_at(s.out).is_dir()  # the same command again asks no truth again
         starts = settle_starts(
-            physics.molecule, physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
+            physics.molecule, relax_on or physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
             wanted=max(s.hybrid.replicas or 0, s.learn_config.learn_replicas), keep=kept_starts(s.out), resume=there,
             must_hold=must_hold)
     return replace(s, physics=replace(physics, molecule=starts.molecule)), starts
@@ -120,6 +137,7 @@ def learn_alone(settings: SamplingSettings) -> Path:
 def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
+    s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
     check_start(s.initial_md, s.frame)
     return settle_cold_start(s.hybrid, s.physics.config)
 
@@ -145,13 +163,17 @@ def learn_network(settings: SamplingSettings,
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
+    if settings.delay_with is not None:
+        settings.delay_with.check()
     if settings.learn:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
-    s, starts = with_starts(settings, must_hold)
+    s, starts = with_starts(settings, must_hold, settings.relax_on)
+    if settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record of starts
+        starts = replace(starts, spent={key: spent for key, spent in starts.spent.items() if key != "true_calls"})
     physics = s.physics
     run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
@@ -171,7 +193,7 @@ def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, 
     return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
                        checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
                        device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
-                       model_config=yaml_of(s.model_config), starts=starts)
+                       model_config=yaml_of(s.model_config), starts=starts, delay=s.delay)
 
 
 def device_of(wanted: str) -> str:

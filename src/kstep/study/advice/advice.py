@@ -103,7 +103,9 @@ def _run(settings: AdviceSettings) -> HybridRun:
         hybrid = hybrid.model_copy(update={
             "temperature_K": hybrid.temperature_K or baseline.temperature_K,
             "hydrogen_mass_Da": hybrid.hydrogen_mass_Da or TUNED_HYDROGEN_DA})
-    return HybridRun(physics.molecule, physics.spec(), physics.method, hybrid, settings.checkpoint, Path("pilot.npz"),
+    spec = physics.spec()
+    spec.require_forces("plain MD, with which the advice compares,", "ask about a cheaper method")
+    return HybridRun(physics.molecule, spec, physics.method, hybrid, settings.checkpoint, Path("pilot.npz"),
                      settings.seed, physics.workers(settings.n_workers), settings.device)
 
 
