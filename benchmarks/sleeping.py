@@ -28,6 +28,8 @@ class Sleeping(Physics):
 class SleepingSpec(PhysicsSpec):
     """The recipe of Sleeping."""
 
+    has_forces = True
+
     def build(self) -> Sleeping:
         """In whichever process."""
         return Sleeping(self.numbers, self.masses, **self.settings)

@@ -58,6 +58,8 @@ class Springs(Physics):
 class FaultySpec(PhysicsSpec):
     """The recipe of Springs."""
 
+    has_forces = True
+
     def build(self):
         settings = dict(self.settings)
         while_loading, mark = settings.pop("while_loading", None), Path(settings.get("once", ""))
