@@ -16,12 +16,12 @@ import yaml
 from conftest import ROOT, run_python
 
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
-          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/TROUBLESHOOTING.md",
+          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/TROUBLESHOOTING.md",
           "docs/recipes/populations_in_water.md", "docs/recipes/ir_spectrum.md", "docs/recipes/barrier.md",
           "docs/recipes/report_and_export.md"]
 CHAIN = "GETTING_STARTED.md"
 ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda",
-             "torchrun"}
+             "torchrun", "dask"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),

@@ -14,7 +14,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool, Pool
+from kstep.forces.pool import Pool, make_pool
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -65,7 +65,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
-        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
+        with JournaledPool(make_pool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
                 cheaper_pool(run, pool) as cheaper:
             account.charge(pool, network.carry, cheaper)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool, cheaper)
@@ -94,7 +94,7 @@ def cheaper_pool(run: HybridRun, pool: JournaledPool) -> Iterator[Pool | None]:
     if run.delay is None:
         yield None
         return
-    with EvaluationPool(run.delay, run.n_workers) as cheaper:
+    with make_pool(run.delay, run.n_workers) as cheaper:
         cheaper.attend = pool.pool.attend
         yield cheaper
 
@@ -147,7 +147,7 @@ def _fingerprint(run: HybridRun) -> dict:
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
-    spent, by_method = production.account.closed(run.n_workers), {}
+    spent, by_method = production.account.closed(production.pool.n_workers), {}
     if run.delay is not None:
         by_method = {"delayed_with": run.delay.method, "true_calls_by_method": {
             run.method: spent["true_calls"], run.delay.method: production.account.cheaper_calls}}
