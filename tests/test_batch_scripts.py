@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT, run_python
+from kstep.cli import main
 from kstep.cli.batch.settings import declared
 from kstep.cli.batch.stages import STAGES
 from kstep.schemas import load_trajectory
@@ -255,7 +256,6 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
     (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
     (SCRIPTS[0], {"MOLECULES": "water -h"}, "no name begins with a dash"),
-    (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
     (SCRIPTS[1], {"K_STEPS": "4 x"}, "K_STEPS is '4 x'"),
     (SCRIPTS[1], {"SPLIT_BY": "molecule", "PER_MOLECULE": "1"}, "PER_MOLECULE=0"),
     (SCRIPTS[2], {"DEVICE": "tpu"}, "DEVICE is 'tpu'; it must be one of auto cpu cuda"),
@@ -266,10 +266,28 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[3], {"LEARN": "1", "SCHEME": "jump"}, "LEARN=1"),
     (SCRIPTS[3], {"STEPS": "1.5"}, "STEPS is '1.5'"),
 ])
-def test_a_bad_setting_is_one_sentence_before_anything_runs(tmp_path, script, settings, words):
-    finished = batch(script, tmp_path, expect=2, **settings)
-    assert words in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
+def test_a_bad_setting_is_one_sentence_before_anything_runs(tmp_path, monkeypatch, capsys, script, settings, words):
+    for name, value in environment(tmp_path, settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    assert main(["batch", next(name for name, stage in STAGES.items() if f"{stage.script}.sh" == script)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings, words", [({"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
+                                             ({"MAX_JOBS": "abc"}, "MAX_JOBS is 'abc'")])
+def test_a_script_passes_on_what_is_wrong(tmp_path, settings, words):
+    said = batch(SCRIPTS[0], tmp_path, expect=2, **settings).stderr
+    assert words in said and len(said.strip().splitlines()) == 1
+
+
+def test_a_flag_outdoes_its_variable(tmp_path):
+    planned = batch(SCRIPTS[0], tmp_path, "--threads-per-job", "3", "--molecules", "water", DRY_RUN="1",
+                    THREADS_PER_JOB="2", MOLECULES="ethyl").stdout
+    assert "--num-workers 3" in planned and "--molecule water" in planned and "ethyl" not in planned
+    assert "--max-jobs is '0'" in batch(SCRIPTS[0], tmp_path, "--max-jobs", "0", expect=2).stderr
 
 
 @pytest.mark.parametrize("script, stage", list(zip(SCRIPTS, STAGES.values())))

@@ -29,6 +29,7 @@ from kstep.scheme_traits import traits_of
 from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 
+SHOWN = 3  # conformers in a line
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
 # of any config, to make the control of it
 PLAIN = {"k_steps": None, "dt_fs": None, **dict.fromkeys((*AIMS, *BUDGET)), **keys_of_others(CONTROL.name)}
@@ -111,7 +112,7 @@ class HybridWanted:
     """What a hybrid run, or a control of one, must have been made with.
 
     asked: what is its own in the hybrid config; config: YAML of the rest; checkpoint: its network; learns: whether it
-    learned that, which also settles what is left open; may_break: whether a run that breaks answers what it was run for.
+    learned that, which also settles what is left open; may_break: whether a run that breaks is an answer too.
     """
 
     asked: Mapping[str, Any]
@@ -215,9 +216,6 @@ def judge_populations(path: Path, hybrid_config: Path, qm_config: Path) -> str:
     state = "converged" if table["converged"] else f"NOT CONVERGED: {table['problems'][0]}"
     return (f"{shares}{f' and {more} more' if more > 0 else ''}; {state}; {metadata['true_calls']} true calls, "
             f"{metadata['true_calls_training']} to learn")
-
-
-SHOWN = 3  # conformers in a line
 
 
 def _wants_more(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -6,9 +6,9 @@
 
 baseline, dataset, train, sample and evaluate are the five steps of QM_WORKFLOW.md, and run_qm_trajectories.sh,
 make_qm_dataset.sh, train_qm.sh, run_hybrid_qm.sh and eval_qm.sh are their faces; populations goes from SMILES to
-conformers.  Every flag is also an environment variable.  Ctrl-C ends all jobs, which leave what the same command goes on
-with; a job that fails stops no other.  Exit code: 0 all finished, 1 some failed, 2 a setting is wrong and nothing was
-run, 130 interrupted.
+conformers.  Every flag is also an environment variable.  Ctrl-C ends all jobs, which leave what the same command goes
+on with; a job that fails stops no other.  Exit code: 0 all finished, 1 some failed, 2 a setting is wrong and nothing
+was run, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 
 from kstep.cli.batch.settings import add_settings, filled_from
 from kstep.cli.flags import HelpFormatter
-from kstep.errors import UserError
 from kstep.interruption import Stopped, restarts_requested
 
 NAMELESS = "-"  # the row of a line that is no molecule
@@ -37,8 +36,9 @@ def add_flags(parser, numbered: str | None = None) -> None:
 
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name, kind in STAGES.items():
-        words = kind.__doc__.partition("\n")[0]
-        add_settings(stages.add_parser(name, help=words, description=cleandoc(kind.__doc__), formatter_class=HelpFormatter), kind)
+        words = cleandoc(kind.__doc__)
+        add_settings(stages.add_parser(name, help=words.partition("\n")[0], description=words,
+                                       formatter_class=HelpFormatter), kind)
     parser.set_defaults(log_level="warning")
 
 

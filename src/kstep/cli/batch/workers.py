@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def _cluster(n_workers: int) -> Iterator[Any]:
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says of workers is in the table
     deaf = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    resource_tracker.ensure_running()  # which lets signals in again, where it is started later
     with dask.config.set(LOCAL_CONFIG):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, deaf)  # threads and processes started here inherit it
         try:
@@ -99,7 +101,7 @@ def _connected(scheduler: str) -> Iterator[Any]:
         client = (Client(scheduler, timeout=CONNECT_S) if "://" in scheduler else
                   Client(scheduler_file=str(file), timeout=CONNECT_S))
     except (OSError, TimeoutError, ValueError) as error:
-        raise UserError(f"no Dask scheduler answers at {scheduler} ({error}); start one with `dask scheduler`") from None
+        raise UserError(f"no Dask scheduler answers at {scheduler} ({error}); start one with dask scheduler") from None
     try:
         others = {version for version in client.run(_version).values() if version != _version()}
         if others:
