@@ -107,7 +107,7 @@ def test_ctrl_c_ends_all_jobs_within_seconds_and_the_same_command_goes_on(tmp_pa
     finally:
         os.killpg(batch.pid, signal.SIGKILL) if batch.poll() is None else None
     assert not programs(str(tmp_path))
-    assert len(list((tmp_path / "out/md").glob("*/*.parts/state.npz"))) == 2
+    assert len(list((tmp_path / "out/md").glob("*/*.parts/checkpoint.npz"))) == 2
 
 
 @pytest.fixture
