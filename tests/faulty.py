@@ -63,5 +63,5 @@ class FaultySpec(PhysicsSpec):
 
 
 def springs(n_atoms=3, **settings):
-    how = {key: settings.pop(key) for key in ("threads", "call_limit_s") if key in settings}
+    how = {key: settings.pop(key) for key in ("threads", "call_limit_s", "scheduler") if key in settings}
     return FaultySpec("springs", np.ones(n_atoms, dtype=int), np.full(n_atoms, 12.0), settings, "springs", **how)

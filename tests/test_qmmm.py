@@ -13,7 +13,7 @@ from kstep.config import load_config
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import qmmm_spec
 from kstep.forces.ase import AseConfig
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import ENGINES, Answer, Field

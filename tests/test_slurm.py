@@ -67,13 +67,14 @@ def test_the_job_of_a_worker_says_what_was_asked_for():
 
 @pytest.mark.parametrize("script", ["many_molecules.sbatch", "one_molecule.sbatch"])
 def test_the_command_of_a_script_is_given_the_scheduler(tmp_path, script):
-    """cluster.py without its command runs nothing; with it, the command parses with every flag that the script gives."""
+    """cluster.py passes --scheduler on, which the command knows, as every flag that the script gives."""
     pytest.importorskip("dask_jobqueue")
     text = (SLURM / script).read_text()
     command = re.search(r"-- \\\n\s+(kstep (batch \w+|\w+) .*)", text)
-    helped = subprocess.run([sys.executable, "-m", *command[2].join(["kstep ", " --help"]).split()], capture_output=True,
+    helped = subprocess.run([sys.executable, "-m", "kstep", *command[2].split(), "--help"], capture_output=True,
                             text=True).stdout
     flags = set(re.findall(r"--[\w-]+", command[1])) | {"--scheduler"}
     assert flags <= set(re.findall(r"--[\w-]+", helped)), flags - set(re.findall(r"--[\w-]+", helped))
-    echo = subprocess.run([sys.executable, str(SLURM / "cluster.py"), "--", "echo", "given"], capture_output=True, text=True)
+    echo = subprocess.run([sys.executable, str(SLURM / "cluster.py"), "--", "echo", "given"], capture_output=True,
+                          text=True)
     assert re.fullmatch(r"given --scheduler tcp://\S+\n", echo.stdout), echo.stderr

@@ -33,7 +33,8 @@ Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Length = Annotated[float, Field(ge=0, le=1e6), Number]  # ps: a microsecond is more than anyone waits for
 
 
-HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
+# keys of a BaselineConfig that decide no number: free when a run goes on
+HOW_IT_WORKS = {"threads", "call_limit_s", "scheduler"}
 
 
 class Config(BaseModel):
@@ -59,6 +60,7 @@ class BaselineConfig(Config):
     replicas: Replicas = 2
     threads: Count = 1  # of a true call
     call_limit_s: Positive | None = None  # after which a true call counts as hung
+    scheduler: Word | None = None  # of the Dask cluster that is asked, tcp://host:port or its file; null: this machine
     restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
 
     @property

@@ -64,19 +64,22 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
+           scheduler: str | Path | None = None, device: str = "auto", resume: bool = False, overwrite: bool = False,
+           **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
-    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
+    its file (None: this machine); settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
-                    solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
+                    solvent=solvent, workers=workers, scheduler=scheduler, device=device, resume=resume,
+                    overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
 
@@ -84,15 +87,16 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
           name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
           temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
-          device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
+          scheduler: str | Path | None = None, device: str = "auto", resume: bool = False, overwrite: bool = False,
+          **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
-                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume,
-                                 overwrite=overwrite))
+                                 out=out, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
+                                 resume=resume, overwrite=overwrite))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -101,7 +105,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
-    config of the physics, such as length_ps, dt_fs, replicas.
+    config of the physics, such as length_ps, dt_fs, replicas, scheduler.
     """
     true = _physics(molecule, physics, settings, name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     check_lengths(true.config, "settings")
@@ -204,9 +208,11 @@ def _path(run: Result | str | Path) -> Path:
 
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
-              out, workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
+              out, workers: int | None, network=None, start=None, solvent=None, scheduler=None,
+              **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
-    true = _physics(molecule, physics, {} if solvent is None else {"solvent": solvent}, **subject)
+    keys = {"solvent": solvent, "scheduler": scheduler and str(scheduler)}
+    true = _physics(molecule, physics, {key: value for key, value in keys.items() if value is not None}, **subject)
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()

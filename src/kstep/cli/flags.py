@@ -115,6 +115,12 @@ def solvent_of(args) -> dict[str, str]:
     return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
 
 
+def add_scheduler(group) -> None:
+    """Add --scheduler, a key of the config of the true physics."""
+    group.add_argument("--scheduler", metavar="ADDRESS", help="make the true calls on the workers of a Dask cluster: "
+                       "its scheduler's tcp://host:port, or its scheduler file (default: on this machine)")
+
+
 def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
     """--restrain, the key `restraints` of a config."""
     group.add_argument("--restrain", action="append", dest="restraints", type=of(parse),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_structure, add_subject, filled, positive_int
+from kstep.cli.flags import add_common_arguments, add_scheduler, add_structure, add_subject, filled, positive_int
 from kstep.config import parse_assignments
 from kstep.errors import UserError
 
@@ -42,6 +42,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                           "energies; runs with this method start from them as they are")
     how.add_argument("--num-workers", type=positive_int, dest="n_workers",
                      help="processes for its true calls (default: all cores)")
+    add_scheduler(how)
     add_common_arguments(parser, overrides=True)
 
 
@@ -53,6 +54,10 @@ def run(args) -> int:
     changes = parse_assignments(args.assignments)
     if changes and args.qm_config is None:
         raise UserError("--set changes keys of --qm-config, and there is none")
+    if args.scheduler is not None:
+        if args.qm_config is None:
+            raise UserError("--scheduler makes the true calls of --qm-config, and there is none")
+        changes["scheduler"] = args.scheduler
     qm = load_qm_config(args.qm_config, changes) if args.qm_config is not None else None
     done, problems = prepare_all(filled(PreparationSettings, args, qm=qm))
     print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")

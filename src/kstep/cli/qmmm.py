@@ -89,8 +89,9 @@ def settings_of(args):
     from kstep.schemes.hybrid_config import HybridConfig
 
     given = parse_assignments(args.assignments)
-    if args.temperature_K is not None:
-        given["temperature_K"] = args.temperature_K
+    for key in ("temperature_K", "scheduler"):
+        if getattr(args, key) is not None:
+            given[key] = getattr(args, key)
     of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
     own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits

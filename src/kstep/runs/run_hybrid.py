@@ -12,7 +12,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import make_pool
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -63,7 +63,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
-        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool:
+        with JournaledPool(make_pool(run.spec, run.n_workers), parts_of(run.out)) as pool:
             account.charge(pool, network.carry)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
@@ -130,7 +130,7 @@ def _fingerprint(run: HybridRun) -> dict:
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
-    spent = production.account.closed(run.n_workers)
+    spent = production.account.closed(production.pool.n_workers)
     unseen = production.coverage.warning()
     if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)

@@ -13,9 +13,9 @@ from kstep.config import BaselineConfig
 from kstep.errors import UserError
 from kstep.files import check_name, check_writable
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.restrained import led_to
+from kstep.processes import physical_cores
 from kstep.runs.aim import settle_end
 from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory

@@ -67,7 +67,12 @@ class TruePhysics:
             check_spec(self.spec(warm_start=False), self.molecule)
 
     def workers(self, wanted: int | None) -> int:
-        """Processes for true calls; an MM call costs microseconds, less than sending it to a worker."""
+        """Processes for true calls; an MM call costs microseconds, less than sending it to a worker.
+
+        Where a scheduler has the true calls they carry the network, in two halves, as those of two cores or more do.
+        """
+        if self.config.scheduler is not None:
+            return wanted or max(2, physical_cores())
         return wanted or (1 if self.is_mm else physical_cores())
 
 

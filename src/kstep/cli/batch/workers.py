@@ -15,14 +15,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any
 
 import kstep
 from kstep.errors import UserError
+from kstep.forces.dask_pool import connect
 
 CONNECT_S = 20
-WAYS_OUT = "pip install 'kstep[dask]'"
 # of a cluster of this machine: a task waits at the scheduler, not behind another one
 LOCAL_CONFIG = {"distributed.scheduler.worker-saturation": 1.0, "distributed.scheduler.allowed-failures": 3,
                 "distributed.scheduler.http.routes": ["distributed.http.health"]}
@@ -90,18 +89,7 @@ def _cluster(n_workers: int) -> Iterator[Any]:
 @contextlib.contextmanager
 def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a scheduler that stands, whose workers have this kstep."""
-    if not find_spec("distributed"):
-        raise UserError(f"a scheduler is Dask's, which is not installed; {WAYS_OUT}")
-    from distributed import Client
-
-    file = Path(scheduler)
-    if "://" not in scheduler and not file.is_file():
-        raise UserError(f"scheduler {scheduler} is neither an address such as tcp://host:8786 nor a scheduler file")
-    try:
-        client = (Client(scheduler, timeout=CONNECT_S) if "://" in scheduler else
-                  Client(scheduler_file=str(file), timeout=CONNECT_S))
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UserError(f"no Dask scheduler answers at {scheduler} ({error}); start one with dask scheduler") from None
+    client = connect(scheduler)
     try:
         others = {version for version in client.run(_version).values() if version != _version()}
         if others:
