@@ -18,8 +18,8 @@ def environment(tmp_path, **more):
     """One whose `srun`, `python` and `kstep` are here: srun only leaves out its own flags."""
     home = tmp_path / "bin"
     home.mkdir(parents=True)
-    for name, text in {"srun": 'while [ "${1:0:1}" = - ]; do shift; done\nexec "$@"',
-                       "python": f'exec "{sys.executable}" "$@"', "kstep": f'exec "{sys.executable}" -m kstep "$@"'}.items():
+    for name, text in (("srun", 'while [ "${1:0:1}" = - ]; do shift; done\nexec "$@"'),
+                       ("python", f'exec "{sys.executable}" "$@"'), ("kstep", 'exec python -m kstep "$@"')):
         (home / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (home / name).chmod(0o755)
     return {**os.environ, "PATH": f"{home}:{os.environ['PATH']}", **more}
@@ -32,8 +32,8 @@ def test_a_script_is_bash_whose_directives_slurm_knows(script):
     head = text.partition("set -euo pipefail")[0]  # SLURM reads no directive after the first command
     directives = [shlex.split(line, comments=True) for line in re.findall(r"^#SBATCH (.*)$", text, flags=re.M)]
     assert len(directives) == len(re.findall(r"^#SBATCH", head, flags=re.M)) > 4
-    assert all(re.fullmatch(r"--(job-name|cpus-per-task|mem|mem-per-cpu|time|signal|output|array)=\S+|--requeue", words[0])
-               and len(words) == 1 for words in directives)
+    known = r"--(job-name|cpus-per-task|mem|mem-per-cpu|time|signal|output|array)=\S+|--requeue"
+    assert all(len(words) == 1 and re.fullmatch(known, words[0]) for words in directives)
     assert "#SBATCH --signal=TERM@" in head and "srun" in text  # so that what is cut short writes where it stands
 
 
@@ -54,10 +54,10 @@ def test_the_job_array_deals_out_the_whole_list(tmp_path):
 
 def test_the_job_of_a_worker_says_what_was_asked_for():
     pytest.importorskip("dask_jobqueue")
-    printed = subprocess.run([sys.executable, str(SLURM / "cluster.py"), "--partition", "long", "--walltime", "12:00:00",
-                              "--memory", "3GB", "--directive=--constraint=amd", "--prologue", "module load x",
-                              "--print-job"], capture_output=True, text=True).stdout
-    lines = printed.splitlines()
+    asked = ["--partition", "long", "--walltime", "12:00:00", "--memory", "3GB", "--directive=--constraint=amd",
+             "--prologue", "module load x"]
+    lines = subprocess.run([sys.executable, str(SLURM / "cluster.py"), *asked, "--print-job"], capture_output=True,
+                           text=True).stdout.splitlines()
     assert {"#SBATCH -p long", "#SBATCH -t 12:00:00", "#SBATCH -n 1", "#SBATCH --cpus-per-task=1",
             "#SBATCH --constraint=amd", "module load x", "export OMP_NUM_THREADS=1"} <= set(lines)
     worker = lines[-1] if lines[-1] else lines[-2]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def _cluster(n_workers: int) -> Iterator[Any]:
         try:
             # memory_limit 0: a worker is not to be killed for a large file that it reads
             cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, security=True, memory_limit=0,
-                                   dashboard_address=None)
+                                   dashboard_address=":0", silence_logs=logging.CRITICAL)
             client = Client(cluster)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -91,10 +92,12 @@ def _connected(scheduler: str) -> Iterator[Any]:
     """A client of a scheduler that stands, whose workers have this kstep."""
     client = connect(scheduler)
     try:
-        others = {version for version in client.run(_version).values() if version != _version()}
+        others = set(client.run(_version, on_error="ignore").values()) - {_version()}
         if others:
             raise UserError(f"the workers of {scheduler} have kstep {', '.join(sorted(others))}, and this is "
                             f"{_version()}; start them from the same environment")
+        if not client.nthreads():
+            print(f"{scheduler} has no workers yet; the jobs wait for them", file=sys.stderr)
         yield client
     finally:
         client.close(timeout=CONNECT_S)
