@@ -21,7 +21,7 @@ GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION
           "docs/recipes/report_and_export.md", "docs/recipes/many_molecules.md", "examples/slurm/README.md"]
 CHAIN = "GETTING_STARTED.md"
 ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda",
-             "torchrun", "sbatch"}
+             "torchrun", "sbatch", "dask"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),
