@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -31,17 +33,21 @@ from kstep.forces import PhysicsSpec, physics_spec
 from kstep.forces.dask_pool import DaskPool, calls_per_task
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.prepare import prepare_molecule
+from kstep.processes import CallTimes
 from kstep.schemas import write_npz
 from readme import FAINT, INK, OURS, PLAIN, text
-from running import RESULTS, ROOT, provenance
+from running import RESULTS, ROOT, machine, provenance
 from sleeping import sleeping
 
 RESULT, PAGE, PICTURE = RESULTS / "growth.json", ROOT / "docs" / "growth.md", ROOT / "docs" / "growth.svg"
 ATOMS = 20  # of the molecule in the figure
 CORES = (2, 64)  # that carry the network
 WORKERS = (2, 10, 30, 100, 300, 1000, 3000, 10_000)
+FEW_AND_MANY = (100, 10_000)
 HALVES = 2  # batches in flight: one is carried while the other is asked
-SLEEPERS, SLEEP_S = 64, 1.0
+SLEEPERS, SLEEP_S = 64, 10.0  # long, since 64 workers in one process have one interpreter
+# which each of the workers in one process would make of all of it, a hundred times a second
+NO_PROFILE = {"distributed.worker.profile.enabled": False}
 
 
 @dataclass(frozen=True)
@@ -156,29 +162,33 @@ def cpu_s(pids) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def task_costs(folder: Path) -> dict[str, float]:
-    """CPU seconds of a task at the scheduler, here and at the workers, from calls that cost nothing."""
-    with cluster(2, folder) as (file, (scheduler, workers)), pool_of(sleeping(0.0, file, ATOMS), 2) as pool:
-        single, bundled = {}, {}
-        for found, call_s, n in ((single, 1.0, 512), (bundled, 0.1 / 64, 4096)):
-            positions = np.zeros((n, ATOMS, 3))
-            for warm in (True, False):
-                pool._times = type(pool._times)()
-                pool._times.add(call_s)  # which sets the size of a question
-                before = [cpu_s([scheduler.pid]), time.process_time(), cpu_s([workers.pid])]
-                pool.evaluate(positions[:64] if warm else positions)
-                after = [cpu_s([scheduler.pid]), time.process_time(), cpu_s([workers.pid])]
-            n_tasks = n / calls_per_task(call_s, 2)
-            found |= {name: (b - a) / n_tasks for name, a, b in zip(("scheduler", "client", "worker"), before, after)}
-            found["chunk"] = calls_per_task(call_s, 2)
+def task_costs(file: str, scheduler: subprocess.Popen, workers: subprocess.Popen) -> dict[str, float]:
+    """CPU seconds of a task at the scheduler, here and at two workers, from calls that cost nothing; the least of some
+    measurements.
+    """
+    def spent() -> np.ndarray:
+        return np.array([cpu_s([scheduler.pid]), time.process_time(), cpu_s([workers.pid])])
+
+    with pool_of(sleeping(0.0, file, ATOMS), 2) as pool:
+        least = {}
+        for call_s, n in ((1.0, 200), (0.1 / 64, 4096)):
+            pool._times, positions = Known(call_s), np.zeros((n, ATOMS, 3))
+            pool.evaluate(positions[:64])
+            found = []
+            for _ in range(3):
+                before = spent()
+                pool.evaluate(positions)
+                found.append((spent() - before) * calls_per_task(call_s, 2) / n)
+            least[calls_per_task(call_s, 2)] = np.min(found, axis=0)
         waits = []
-        for _ in range(20):
+        for _ in range(10):
             began = time.perf_counter()
             pool.evaluate(positions[:1])
             waits.append(time.perf_counter() - began)
-    call_s = max(0.0, (bundled["client"] - single["client"]) / (bundled["chunk"] - 1))
-    return {"scheduler_task_s": single["scheduler"], "client_task_s": single["client"] - call_s,
-            "client_call_s": call_s, "worker_task_s": single["worker"], "latency_s": statistics.median(waits)}
+    (_, single), (chunk, bundled) = least.items()
+    call_s = max(0.0, (bundled[1] - single[1]) / (chunk - 1))
+    return {"scheduler_task_s": single[0], "client_task_s": single[1] - call_s, "client_call_s": call_s,
+            "worker_task_s": single[2], "latency_s": min(waits)}
 
 
 def file_rate(folder: Path, n: int = 20_000) -> float:
@@ -192,10 +202,22 @@ def file_rate(folder: Path, n: int = 20_000) -> float:
     return sum(array.nbytes for array in arrays.values()) / min(spent)
 
 
-def rate(pool: DaskPool, positions: np.ndarray, seconds: float) -> tuple[float, float, int]:
-    """Calls per second of two halves in flight, seconds of a call as its worker saw it, and calls in a task."""
-    rows = np.array_split(np.arange(len(positions)), HALVES)
-    pool.evaluate(positions)  # what a call takes is known then
+class Known(CallTimes):
+    """Of calls whose time is known beforehand, which sets how many are in a task; what they take is kept."""
+
+    def __init__(self, call_s: float):
+        super().__init__()
+        super().add(call_s)
+        self.seen: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """Keep it apart."""
+        self.seen.append(seconds)
+
+
+def rate(pool: DaskPool, positions: np.ndarray, call_s: float, seconds: float) -> tuple[float, float, int]:
+    """Calls per second of two halves in flight, seconds of a call as its worker saw it, mean, and calls in a task."""
+    pool._times, rows = Known(call_s), np.array_split(np.arange(len(positions)), HALVES)
     flights, calls, began = [pool.submit(positions[mine], mine) for mine in rows], 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         for n, mine in enumerate(rows):
@@ -204,33 +226,39 @@ def rate(pool: DaskPool, positions: np.ndarray, seconds: float) -> tuple[float, 
     for flight, mine in zip(flights, rows):
         pool.collect(flight)
         calls += len(mine)
-    call_s = pool._times.median_s
-    return calls / (time.perf_counter() - began), call_s, calls_per_task(call_s, pool.n_workers)
+    return (calls / (time.perf_counter() - began), statistics.fmean(pool._times.seen),
+            calls_per_task(call_s, pool.n_workers))
 
 
 def checked(truth: str, n_workers: int, costs: Costs, measured: tuple[float, float, int]) -> dict:
     """A run beside what the limits say of it."""
     calls_per_s, call_s, chunk = measured
     expected = min(limits(Truth("", call_s, 0, ""), n_workers, costs, None, chunk).values())
-    return {"truth": truth, "workers": n_workers, "call_s": call_s, "calls_per_task": chunk,
-            "calls_per_s": calls_per_s, "expected": expected}
+    found = {"truth": truth, "workers": n_workers, "call_s": call_s, "calls_per_task": chunk,
+             "calls_per_s": calls_per_s, "expected": expected}
+    print(found, flush=True)
+    return found
 
 
-def checks(costs: Costs, folder: Path) -> list[dict]:
-    """xTB on one and two workers; 64 that sleep, threads of this process."""
+def of_xtb(file: str, n_workers: int, costs: Costs) -> dict:
+    """A run of xTB, four tasks for each worker in flight."""
+    molecule = prepare_molecule("ethanol", "CCO").molecule
+    n = 2 * HALVES * n_workers * calls_per_task(costs.xtb_call_s, n_workers)
+    with pool_of(physics_spec(molecule, QMConfig(scheduler=file)), n_workers) as pool:
+        return checked("xTB, ethanol", n_workers, costs, rate(
+            pool, np.repeat(molecule.conformers[:1], n, axis=0), costs.xtb_call_s, 10.0))
+
+
+def of_sleepers(costs: Costs) -> dict:
+    """64 workers that sleep, threads of this process."""
+    import dask
     from distributed import LocalCluster
 
-    molecule, found = prepare_molecule("ethanol", "CCO").molecule, []
-    for n_workers in (1, 2):
-        positions = np.repeat(molecule.conformers[:1], 128 * n_workers, axis=0)
-        with cluster(n_workers, folder) as (file, _), pool_of(
-                physics_spec(molecule, QMConfig(scheduler=file)), n_workers) as pool:
-            found.append(checked("xTB, ethanol", n_workers, costs, rate(pool, positions, 8.0)))
-    with LocalCluster(n_workers=SLEEPERS, threads_per_worker=1, processes=False, dashboard_address=":0") as many, \
+    with dask.config.set(NO_PROFILE), LocalCluster(n_workers=SLEEPERS, threads_per_worker=1, processes=False,
+                                                   dashboard_address=":0", silence_logs=logging.CRITICAL) as many, \
             pool_of(sleeping(SLEEP_S, many.scheduler_address, ATOMS), SLEEPERS) as pool:
-        found.append(checked(f"sleep, {SLEEP_S:g} s", SLEEPERS, costs,
-                             rate(pool, np.zeros((HALVES * 2 * SLEEPERS, ATOMS, 3)), 12.0)))
-    return found
+        return checked(f"sleep, {SLEEP_S:g} s", SLEEPERS, costs, rate(
+            pool, np.zeros((HALVES * SLEEPERS, ATOMS, 3)), SLEEP_S, 3 * SLEEP_S))
 
 
 def xtb_call_s() -> float:
@@ -247,10 +275,16 @@ def xtb_call_s() -> float:
 def measure() -> dict:
     """All of it; {"costs", "checks", "load"}."""
     inner = json.loads((RESULTS / "inner_loop.json").read_text())["atoms"][str(ATOMS)]["step_us"]
-    with tempfile.TemporaryDirectory() as folder:
-        costs = Costs(**task_costs(Path(folder)), step_s=1e-6 * min(inner.values()),
-                      file_bytes_per_s=file_rate(Path(folder)), xtb_call_s=xtb_call_s())
-        return {"costs": asdict(costs), "checks": checks(costs, Path(folder)), "load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with cluster(2, folder) as (file, processes):
+            costs = Costs(**task_costs(file, *processes), step_s=1e-6 * min(inner.values()),
+                          file_bytes_per_s=file_rate(folder), xtb_call_s=xtb_call_s())
+            print(costs, flush=True)
+            two = of_xtb(file, 2, costs)
+        with cluster(1, folder) as (file, _):
+            one = of_xtb(file, 1, costs)
+    return {"costs": asdict(costs), "checks": [one, two, of_sleepers(costs)], "load": os.getloadavg()[0]}
 
 
 # shown -----------------------------------------------------------------------------------------
@@ -296,73 +330,71 @@ def svg(record: dict) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
+def rows(lines) -> str:
+    """Of a table in Markdown, its head first."""
+    head, *others = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+    return "\n".join([head, "|---" * len(lines[0]) + "|", *others])
+
+
+def where_it_stops(costs: Costs) -> str:
+    """The table of how many workers are of use, and what they ask for."""
+    lines = [("true call", "network's steps", *(f"network on {cores} cores" for cores in CORES),
+              *(f"{what}, {n:,} workers" for n in FEW_AND_MANY for what in ("calls per task", "replicas")))]
+    for truth in TRUTHS:
+        stops = [f"{n:,}: the {part}" if n else f"not up to {WORKERS[-1]:,}"
+                 for n, part in (stops_at(truth, costs, cores) for cores in CORES)]
+        chunks = {n: calls_per_task(truth.call_s, n) for n in FEW_AND_MANY}
+        lines.append((truth.name, truth.network_steps, *stops,
+                      *(f"{each:,}" for n, chunk in chunks.items() for each in (chunk, HALVES * chunk * n))))
+    return rows(lines)
+
+
 def page(record: dict) -> str:
     """docs/growth.md."""
     costs = Costs(**record["costs"])
     milli = {name: f"{1e3 * value:.2g} ms" for name, value in record["costs"].items() if name.endswith("_s")}
-    where = []
-    for truth in TRUTHS:
-        stops = []
-        for cores in CORES:
-            n, part = stops_at(truth, costs, cores)
-            stops.append(f"{n:,}: the {part}" if n else "not up to 10,000")
-        chunk = calls_per_task(truth.call_s, WORKERS[-1])
-        own = calls_per_task(truth.call_s, 100)
-        where.append(f"| {truth.name} | {truth.network_steps} | {stops[0]} | {stops[1]} | {own} | {HALVES * own * 100:,} "
-                     f"| {chunk:,} | {HALVES * chunk * WORKERS[-1]:,} |")
-    held = [f"| {check['truth']} | {check['workers']} | {1e3 * check['call_s']:.3g} ms | {check['calls_per_task']} | "
-            f"{check['expected']:.3g} | {check['calls_per_s']:.3g} |" for check in record["checks"]]
-    reached = [f"| {truth.name} | " + " | ".join(
-        f"{record['throughput'][truth.name][str(n)]['calls_per_s'][str(CORES[1])]:,.3g}" for n in WORKERS) + " |"
-        for truth in TRUTHS]
-    return f"""# How a run grows
+    held = rows([("true calls", "workers", "a call", "calls per task", "calls/s expected", "calls/s measured"), *(
+        (check["truth"], check["workers"], f"{1e3 * check['call_s']:.3g} ms", check["calls_per_task"],
+         f"{check['expected']:.3g}", f"{check['calls_per_s']:.3g}") for check in record["checks"])])
+    reached = rows([("true call", *(f"{n:,} workers" for n in WORKERS)), *(
+        (truth.name, *(f"{float(f'{min(limits(truth, n, costs, CORES[-1]).values()):.2g}'):,g}" for n in WORKERS))
+        for truth in TRUTHS)])
+    return "\n\n".join(part if part.startswith(("|", "#", "!", "- ")) else fill(part) for part in (
+        "# How a run grows",
+        "With [`--scheduler`](../QM_WORKFLOW.md#on-many-machines) the true calls of one molecule are made by any "
+        "number of workers. This page says how many are of use. It is written by `benchmarks/growth.py`, from what is "
+        "measured there.",
+        "![True calls per second against workers](growth.svg)",
+        "A run makes as many true calls per second as its slowest part: its **workers**, Dask's **scheduler**, which "
+        "handles so many tasks a second, the **client**, which asks and takes answers, the **network**, which makes "
+        "the timesteps between two true calls, and the **file system**.",
+        "## Where it stops",
+        f"Workers beyond which more of them add nothing, for a molecule of {ATOMS} atoms, by the cores that carry the "
+        "network; then what a hundred and ten thousand workers ask for. The steps are what the network makes per true "
+        "call, a choice: where the network holds a run up, more cores or a GPU (`--device cuda`) carry further, or "
+        "fewer steps do.",
+        where_it_stops(costs),
+        fill("- **Chunks** make themselves: a task holds calls for 0.1 s of work, or for as long as the scheduler "
+             "needs to serve all workers twice, whichever is longer (`calls_per_task` of `kstep.forces.dask_pool`).",
+             "  ")
+        + "\n" + fill("- **Replicas** are yours: `--replicas` of at least twice the workers times the calls of a task, "
+                      "since the network carries one half while the other is asked. With fewer, workers wait.", "  "),
+        f"True calls per second, the network on {CORES[-1]} cores:", reached,
+        "## What was measured",
+        f"A task costs the scheduler {milli['scheduler_task_s']}, the client {milli['client_task_s']} and its worker "
+        f"{milli['worker_task_s']} of CPU, and each geometry in it the client {1e6 * costs.client_call_s:.2g} us. The "
+        f"network makes a timestep of a replica in {1e6 * costs.step_s:.2g} us on one core, answers are written at "
+        f"{costs.file_bytes_per_s / 1e6:.0f} MB/s, and a call of GFN2-xTB of ethanol takes {milli['xtb_call_s']} of "
+        f"CPU. One question by itself came back after {milli['latency_s']}, while {record['load']:.0f} processes "
+        f"wanted the {record['machine']['cores']} cores of the machine: a time of the clock, unlike the others.",
+        "Held against runs, with what a call took at the workers of that run:", held,
+        "The workers whose calls sleep are threads of one process, which they share with scheduler and client: that is "
+        "harder on Dask than processes of their own.")) + "\n"
 
-With [`--scheduler`](../QM_WORKFLOW.md#on-many-machines) the true calls of one molecule are made by any number of workers.
-This page says how many are of use. It is written by `benchmarks/growth.py`, from what is measured there.
 
-![True calls per second against workers](growth.svg)
-
-A run makes as many true calls per second as its slowest part: its **workers** (calls of t seconds, W at a time), Dask's
-**scheduler** (one process, so many tasks a second), the **client** that asks and takes answers, the **network** that makes
-the timesteps between two true calls, and the **file system**.
-
-## Where it stops
-
-Workers beyond which more of them add nothing, for a molecule of {ATOMS} atoms, by the cores that carry the network; then
-what 100 and 10,000 workers ask for. The number of steps is what the network makes per true call; where it is what
-holds a run up, more cores or a GPU for it (`--device cuda`) help, or fewer steps.
-
-| true call | network's steps | network on {CORES[0]} cores | on {CORES[1]} cores | calls per task, 100 | replicas, 100 | calls per task, 10,000 | replicas, 10,000 |
-|---|---|---|---|---|---|---|---|
-{chr(10).join(where)}
-
-- **Chunks** make themselves: a task holds calls for 0.1 s of work, or as many as the scheduler needs to keep up with all
-  workers, whichever is more (`kstep.forces.dask_pool.calls_per_task`).
-- **Replicas** are yours: `--replicas` of at least twice the workers times the calls of a task, since one half is carried
-  by the network while the other is asked. With fewer, workers wait.
-
-True calls per second, the network on {CORES[1]} cores:
-
-| true call | {" | ".join(f"{n:,} workers" for n in WORKERS)} |
-|---|{"---|" * len(WORKERS)}
-{chr(10).join(reached)}
-
-## What was measured
-
-A task costs the scheduler {milli["scheduler_task_s"]}, the client {milli["client_task_s"]} and its worker {milli["worker_task_s"]} of CPU, and a geometry in it {1e6 * costs.client_call_s:.2g} us at
-the client. The network makes a timestep in {1e6 * costs.step_s:.2g} us on one core ([the inner loop](RESULTS.md)), answers are
-written at {costs.file_bytes_per_s / 1e6:.0f} MB/s, a call of GFN2-xTB of ethanol took {milli["xtb_call_s"]} of CPU, and one question by itself came
-back after {milli["latency_s"]} ({record["load"]:.0f} processes wanted the {os.cpu_count()} cores of the machine meanwhile).
-
-Held against runs, with what a call took at the workers of that run:
-
-| true calls | workers | a call | calls per task | calls/s expected | calls/s measured |
-|---|---|---|---|---|---|
-{chr(10).join(held)}
-
-The 64 workers are threads of one process whose calls sleep: scheduler, client and workers then share one Python
-interpreter, which is harder on Dask than processes of their own.
-"""
+def fill(paragraph: str, indent: str = "") -> str:
+    """In lines of 120 characters."""
+    return textwrap.fill(paragraph, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:
@@ -371,7 +403,8 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="measure nothing: the page and the figure of what is kept")
     if not parser.parse_args().draw:
         record = measure()
-        write_json_compact(RESULT, {**record, "throughput": table(Costs(**record["costs"])), **provenance()})
+        write_json_compact(RESULT, {**record, "throughput": table(Costs(**record["costs"])),
+                                    "machine": machine(), **provenance()})
     record = json.loads(RESULT.read_text())
     write_text_atomic(PICTURE, svg(record))
     write_text_atomic(PAGE, page(record))

@@ -11,7 +11,7 @@ import pytest
 
 import kstep
 from conftest import ForceNetwork, start_state
-from faulty import POISONED_NM, FaultySpec, springs
+from faulty import FaultySpec, springs
 from kstep.cli import main
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import dask_pool
@@ -168,7 +168,7 @@ def test_what_waits_is_told_to_end(scheduler):
 def test_a_question_holds_as_many_calls_as_keep_the_scheduler_up_with_all_workers():
     assert calls_per_task(None, 64) == 1
     assert calls_per_task(0.002, 2) == 50 and calls_per_task(1.0, 2) == 1
-    assert calls_per_task(1.0, 10_000) == 20 and calls_per_task(60.0, 10_000) == 1
+    assert calls_per_task(1.0, 10_000) == 40 and calls_per_task(60.0, 10_000) == 1
     (question,) = dask_pool.Question(1, "evaluate", (geometries(5), np.arange(5), True), np.arange(5)).parts(9)
     assert [part.mine.tolist() for part in question.parts(2)] == [[0, 1], [2, 3], [4]]
 
@@ -228,12 +228,9 @@ def test_a_cluster_without_workers_is_waited_for_and_one_that_ends_is_said_to_be
         assert "has no worker; waiting for one" in caplog.text
         with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), pool:
             assert np.isfinite(pool.evaluate(geometries(3)).energy).all()
-            ticket = pool.submit(geometries(3))
             late.close()
-            with pytest.raises(PhysicsError, match="the Dask scheduler at \\S+ is gone"):
-                while True:
-                    pool.collect(ticket)
-                    ticket = pool.submit(geometries(3))
+            with pytest.raises(PhysicsError, match="the Dask scheduler at .+ is gone"):
+                walk(pool, 1000)
 
 
 # whole commands --------------------------------------------------------------------------------
@@ -246,7 +243,8 @@ def same_frames(a, b):
 
 def test_commands_write_what_they_write_without_a_scheduler(scheduler, tmp_path):
     plain = dict(scheme="plain", dt_fs=0.5, steps=4, replicas=3, burn_in_steps=0, workers=1, seed=3, device="cpu")
-    md = dict(length_ps=0.005, equilibration_ps=0.002, hot_length_ps=0.0, redraw_interval_ps=0.005, replicas=1, workers=1, seed=1)
+    md = dict(length_ps=0.005, equilibration_ps=0.002, hot_length_ps=0.0, redraw_interval_ps=0.005, replicas=1,
+              workers=1, seed=1)
     found = []
     for where in (None, scheduler):
         out = tmp_path / str(where is None)
@@ -255,4 +253,3 @@ def test_commands_write_what_they_write_without_a_scheduler(scheduler, tmp_path)
         found.append((run.trajectory, md_run.trajectory))
     for here, away in zip(*found):
         same_frames(here, away)
-    assert POISONED_NM > 0
