@@ -139,6 +139,8 @@ def test_a_job_says_in_one_sentence_why_it_failed(tmp_path, place):
     assert refused.cpu_s > 0.1 and "given/x.log" in refused.text
     nothing = perform(Given(tmp_path, making(made, "--version")), "x", place)
     assert nothing.status == "failed" and f"{made} was not made" in nothing.text
+    early = perform(Given(tmp_path, making(made, "--version", needs=tmp_path / "raw")), "x", place)
+    assert early.status == "failed" and "raw does not exist; run_qm_trajectories.sh" in early.text
     made.touch()
     assert perform(Given(tmp_path, making(made, "no", "such")), "x", place).text == "made made"
     gone = perform(Given(tmp_path, making(tmp_path / "other", "--version")), "x", Place(tmp_path / "not", "here"))

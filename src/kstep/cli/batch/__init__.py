@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
 
 from kstep.cli.batch.settings import add_settings, filled_from
 from kstep.cli.flags import HelpFormatter
@@ -130,7 +131,7 @@ def run_tasks(stage, tasks: list[str]):
     return {task: rows.get(task, Row(task, "stopped", STOPPED)) for task in tasks}, stopped
 
 
-def _rows(pending: dict[Future, str], who, place, limit_s: float) -> Iterator[tuple[str, object]]:
+def _rows(pending: dict[Future, str], who, place, limit_s: float) -> Iterator[tuple[str, Any]]:
     """(task, its row) as they come, which are pending no more, for so long at most."""
     from kstep.cli.batch.jobs import STOPPED, Row, signal_batch
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import kstep
-from kstep.cli.batch.stages import Stage
+from kstep.cli.batch.stages import Baseline, Stage
 from kstep.errors import UserError, sentence_of
 from kstep.interruption import ENDS_WITH_STDIN, Stopped, Terminated
 from kstep.processes import THREAD_VARIABLES
@@ -129,6 +129,9 @@ def _perform(stage: Stage, task: str, place: Place, spent: list[float]) -> tuple
             if kind is Found.OTHER:
                 return "failed", text
             if kind is not Found.DONE:
+                if command.needs is not None and not command.needs.exists():
+                    return "failed", f"{command.needs} does not exist; {Baseline.script}.sh or kstep batch baseline " \
+                                     "makes it"
                 start = log.tell()
                 code, cpu_s = _run(command.words, log, place)
                 spent[0] += cpu_s

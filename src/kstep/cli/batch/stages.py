@@ -54,7 +54,8 @@ SHORT_OF_AIM, BROKE = 4, 3  # exit codes of a run, which has left its file
 class Command:
     """A kstep command and the files that it makes, which `judge` judges.
 
-    ends: exit codes after which they count; tells: whether what they say is told of the task.
+    ends: exit codes after which they count; tells: whether what they say is told of the task; needs: what an earlier
+    stage makes.
     """
 
     words: list[str]
@@ -62,6 +63,7 @@ class Command:
     judge: Callable[[Path], str]
     ends: tuple[int, ...] = (0,)
     tells: bool = True
+    needs: Path | None = None
 
     def found(self, *, set_aside: bool = False) -> tuple[Found, str]:
         """What is there of it."""
@@ -389,7 +391,8 @@ class Sample(Stage):
         wanted = HybridWanted({**base, **asked}, self.hybrid_config, self.steps,
                               Path(self._network_of(task)) if uses else None, learns=self.learn, may_break=may_break)
         return Command(words, (out,), partial(judging.judge_hybrid, wanted=wanted),
-                       (0, SHORT_OF_AIM, BROKE) if may_break else (0, SHORT_OF_AIM))
+                       (0, SHORT_OF_AIM, BROKE) if may_break else (0, SHORT_OF_AIM),
+                       needs=self.at("raw", task, "molecule.npz"))
 
 
 @dataclass
