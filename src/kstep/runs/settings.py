@@ -109,12 +109,6 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 
-def refuse_restraints(restraints) -> None:
-    """UserError where a run that has a network of its own kind is to be restrained, which that knows nothing of."""
-    if restraints:
-        raise UserError("restraints are of a molecule by itself; leave them out of a QM/MM run")
-
-
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:
     """Refuse a frame without the trajectory it is in."""
     if frame is not None and not initial_md:
@@ -146,10 +140,10 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
     hybrid = settle_settings(hybrid, loaded, baseline)
     check_writable(out)
     spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())
-    if recipe is not None:
-        refuse_restraints(spec.restraints)
+    if recipe is None:  # else starts have settled under the restraints
+        molecule = led_to(molecule, spec.restraints)
     return HybridRun(
-        molecule=led_to(molecule, spec.restraints), spec=spec, method=method, hybrid=hybrid,
+        molecule=molecule, spec=spec, method=method, hybrid=hybrid,
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
         initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},
