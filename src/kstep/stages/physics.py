@@ -64,8 +64,8 @@ class TruePhysics:
         Raises UserError where the config's charge is another than the molecule's.
         """
         if not self.is_mm and self.config.charge not in (None, self.molecule.charge):
-            raise UserError(f"charge: {self.config.charge} of the config contradicts {self.molecule.name}, whose own is "
-                            f"{self.molecule.charge:+d}; leave it null, or name the ion that is meant")
+            raise UserError(f"charge: {self.config.charge} of the config contradicts {self.molecule.name}, whose own "
+                            f"is {self.molecule.charge:+d}; leave it null, or name the ion that is meant")
         if self.calculator is not None:
             spec = calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
                                    multiplicity=self.config.spin_multiplicity)

@@ -155,23 +155,24 @@ class FreeEnergy:
     def extrema(self) -> tuple[list[dict], list[dict]]:
         """Wells and barriers of one coordinate: {"at", "free_energy", "error"} relative to the lowest bin.
 
-        They stand out by half a kT and by twice the error; bins that are not known count as a barrier of unknown
-        height, and none is listed there.
+        They stand out by half a kT, and by twice the median error and their own; bins that are not known count as a
+        barrier of unknown height, and none is listed there.
         """
         f, error = self.free_energy, self.error
         (lowest,), known = self.lowest, self.known
-        least = LEAST_PROMINENCE_KT * kT(self.temperature_K)
+        least, own = LEAST_PROMINENCE_KT * kT(self.temperature_K), np.zeros(len(f))
         if error is not None:
-            least = max(least, 2.0 * float(np.median(error[known])))
-        high = np.where(known, f, f[known].max() + 10.0 * least)
+            least, own = max(least, 2.0 * float(np.median(error[known]))), np.where(known, 2.0 * error, 0.0)
+        high = np.where(known, f, f[known].max() + 10.0 * max(least, float(own.max())))
         n, circular = len(f), self.coordinates[0].is_circular
-        tiled = np.tile(high, 3) if circular else np.concatenate([[high.max() + 20 * least], high,
-                                                                  [high.max() + 20 * least]])
+        walls = [high.max() + 20 * least]
+        tiled = np.tile(high, 3) if circular else np.concatenate([walls, high, walls])
         middle = slice(n, 2 * n) if circular else slice(1, n + 1)
 
         def found(series) -> list[int]:
-            peaks = find_peaks(series, prominence=least)[0]
-            return [int(p - middle.start) for p in peaks if middle.start <= p < middle.stop]
+            peaks, about = find_peaks(series, prominence=least)
+            inside = zip((peaks - middle.start).tolist(), about["prominences"].tolist())
+            return [p for p, prominence in inside if 0 <= p < n and prominence >= own[p]]
 
         def told(bin_: int) -> dict:
             value, off = self.difference(bin_, lowest)
