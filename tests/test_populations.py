@@ -164,6 +164,7 @@ def test_crossing_into_the_mirror_image_is_no_matter(propanol):
     assert found.entropy_J_per_mol_K == pytest.approx(BOLTZMANN * J_PER_KJ * np.log(2.0))
     assert "in one well all the time: C0-C1-C2-O3, C1-C2-O3-H11" in str(found).splitlines()[0]
     trans = populations([made_up(propanol, 0, chains=8, frames=200, stay=0.0, starts=[0] * 8)])
+    assert trans.entropy_J_per_mol_K == 0.0
     assert trans.one_well == ["C0-C1-C2-O3", "C1-C2-O3-H11"] and "another may have been missed" in trans.notes[0]
 
 
