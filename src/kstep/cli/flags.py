@@ -179,6 +179,11 @@ def positive_float(text: str) -> float:
     return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
 
 
+def share(text: str) -> float:
+    """A flag's share of a whole: above 0, and 1 at most."""
+    return _number(float, text, lambda x: 0 < x <= 1, "number above 0 and up to 1")
+
+
 def finite_float(text: str) -> float:
     """A flag's finite number."""
     return _number(float, text, lambda x: abs(x) < float("inf"), "number")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, positive_float
+from kstep.cli.flags import add_common_arguments, positive_float, share
+from kstep.errors import UserError
 
 log = logging.getLogger("kstep")
 
@@ -19,12 +20,12 @@ def add_flags(parser, numbered: str | None = None) -> None:
     from kstep.analysis.measure.populations import SMALLEST
 
     add_runs(parser)
-    parser.add_argument("--smallest", type=positive_float, default=SMALLEST,
+    parser.add_argument("--smallest", type=share, default=SMALLEST,
                         help="population of a conformer that is listed; rarer ones are summed up")
     parser.add_argument("--relax", action="store_true",
                         help="relax a representative of each on the run's true physics: true calls, which are counted")
-    parser.add_argument("--config", default="configs/qm.yaml",
-                        help="--relax: YAML of that physics, as it was given to the run")
+    parser.add_argument("--config", help="--relax: YAML of that physics, as it was given to the run (default: "
+                        "configs/qm.yaml)")
     parser.add_argument("--out", type=Path, help="JSON file to write as well")
     add_common_arguments(parser, seed=False)
 
@@ -38,7 +39,6 @@ def add_runs(parser) -> None:
 
 def check_out(args) -> None:
     """UserError where --out is one of the runs, OSError where it cannot be written."""
-    from kstep.errors import UserError
     from kstep.files import check_writable
 
     if args.out is None:
@@ -54,8 +54,10 @@ def run(args) -> None:
     from kstep.front import populations
 
     check_out(args)
+    if args.config is not None and not args.relax:
+        raise UserError("--config is the physics of --relax, which is not asked for; leave one out or add the other")
     found = populations(args.runs, temperature_K=args.temperature_K, smallest=args.smallest,
-                        relax=args.config if args.relax else None)
+                        relax=(args.config or "configs/qm.yaml") if args.relax else None)
     print(found)
     if args.out is not None:
         write_json_atomic(args.out, found.as_dict())

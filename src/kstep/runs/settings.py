@@ -16,6 +16,7 @@ from kstep.forces import PhysicsSpec
 from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.restrained import led_to
+from kstep.restraints import Restraint
 from kstep.runs.aim import settle_end
 from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory
@@ -103,10 +104,15 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
-    restraints = baseline.restraints if hybrid.restraints is None else hybrid.restraints
-    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K, "restraints": restraints,
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K,
+               "restraints": baseline.restraints if hybrid.restraints is None else hybrid.restraints,
                **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
+
+
+def restraints_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[Restraint, ...]:
+    """Those of the run, or of the baseline where the run says nothing of them."""
+    return tuple((baseline.restraints if hybrid.restraints is None else hybrid.restraints) or ())
 
 
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:

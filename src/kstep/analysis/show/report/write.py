@@ -14,6 +14,7 @@ from kstep.analysis.show.report.libraries import packed
 from kstep.analysis.show.report.sections import report_values
 from kstep.errors import UserError
 from kstep.files import check_writable, write_text_atomic
+from kstep.outputs import check_no_input
 from kstep.schemas import load_trajectory
 
 
@@ -27,10 +28,13 @@ def write_report(run: Path, path: Path | None = None, *, baseline: Path | None =
     """Write the report of a run file, and return the populations that it shows (given, or counted in the run).
 
     path: the HTML file (None: report_path).  baseline: plain MD of the same molecule and method, a file or a folder of
-    them, to stand beside it.  Raises UserError where the run has no frames to count, the baseline is another
-    molecule's or method's, or the JavaScript that it carries is not installed.
+    them, to stand beside it.  Raises UserError where the page would replace a run, the run has no frames to count, the
+    baseline is another molecule's or method's, or the JavaScript that it carries is not installed.
     """
     path = path or report_path(run)
+    check_no_input([path], {"the run": run, "--baseline": baseline})
+    if path.suffix == ".npz":
+        raise UserError(f"{path.name} is a name of runs; give the page one that ends in .html")
     trajectory = load_trajectory(run)
     found = populations if populations is not None else count_populations([trajectory])
     check_writable(path)
