@@ -47,7 +47,8 @@ class Production:
             self.thermostat = LangevinThermostat(hybrid.temperature_K, hybrid.friction_per_ps, scheme.masses)
         self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
         self.done, self.burn_in_end = 0, hybrid.burn_in_steps
-        self.total, self.aim, self.is_over, self.judged_at = None, None, False, None
+        self.total, self.aim, self.is_over = None, None, False
+        self.judged_at: int | None = None  # macro-steps after which the aim last took stock
         if hybrid.steps is not None:
             self.total = hybrid.burn_in_steps + hybrid.steps
         else:
