@@ -15,7 +15,8 @@ from test_guides import FAST_LEARNING
 RECIPES = ROOT / "docs/recipes"
 NOTEBOOK = RECIPES / "from_a_notebook.ipynb"
 # what makes it fast, and leaves it the same notebook: (as written, as run)
-FASTER = [('"OCCF", {}', '"OCCF", dict(workers=1, steps=6, burn_in_steps=1, replicas=8, tune=False, moves=2, k_steps=40)'),
+FASTER = [('"OCCF", {}',
+           '"OCCF", dict(workers=1, steps=6, burn_in_steps=1, replicas=8, tune=False, moves=2, k_steps=40)'),
           ("learning = True", 'learning = "fast_learn.yaml"')]
 
 
@@ -36,7 +37,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "cells.py").write_text(f"if __name__ == '__main__':\n{re.sub('^', '    ', text, flags=re.M)}")
     runpy.run_path(str(tmp_path / "cells.py"), run_name="__main__")
     out = capsys.readouterr().out
-    assert "conformers of fluoroethanol" in out and "of the ensemble" in out
+    assert "fluoroethanol, GFN2-xTB at 300 K: " in out and "of the ensemble" in out
     assert (tmp_path / "fluoroethanol_conformers.sdf").is_file() and (tmp_path / "fluoroethanol.html").is_file()
 
 
