@@ -17,8 +17,8 @@ from conftest import ROOT, run_python
 
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
           "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/TROUBLESHOOTING.md",
-          "docs/recipes/populations_in_water.md", "docs/recipes/ir_spectrum.md", "docs/recipes/barrier.md",
-          "docs/recipes/report_and_export.md", "docs/recipes/many_molecules.md", "examples/slurm/README.md"]
+          "examples/slurm/README.md",
+          *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/recipes").glob("*.md"))]
 CHAIN = "GETTING_STARTED.md"
 ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda",
              "torchrun", "sbatch", "dask"}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kstep.analysis.measure.populations import populations
+from kstep.analysis.measure.populations import Populations, populations
 from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
@@ -186,9 +186,10 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **by_method, **summary, **provenance}
     frames = production.writer.recorded_frames(metadata)
     if production.aim is not None:
-        production.aim.judge(frames)  # all of them, wherever it ended
+        production.judge(frames)  # all of them, wherever it ended
         metadata["aim"] = production.aim.record()
-    metadata |= _populations(frames)
+    known = production.aim.known if production.aim is not None else None
+    metadata |= _populations(frames, known.populations if known is not None else None)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     production.pool.end()
@@ -197,12 +198,15 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     return metadata
 
 
-def _populations(frames: Trajectory) -> dict:
-    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
+def _populations(frames: Trajectory, found: Populations | None) -> dict:
+    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature.
+
+    found: those that the run was judged by, if it was.
+    """
     if not len(frames.frames_of("train", "reference")):
         return {}
     try:
-        found = populations([frames])
+        found = populations([frames]) if found is None else found
     except UserError as error:
         log.warning("no populations of conformers: %s", error)
         return {}
