@@ -38,6 +38,12 @@ LONGEST_SHOWN = 200  # characters of what a file says in a sentence about it
 _SHORT = reprlib.Repr()  # which looks at few entries of a list, and of those within: aliases may nest them without end
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
+
+def shown(value: Any) -> str:
+    """What a file says, as a sentence quotes it: few entries of a list, LONGEST_SHOWN characters of a text."""
+    return _SHORT.repr(value)
+
+
 # what PyYAML raises for a text that is none: dates, numbers and tags of its own go through Python's conversions
 NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 # keys of a BaselineConfig that decide no number: free when a run goes on
@@ -151,7 +157,7 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
             raise UserError(f"{where}: unknown key '{key[:LONGEST_SHOWN]}'{hint}") from None
         message = problem["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        raise UserError(f"{where}: {key[:LONGEST_SHOWN]} = {_SHORT.repr(problem.get('input'))} is not valid: "
+        raise UserError(f"{where}: {key[:LONGEST_SHOWN]} = {shown(problem.get('input'))} is not valid: "
                         + message) from None
 
 
@@ -184,9 +190,9 @@ def parse_assignments(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {_SHORT.repr(pair)} must read key=value")
+            raise UserError(f"--set {shown(pair)} must read key=value")
         try:
             out[key.strip()] = yaml.safe_load(value)
         except NO_YAML:
-            raise UserError(f"--set {_SHORT.repr(pair)}: the value is not valid YAML") from None
+            raise UserError(f"--set {shown(pair)}: the value is not valid YAML") from None
     return out

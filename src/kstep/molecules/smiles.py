@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem, rdBase
 
+from kstep.config import shown
 from kstep.errors import UserError, did_you_mean
 from kstep.molecules.molecule import Molecule, check_name
 
@@ -90,7 +91,8 @@ def parse_entry(words: list[str], line: int, where: str) -> Entry:
             raise UserError(f"{where}: unexpected '{word}' after name '{name}' (names hold no spaces)"
                             f"{did_you_mean(key, ['charge', 'multiplicity'])}")
         if not re.fullmatch(r"[+-]?\d{1,9}", value):
-            raise UserError(f"{where}: {key} of '{name}' must be a whole number, not '{value}'")
+            raise UserError(f"{where}: {key} of '{name}' must be a whole number of at most nine digits, not "
+                            f"{shown(value)}")
         numbers[key] = int(value)
     return Entry(name, smiles, line=line, where=where, **numbers)
 

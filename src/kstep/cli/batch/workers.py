@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -42,7 +42,7 @@ def workers(n_tasks: int, max_jobs: int, scheduler: str | None) -> Iterator[Work
     if scheduler is not None:
         with _connected(scheduler) as client:
             yield _of(client)
-    elif min(n_tasks, max_jobs) > 1 and find_spec("distributed") and find_spec("cryptography"):
+    elif min(n_tasks, max_jobs) > 1 and _can_make_a_cluster():
         with _cluster(min(n_tasks, max_jobs)) as client:
             yield _of(client)
     else:
@@ -51,6 +51,13 @@ def workers(n_tasks: int, max_jobs: int, scheduler: str | None) -> Iterator[Work
             yield Workers(executor, lambda function, *arguments: function(*arguments))
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _can_make_a_cluster() -> bool:
+    try:
+        return bool(version("distributed") and version("cryptography"))
+    except PackageNotFoundError:
+        return False
 
 
 def _of(client) -> Workers:
