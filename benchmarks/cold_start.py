@@ -24,6 +24,7 @@ from kstep.learning.cold_start import learn_for
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
 from kstep.models import checkpoint as checkpoints
+from kstep.processes import one_thread
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.sampler import sampler_masses
 from kstep.schemes.network_ladder import NetworkLadder
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--molecules", nargs="+", choices=MOLECULES, default=list(MOLECULES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    one_thread()
     for name in arguments.molecules:
         row = measure(name, arguments.seed)
         results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}  # another one may have written meanwhile

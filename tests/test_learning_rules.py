@@ -5,7 +5,7 @@ import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
 from kstep.forces.openmm import MDConfig
-from kstep.learning.chains import Chains, Judgement, half_range
+from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
 from kstep.runs.network_dynamics import Carrier
@@ -149,6 +149,16 @@ def test_a_spread_is_that_of_a_gaussian_and_knows_no_outliers():
     assert half_range(values) == pytest.approx(3.0, rel=0.03)
     assert half_range(np.append(values, [1e9, np.nan])) == pytest.approx(half_range(values), rel=1e-3)
     assert half_range(np.array([np.nan])) == np.inf
+
+
+def test_a_conformer_that_the_network_puts_too_high_widens_the_spread_that_learning_goes_by():
+    d = np.random.default_rng(0).normal(size=2000)
+    assert spread_worth(d) == pytest.approx(1.0, rel=0.1)  # Gaussian: exp(-s^2) of the weights are worth something
+    lower, higher = (np.append(d, np.full(10, sign * 6.0)) for sign in (-1, 1))
+    assert half_range(lower) == pytest.approx(half_range(d), rel=0.01)
+    assert spread_worth(lower) > 1.8  # half of the weight on one state in 200
+    assert spread_worth(higher) == pytest.approx(spread_worth(d), rel=0.01)  # what is too low there costs no weight
+    assert spread_worth(np.append(d, np.nan)) == spread_worth(d) and spread_worth(np.array([np.nan])) == np.inf
 
 
 @pytest.mark.parametrize(("asked", "tune"), [

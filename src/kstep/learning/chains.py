@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kstep.importance import effective_share
 from kstep.runs.network_dynamics import NetworkFrame
 from kstep.schemes.network_ladder import Advance, NetworkLadder
 from kstep.schemes.state import Proposal, State
@@ -22,6 +23,20 @@ def half_range(values: np.ndarray) -> float:
     """Half the 16-84 % range of the finite ones of values (S,): a spread that a few outliers leave as it is."""
     values = values[np.isfinite(values)]
     return 0.5 * float(np.subtract(*np.percentile(values, [84.13, 15.87]))) if len(values) else np.inf
+
+
+def spread_worth(d_kT: np.ndarray) -> float:
+    """Spread in kT of a Gaussian d that would be worth as little as the finite ones of d_kT (S,) are.
+
+    Weights exp(-d) of the network's ensemble are worth exp(-s^2) of its states where d is Gaussian.  A conformer that
+    the network puts 5 kT too high, one state in two hundred, is no part of the middle of d, and holds half of all
+    weight: the larger of `half_range` and sqrt(-ln share) sees it.  What S states can show ends at sqrt(ln S).
+    """
+    d_kT = d_kT[np.isfinite(d_kT)]
+    if not len(d_kT):
+        return np.inf
+    share = effective_share(np.exp(d_kT.min() - d_kT))
+    return max(half_range(d_kT), float(np.sqrt(-np.log(min(share, 1.0)))))
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,6 @@ class Chains:
         """What the answers showed, as `progress.Seen` keeps it."""
         d = np.concatenate(self.seen_d)
         in_kT = d / kT(np.array(self.judgement.rungs_K))
-        return {"states": d.size, "spread_kT": [half_range(column) for column in in_kT.T],
+        return {"states": d.size, "spread_kT": [spread_worth(column) for column in in_kT.T],
                 "holes": [int(n) for n in (~self.judgement.sound(d, d)).sum(axis=0)],
                 "inner_acceptance": float(self.moves[1] / self.moves[0])}

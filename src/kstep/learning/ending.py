@@ -1,9 +1,9 @@
 """When learning ends: where another round of labels would cost more than it saves for the samples asked for.
 
 A sampler that proposes independent samples of the network's ensemble accepts them by d = E_true - E_network alone.
-Where d is Gaussian with spread s (in kT), everything that learning can bring is in s: `samples_per_call`.  How s falls
-with the number of labels is read off the rounds so far (`Trend`); what labels, fits and samples cost together, in true
-calls, says whether to go on (`more_labels_pay`).
+Where d is Gaussian with spread s (in kT), everything that learning can bring is in s: `samples_per_call`; of other d, s
+is what is worth as little (`chains.spread_worth`).  How s falls with the number of labels is read off the rounds so far
+(`Trend`); what labels, fits and samples cost together, in true calls, says whether to go on (`more_labels_pay`).
 """
 
 from __future__ import annotations

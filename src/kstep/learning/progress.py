@@ -31,7 +31,7 @@ log = logging.getLogger("kstep")
 class Seen:
     """What chains showed between two fits: how many states were asked about, and d = E_true - E_network there.
 
-    spread_kT: half the 16-84 % range of d on each rung, the coldest first, at states the network had not learned from;
+    spread_kT: of d on each rung, the coldest first, at states the network had not learned from (chains.spread_worth);
     holes: states of each rung with d far from its median; inner_acceptance: of the network's own moves.
     """
 
