@@ -61,21 +61,24 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
-           network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
+           via: Any = (), network: str | Path | None = None, labels: str | Path | None = None,
+           out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
            device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
-    network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
+    via: a cheaper physics, or several, the cheapest first: its network is learned, and then only the difference to the
+    next one; network: instead, a checkpoint, with via that of the cheapest, and the `labels` that it was fitted to;
+    start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
-    run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
+    run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out, start=start, frame=frame,
                     solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
@@ -204,9 +207,12 @@ def _path(run: Result | str | Path) -> Path:
 
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
-              out, workers: int | None, network=None, start=None, solvent=None, **others) -> SamplingSettings:
+              out, workers: int | None, network=None, labels=None, start=None, solvent=None, via: Any = (),
+              **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
-    true = _physics(molecule, physics, {} if solvent is None else {"solvent": solvent}, **subject)
+    changes = {} if solvent is None else {"solvent": solvent}
+    true = _physics(molecule, physics, changes, **subject)
+    below = tuple(true.on(*_config(each, changes)) for each in (via if isinstance(via, list | tuple) else [via]))
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()
@@ -215,7 +221,7 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
               load_config(LearnConfig, given))
     return SamplingSettings(
         physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
-        checkpoint=network and Path(network), learn=learn is not False, learn_config=config,
+        checkpoint=network and Path(network), labels=labels and Path(labels), via=below, learn=learn is not False, learn_config=config,
         initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
 
 

@@ -59,6 +59,12 @@ class TruePhysics:
             spec = physics_spec(self.molecule, self.config, system_xml=system, warm_start=warm_start)
         return replace(spec, restraints=self.config.restraints or ())
 
+    def on(self, config: BaselineConfig, calculator: object = None) -> TruePhysics:
+        """The same molecule under another potential, whose charge and multiplicity are these where it has none."""
+        own = {key: value for key in ("charge", "spin_multiplicity")
+               if getattr(config, key, 0) is None and (value := getattr(self.config, key, None)) is not None}
+        return replace(self, config=config.model_copy(update=own), calculator=calculator)
+
     def check(self) -> None:
         """Raise UserError for what the backend refuses: a wrong charge is found here, not later."""
         if not self.is_mm:

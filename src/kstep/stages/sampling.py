@@ -8,10 +8,18 @@ from typing import Self
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
-from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
+from kstep.learning.cold_start import (
+    explored_with,
+    learn_for,
+    learned_at,
+    model_to_learn,
+    settle_cold_start,
+    temperatures_of,
+)
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.learning.truth_ladder import LABELS, Rung, check_rungs, climb, rung_folder
 from kstep.molecules.restrained import led_to
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
@@ -50,17 +58,21 @@ class RunSettings:
         """The same run, which goes on with what an interrupted one left."""
         return replace(self, resume=True)
 
-    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True) -> None:
+    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True,
+                      more: list[Path] | None = None) -> None:
         """UserError for an output that is an input, or that is finished where its network would be learned first.
 
-        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels.
+        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels; more:
+        folders that learning writes besides, the last of which holds the network of the run.
         """
         check_one_of(self.resume, self.overwrite)
-        folder = learned_at(self.out)
-        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *([folder] if learns else [])],
+        folders = [learned_at(self.out), *(more or [])]
+        folder = folders[-1]
+        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *(folders if learns else [])],
                        {"--checkpoint": self.checkpoint, "--labels": self.labels} | inputs)
         if self.overwrite and runs:
-            set_aside(self.out, ".parts", ".starts", *([".learn"] if learns else []))
+            set_aside(self.out, ".parts", ".starts",
+                      *([each.name.removeprefix(self.out.name) for each in folders] if learns else []))
         elif self.overwrite:
             set_aside(folder)
         elif learns and runs and not self.resume and self.out.is_file() and not folder.is_dir():
@@ -70,14 +82,27 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
-    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
-    from its frames, or one `frame` of it, instead of conformers.
+    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; via: cheaper physics
+    of the same molecule, the cheapest first, of which it is learned, and then each one's difference to the next
+    (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; initial_md: start from its
+    frames, or one `frame` of it, instead of conformers.
     """
 
     physics: TruePhysics
     learn: bool = False
+    via: tuple[TruePhysics, ...] = ()
     initial_md: Path | None = None
     frame: int | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether a network is learned first."""
+        return self.learn or bool(self.via)
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """The ladder of truth, the cheapest method first."""
+        return [Rung(each.spec(warm_start=False), each.method) for each in (*self.via, self.physics)]
 
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
@@ -85,7 +110,7 @@ def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
     inputs: dict[str, Path | None] = {"--initial-md": s.initial_md}
     if folder is not None:
         inputs |= {"the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"}
-    s.settle_output(inputs, learns=s.learn or not runs, runs=runs)
+    s.settle_output(inputs, learns=s.learns or not runs, runs=runs, more=_learned(s)[1:])
 
 
 def with_starts(settings: SamplingSettings, must_hold: bool,
@@ -97,7 +122,7 @@ def with_starts(settings: SamplingSettings, must_hold: bool,
     which those of a truth that has no forces are only judged.
     """
     s, physics = settings, settings.physics
-    if s.initial_md is not None and not s.learn:
+    if s.initial_md is not None and not s.learns:
         return s, None
     if physics.is_mm:
         starts = judged_starts(physics.molecule)
@@ -106,7 +131,8 @@ def with_starts(settings: SamplingSettings, must_hold: bool,
     elif relax_on is None and not physics.spec().has_forces:
         starts = unrelaxed_starts(physics.molecule, physics.spec())
     else:
-        there = s.resume or s.out.is_file() or learned_at(s.out).is_dir()  # the same command again asks no truth again
+        # the same command again asks no truth again
+        there = s.resume or s.out.is_file() or any(folder.is_dir() for folder in _learned(s))
         starts = settle_starts(
             physics.molecule, relax_on or physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
             wanted=max(s.hybrid.replicas or 0, s.learn_config.learn_replicas), keep=kept_starts(s.out), resume=there,
@@ -125,7 +151,18 @@ def learn_alone(settings: SamplingSettings) -> Path:
 def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
-    s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
+    if s.via:
+        for each in s.via:
+            each.check()
+        check_rungs(s.rungs)
+        if s.checkpoint is not None and s.labels is None:
+            raise UserError(f"--via goes on from {s.checkpoint} with the labels that it was fitted to; give them as "
+                            "--labels, or leave --checkpoint out")
+        if s.labels is not None and s.checkpoint is None:
+            raise UserError("--via takes --labels with the network that was fitted to them; give it as --checkpoint, or "
+                            "leave both out")
+    else:
+        s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
     check_start(s.initial_md, s.frame)
     return settle_cold_start(s.hybrid, s.physics.config)
 
@@ -144,27 +181,51 @@ def learn_network(settings: SamplingSettings,
     config = s.learn_config
     if hybrid.effective_samples is not None:
         config = config.model_copy(update={"samples_wanted": hybrid.effective_samples})
+    if s.via:
+        return hybrid, _climbed(s, target, config)
     return hybrid, learn_for(target, s.out, config, model_config=s.model_config, seed=s.seed,
                              n_workers=physics.workers(s.n_workers), resume=s.resume,
                              earlier=Earlier(s.checkpoint, s.labels))
 
 
+def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
+    """The network of a ladder of truth; target: of the dear truth."""
+    rungs, how = s.rungs, dict(seed=s.seed, n_workers=s.physics.workers(s.n_workers), resume=s.resume)
+    rungs[0] = replace(rungs[0], spec=replace(rungs[0].spec, restraints=target.spec.restraints))
+    model = model_to_learn(s.model_config)
+    if s.checkpoint is None:
+        bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
+        base = learn_for(bottom, s.out, config, model_config=model, **how)
+        labels = base.with_name(LABELS)
+    else:
+        base, labels = s.checkpoint, s.labels
+        Earlier(base, labels).arguments(replace(target, spec=rungs[0].spec, method=rungs[0].method))
+    return climb(target, rungs, base, labels, s.out, model, config, **how)
+
+
+def _learned(s: SamplingSettings) -> list[Path]:
+    """Folders that learning writes."""
+    return [learned_at(s.out), *(rung_folder(s.out, number) for number in range(1, len(s.via) + 1))]
+
+
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
-    if settings.learn:  # what contradicts itself is refused before any true call
+    if settings.learns:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
-    s, starts = with_starts(settings, must_hold)
-    physics = s.physics
-    run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
+    s, starts = with_starts(settings, must_hold, settings.rungs[0].spec if settings.via else None)
+    physics, spent = s.physics, {}
+    if s.via and starts is not None:  # calls of the cheapest rung are on its bill, not on that of the run
+        spent, starts = starts.spent, replace(starts, spent={})
+    run = _run_of(s, *(learn_network(s, spent) if s.learns else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
-    if run.checkpoint and not s.learn:
+    if run.checkpoint and not s.learns:
         warn_beyond(run.checkpoint, temperatures_of(run.hybrid, physics.config))
-    earlier = None if s.learn else s.labels  # which learning has used
+    earlier = None if s.learns else s.labels  # which learning has used
     return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
 
 
