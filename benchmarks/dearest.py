@@ -14,9 +14,9 @@ import argparse
 import json
 from pathlib import Path
 
+from kstep.analysis.measure.profile import characterise
 from kstep.analysis.measure.run_samples import samples_of
 from kstep.analysis.measure.samples import series_of
-from kstep.analysis.measure.profile import characterise
 from kstep.files import write_json_compact
 from kstep.schemas import load_trajectory
 from running import RESULTS, machine, provenance, sh
@@ -74,8 +74,8 @@ def main() -> None:
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         write_json_compact(RESULT, {**kept, name: found})
         print(f"{name}: acceptance {found['acceptance']:.2f} after {found['true_calls_training']} labels, "
-              f"{found['energy_samples']:.0f} samples of the energy, {found['cpu_s_to_200_samples'] / 60:.0f} min of CPU "
-              f"to {WANTED}", flush=True)
+              f"{found['energy_samples']:.0f} samples of the energy, {WANTED} of them in "
+              f"{found['cpu_s_to_200_samples'] / 60:.0f} min of CPU", flush=True)
 
 
 if __name__ == "__main__":

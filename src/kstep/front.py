@@ -78,8 +78,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
-    run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out, start=start, frame=frame,
-                    solvent=solvent, workers=workers, device=device, resume=resume, overwrite=overwrite)
+    run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
+                    start=start, frame=frame, solvent=solvent, workers=workers, device=device, resume=resume,
+                    overwrite=overwrite)
     run_sampling(run)
     return Result(run.out)
 
@@ -220,9 +221,9 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
     config = (load_config(LearnConfig, LEARN, dict(given)) if isinstance(given, Mapping) else
               load_config(LearnConfig, given))
     return SamplingSettings(
-        physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
-        checkpoint=network and Path(network), labels=labels and Path(labels), via=below, learn=learn is not False, learn_config=config,
-        initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
+        physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name), via=below,
+        checkpoint=network and Path(network), labels=labels and Path(labels), learn=learn is not False,
+        learn_config=config, initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
 
 
 def _physics(molecule: Subject, physics: Any, settings: dict[str, Any], **subject) -> TruePhysics:

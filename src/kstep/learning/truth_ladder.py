@@ -1,7 +1,7 @@
 """Ladders of truth: learn at a cheap method, then only the difference to the next dearer one, and so on.
 
     learn            a network of the cheapest rung (learner.py), whose calls are milliseconds
-    climb            for each dearer rung: states of the network's own chains, one question to the dear truth about each,
+    climb            for each dearer rung: states of the network's own chains, a question to the dear truth about each
                      and a fit of the difference to all below (training/difference.py); again, until more labels would
                      cost more calls than they save in sampling
     learn again      a network of the cheapest rung plus all differences (corrected.py): no call but of the cheapest
@@ -38,6 +38,7 @@ from kstep.learning.corrected import CorrectedLabels, CorrectedTarget, digest_of
 from kstep.learning.ending import acceptance, more_labels_pay
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.molecules.molecule import Molecule
 from kstep.runs.network_dynamics import make_carrier
 from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
 from kstep.runs.sampler import sampler_masses
@@ -45,6 +46,7 @@ from kstep.schemes.network_ladder import NetworkLadder
 from kstep.schemes.state import State
 from kstep.training.difference import MOST_RELABELLINGS, Difference, fit_difference
 from kstep.training.equivalent_hydrogens import relabellings
+from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 NETWORK, LABELS = "network.pt", "labels.npz"  # of a rung that was learned
@@ -116,8 +118,8 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
     from kstep.learning.learner import learn
     from kstep.models import checkpoint as checkpoints
 
+    check_base(target.labelled, rungs[0], base, base_labels)
     started = checkpoints.load(base)
-    check_base(started, base, rungs[0])
     bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method, starts_spent={})
     differences: tuple[Difference, ...] = ()
     climbs: list[Climb] = []
@@ -141,11 +143,19 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
     return path
 
 
-def check_base(checkpoint: dict, path: Path, rung: Rung) -> None:
-    """UserError where the network of the first rung is one of another method."""
-    if checkpoint["method"] != rung.method:
-        raise UserError(f"{path} was trained on {checkpoint['method']}, and the ladder --via begins with {rung.method}; "
-                        "give a network of that, or leave --checkpoint out to learn one")
+def check_base(molecule: Molecule, rung: Rung, base: Path, base_labels: Path) -> None:
+    """UserError where the network that a ladder begins with, or its labels, are of another molecule or method."""
+    from kstep.models import checkpoint as checkpoints
+
+    checkpoint = checkpoints.load(base)
+    checkpoints.check_fits(checkpoint, base, molecule.numbers, molecule.bonds)
+    labels, metadata = Labels.load(base_labels)
+    for path, method in ((base, checkpoint["method"]), (base_labels, metadata["method"])):
+        if method != rung.method:
+            raise UserError(f"{path} is of {method}, and the ladder --via begins with {rung.method}; give a network of "
+                            "that and its labels, or leave both out to learn one")
+    if labels.positions.shape[1] != len(molecule):
+        raise UserError(f"{base_labels} holds labels of another molecule than {molecule.name}")
 
 
 def _account(rungs: Sequence[Rung], started: dict, learned: dict, climbs: list[Climb]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kstep.learning.cold_start import (
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
-from kstep.learning.truth_ladder import LABELS, Rung, check_rungs, climb, rung_folder
+from kstep.learning.truth_ladder import LABELS, Rung, check_base, check_rungs, climb, rung_folder
 from kstep.molecules.restrained import led_to
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
@@ -152,19 +152,23 @@ def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
     if s.via:
-        for each in s.via:
-            each.check()
-        check_rungs(s.rungs)
-        if s.checkpoint is not None and s.labels is None:
-            raise UserError(f"--via goes on from {s.checkpoint} with the labels that it was fitted to; give them as "
-                            "--labels, or leave --checkpoint out")
-        if s.labels is not None and s.checkpoint is None:
-            raise UserError("--via takes --labels with the network that was fitted to them; give it as --checkpoint, or "
-                            "leave both out")
+        _check_ladder(s)
     else:
         s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
     check_start(s.initial_md, s.frame)
     return settle_cold_start(s.hybrid, s.physics.config)
+
+
+def _check_ladder(s: SamplingSettings) -> None:
+    """UserError for rungs that make no ladder, and for a network to begin with that is none of the first."""
+    for each in s.via:
+        each.check()
+    check_rungs(s.rungs)
+    if (s.checkpoint is None) != (s.labels is None):
+        raise UserError("with --via a network of the cheapest method goes with the labels that it was fitted to: give "
+                        "both --checkpoint and --labels, or neither, to learn one")
+    if s.checkpoint is not None and s.labels is not None:
+        check_base(s.physics.molecule, s.rungs[0], s.checkpoint, s.labels)
 
 
 def learn_network(settings: SamplingSettings,
@@ -198,8 +202,8 @@ def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
         base = learn_for(bottom, s.out, config, model_config=model, **how)
         labels = base.with_name(LABELS)
     else:
+        assert s.labels is not None  # see _check_ladder
         base, labels = s.checkpoint, s.labels
-        Earlier(base, labels).arguments(replace(target, spec=rungs[0].spec, method=rungs[0].method))
     return climb(target, rungs, base, labels, s.out, model, config, **how)
 
 

@@ -130,10 +130,15 @@ def fit_difference(positions: np.ndarray, energies: np.ndarray, forces: np.ndarr
 
     orders (G,N): relabellings, a group (`equivalent_hydrogens.relabellings`).  Two labels are the least.
     """
-    data = _data(positions, energies, forces, orders)
+    level = float(np.mean(energies))
+    data = _data(positions, np.asarray(energies) - level, forces, orders)
     spread = np.sqrt(np.square(data.u - data.u.mean(0)).sum(1).mean())
     found = max((_likelihood(data, float(spread * length)) for length in LENGTHS), key=lambda best: best[0])
-    _, length, noise = found
+    return _solved(data, *found[1:], level)
+
+
+def _solved(data: _Data, length: float, noise: float, level: float) -> Difference:
+    """The process of that length and noise, given the data; level: kJ/mol, what their energies lack."""
     covariance = data.covariance(length)
     covariance[np.diag_indices_from(covariance)] += noise * _scales(covariance, data.n_energies) ** 2
     factor, constant = cho_factor(covariance), np.zeros(len(data.y))
@@ -141,7 +146,7 @@ def fit_difference(positions: np.ndarray, energies: np.ndarray, forces: np.ndarr
     of_constant = cho_solve(factor, constant)
     c = float(of_constant @ data.y / (of_constant @ constant))
     weights = cho_solve(factor, data.y - c * constant)
-    return Difference(*_collapsed(data, weights), c, length, _left_out(data, factor, of_constant, weights))
+    return Difference(*_collapsed(data, weights), level + c, length, _left_out(data, factor, of_constant, weights))
 
 
 def _data(positions, energies, forces, orders) -> _Data:
