@@ -12,6 +12,7 @@ from kstep.forces.base import check_start
 from kstep.forces.openmm import MDConfig, OpenMMPhysics
 from kstep.forces.pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
+from kstep.forces.tblite import QMConfig
 from kstep.molecules.prepare import prepare_smiles, system_xml_of
 from kstep.runs import run_hybrid as run_module, run_network
 from kstep.runs.settings import HybridRun, prepare_run
@@ -161,10 +162,10 @@ def test_starts_are_judged_as_they_are_and_the_run_says_so(water, tmp_path, capl
 
 
 def test_starts_are_relaxed_on_a_cheaper_method_where_one_is_given(water, tmp_path):
-    from kstep.forces.tblite import QMConfig
-
-    cheaper = physics_spec(water, QMConfig())
-    settings = SamplingSettings(physics=TruePhysics(water, CCSDT), hybrid=HybridConfig(), out=tmp_path / "run.npz")
-    settings, starts = with_starts(settings, must_hold=True, relax_on=cheaper)
+    settings = SamplingSettings(physics=TruePhysics(water, CCSDT), hybrid=HybridConfig(), out=tmp_path / "run.npz",
+                                delay_with=TruePhysics(water, QMConfig()))
+    assert replace(settings, physics=settings.delay_with).relax_on is None  # it has forces of its own
+    assert replace(settings, delay_with=settings.physics).relax_on is None
+    settings, starts = with_starts(settings, must_hold=True, relax_on=settings.relax_on)
     assert starts.record["relaxed_on"] == "GFN2-xTB" and not starts.caveats
     assert not np.array_equal(settings.physics.molecule.conformers, water.conformers)

@@ -39,6 +39,7 @@ CONFORMANT = {
                                          "solvation_model": "iefpcm"}, 0.05),
     "pyscf HF/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G"}, 1e-4),
     "pyscf DF-PBE/STO-3G": ("pyscf", "water", {"basis": "STO-3G", "grid_level": 1, "density_fit": True}, 0.5),
+    "pyscf MP2/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G", "correlation": "mp2"}, 1e-4),
     "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),
     "ase smeared": ("ase", "water", {"calculator": "wrong_calculators:Smeared"}, 1e-4),
     "ase smeared in silence": ("ase", "water", {"calculator": "wrong_calculators:SmearedInSilence"}, 1e-4),

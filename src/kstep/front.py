@@ -16,7 +16,7 @@ import ast
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
+           device: str = "auto", delay_with: Any = None, resume: bool = False, overwrite: bool = False,
+           **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
@@ -73,7 +74,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     next one; network: instead, a checkpoint, with via that of the cheapest, and the `labels` that it was fitted to;
     start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
-    "water", in the place of that of `physics`; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    "water", in the place of that of `physics`; delay_with: a cheaper physics that judges each proposal before the dear
+    one is asked; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
@@ -81,6 +83,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
                     start=start, frame=frame, solvent=solvent, workers=workers, device=device, resume=resume,
                     overwrite=overwrite)
+    if delay_with is not None:
+        run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
     run_sampling(run)
     return Result(run.out)
 

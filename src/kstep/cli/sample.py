@@ -37,8 +37,8 @@ CONFIG = {None: ("--config", "configs/qm.yaml"), "06": ("--md-config", "configs/
 # flags that are keys of the hybrid config: unset ones leave the YAML's value
 KEYS = ("scheme", "k_steps", "dt_fs", "temperature_K", "steps", "effective_samples", "population_error",
         "max_true_calls", "max_hours", "burn_in_steps", "replicas", "thermostat", "delta_scale", "max_attempts",
-        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "tune", "project_residual",
-        "restraints")
+        "hydrogen_mass_Da", "tempering_K", "moves", "network_ladder_K", "call_cost_s", "delayed_steps", "tune",
+        "project_residual", "restraints")
 
 
 def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) -> None:
@@ -66,6 +66,8 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
                           help="learn the network of this cheaper method first, then only the difference to the next "
                                "one, from few calls: such as configs/qm.yaml for CCSD(T); may be repeated, the "
                                "cheapest first")
+        what.add_argument("--delay-with", type=Path, metavar="CONFIG",
+                          help="YAML of a cheaper method, which judges each proposal before the true one is asked")
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
     scheme.add_argument("--project-residual", action="store_const", const=True,
@@ -105,6 +107,8 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     scheme.add_argument("--moves", type=positive_int, help="nested: moves on the network per true call")
     scheme.add_argument("--network-ladder", type=positive_float, nargs="+", dest="network_ladder_K", metavar="K",
                         help="nested: ladder of temperatures on the network alone, K, the target first; one: none")
+    scheme.add_argument("--delayed-steps", type=positive_int,
+                        help="nested: steps judged by the method of --delay-with per call of the dear one (default: 1)")
     scheme.add_argument("--call-cost-s", type=non_negative_float,
                         help="nested: seconds of a true call that tuning reckons with, instead of what it measures")
     scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
@@ -150,10 +154,11 @@ def load(args):
                                                                              {**changes, **solvent_of(args)})
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
-    physics = open_subject(args, config)
+    physics, delay = open_subject(args, config), getattr(args, "delay_with", None)
     via = tuple(physics.on(load_physics(path, {**changes, **solvent_of(args)})) for path in getattr(args, "via", []))
     return filled(SamplingSettings, args, physics=physics, via=via, hybrid=hybrid,
-                  learn_config=load_config(LearnConfig, args.learn_config))
+                  learn_config=load_config(LearnConfig, args.learn_config),
+                  delay_with=None if delay is None else physics.on(load_physics(delay)))
 
 
 def open_subject(args, config):

@@ -278,8 +278,8 @@ class PyscfPhysics(Physics):
         import pyscf
 
         self.settings = ScfSettings(**settings)
-        check_functional(self.settings)
         check_correlation(self.settings, multiplicity)
+        check_functional(self.settings)
         self.has_forces = has_forces(self.settings.model_dump())
         pyscf.lib.num_threads(threads_here())
         apart = np.arange(3.0 * len(self.numbers)).reshape(-1, 3) * 3.0  # the first true call says where the atoms are

@@ -25,15 +25,20 @@ class Account:
             self._add(starts.spent)
         self._pool: Any = None
         self._carry: Any = None
+        self._cheaper: Any = None
+        self._cheaper_earlier = 0
         self.clock = Clock()
 
-    def charge(self, pool, carry) -> None:
-        """Count the work of these too: pool has true_calls, cpu_s and wall_s; carry is None without a network."""
-        self._pool, self._carry = pool, carry
+    def charge(self, pool, carry, cheaper=None) -> None:
+        """Count the work of these too: pool has true_calls, cpu_s and wall_s; carry is None without a network; cheaper:
+        the pool of a truth that is asked before that of `pool`, whose calls count apart.
+        """
+        self._pool, self._carry, self._cheaper = pool, carry, cheaper
 
     def go_on(self, spent: dict) -> None:
         """Add to what an earlier part of the same run had spent (its `so_far`)."""
         self._earlier, self._calls = dict(spent), self._pool.true_calls
+        self._cheaper_earlier = int(self._earlier.pop("cheaper_calls", 0))
         if self._starts is not None and not self._starts.kept:  # paid once more
             self._add(self._starts.spent)
         self.clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
@@ -45,12 +50,18 @@ class Account:
     def so_far(self) -> dict:
         """Everything spent up to now, for the restart file."""
         earlier = self._earlier
-        cpu = time.process_time() + self._pool.cpu_s + (self._carry.cpu_s if self._carry is not None else 0.0)
-        return {**earlier,
+        cpu = time.process_time() + sum(
+            each.cpu_s for each in (self._pool, self._carry, self._cheaper) if each is not None)
+        return {**earlier, **({} if self._cheaper is None else {"cheaper_calls": self.cheaper_calls}),
                 "true_calls": earlier["true_calls"] + self._pool.true_calls - self._calls,
                 "wall_s": earlier["wall_s"] + time.perf_counter() - self._wall + self._pool.wall_s,
                 "cpu_s": earlier["cpu_s"] + cpu - self._cpu,
                 "wall_network_s": self.clock.network_s, "wall_waiting_s": self.clock.waiting_s}
+
+    @property
+    def cheaper_calls(self) -> int:
+        """Calls of the cheaper truth up to now."""
+        return self._cheaper_earlier + self._cheaper.true_calls
 
     def begin_production(self) -> None:
         """What was spent up to now is burn-in."""
@@ -61,6 +72,7 @@ class Account:
     def closed(self, n_workers: int) -> dict:
         """The whole of it, for the metadata; busy_share 1: every core given to production worked all the time."""
         spent = self.so_far()
+        spent.pop("cheaper_calls", None)
         spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
         spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
         spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * n_workers, 1e-9)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import EvaluationPool, Pool
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -64,11 +66,14 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
-        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool:
-            account.charge(pool, network.carry)
-            run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool)
+        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
+                cheaper_pool(run, pool) as cheaper:
+            account.charge(pool, network.carry, cheaper)
+            run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool, cheaper)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
                                                       carry=network.carry, masses=masses, needs_forces=run.keeps_forces)
+            if cheaper is not None:
+                scheme = scheme.delayed_by(cheaper, run.hybrid.delayed_steps)
             settled = {"tuning": tuning, "inner": network.inner}
             writer = TrajectoryWriter(
                 run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
@@ -82,6 +87,17 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
             return _finish(production, settled, provenance, machine)
     finally:
         network.close()
+
+
+@contextmanager
+def cheaper_pool(run: HybridRun, pool: JournaledPool) -> Iterator[Pool | None]:
+    """Workers of the truth that a run is delayed by, None without one; what ends the run is seen while they work."""
+    if run.delay is None:
+        yield None
+        return
+    with EvaluationPool(run.delay, run.n_workers) as cheaper:
+        cheaper.attend = pool.pool.attend
+        yield cheaper
 
 
 def _finished(run: HybridRun) -> dict | None:
@@ -122,16 +138,20 @@ def _finished(run: HybridRun) -> dict | None:
 
 def _fingerprint(run: HybridRun) -> dict:
     """What a resumed run must share."""
+    delay = {"delay": run.delay.fingerprint} if run.delay is not None else {}
     return {"hybrid": run.hybrid.model_dump(exclude={*aim.ENDS, "checkpoint_interval"}), "seed": run.seed,
             "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
-            "physics": run.spec.fingerprint, "bonds": run.molecule.bonds.tolist(),
+            "physics": run.spec.fingerprint | delay, "bonds": run.molecule.bonds.tolist(),
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
 
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
-    spent = production.account.closed(run.n_workers)
+    spent, by_method = production.account.closed(run.n_workers), {}
+    if run.delay is not None:
+        by_method = {"delayed_with": run.delay.method, "true_calls_by_method": {
+            run.method: spent["true_calls"], run.delay.method: production.account.cheaper_calls}}
     unseen = production.coverage.warning()
     if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)
@@ -164,7 +184,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "status": f"broke at macro-step {done}: {broken}" if broken else
                   f"stopped at macro-step {done}: {stopped}" if stopped else "finished",
         **({"starts": run.starts.record} if run.starts is not None else {}),
-        **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **summary, **provenance}
+        **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **by_method, **summary, **provenance}
     frames = production.writer.recorded_frames(metadata)
     if production.aim is not None:
         production.aim.judge(frames)  # all of them, wherever it ended

@@ -31,12 +31,12 @@ def sampler_masses(molecule: Molecule, hydrogen_mass_Da: float | None) -> np.nda
     return masses
 
 
-def settle_sampler(run: HybridRun, network, carry, pool):
+def settle_sampler(run: HybridRun, network, carry, pool, cheaper=None):
     """(run, masses (N,) Da, tuning report or None, start (R,N,3) or None): a tuned run's open choices are measured.
 
-    Its replicas start from what the network's own ensemble makes of the start geometries, which
-    costs no true call.  A resumed run goes on with what the first one chose, since a second
-    measurement would differ.
+    Its replicas start from what the network's own ensemble makes of the start geometries, which costs no true call.  A
+    resumed run goes on with what the first one chose, since a second measurement would differ.  cheaper: the pool of a
+    truth that is asked before that of `pool`.
     """
     hybrid, molecule = run.hybrid, run.molecule
     masses = sampler_masses(molecule, hybrid.hydrogen_mass_Da)
@@ -49,7 +49,7 @@ def settle_sampler(run: HybridRun, network, carry, pool):
     if run.resume and kept.is_file():
         report = json.loads(kept.read_text())
     else:
-        report = _tuned(run, network, carry, pool, positions, masses, ladder, rng)
+        report = _tuned(run, network, carry, pool, positions, masses, ladder, rng, cheaper)
     hybrid = hybrid.model_copy(update={key: report[key] for key in CHOSEN if key in report})
     masses, rng = np.array(report["masses_Da"]), np.random.default_rng([run.seed, 3])
     if run.traits.explores:  # the rungs above the coldest are heated by the run's own burn-in
@@ -62,7 +62,7 @@ def settle_sampler(run: HybridRun, network, carry, pool):
 
 
 def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: np.ndarray,
-           ladder: TemperatureLadder, rng: np.random.Generator) -> dict[str, Any]:
+           ladder: TemperatureLadder, rng: np.random.Generator, cheaper=None) -> dict[str, Any]:
     """What tuning chose, and what it was chosen from."""
     hybrid = run.hybrid
     k_steps = hybrid.k_steps or (1 if run.traits.explores else None)
@@ -77,6 +77,10 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
                                     report["dt_fs"] * PS_PER_FS, rng,
                                     **SCHEMES[hybrid.scheme].means(hybrid, run.molecule, network))
     cost = report["cpu_s_per_true_call"] if hybrid.call_cost_s is None else hybrid.call_cost_s
+    if cheaper is not None:  # moves are made for a step that it judges, which pays its share of the dear call
+        costs = tuning.measure_costs(cheaper, carry, positions, masses, hybrid.temperature_K, rng, needs_forces=False)
+        report["cpu_s_per_cheaper_call"] = costs.true_call_s
+        cost = costs.true_call_s + cost / hybrid.delayed_steps
     report |= exploration.choose_moves(
         explorer, positions, temperature_K=hybrid.temperature_K, cpu_s_per_call=cost,
         shortest_mean_fs=hybrid.shortest_mean_fs, n_moves=hybrid.moves, k_steps=hybrid.k_steps,

@@ -46,7 +46,8 @@ class HybridRun:
     molecule: all N atoms that move, whose masses, bonds and elements the trajectory holds and whose conformers
     replicas start from; recipe: how its network is built, None for a network of the molecule itself; facts: what
     else its metadata says of it (keys of a RunRecord), which a resumed run must share; starts: where its molecule's
-    conformers come from, and what that cost.
+    conformers come from, and what that cost; delay: a cheaper truth that judges proposals before `spec` is asked
+    (schemes.delayed), energies of which depend on x alone.
     """
 
     molecule: Molecule
@@ -64,6 +65,7 @@ class HybridRun:
     recipe: NetworkRecipe | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     starts: Starts | None = None
+    delay: PhysicsSpec | None = None
 
     @property
     def traits(self) -> SchemeTraits:
@@ -130,13 +132,33 @@ def check_forces(hybrid: HybridConfig, spec: PhysicsSpec) -> None:
         spec.require_forces("store_forces", "leave it out")
 
 
+def settle_delay(hybrid: HybridConfig, spec: PhysicsSpec, delay: PhysicsSpec | None) -> HybridConfig:
+    """A settled config whose run is delayed by a cheaper truth, or by none; UserError for one that does not fit."""
+    if delay is None:
+        if hybrid.delayed_steps is not None:
+            raise UserError("delayed_steps are judged by a cheaper method; name it with --delay-with, or leave them "
+                            "null")
+        return hybrid
+    if not SCHEMES[hybrid.scheme].traits.explores:
+        others = " or ".join(f"--scheme {name}" for name, kind in SCHEMES.items() if kind.traits.explores)
+        raise UserError(f"scheme {hybrid.scheme} does not ask a cheaper method first; leave --delay-with out, or take "
+                        f"{others}")
+    if (delay.backend, delay.method) == (spec.backend, spec.method):
+        raise UserError(f"--delay-with is {spec.method}, the truth itself; name a cheaper method, or leave it out")
+    for key in ("charge", "multiplicity"):
+        if delay.settings.get(key, spec.settings.get(key)) != spec.settings.get(key, delay.settings.get(key)):
+            raise UserError(f"{delay.method} of --delay-with has {key} {delay.settings[key]}, and the truth "
+                            f"{spec.settings[key]}; give both the same")
+    return hybrid.model_copy(update={"delayed_steps": hybrid.delayed_steps or 1})
+
+
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
                 baseline: BaselineConfig, *, out: str | Path, checkpoint: str | Path | None = None,
                 model_config: str | Path | None = None, seed: int = 0, n_workers: int | None = None,
                 device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None,
                 frame: int | None = None,
                 recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None,
-                starts: Starts | None = None) -> HybridRun:
+                starts: Starts | None = None, delay: PhysicsSpec | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 
     make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
@@ -156,6 +178,9 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
     check_writable(out)
     spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())
     check_forces(hybrid, spec)
+    if delay is not None:
+        delay = replace(delay, restraints=spec.restraints)
+    hybrid = settle_delay(hybrid, spec, delay)
     if recipe is not None:
         refuse_restraints(spec.restraints)
     return HybridRun(
@@ -163,7 +188,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
         initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},
-        starts=starts)
+        starts=starts, delay=delay)
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:

@@ -111,6 +111,10 @@ class Scheme:
         """
         return cls(network, carry, molecule.masses, config.dt_fs * PS_PER_FS, config.k_steps)
 
+    def delayed_by(self, pool, n_steps: int) -> Scheme:
+        """The same behind a cheaper truth that judges n_steps of it per true call, of a scheme that explores."""
+        raise NotImplementedError
+
     @classmethod
     def means(cls, config: Any, molecule, network) -> dict[str, Any]:
         """What a scheme that explores the network has for that besides moves: arguments of a NetworkLadder."""

@@ -12,11 +12,12 @@ from kstep import importance
 from kstep.config import Count, NonNegative, Temperature, Whole
 from kstep.errors import UserError
 from kstep.restraints import mirrored_alike
+from kstep.schemes.delayed import DelayedLadder
 from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
-from kstep.schemes.state import Info, Proposal, State, said_besides
+from kstep.schemes.state import Info, Proposal, State, has_moved, put, said_besides
 from kstep.units import PS_PER_FS, kT
 
 DEFAULT_MOVES = 10
@@ -34,6 +35,8 @@ class NestedConfig(SamplerConfig):
         None, description="a ladder of temperatures on the network alone, the target first; one rung is none")
     turns: Whole = Field(
         8, description="torsions turned over before and after each exchange on the network, at most two of each")
+    delayed_steps: Count | None = Field(
+        None, description="steps judged by the method of --delay-with per call of the dear one")
     call_cost_s: NonNegative | None = Field(
         None, description="seconds of a true call that tune reckons with, instead of what it measures")
     judge: Literal["auto", "chain", "weights"] = Field(
@@ -67,7 +70,8 @@ class Nested(Sampler):
     freezes = True
     default_burn_in = None
 
-    def __init__(self, ladder: NetworkLadder, k_steps: int, *, needs_forces: bool = True, judge: str = "chain"):
+    def __init__(self, ladder: NetworkLadder | DelayedLadder, k_steps: int, *, needs_forces: bool = True,
+                 judge: str = "chain"):
         """ladder: its moves; k_steps: timesteps of the coldest rung in a macro-step, on average; judge: wanted."""
         super().__init__(ladder.network, ladder.carry, ladder.masses, ladder.dt_ps, k_steps)
         self.ladder, self.needs_forces, self.inside = ladder, needs_forces, ladder.inside
@@ -102,6 +106,11 @@ class Nested(Sampler):
                                **cls.means(config, molecule, network))
         return cls(ladder, ladder.n_moves * ladder.move_steps, needs_forces=needs_forces, judge=config.judge)
 
+    def delayed_by(self, pool, n_steps: int) -> Nested:
+        """The same behind a cheaper truth (kstep.schemes.delayed)."""
+        return Nested(DelayedLadder(self.ladder, pool, n_steps), self.k_steps * n_steps,
+                      needs_forces=self.needs_forces, judge=self.wanted_judge)
+
     @classmethod
     def means(cls, config, molecule, network) -> dict[str, Any]:
         """See `means_of`."""
@@ -132,8 +141,9 @@ class Nested(Sampler):
         log_u = np.log(rng.random(len(rows)))
         velocities = draw_velocities(len(rows), self.masses, self.temperature_K(len(rows)), rng)
         led = self.ladder.advance(x, u, rng)
-        return Proposal(rows, led.positions[:, 0], velocities, np.full(len(rows), led.n_steps),
-                        {"from": (x, u), "to": led, "log_u": log_u})
+        asked = rows[has_moved(led.positions[:, 0], x[:, 0])]  # of all others the answer is known
+        return Proposal(asked, led.positions[asked, 0], velocities[asked], np.full(len(asked), led.n_steps),
+                        {"from": (x, u), "to": led, "log_u": log_u, "velocities": velocities})
 
     def _whole_ladders(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         """Positions (R,m,N,3) and network energies (R,m) or (R,m,p); a start has every rung where its coldest is."""
@@ -146,35 +156,35 @@ class Nested(Sampler):
     def settle(self, state: State, info: Info, proposal: Proposal, truth,
                rng: np.random.Generator) -> tuple[State, Info]:
         """Accept each ladder on the true energy of its coldest rung, or put it back."""
-        (x, u), led = proposal.extra["from"], proposal.extra["to"]
+        (x, u), led, rows = proposal.extra["from"], proposal.extra["to"], proposal.rows
+        energy, forces = put(state.energy, rows, truth.energy), put(state.forces, rows, truth.forces)
         with np.errstate(over="ignore", invalid="ignore"):
             begin = state.energy - self.ladder.total(u[:, 0])
-            end = truth.energy - self.ladder.total(led.energy[:, 0])
-            end = np.where(np.isfinite(end) & np.isfinite(begin), end, np.inf)
+            end = energy - self.ladder.total(led.energy[:, 0])
+            at_start = np.isneginf(begin) if _is_under_way(state) else np.ones(len(begin), dtype=bool)
+            end = np.where(np.isfinite(end) & (begin < np.inf), end, np.inf)
             tested = self.judge.excess(end, self._kT) - self.judge.excess(begin, self._kT)
-        accepted = proposal.extra["log_u"] < -tested / self._kT
-        under_way = _is_under_way(state)
-        if under_way:
-            stay = np.where(accepted, 0, state.stay + 1)
-        else:
-            accepted, stay = np.isfinite(end), np.zeros(len(end), dtype=np.int64)
+        accepted = np.where(at_start, np.isfinite(end), proposal.extra["log_u"] < -tested / self._kT)
+        stay = np.where(accepted, 0, state.stay + 1) if _is_under_way(state) else np.zeros(len(end), dtype=np.int64)
 
         def choose(new, old):
             return np.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         x, u = choose(led.positions, x), choose(led.energy, u)
-        state = replace(state, positions=x[:, 0], velocities=proposal.velocities,
-                        energy=choose(truth.energy, state.energy), forces=choose(truth.forces, state.forces),
+        state = replace(state, positions=x[:, 0], velocities=proposal.extra["velocities"],
+                        energy=choose(energy, state.energy), forces=choose(forces, state.forces),
                         network_energy=u[:, 0], rungs=x[:, 1:], rung_energy=u[:, 1:], stay=stay,
-                        **{name: choose(values, getattr(state, name))
+                        **{name: choose(put(getattr(state, name), rows, values), getattr(state, name))
                            for name, values in said_besides(state, truth).items()})
+        asked = np.isin(np.arange(len(x)), rows)
         return state, replace(
-            info, pending=np.zeros_like(info.pending), attempts=info.attempts + 1,
-            failures=info.failures + truth.failed, inner_steps=proposal.span * self.ladder.n_rungs, accepted=accepted,
+            info, pending=np.zeros_like(info.pending), attempts=info.attempts + asked,
+            failures=put(info.failures, rows, info.failures[rows] + truth.failed),
+            inner_steps=np.full(len(x), led.n_steps * self.ladder.n_rungs), accepted=accepted,
             delta_H=np.where(np.isfinite(end), end - begin, np.inf),
-            gap=np.stack([np.where(under_way, begin, np.nan), end], axis=1),
+            gap=np.stack([np.where(at_start, np.nan, begin), end], axis=1),
             weight=self.judge.weight(choose(end, begin), self._kT), moves=led.moves, exchanges=led.exchanges,
-            turns=led.turns, stay=stay)
+            turns=led.turns, delayed=led.delayed, stay=stay)
 
     def count(self, info: Info) -> dict:
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
@@ -187,11 +197,13 @@ class Nested(Sampler):
                      "log_weights": {str(b): int(n) for b, n in zip(*np.unique(bins, return_counts=True))}}
         return {**fared, "moves": {str(i): [int(n) for n in rung] for i, rung in enumerate(moves)},
                 "swaps": {str(i): [int(n) for n in pair] for i, pair in enumerate(exchanges)}, "stays": stays,
-                "turns": {str(i): [int(n) for n in rung] for i, rung in enumerate(info.turns.sum(axis=0))}}
+                "turns": {str(i): [int(n) for n in rung] for i, rung in enumerate(info.turns.sum(axis=0))},
+                **({"delayed": [int(n) for n in info.delayed.sum(axis=0)]} if len(info.delayed) else {})}
 
     @classmethod
     def summarise(cls, sums: dict) -> dict:
-        """And swap_acceptance; figures: acceptance of the moves on each rung, shares at the walls, the longest stay.
+        """And swap_acceptance; figures: acceptance of the moves on each rung, shares at the walls, the longest stay,
+        the acceptance of a cheaper truth that is asked first.
 
         Weighted frames have no identity; figures["weights"] says what they are worth (kstep.importance).
         """
@@ -206,6 +218,9 @@ class Nested(Sampler):
                                                  (sums["turns"][rung] for rung in sorted(sums["turns"], key=int))
                                                  if tried],
                               "longest_stay": max(map(int, sums["stays"]), default=0)}
+        if out and "delayed" in sums:
+            asked, taken = sums["delayed"]
+            out["figures"]["delayed_acceptance"] = taken / max(asked, 1)
         if weighed:
             bins = np.repeat([int(b) for b in sums["log_weights"]], list(sums["log_weights"].values()))
             out["figures"]["weights"] = importance.diagnose(np.exp(LOG_WEIGHT_BIN * bins))
@@ -214,10 +229,10 @@ class Nested(Sampler):
     @classmethod
     def last_words(cls, metadata: dict) -> str:
         """Acceptance and identity, or acceptance and what the weights are worth."""
-        found = metadata["figures"].get("weights")
-        if found is None:
-            return super().last_words(metadata)
-        return f"acceptance {metadata['acceptance']:.3f}, {importance.in_words(found)}"
+        found, delayed = (metadata["figures"].get(key) for key in ("weights", "delayed_acceptance"))
+        words = (super().last_words(metadata) if found is None else
+                 f"acceptance {metadata['acceptance']:.3f}, {importance.in_words(found)}")
+        return words if delayed is None else f"{words}, after {delayed:.3f} on the cheaper truth"
 
 
 def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ Liu, Kim, Friesner & Berne, PNAS 102, 13749 (2005); h = 1/2: Wang, Friesner & Be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -44,7 +44,8 @@ class Advance:
 
     positions (R,m,N,3) nm; energy (R,m) kJ/mol of the network, (R,m,p) where the ladder heats some of its p parts (see
     `NetworkLadder.total`); n_steps: timesteps of each rung; moves (R,m,3): tried, accepted, refused at a wall;
-    exchanges (R,m-1,2): tried, agreed; turns (R,m,2): tried, accepted.
+    exchanges (R,m-1,2): tried, agreed; turns (R,m,2): tried, accepted; delayed (R,2): steps that a cheaper truth was
+    asked about, and took; empty where there is none.
     """
 
     positions: np.ndarray
@@ -53,6 +54,7 @@ class Advance:
     moves: np.ndarray
     exchanges: np.ndarray
     turns: np.ndarray
+    delayed: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class State:
     rungs (R,m-1,N,3) nm and rung_energy (R,m-1) kJ/mol: configurations above `positions` on a ladder of m temperatures
     that the network alone has, and its energies there; stay (R,): macro-steps since a proposal was taken; all empty
     for schemes without.  Where such a ladder heats some of p parts of a network, network_energy (R,p) and rung_energy
-    (R,m-1,p) are of the parts.
+    (R,m-1,p) are of the parts; where a cheaper truth delays the question, there is a column more (schemes.delayed).
 
     dipole (R,3) e nm about the centre of mass, where the true potential says it; else empty.
     """
@@ -62,6 +62,8 @@ class Info:
     wall; exchanges (R,m-1,2) and turns (R,m,2): tried and agreed; stay (R,): macro-steps since a proposal was taken.
     Empty otherwise.
 
+    delayed (R,2): how often a cheaper truth was asked about such moves, and took them.  Empty without one.
+
     Where the true energy is set against the network's: gap (R,2) kJ/mol, U_true - U_net where the proposal began (NaN
     at a start) and where it ended; weight (R,) of the frame that the macro-step ends with.  Empty otherwise.
     """
@@ -77,6 +79,7 @@ class Info:
     moves: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), dtype=np.int64))
     exchanges: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
     turns: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2), dtype=np.int64))
+    delayed: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     stay: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     weight: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -133,6 +136,11 @@ def said_besides(state: State, truth) -> dict[str, np.ndarray]:
     if not len(state.dipole):
         return {}
     return {"dipole": truth.extra.get("dipole", np.full((len(truth.energy), 3), np.nan))}
+
+
+def has_moved(positions: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Whether (R,) any atom of positions (R,N,3) is elsewhere than it was `before`."""
+    return (positions != before).any(axis=(1, 2))
 
 
 def put(array: np.ndarray, rows: np.ndarray, values: np.ndarray | float) -> np.ndarray:

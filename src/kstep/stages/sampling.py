@@ -85,7 +85,8 @@ class SamplingSettings(RunSettings):
     """learn: the network first, going on from `checkpoint` and its `labels` where they are given; via: cheaper physics
     of the same molecule, the cheapest first, of which it is learned, and then each one's difference to the next
     (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; initial_md: start from its
-    frames, or one `frame` of it, instead of conformers.
+    frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that judges
+    proposals before `physics` is asked (schemes.delayed).
     """
 
     physics: TruePhysics
@@ -93,6 +94,20 @@ class SamplingSettings(RunSettings):
     via: tuple[TruePhysics, ...] = ()
     initial_md: Path | None = None
     frame: int | None = None
+    delay_with: TruePhysics | None = None
+
+    @property
+    def relax_on(self) -> PhysicsSpec | None:
+        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, or where the truth has no forces
+        the one that judges before it; None: the truth, if it can."""
+        if self.via:
+            return self.rungs[0].spec
+        return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
+
+    @property
+    def delay(self) -> PhysicsSpec | None:
+        """The recipe of the cheaper truth, each SCF of which starts cold."""
+        return None if self.delay_with is None else self.delay_with.spec(warm_start=False)
 
     @property
     def learns(self) -> bool:
@@ -214,16 +229,20 @@ def _learned(s: SamplingSettings) -> list[Path]:
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
+    if settings.delay_with is not None:
+        settings.delay_with.check()
     if settings.learns:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
-    s, starts = with_starts(settings, must_hold, settings.rungs[0].spec if settings.via else None)
+    s, starts = with_starts(settings, must_hold, settings.relax_on)
     physics, spent = s.physics, {}
     if s.via and starts is not None:  # calls of the cheapest rung are on its bill, not on that of the run
         spent, starts = starts.spent, replace(starts, spent={})
+    elif settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record
+        starts = replace(starts, spent={key: cost for key, cost in starts.spent.items() if key != "true_calls"})
     run = _run_of(s, *(learn_network(s, spent) if s.learns else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
@@ -242,7 +261,7 @@ def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, 
     return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
                        checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
                        device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
-                       model_config=yaml_of(s.model_config), starts=starts)
+                       model_config=yaml_of(s.model_config), starts=starts, delay=s.delay)
 
 
 def device_of(wanted: str) -> str:
