@@ -31,7 +31,7 @@ from ladder_truths import Cheap, Dear, DearEnergy, known_difference, springs
 from test_difference import ORDERS, geometries
 from test_learn import QUICK, SMALL
 
-CONFIG = LearnConfig(**{**QUICK, "difference_batch": 8})
+CONFIG = LearnConfig(**{**QUICK, "difference_batch": 8, "fit_passes": 150, "round_passes": 50})
 
 
 @pytest.fixture(scope="module")
