@@ -98,8 +98,8 @@ class SamplingSettings(RunSettings):
 
     @property
     def relax_on(self) -> PhysicsSpec | None:
-        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, or the one that judges before a
-        truth without forces; None: the truth, if it can."""
+        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, or the one that judges before
+        a truth without forces; None: the truth, if it can."""
         if self.via:
             return self.rungs[0].spec
         return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
