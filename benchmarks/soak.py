@@ -11,10 +11,12 @@ fixed length is made twice, with the same seed: undisturbed, and with a fault ev
     damaged file  the run is killed, and bytes of its newest restart file, or of the newest true calls kept since then,
                   are flipped; --resume
 
-It holds if the run ends, its frames are the consecutive macro-steps of every replica, once each, its true calls are as
-many as those of the quiet run, its mean energy is within 4 standard errors of it, and its memory in the last quarter is
-within 5 % of the second (of runs of ten minutes or more).  Whether the two are the same bits is said too: they are
-where an SCF starts cold, or no worker was lost.  Writes benchmarks/results/soak.json.
+It holds if the run ends, each end by a fault has the exit code that it should have, its frames are those of the quiet
+run, the consecutive macro-steps of every replica, once each, its true calls are as many, its mean energy and the
+populations of its conformers and of the wells of its torsions are within 4 standard errors, and the memory of both runs
+in the last quarter is at most 5 % above that in the second (of runs of ten minutes or more; what a process leaks shows
+in the quiet one, which nobody starts again).  Whether the two are the same bits is said too: they are where an SCF
+starts cold, or no worker was lost.  Writes benchmarks/results/soak.json.
 
     python benchmarks/soak.py --minutes 120
 """
@@ -31,14 +33,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from kstep.analysis.measure.populations import populations
 from kstep.analysis.measure.statistics import estimate_means
+from kstep.dihedrals import dihedrals_deg
 from kstep.files import write_json_compact
 from kstep.schemas import load_trajectory
+from kstep.topology import neighbours
 from running import RESULTS, ROOT, machine, provenance
 
 FAULTS = ("kill worker", "stop worker", "kill run", "end run", "full disk", "damaged file")
@@ -82,6 +88,16 @@ def command_of(pid: int) -> str:
     return ""
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a run, with its workers and those that it has lost."""
+    ticks = 0
+    for process in [pid, *children(pid)]:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def memory_MB(pid: int) -> float:
     """Resident memory of a run with its workers."""
     pages = 0
@@ -105,9 +121,12 @@ class Patient:
     history: list[tuple[float, str]] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    wrong_ends: list[str] = field(default_factory=list)
+    disk_is_full: bool = False
 
     def start(self) -> None:
         """Begin, or go on."""
+        self.disk_is_full = False  # the limit was that of the process before
         with open(self.out.with_suffix(".txt"), "ab") as said:
             self.process = subprocess.Popen([*self.command, "--resume"], cwd=ROOT, stdout=said, stderr=said)
 
@@ -121,9 +140,14 @@ class Patient:
             return
         if kind == "full disk":
             resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            self.disk_is_full = True
             return  # the run ends by itself at its next file, and is gone on with where that is seen
-        self.process.send_signal(signal.SIGTERM if kind == "end run" else signal.SIGKILL)
-        self.process.wait(timeout=60)
+        number = signal.SIGTERM if kind == "end run" else signal.SIGKILL
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=60)
+        if code not in (0, -number, *([143, 2] if number == signal.SIGTERM and self.disk_is_full else
+                                      [143] if number == signal.SIGTERM else [2] if self.disk_is_full else [])):
+            self.wrong_ends.append(f"{kind}: exit code {code}")
         if kind == "damaged file":
             self.damage()
         self.start()
@@ -149,7 +173,7 @@ class Patient:
             return False
         if self.process.returncode == 0:
             return True
-        if not self.history or self.history[-1][1] != "full disk":
+        if not (self.disk_is_full and self.process.returncode == 2):
             raise SystemExit(f"the run ended with code {self.process.returncode} after {self.history[-3:]}; see "
                              f"{self.out.with_suffix('.txt')}")
         self.start()
@@ -157,8 +181,12 @@ class Patient:
 
 
 def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: float, rng: random.Random,
-              most_faults: int) -> Patient:
-    """Run to the end under faults, of each kind in turn in a random order, exponentially apart."""
+              most_faults: int, loading_cpu_s: float) -> Patient:
+    """Run to the end under faults, of each kind in turn in a random order, exponentially apart.
+
+    loading_cpu_s: what a run takes before its first step; none is disturbed before that, or where faults come faster
+    than it loads it would never be disturbed at its work.
+    """
     patient, queue = Patient(command, out, rng), []
     patient.start()
     due = time.monotonic() + rng.expovariate(1.0 / mean_s)
@@ -166,7 +194,8 @@ def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: floa
         if time.monotonic() - patient.began > most_s:
             patient.process.kill()
             raise SystemExit(f"the run is not done after {most_s:.0f} s; see {out.with_suffix('.txt')}")
-        if time.monotonic() > due and len(patient.history) < most_faults and patient.process.poll() is None:
+        if (time.monotonic() > due and len(patient.history) < most_faults and patient.process.poll() is None
+                and cpu_s(patient.process.pid) > loading_cpu_s):
             queue = queue or rng.sample(list(faults), len(faults))
             patient.fault(queue.pop())
             due = time.monotonic() + rng.expovariate(1.0 / mean_s)
@@ -177,13 +206,45 @@ def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: floa
 # judgement -------------------------------------------------------------------------------------
 
 
-def lost_or_doubled(trajectory, k_steps: int) -> int:
-    """Frames that are missing from the consecutive macro-steps of each replica, or there twice."""
-    wrong = 0
-    for replica in np.unique(trajectory.replica):
-        steps = trajectory.step[trajectory.replica == replica]
-        wrong += int(np.count_nonzero(np.diff(steps) != k_steps))
-    return wrong
+def lost_or_doubled(trajectory, quiet) -> int:
+    """Frames, known by replica and timestep, that only one of the two runs has, or one of them more often."""
+    def frames(run) -> Counter:
+        return Counter(zip(run.replica.tolist(), run.step.tolist()))
+
+    here, there = frames(trajectory), frames(quiet)
+    return ((here - there) + (there - here)).total()
+
+
+def out_of_step(trajectory, k_steps: int) -> int:
+    """Places where a replica's frames are not consecutive macro-steps, k_steps timesteps apart."""
+    return sum(int(np.count_nonzero(np.diff(trajectory.step[trajectory.replica == replica]) != k_steps))
+               for replica in np.unique(trajectory.replica))
+
+
+def shares_apart(a, b) -> float:
+    """The largest difference of two runs in the population of a conformer, or of a third of a turn of a torsion, over
+    its standard error; 0 where there is nothing to tell apart."""
+    bound = neighbours(len(a.atom_types), a.bonds)
+    ends = [[next((n for n in bound[i] if n != j), None), i, j, next((n for n in bound[j] if n != i), None)]
+            for i, j in a.bonds.tolist()]
+    torsions = [np.array(atoms) for atoms in ends if None not in atoms]
+
+    def shares(run):
+        """{what: (share, error)}"""
+        found = populations([run])
+        of = {f"conformer {c.label}": (c.population, c.population_error) for c in found.conformers}
+        for torsion in torsions:
+            angles = dihedrals_deg(run.pos[run.frames_of("train")], torsion[None])[:, 0]
+            replica = run.replica[run.frames_of("train")]
+            for well in range(3):
+                inside = (((angles + 360.0) % 360.0) // 120.0 == well).astype(float)
+                mean = estimate_means([inside[replica == r][:, None] for r in np.unique(replica)], 1.0)
+                of[f"torsion {torsion.tolist()} {well}"] = float(mean.mean[0]), float(mean.standard_error[0])
+        return of
+
+    one, other, none = shares(a), shares(b), (0.0, 0.0)
+    apart = [(one.get(what, none), other.get(what, none)) for what in one.keys() | other.keys()]
+    return max((abs(x - y) / max(float(np.hypot(dx, dy)), 1e-3) for (x, dx), (y, dy) in apart), default=0.0)
 
 
 def mean_energy(trajectory) -> tuple[float, float]:
@@ -202,24 +263,27 @@ def growth(memory: list[tuple[float, float]]) -> float | None:
     return statistics.median(quarters[3]) / statistics.median(quarters[1]) - 1.0
 
 
-def judge(quiet: Path, noisy: Path, patient: Patient) -> dict:
+def judge(quiet: Path, noisy: Path, patient: Patient, quiet_memory: list[tuple[float, float]]) -> dict:
     """What the two runs say of each other."""
     a, b = load_trajectory(quiet), load_trajectory(noisy)
     k = b.metadata["k_steps"]
     (mean_a, error_a), (mean_b, error_b) = mean_energy(a), mean_energy(b)
     deviation = abs(mean_a - mean_b) / max(float(np.hypot(error_a, error_b)), 1e-12)
     found = {
-        "frames": len(b.pos), "frames_of_quiet_run": len(a.pos), "lost_or_doubled": lost_or_doubled(b, k),
+        "frames": len(b.pos), "frames_of_quiet_run": len(a.pos), "lost_or_doubled": lost_or_doubled(b, a),
+        "out_of_step": out_of_step(b, k), "wrong_ends": patient.wrong_ends, "shares_apart": shares_apart(a, b),
         "true_calls": b.metadata["true_calls"], "true_calls_of_quiet_run": a.metadata["true_calls"],
         "mean_energy": [mean_b, error_b], "mean_energy_of_quiet_run": [mean_a, error_a], "deviation": deviation,
         "same_bits": bool(np.array_equal(a.pos, b.pos) and np.array_equal(a.Epot, b.Epot)),
-        "memory_growth": growth(patient.memory), "memory_MB": statistics.median(used for _, used in patient.memory),
+        "memory_growth": growth(patient.memory), "memory_growth_of_quiet_run": growth(quiet_memory),
+        "memory_MB": statistics.median(used for _, used in patient.memory),
         "faults": [f"{when:.0f} s: {what}" for when, what in patient.history]}
-    found["holds"] = bool(
-        len(a.pos) == len(b.pos) and not found["lost_or_doubled"] and found["true_calls"] ==
-        found["true_calls_of_quiet_run"] and (found["same_bits"] or deviation < MOST_DEVIATION)
-        and (found["memory_growth"] is None or found["memory_growth"] < MOST_GROWTH))
-    return found
+    fails = {
+        "frames": found["lost_or_doubled"] or found["out_of_step"], "ends": found["wrong_ends"],
+        "true calls": found["true_calls"] != found["true_calls_of_quiet_run"], "energy": deviation > MOST_DEVIATION,
+        "populations": found["shares_apart"] > MOST_DEVIATION,
+        "memory": max(found[key] or 0.0 for key in ("memory_growth", "memory_growth_of_quiet_run")) > MOST_GROWTH}
+    return found | {"fails": [what for what, fault in fails.items() if fault], "holds": not any(fails.values())}
 
 
 # the story -------------------------------------------------------------------------------------
@@ -236,14 +300,18 @@ def command_for(args, out: Path, steps: int) -> list[str]:
             "--burn-in-steps", "10", "--steps", str(steps), "--seed", str(args.seed), "--out", str(out.resolve())]
 
 
-def finished(command: list[str], out: Path) -> float:
-    """Run a command to its end; its seconds."""
-    began = time.monotonic()
+def finished(command: list[str], out: Path) -> tuple[float, list[tuple[float, float]]]:
+    """Run a command to its end; its seconds, and its memory in MB by the seconds when it was looked at."""
+    began, memory = time.monotonic(), []
     with open(out.with_suffix(".txt"), "ab") as said:
-        code = subprocess.run(command, cwd=ROOT, stdout=said, stderr=said).returncode
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+    while (code := process.poll()) is None:
+        memory.append((time.monotonic() - began, memory_MB(process.pid)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=LOOKS_APART_S)
     if code:
         raise SystemExit(f"{' '.join(command)} ended with code {code}; see {out.with_suffix('.txt')}")
-    return time.monotonic() - began
+    return time.monotonic() - began, memory
 
 
 def main() -> None:
@@ -256,21 +324,23 @@ def main() -> None:
         finished([sys.executable, "-m", "kstep", "learn", args.smiles, "--name", "soak", "--out",
                   str(learned.resolve()), "--num-workers", "2", "--seed", str(args.seed)], learned)
     pilot, quiet, noisy = (args.work / f"{name}.npz" for name in ("pilot", "quiet", "noisy"))
-    start_s = finished(command_for(args, pilot.with_name("start.npz"), 1), pilot)
-    step_s = max(finished(command_for(args, pilot, PILOT_STEPS), pilot) - start_s, 0.1) / PILOT_STEPS
+    before = cpu_s(os.getpid())
+    start_s, _ = finished(command_for(args, pilot.with_name("start.npz"), 1), pilot)
+    start_cpu_s = cpu_s(os.getpid()) - before
+    step_s = max(finished(command_for(args, pilot, PILOT_STEPS), pilot)[0] - start_s, 0.1) / PILOT_STEPS
     steps = max(PILOT_STEPS, int(QUIET_SHARE * args.minutes * 60 / step_s))
     print(f"{step_s * 1e3:.0f} ms a macro-step: {steps} of them", flush=True)
-    quiet_s = finished(command_for(args, quiet, steps), quiet)
+    quiet_s, quiet_memory = finished(command_for(args, quiet, steps), quiet)
     patient = disturbed(command_for(args, noisy, steps), noisy, args.faults, 60 * args.fault_minutes,
-                        10 * quiet_s + 600, random.Random(args.seed), args.most_faults)
-    found = judge(quiet, noisy, patient)
+                        10 * quiet_s + 600, random.Random(args.seed), args.most_faults, start_cpu_s)
+    found = judge(quiet, noisy, patient, quiet_memory)
     write_json_compact(args.out, {**found, "minutes": (time.monotonic() - patient.began + quiet_s) / 60,
                                   "scheme": args.scheme, "steps": steps, **machine(), **provenance()})
     for key, value in found.items():
         print(f"{key:26} {value}")
     print(f"-> {args.out}")
     if not found["holds"]:
-        raise SystemExit("it does not hold")
+        raise SystemExit(f"it does not hold: {', '.join(found['fails'])}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,12 @@ class FaultySpec(PhysicsSpec):
     """The recipe of Springs."""
 
     def build(self):
-        return Springs(self.numbers, self.masses, **self.settings)
+        settings = dict(self.settings)
+        while_loading, mark = settings.pop("while_loading", None), Path(settings.get("once", ""))
+        if while_loading is not None and not mark.exists():  # the first worker that comes here
+            mark.parent.is_dir() and mark.touch()
+            os.kill(os.getpid(), while_loading)
+        return Springs(self.numbers, self.masses, **settings)
 
 
 def springs(n_atoms=3, **settings):

@@ -76,7 +76,8 @@ def maxwell(rng, n, masses, temperature_K=T_K):
 
 
 def ethanol(seed=0, replicas=4, frames=2000, *, correlation=0.8, hop=0.02, bond_shift_A=0.0, spacing_ps=0.1,
-            scheme="plain", velocity_scale=1.0, drift=None, wells=None, delta_H_sigma=None, **metadata) -> Trajectory:
+            scheme="plain", velocity_scale=1.0, drift=None, wells=None, delta_H_sigma=None,
+            drift_frames=60, **metadata) -> Trajectory:
     """A trajectory of the synthetic ethanol; `drift` (kJ/mol/ps) adds four NVE windows per replica."""
     rng = np.random.default_rng(seed)
     parts = {key: [] for key in ("pos", "vel", "Epot", "Ekin", "time_ps", "step", "replica", "segment")}
@@ -101,7 +102,7 @@ def ethanol(seed=0, replicas=4, frames=2000, *, correlation=0.8, hop=0.02, bond_
         add(frames, r, "train", "NVT", 24, 20)
         if drift is not None:
             for w in range(4):
-                add(60, r, "drift", "NVE", 21, 20 + frames + 60 * w,
+                add(drift_frames, r, "drift", "NVE", 21, 20 + frames + drift_frames * w,
                     lambda t: 40.0 + drift * (t - t[0]) + 0.05 * rng.standard_normal(len(t)))
     arrays = {key: np.concatenate(value) for key, value in parts.items()}
     n = len(arrays["pos"])

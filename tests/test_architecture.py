@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "interruption": set(), "progress": set(),
     "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
     "scheme_traits": set(), "shipped": set(), "importance": set(), "files": {"errors"},
-    "fingerprint": {"errors"}, "outputs": {"errors"},
+    "fingerprint": {"errors"}, "outputs": {"errors", "files"},
     "provenance": {"processes"},
     "config": {"errors", "shipped", "restraints"}, "restraints": {"errors", "dihedrals"},
     "schemas": {"errors", "files", "scheme_traits", "run_record", "restraints", "units"}, "run_record": {"errors"},

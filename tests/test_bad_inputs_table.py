@@ -34,6 +34,14 @@ YAML = [  # kind, text, words
     (MDConfig, "friction_per_ps: -5", "friction_per_ps"), (MDConfig, "dt_fs 0.5", "must be a mapping"),
     (MDConfig, "a: [1", "not valid YAML"), (MDConfig, "\ta: 1", "not valid YAML"), (MDConfig, "a: b: c", "not valid"),
     (MDConfig, "dt_fs: 1\ndt_fs: 1", "is there twice"), (MDConfig, "- dt_fs: 1", "must be a mapping"),
+    (MDConfig, "dt_fs: " + "[" * 50 + "9" * 3000 + "]" * 50, "dt_fs"),
+    (MDConfig, "dt_fs: '" + "9" * 5000 + "'", "dt_fs"),
+    (MDConfig, "k" * 1000 + ": 1", "unknown key"), (MDConfig, "dt_fs: 2026-99-99", "not valid YAML"),
+    (MDConfig, "dt_fs: " + "9" * 5000, "not valid YAML"), (MDConfig, "dt_fs: !!timestamp x", "not valid YAML"),
+    (MDConfig, "dt_fs: !!int x", "not valid YAML"), (MDConfig, "dt_fs: !!bool x", "not valid YAML"),
+    (MDConfig, "\n".join(["_0: &n0 [9, 9]", *(f"_{i}: &n{i} [*n{i - 1}, *n{i - 1}]" for i in range(1, 60)),
+                          "dt_fs: *n59"]), "unknown key"),
+    (MDConfig, "dt_fs: " + "[[" * 3 + "&a [" + "9," * 99 + "], " + "*a, " * 99 + "]]" * 3, "dt_fs"),
     (MDConfig, "dt_fs: !!python/name:os.system", "not valid YAML"), (MDConfig, "&a {b: *c}", "not valid YAML"),
     (MDConfig, "? [a]\n: 1", "not valid YAML"), (MDConfig, "[" * 3000, "not valid YAML"),
     ("qm", "backend: orca", "unknown backend"), ("qm", "backend: tbite", "did you mean 'tblite'"),
@@ -85,7 +93,8 @@ NUMBERS = [
     (flags.positive_float, "inf"), (flags.positive_float, "1e999"), (flags.non_negative_float, "-0.1"),
     (flags.non_negative_float, "one"),
 ]
-ASSIGNMENTS = ["dt_fs", "=1", " =1", "dt_fs=[1", "dt_fs={a", "dt_fs=!!python/name:os.system"]
+ASSIGNMENTS = ["dt_fs", "=1", " =1", "dt_fs=[1", "dt_fs={a", "dt_fs=!!python/name:os.system",
+               "dt_fs=" + "9" * 5000, "dt_fs=2026-99-99", "dt_fs=" + "[" * 3000, "x" * 5000]
 SPLITS = [None, 3, "ethanol", [], {}, {"molecules": 3}, {"molecules": ["ethanl"]}, {"molecules": [3]},
           {"molecules": ["ethanol"], "blocks": "all"}, {"molecules": ["ethanol"], "blocks": [-1.5]},
           {"molecules": ["ethanol"], "more": 1}]
@@ -96,7 +105,7 @@ def refused(words, call):
     with pytest.raises(UserError) as refusal:
         call()
     sentence = str(refusal.value)
-    assert words in sentence and "\n" not in sentence and "delete" not in sentence, sentence
+    assert words in sentence and "\n" not in sentence and "delete" not in sentence and len(sentence) < 1000, sentence
 
 
 def short(value):
@@ -139,7 +148,7 @@ def test_of_numbers_in_flags(kind, text):
         kind(text)
 
 
-@pytest.mark.parametrize("text", ASSIGNMENTS)
+@pytest.mark.parametrize("text", ASSIGNMENTS, ids=short)
 def test_of_assignments(text):
     refused("--set", lambda: parse_assignments([text]))
 

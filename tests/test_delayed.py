@@ -262,3 +262,13 @@ def test_a_rung_that_does_not_fit_is_refused(water, hybrid, delay, words):
     cheaper = None if delay is None else replace(dear, **{"method": "cheap", **delay})
     with pytest.raises(UserError, match=words):
         settle_delay(HybridConfig(**hybrid), dear, cheaper)
+
+
+def test_a_report_says_what_the_cheaper_method_cost(sample, tmp_path):
+    from kstep.analysis.metrics.cost import Cost, cost_of
+
+    sample(tmp_path / "run.npz")
+    run = load_trajectory(tmp_path / "run.npz")
+    cost = cost_of(run, run.metadata["acceptance"])
+    assert cost["cheaper_calls"] == {"GFN1-xTB": run.metadata["true_calls_by_method"]["GFN1-xTB"]}
+    assert "calls of GFN1-xTB" in Cost().lines({"cost": cost})

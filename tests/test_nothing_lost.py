@@ -18,6 +18,7 @@ import kstep
 import synthetic
 from kstep import schemas
 from kstep.analysis.evaluate import find_trajectories
+from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError, sentence_of
 from kstep.files import Claim, previous_of, replacing
 from kstep.fingerprint import changes, check_same
@@ -31,7 +32,9 @@ from kstep.outputs import check_no_input, set_aside
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter, read_restart, write_restart
 from kstep.schemas import load_trajectory, read_npz
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
+from kstep.stages.physics import load_physics, open_physics
 
 MM = {"platform": "Reference", "temperature_K": 300.0}
 SHORT = dict(scheme="plain", dt_fs=0.5, replicas=2, workers=1, burn_in_steps=0, save_interval_steps=1,
@@ -461,3 +464,115 @@ def test_an_evaluation_replaces_only_its_own_report(tmp_path):
         with pytest.raises(UserError, match="no evaluation wrote it"):
             evaluate(tmp_path / "t.npz", tmp_path / "t.npz", folder)
         assert (folder / name).read_text() == content
+
+
+# weights of no use ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def networks(water, tmp_path_factory):
+    """Two networks for water on its force field: one that knows it, and one of bonds a hundred times too soft."""
+    from kstep.training.label_fit import fit
+    from kstep.training.labels import Labels
+    from kstep.training.train_config import FitConfig
+
+    physics, folder = open_physics(water, load_physics(None, MM)), tmp_path_factory.mktemp("networks")
+    true = physics.spec().build()
+    x = water.conformers[0] + 0.004 * np.random.default_rng(0).standard_normal((60, 3, 3))
+    energy, forces = map(np.array, zip(*map(true.energy_and_forces, x)))
+    model = ModelConfig(arch="pair_mlp", pair_hidden=[16, 16], heads={"energy": True, "jump": False})
+    for name, scale in (("good", 1.0), ("soft", 0.01)):
+        network = fit(model, water, Labels(x, scale * energy, scale * forces, 300.0), FitConfig(fit_passes=60),
+                      method=physics.method, true_calls=60, dt_fs=0.5, temperature_K=300.0, seed=0)
+        checkpoints.save(folder / f"{name}.pt", network.checkpoint)
+    return folder
+
+
+@pytest.mark.parametrize("name, useless", [("soft", True), ("good", False)])
+def test_a_network_whose_proposals_are_all_refused_is_said_to_be_of_no_use(water, networks, tmp_path, caplog, name,
+                                                                           useless):
+    with caplog.at_level(logging.WARNING, "kstep"):
+        result = run(water, tmp_path / "x.npz", network=networks / f"{name}.pt", scheme="metropolis", k_steps=90,
+                     steps=30, replicas=4)
+    words = "the weights of this network are of no use here"
+    assert (result.metadata["acceptance"] < 0.01) == useless
+    assert (words in caplog.text) == useless == any(words in said for said in result.metadata["caveats"])
+
+
+# every key of the configs -----------------------------------------------------------------------
+
+
+def others(kind, key, base):
+    """Values of a key besides that of `base`, such as the config takes."""
+    now = getattr(base, key)
+    found = []
+    for value in (now + 1 if isinstance(now, int) and not isinstance(now, bool) else None,
+                  1.07 * now if isinstance(now, float) else None, True, False, 1, 2, 0.5, 1.5, 310.0, "numpy",
+                  "langevin", "none", "GFN1-xTB", "water", "gbsa", "learn", "metropolis", [300.0, 350.0],
+                  [{"kind": "distance", "atoms": [0, 1], "centre": 0.1, "k": 50.0}]):
+        try:
+            config = kind.model_validate({**base.model_dump(), key: value})
+        except (ValueError, UserError):
+            continue
+        if value is not None and getattr(config, key) != now:
+            found.append(value)
+    return found
+
+
+def gone_on(molecule, cut, folder, **how):
+    """Resume a copy of a cut run: its trajectory, or the sentence that refuses."""
+    shutil.copytree(cut.with_name("x.npz.parts"), folder / "x.npz.parts")
+    try:
+        run(molecule, folder / "x.npz", resume=True, **how)
+    except UserError as refusal:
+        return str(refusal)
+    return load_trajectory(folder / "x.npz")
+
+
+def same(one, other):
+    return all(np.array_equal(getattr(one, key), getattr(other, key)) for key in ("pos", "vel", "Epot", "segment"))
+
+
+def tried(molecule, folder, kind, base, how, skip=(), **common):
+    """{key: what going on with another value of it ends in}, for every key of a config, and the run that was not cut.
+
+    how(key, value): the keywords of `run` that say so.
+    """
+    whole = folder / "whole.npz"
+    run(molecule, whole, **common)
+    with pytest.raises(KeyboardInterrupt):
+        run(molecule, folder / "x.npz", cut=7, **common)
+    ends = {}
+    for key in kind.model_fields.keys() - set(skip):
+        for value in others(kind, key, base)[:1]:
+            (folder / key).mkdir()
+            ends[key] = gone_on(molecule, folder / "x.npz", folder / key, **{**common, **how(key, value)})
+    return ends, load_trajectory(whole)
+
+
+def check_ends(ends, whole, harmless):
+    """Refused in words that name the key, or the very run that was not cut."""
+    for key, end in ends.items():
+        if key in harmless:
+            assert not isinstance(end, str) and same(end, whole), (key, end)
+        else:
+            assert isinstance(end, str) and key in end, (key, end)
+
+
+def test_every_key_of_hybrid_yaml_that_is_edited_is_refused_or_changes_nothing(water, networks, tmp_path):
+    common = dict(scheme="metropolis", network=networks / "good.pt", k_steps=20)
+    keys = {key: value for key, value in {**SHORT, **common}.items() if key in HybridConfig.model_fields}
+    base = load_config(HybridConfig, "configs/hybrid.yaml", {**keys, "steps": 8})
+    ends, whole = tried(water, tmp_path, HybridConfig, base, lambda key, value: {key: value}, ("scheme",), **common)
+    longer = ends.pop("steps")
+    assert len(ends) > 30 and np.array_equal(longer.Epot[longer.replica == 0][:8], whole.Epot[whole.replica == 0])
+    check_ends(ends, whole, {"checkpoint_interval", "inner"})
+
+
+def test_every_key_of_qm_yaml_that_is_edited_is_refused_or_changes_nothing(water, tmp_path):
+    xtb = {"backend": "tblite"}
+    ends, whole = tried(water, tmp_path, QMConfig, QMConfig(), lambda key, value: {"physics": {**xtb, key: value}},
+                        ("threads", "call_limit_s"), physics=xtb)  # which want workers
+    of_plain_md = BaselineConfig.model_fields.keys() - {"temperature_K", "restraints"}
+    assert len(ends) > 18
+    check_ends(ends, whole, {*of_plain_md, "spin_multiplicity", "relax_starts"})  # 1, as it was: the molecule's own

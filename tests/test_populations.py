@@ -425,7 +425,7 @@ def test_the_command_prints_the_table_and_writes_it(propanol, tmp_path, capsys):
     (["a.npz", "--temperature", "0"], "0 is not a number > 0"),
     (["a.npz", "--relax", "--config", "qm"], "the run is of made up and the physics given is GFN2-xTB"),
     (["a.npz", "--out", "a.npz/x.json"], "cannot be written"),
-    (["a.npz", "--out", "a.npz"], "--out a.npz is one of the runs"),
+    (["a.npz", "--out", "a.npz"], "the run a.npz would be overwritten"),
 ])
 def test_a_mistake_is_one_sentence(propanol, tmp_path, monkeypatch, capsys, words, answer):
     monkeypatch.chdir(tmp_path)

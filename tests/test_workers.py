@@ -10,9 +10,10 @@ import pytest
 
 from faulty import POISONED_NM, FaultySpec, springs
 from kstep import interruption
+from kstep.errors import PhysicsError
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import EvaluationPool, Reference, Truth
-from kstep.processes import FIRST_CALL_S, CallTimes, Worker, WorkerLost
+from kstep.processes import FIRST_CALL_S, CallTimes, Worker, WorkerLost, end_all
 
 
 def geometries(n_rows, poisoned=(), seed=0):
@@ -69,6 +70,55 @@ def test_a_stopped_worker_and_a_hung_call_are_given_up_after_the_time_limit(tmp_
         assert not truth.failed.any() and once.exists() and pool.true_calls == 4
         assert time.monotonic() - began > 1.5
     assert all(not worker.process.is_alive() for worker in pool._workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_lost_while_it_loads_is_replaced(tmp_path, monkeypatch, caplog, number):
+    monkeypatch.setattr("kstep.processes.FEWEST_SECONDS", 1.0)
+    monkeypatch.setattr("kstep.processes.TIMES_THE_MEDIAN", 6.0)  # of what the other one takes to load
+    x, spec = geometries(4), springs(while_loading=number, once=str(tmp_path / "once"))
+    with EvaluationPool(spec, 2) as pool:
+        assert not pool.evaluate(x).failed.any() and pool.true_calls == 4
+    said = [record.message for record in caplog.records if "before it could begin; another one" in record.message]
+    assert len(said) == 1 and ("died (exit code -9)" if number == signal.SIGKILL else "was silent for") in said[0]
+
+
+def test_workers_that_cannot_begin_end_a_run_in_a_sentence(tmp_path):
+    with pytest.raises(PhysicsError, match="before it could begin, the third one"):
+        EvaluationPool(springs(while_loading=signal.SIGKILL, once=str(tmp_path / "not/there")), 2)
+
+
+@pytest.mark.parametrize("number, words", [(signal.SIGSTOP, "took nothing for"), (signal.SIGKILL, "died")])
+def test_what_a_worker_is_to_run_is_not_waited_for_without_end(monkeypatch, number, words):
+    """A mebibyte of it, of which a pipe holds a part, for a process that is stopped or killed before it reads."""
+    send = Worker.send
+
+    def late(self, message, *more):
+        os.kill(self.process.pid, number)
+        send(self, message, *more)
+
+    monkeypatch.setattr(Worker, "send", late)
+    monkeypatch.setattr("kstep.processes.START_S", 0.2)
+    began = time.monotonic()
+    worker = Worker(echo, (bytes(2**20),))
+    with pytest.raises(WorkerLost, match=words):
+        worker.receive(10.0)
+    monkeypatch.undo()
+    end_all([worker], None)
+    assert time.monotonic() - began < 30.0 and not worker.process.is_alive()
+
+
+def half_an_answer_and_stop(connection):
+    os.write(connection.fileno(), b"\0\0\1\0half")  # of 256 bytes
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_half_an_answer_is_a_lost_worker():
+    worker = Worker(half_an_answer_and_stop, ())
+    worker._limit(0.2)
+    with pytest.raises(WorkerLost, match="in the middle of an answer"):
+        worker.receive(60.0)
+    worker.kill()
 
 
 def test_the_time_limit_follows_what_calls_cost_here():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
@@ -33,6 +34,12 @@ Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Length = Annotated[float, Field(ge=0, le=1e6), Number]  # ps: a microsecond is more than anyone waits for
 
 
+LONGEST_SHOWN = 200  # characters of what a file says in a sentence about it
+_SHORT = reprlib.Repr()  # which looks at few entries of a list, and of those within: aliases may nest them without end
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
+
+# what PyYAML raises for a text that is none: dates, numbers and tags of its own go through Python's conversions
+NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
 
 
@@ -116,7 +123,7 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"config {path}: {error}") from None
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"config {path} is not valid YAML{where}") from None
@@ -139,10 +146,11 @@ def validate(kind: type[T], data: dict[str, Any], where: str) -> T:
             raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(problem["loc"][-1]), _fields_at(kind, problem["loc"][:-1]))
-            raise UserError(f"{where}: unknown key '{key}'{hint}") from None
+            raise UserError(f"{where}: unknown key '{key[:LONGEST_SHOWN]}'{hint}") from None
         message = problem["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        raise UserError(f"{where}: {key} = {problem.get('input')!r} is not valid: {message}") from None
+        raise UserError(f"{where}: {key[:LONGEST_SHOWN]} = {_SHORT.repr(problem.get('input'))} is not valid: "
+                        + message) from None
 
 
 def _fields_at(kind: type[BaseModel], keys) -> Any:
@@ -174,9 +182,9 @@ def parse_assignments(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {pair!r} must read key=value")
+            raise UserError(f"--set {_SHORT.repr(pair)} must read key=value")
         try:
             out[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {pair!r}: the value is not valid YAML") from None
+        except NO_YAML:
+            raise UserError(f"--set {_SHORT.repr(pair)}: the value is not valid YAML") from None
     return out

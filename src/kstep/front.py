@@ -26,7 +26,7 @@ from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import write_prepared
+from kstep.molecules.prepare import check_not_another, write_prepared
 from kstep.outputs import check_no_input
 from kstep.processes import one_thread
 from kstep.result import Result
@@ -51,11 +51,12 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
     out: folder in which <name>/{molecule.npz, structure.pdb, system.xml} are written (None: nothing is).  force_field:
     see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
-    their own.  Raises UserError for what is no molecule.
+    their own.  Raises UserError for what is no molecule, and where another preparation lies in that folder.
     """
     prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
                                n_conformers=n_conformers, seed=seed)
     if out is not None:
+        check_not_another(prepared, out, "choose another folder")
         write_prepared(prepared, out)
     return prepared.molecule
 

@@ -6,12 +6,17 @@ and <name>.backup-1.learn, so that renaming all of them back restores the run.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from kstep.errors import UserError
+from kstep.files import check_writable
+
+MARK = "md-kstep"  # what our pictures and pages say they were made by
+HEAD_BYTES = 1000  # in which they say it
 
 log = logging.getLogger("kstep")
 
@@ -38,6 +43,56 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         set_aside(path)
     elif os.path.lexists(path):
         raise UserError(f"{path} is there already; choose another output, or --overwrite keeps it under another name")
+
+
+def settle_result(path: Path, is_ours: Callable[[Path], bool], inputs: Mapping[str, str | Path | None] | None = None, *,
+                  overwrite: bool | None = False) -> None:
+    """Before a result is worked out that is cheap to make again: UserError where that would replace an input, or what
+    no earlier run of the same command wrote; its own earlier result gives way.
+
+    is_ours: tells that of a file that can be read; overwrite: what is there is kept under another name instead (None:
+    the command has no such flag).
+    OSError where `path` cannot be written.
+    """
+    check_writable(path)
+    check_no_input([path], inputs or {})
+    if overwrite:
+        set_aside(path)
+    elif os.path.lexists(path) and not _recognised(path, is_ours):
+        keep = ", or --overwrite keeps it under another name" if overwrite is not None else ""
+        raise UserError(f"{path} is there already, and this command did not write it; choose another output{keep}")
+
+
+def _recognised(path: Path, is_ours: Callable[[Path], bool]) -> bool:
+    try:
+        return is_ours(path)
+    except (OSError, ValueError):
+        return False
+
+
+def json_with(*keys: str, of_each: bool = False) -> Callable[[Path], bool]:
+    """Tells a JSON file that holds these keys; of_each: each of its entries does."""
+    def is_ours(path: Path) -> bool:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = list(found.values()) if of_each and isinstance(found, dict) else [found]
+        return bool(entries) and all(isinstance(entry, dict) and entry.keys() >= set(keys) for entry in entries)
+
+    return is_ours
+
+
+def begins_with(text: str) -> Callable[[Path], bool]:
+    """Tells a text file by its first words."""
+    def is_ours(path: Path) -> bool:
+        with open(path, "rb") as handle:
+            return handle.read(len(text.encode())) == text.encode()
+
+    return is_ours
+
+
+def marked(path: Path) -> bool:
+    """Whether a picture or a page says that it was made here."""
+    with open(path, "rb") as handle:
+        return MARK.encode() in handle.read(HEAD_BYTES)
 
 
 def check_one_of(resume: bool, overwrite: bool) -> None:

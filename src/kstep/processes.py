@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -24,6 +27,7 @@ OF_THE_PARENT = {signal.SIGINT, signal.SIGUSR1}
 FEWEST_SECONDS, TIMES_THE_MEDIAN = 60.0, 50.0  # a call may take the larger of both
 FIRST_CALL_S = 3600.0  # what the first one may take, while nobody knows what calls cost
 START_S = 600.0  # for a process to import its libraries and build what it works with
+MOST_LOST = 3  # workers at one place, before what they were to do is given up
 SLICE_S = 0.5  # of waiting, between two looks at what else there is
 KNOWN_TIMES = 501  # calls behind the median
 
@@ -76,6 +80,7 @@ def exit_with_parent() -> None:
 @contextlib.contextmanager
 def _environment(n_threads: int) -> Iterator[None]:
     """What a process started here inherits: n_threads threads, and deafness to signals that its parent answers."""
+    resource_tracker.ensure_running()  # else it starts with the first process, and unblocks SIGINT for it
     saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(n_threads)))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_PARENT)
@@ -91,11 +96,11 @@ class CallTimes:
     """What calls have cost here, and how long one may take before it counts as hung.
 
     The limit is given (s), or the larger of a minute and 50 times the median: calls of one molecule differ by a factor
-    of a few, by the cycles of their SCF, never by 50.
+    of a few, by the cycles of their SCF, never by 50.  first_s: the limit while no call is known.
     """
 
-    def __init__(self, limit_s: float | None = None):
-        self._given, self._seconds = limit_s, deque[float](maxlen=KNOWN_TIMES)
+    def __init__(self, limit_s: float | None = None, first_s: float = FIRST_CALL_S):
+        self._given, self._first_s, self._seconds = limit_s, first_s, deque[float](maxlen=KNOWN_TIMES)
 
     def add(self, seconds: float) -> None:
         """One call more."""
@@ -106,7 +111,7 @@ class CallTimes:
         if self._given is not None:
             return n_calls * self._given
         if not self._seconds:
-            return FIRST_CALL_S
+            return self._first_s
         return max(FEWEST_SECONDS, TIMES_THE_MEDIAN * n_calls * sorted(self._seconds)[len(self._seconds) // 2])
 
 
@@ -114,21 +119,61 @@ class WorkerLost(Exception):
     """A worker process has died, or answered nothing for too long."""
 
 
+def _begin(connection) -> None:
+    """Of a worker process: learn what it is to run, and run it."""
+    try:
+        target, arguments = connection.recv()
+    except (EOFError, OSError):  # the parent is gone
+        return
+    target(connection, *arguments)
+
+
+def _limit_waiting(pipe, seconds: float) -> None:
+    """Let a write into the pipe, or the rest of a message that has begun, wait for so long at most."""
+    limit = struct.pack("@ll", int(seconds), round(1e6 * (seconds % 1.0)))  # struct timeval; 0 would be no limit
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setblocking(True)  # whatever the default of sockets is in this program
+        for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, direction, limit)
+
+
 class Worker:
-    """A spawned process that runs target(connection, *arguments) and answers what is sent to it."""
+    """A spawned process that runs target(connection, *arguments) and answers what is sent to it.
+
+    What it is to run goes through the pipe, whose waiting has a limit: Python's own way of handing it over waits for
+    ever for a process that is stopped, or killed, before it has read more than 64 KiB.
+    """
 
     def __init__(self, target: Callable[..., None], arguments: Sequence[Any], n_threads: int = 1):
         context = multiprocessing.get_context("spawn")
         self.pipe, there = context.Pipe()
-        self.process = context.Process(target=target, args=(there, *arguments), daemon=True)
+        self._stuck = ""  # why nothing that it says counts any more
+        self._limit(START_S)
+        self.process = context.Process(target=_begin, args=(there,), daemon=True)
         with _environment(n_threads):
             self.process.start()
         there.close()
+        try:
+            self.send((target, tuple(arguments)))
+        except BaseException:  # what cannot be pickled; told to end
+            self.kill()
+            raise
 
-    def send(self, message: Any) -> None:
-        """Send a message; one to a worker that died is lost, which `receive` finds out."""
-        with contextlib.suppress(OSError):
+    def send(self, message: Any, limit_s: float | None = None) -> None:
+        """Send a message; one to a worker that died, or takes nothing, is lost, which `receive` finds out.
+
+        limit_s: of waiting for it to take some of the message (None: START_S while it loads, then a minute).
+        """
+        if self._stuck:
+            return
+        try:
+            if limit_s is not None and not self.pipe.closed:
+                self._limit(limit_s)
             self.pipe.send(message)
+        except BlockingIOError:
+            self._stuck = f"took nothing for {self._limited_s:.0f} s"
+        except OSError:
+            pass
 
     def receive(self, limit_s: float, attend: Callable[[], None] = lambda: None) -> Any:
         """The next message; WorkerLost says in words why there is none.
@@ -137,6 +182,8 @@ class Worker:
         second.
         """
         waited, before = 0.0, time.monotonic()
+        if self._stuck:
+            raise WorkerLost(self._stuck)
         while not self.pipe.poll(SLICE_S):
             now = time.monotonic()
             waited, before = waited + min(now - before, 2 * SLICE_S), now
@@ -144,10 +191,19 @@ class Worker:
             if waited > limit_s:
                 raise WorkerLost(f"answered nothing for {waited:.0f} s")
         try:
-            return self.pipe.recv()
+            message = self.pipe.recv()
+        except BlockingIOError:
+            raise WorkerLost(f"stopped in the middle of an answer for {self._limited_s:.0f} s") from None
         except (EOFError, OSError):
             self.process.join(timeout=SLICE_S)
             raise WorkerLost(f"died (exit code {self.process.exitcode})") from None
+        if self._limited_s > FEWEST_SECONDS:  # it has loaded what it needs
+            self._limit(FEWEST_SECONDS)
+        return message
+
+    def _limit(self, seconds: float) -> None:
+        self._limited_s = seconds
+        _limit_waiting(self.pipe, seconds)
 
     def kill(self) -> None:
         """End it at once, a stopped one too, which would not heed SIGTERM."""
@@ -159,8 +215,8 @@ class Worker:
 
 def end_all(workers: Sequence[Worker], farewell: Any, patience_s: float = 2.0) -> None:
     """Say farewell to all, wait for them together, and kill those that are still there."""
-    for worker in workers:
-        worker.send(farewell)
+    for worker in workers if patience_s else ():
+        worker.send(farewell, patience_s)
     end = time.monotonic() + patience_s
     for worker in workers:
         worker.process.join(timeout=max(0.0, end - time.monotonic()))

@@ -42,11 +42,11 @@ def profiles(samples: Samples, coordinates: Sequence[Coordinate] = (), *, as_map
 
 
 def profile_files(paths: Sequence[str | Path], out: Path, coordinates: Sequence[Coordinate] = (), *,
-                  as_map: bool = False, bins: int = BINS) -> list[FreeEnergy]:
-    """`profiles` of files, each written into the folder `out` as JSON, CSV and PNG."""
+                  as_map: bool = False, bins: int = BINS, overwrite: bool = False) -> list[FreeEnergy]:
+    """`profiles` of files, each written into the folder `out` as JSON, CSV and PNG (show.free_energy.write)."""
     from kstep.analysis.show.free_energy import write
 
     found = profiles(samples_of(paths), coordinates, as_map=as_map, bins=bins)
     for one in found:
-        write(one, out)
+        write(one, out, overwrite=overwrite)
     return found

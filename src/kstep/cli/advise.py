@@ -9,9 +9,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_physics, filled, positive_float, positive_int, solvent_of
-from kstep.config import load_config, parse_assignments
-from kstep.files import check_writable, write_json_atomic
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_overwrite_of_result,
+    add_physics,
+    filled,
+    positive_float,
+    positive_int,
+    solvent_of,
+)
+from kstep.config import find_config, load_config, parse_assignments
+from kstep.files import write_json_atomic
+from kstep.outputs import json_with, settle_result
 
 log = logging.getLogger("kstep")
 
@@ -28,7 +37,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
                        help="finished runs (.npz, of an exact sampler or plain) to hold the prediction against")
     asked.add_argument("--most-cpu", type=positive_float, default=60.0, dest="most_cpu_s",
                        help="about the CPU seconds for plain dynamics, and for chains, without true calls")
-    asked.add_argument("--out", help="write everything to this JSON file")
+    asked.add_argument("--out", type=Path, help="write everything to this JSON file")
+    add_overwrite_of_result(asked)
     sampler = parser.add_argument_group("sampler")
     sampler.add_argument("--checkpoint", type=Path,
                          help="network from 04_train.py or --learn; without it, before any training")
@@ -54,7 +64,10 @@ def run(args) -> None:
     from kstep.study.advice.survey import AdviceSettings
 
     if args.out:
-        check_writable(args.out)
+        inputs = {"--checkpoint": args.checkpoint, "--pilot": args.pilot, "--qm-config": find_config(args.qm_config),
+                  "--md-config": args.md_config, "--hybrid-config": find_config(args.hybrid_config),
+                  **{f"--check {path}": path for path in args.checks}}
+        settle_result(args.out, json_with("forecast", "cpu_s_per_ps"), inputs, overwrite=args.overwrite)
     overrides = {"tune": True, "replicas": args.replicas, "steps": args.pilot_steps}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**overrides, **parse_assignments(args.assignments)})
     solvent = solvent_of(args)

@@ -15,9 +15,10 @@ import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result
 from kstep.cli.populations import add_runs, check_out
 from kstep.errors import UserError
+from kstep.outputs import json_with
 
 log = logging.getLogger("kstep")
 
@@ -34,6 +35,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                       help="your own, of positions (F,N,3) nm; the file is executed")
     what.add_argument("--one-by-one", action="store_true", help="--function takes the positions (N,3) of one frame")
     parser.add_argument("--out", type=Path, help="JSON file to write as well")
+    add_overwrite_of_result(parser)
     add_common_arguments(parser, seed=False)
 
 
@@ -102,7 +104,8 @@ def run(args) -> None:
     from kstep.files import write_json_atomic
     from kstep.schemas import load_trajectory
 
-    check_out(args)
+    files = {f"--function {text}": text.rpartition(":")[0] for text in args.function if ".py:" in text}
+    check_out(args, json_with("effective_samples", "r_hat", of_each=True), **files)
     trajectories = [load_trajectory(path) for path in args.runs]
     chosen = observables(args, len(trajectories[0].atom_types))
     ensemble = gather(trajectories, args.temperature_K)

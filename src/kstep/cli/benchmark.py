@@ -24,9 +24,11 @@ from kstep.cli.flags import (
     positive_int,
     solvent_of,
 )
-from kstep.config import load_config, parse_assignments
+from kstep.cli.program import log_beside
+from kstep.config import find_config, load_config, parse_assignments
 from kstep.errors import UserError
 from kstep.files import write_text_atomic
+from kstep.outputs import settle_result
 from kstep.processes import physical_cores
 
 log = logging.getLogger("kstep")
@@ -83,8 +85,10 @@ def load(args):
     if args.molecule.name != physics.molecule.name:
         raise UserError(f"{args.molecule} holds '{physics.molecule.name}'; name the folder after its molecule")
     if changes:  # the commands of the record read one file
-        path = args.out_dir / "physics.yaml"
-        write_text_atomic(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
+        source, path = find_config(path), args.out_dir / "physics.yaml"
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        settle_result(path, lambda there: there.read_text() == text, {str(source): source}, overwrite=None)
+        write_text_atomic(path, text)
     lengths = FAST if args.fast else Lengths().scaled(args.effort)
     given = {f.name: value for f in fields(Lengths) if (value := getattr(args, f.name, None)) is not None}
     dear_call_s = args.dear_call_s if args.dear_call_s is not None else 0.0 if args.fast else DEAR_CALL_S
@@ -101,8 +105,9 @@ def run(args) -> int:
     from kstep.study.benchmark.table import as_text
 
     start, settings = time.perf_counter(), load(args)
-    result, failures = benchmark(settings)
-    print(as_text(result))
-    log.info("%.0f s -> %s, %s", time.perf_counter() - start, args.out_dir / "benchmark.json",
-             args.out_dir / "table.txt")
+    with log_beside(args.out_dir / "benchmark"):
+        result, failures = benchmark(settings)
+        print(as_text(result))
+        log.info("%.0f s -> %s, %s", time.perf_counter() - start, args.out_dir / "benchmark.json",
+                 args.out_dir / "table.txt")
     return 3 if failures else 0

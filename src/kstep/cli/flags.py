@@ -62,6 +62,12 @@ def add_overwrite(parser) -> None:
                         help="begin anew; what is there already is kept as <name>.backup-1, -2 ...")
 
 
+def add_overwrite_of_result(parser) -> None:
+    """Add --overwrite where a command replaces its own earlier result, and nothing else, without being asked."""
+    parser.add_argument("--overwrite", action="store_true",
+                        help="write although something else lies there; it is kept as <name>.backup-1, -2 ...")
+
+
 def add_subject(parser, name: str, numbered: str | None, **options) -> None:
     """What a command is about: the first word after `kstep <command>`, a flag in the numbered script.
 

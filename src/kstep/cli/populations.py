@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, positive_float
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result, positive_float
+from kstep.outputs import check_no_input, json_with, settle_result
 
 log = logging.getLogger("kstep")
 
@@ -26,6 +27,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--config", default="configs/qm.yaml",
                         help="--relax: YAML of that physics, as it was given to the run")
     parser.add_argument("--out", type=Path, help="JSON file to write as well")
+    add_overwrite_of_result(parser)
     add_common_arguments(parser, seed=False)
 
 
@@ -36,24 +38,21 @@ def add_runs(parser) -> None:
                         help="where other than the runs' own: frames are reweighted, rungs of --tempering by MBAR")
 
 
-def check_out(args) -> None:
-    """UserError where --out is one of the runs, OSError where it cannot be written."""
-    from kstep.errors import UserError
-    from kstep.files import check_writable
-
-    if args.out is None:
-        return
-    if args.out.resolve() in {path.resolve() for path in args.runs}:
-        raise UserError(f"--out {args.out} is one of the runs; choose another file")
-    check_writable(args.out)
+def check_out(args, is_ours, **inputs) -> None:
+    """UserError where --out is one of the runs or other inputs, or nothing that this command wrote before."""
+    if args.out is not None:
+        for path in args.runs:
+            check_no_input([args.out], {"the run": path})
+        settle_result(args.out, is_ours, inputs, overwrite=args.overwrite)
 
 
 def run(args) -> None:
     """Print the table, write the JSON file."""
+    from kstep.config import find_config
     from kstep.files import write_json_atomic
     from kstep.front import populations
 
-    check_out(args)
+    check_out(args, json_with("conformers", "never_crossed"), **{"--config": find_config(args.config)})
     found = populations(args.runs, temperature_K=args.temperature_K, smallest=args.smallest,
                         relax=args.config if args.relax else None)
     print(found)

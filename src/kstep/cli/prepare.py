@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_structure, add_subject, filled, positive_int
+from kstep.cli.flags import add_common_arguments, add_overwrite, add_structure, add_subject, filled, positive_int
+from kstep.cli.program import log_beside
 from kstep.config import parse_assignments
 from kstep.errors import UserError
 
@@ -30,6 +32,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                        help="prepare only this molecule of the file; may be repeated (default: all)")
     which.add_argument("--out-dir", default="data/raw", type=Path, dest="out",
                        help="folder for <name>/ and metadata.json")
+    add_overwrite(which)
     how = parser.add_argument_group("structures")
     how.add_argument("--force-field", default=DEFAULT,
                      help=f"one of {', '.join(FORCE_FIELDS)} or another *.offxml / gaff-<version>; '{NONE}' "
@@ -54,7 +57,9 @@ def run(args) -> int:
     if changes and args.qm_config is None:
         raise UserError("--set changes keys of --qm-config, and there is none")
     qm = load_qm_config(args.qm_config, changes) if args.qm_config is not None else None
-    done, problems = prepare_all(filled(PreparationSettings, args, qm=qm))
+    settings = filled(PreparationSettings, args, qm=qm)
+    with log_beside(args.out / "preparation") if qm is not None else nullcontext():  # true calls may take long
+        done, problems = prepare_all(settings)
     print(f"prepared {len(done)} of {len(done) + len(problems)} molecules ({args.force_field}) in {args.out}")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

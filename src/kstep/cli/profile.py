@@ -13,7 +13,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, bins, of
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result, bins, of
 from kstep.files import check_writable
 
 log = logging.getLogger("kstep")
@@ -29,6 +29,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                         "named, or of the molecule's two rotatable torsions")
     parser.add_argument("--bins", type=bins, default=BINS, help="of each coordinate")
     parser.add_argument("--out", type=Path, help="folder to write (default: <run>_profile beside the first file)")
+    add_overwrite_of_result(parser)
     add_common_arguments(parser, seed=False)
 
 
@@ -51,7 +52,8 @@ def run(args) -> None:
     first = args.runs[0]
     out = args.out or first.with_name(f"{first.stem}_profile")
     check_writable(out, folder=True)
-    say(profile_files(args.runs, out, args.coordinates or (), as_map=args.as_map, bins=args.bins), out)
+    say(profile_files(args.runs, out, args.coordinates or (), as_map=args.as_map, bins=args.bins,
+                      overwrite=args.overwrite), out)
 
 
 def say(found, out: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kstep.cli.flags import add_common_arguments, add_structure, filled, non_negative_int, positive_int
-from kstep.cli.program import code_of_run
+from kstep.cli.program import code_of_run, log_beside
 from kstep.cli.sample import add_sampling_flags
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
 from kstep.errors import UserError
@@ -124,6 +124,7 @@ def run(args) -> int:
     learning = {key: default if getattr(args, key) is None else getattr(args, key) for key, default in DEFAULTS.items()}
     learning["learn_config"] = load_config(LearnConfig, learning["learn_config"])
     settings = filled(RegionSettings, args, qm=qm, hybrid=hybrid, **learning)
-    metadata = sample_region(settings)
-    log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
+    with log_beside(settings.out):
+        metadata = sample_region(settings)
+        log.info("%s -> %s; kstep report %s makes a page of it", describe(metadata), settings.out, settings.out)
     return code_of_run(metadata)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result
 
 log = logging.getLogger("kstep")
 
@@ -23,6 +23,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--baseline", type=Path, help="plain MD of the same molecule and method to stand beside it: a "
                         "file, or a folder of them")
     parser.add_argument("--out", type=Path, help="HTML file to write (default: <run>_report.html beside the run)")
+    add_overwrite_of_result(parser)
     add_common_arguments(parser)
 
 
@@ -31,7 +32,7 @@ def run(args) -> None:
     from kstep.analysis.show.report import report_path, write_report
     from kstep.analysis.show.report.sections import answer
 
-    found = write_report(args.trajectory, args.out, baseline=args.baseline, seed=args.seed)
+    found = write_report(args.trajectory, args.out, baseline=args.baseline, seed=args.seed, overwrite=args.overwrite)
     for problem in found.problems:
         log.warning("%s", problem)
     log.info("%s -> %s", answer(found)["words"], args.out or report_path(args.trajectory))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, positive_float
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result, positive_float
 
 log = logging.getLogger("kstep")
 
@@ -25,18 +25,19 @@ def add_flags(parser, numbered: str | None = None) -> None:
     parser.add_argument("--window-ps", type=positive_float,
                         help="length of the stretches that are transformed (default: the longest, 2 ps at most); "
                              "longer resolves more and is noisier")
+    add_overwrite_of_result(parser)
     add_common_arguments(parser, seed=False)
 
 
 def run(args) -> None:
     """Print the peaks, and write the files."""
     from kstep.analysis.show import spectrum as show
-    from kstep.files import check_writable
     from kstep.front import load
+    from kstep.outputs import settle_result
 
     for path in args.out:
-        show.check_ending(path)
-        check_writable(path)
+        ours = show.OURS[show.check_ending(path)]
+        settle_result(path, ours, {"the run": args.trajectory, "--baseline": args.baseline}, overwrite=args.overwrite)
     found = load(args.trajectory).spectrum(args.baseline, window_ps=args.window_ps)
     print(show.as_text(found))
     for path in args.out:

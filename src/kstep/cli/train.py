@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from kstep.cli.flags import add_common_arguments, add_overwrite, add_subject, filled, positive_int
-from kstep.cli.program import setup_logging
+from kstep.cli.program import log_beside, setup_logging
 from kstep.config import load_config, parse_assignments
 
 
@@ -52,7 +53,8 @@ def run(args) -> int:
         settings = filled(TrainingSettings, args, model_config=load_config(ModelConfig, args.model_config, of_model),
                           config=load_config(TrainConfig, args.train_config, given),
                           progress=args.log_level in ("debug", "info"))
-        trained = train_network(settings, group, device)
+        with log_beside(args.out_dir / "training") if group.is_first else nullcontext():
+            trained = train_network(settings, group, device)
         if group.is_first:
             for name, value in trained.teacher.items():
                 print(f"  teacher's {name:28s} {value:.6g}")

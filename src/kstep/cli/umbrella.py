@@ -13,7 +13,7 @@ import logging
 
 from kstep.cli import profile, sample
 from kstep.cli.flags import bins, finite_float, positive_float, positive_int
-from kstep.cli.program import code_of_run
+from kstep.cli.program import code_of_run, log_beside
 from kstep.errors import UserError
 from kstep.restraints import Restraint, parse_coordinate, parse_restraint
 
@@ -52,6 +52,9 @@ def run(args) -> int:
     (kind, atoms), = along
     args.restraints = [one for one in args.restraints if isinstance(one, Restraint)] or None
     windows = windows_along(kind, atoms, args.windows, args.k, args.start, args.end)
-    paths, records = run_windows(UmbrellaSettings(sampling=sample.load(args), windows=windows))
-    profile.say(profile_files(paths, args.out, [Coordinate(kind, atoms)], bins=args.bins), args.out)
+    sampling = sample.load(args)
+    with log_beside(args.out / "umbrella"):
+        paths, records = run_windows(UmbrellaSettings(sampling=sampling, windows=windows))
+        profile.say(profile_files(paths, args.out, [Coordinate(kind, atoms)], bins=args.bins,
+                                  overwrite=args.overwrite), args.out)
     return max(map(code_of_run, records))

@@ -18,9 +18,10 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ import numpy as np
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.processes import (
+    MOST_LOST,
+    SLICE_S,
     START_S,
     CallTimes,
     Worker,
@@ -330,6 +333,7 @@ class EvaluationPool(Pool):
         self._calls, self._cpu_s = [0] * n_workers, [0.0] * n_workers
         self._of_earlier = [(0, 0.0)] * n_workers  # true calls and CPU seconds of the workers that each one replaced
         self._reference, self._times = Reference(len(spec.numbers)), CallTimes(spec.call_limit_s)
+        self._loads = CallTimes(first_s=START_S)
         self._numbers = itertools.count(1)
         self._waiting: list[deque[_Question]] = [deque() for _ in range(n_workers)]  # sent, and not answered yet
         self._answered: dict[int, list[Answers]] = {}
@@ -338,8 +342,7 @@ class EvaluationPool(Pool):
             try:
                 for _ in range(n_workers):
                     self._workers.append(self._start())
-                for worker in range(n_workers):
-                    self._await_ready(worker)
+                self._await_ready(range(n_workers))
             except BaseException:  # told to end while they load: nobody else knows of them yet
                 self.close(at_once=True)
                 raise
@@ -347,16 +350,37 @@ class EvaluationPool(Pool):
     def _start(self) -> Worker:
         return Worker(_serve, (self.spec,), self.spec.threads)
 
-    def _await_ready(self, worker: int) -> None:
-        try:
-            _, kind, *payload = self._workers[worker].receive(START_S, self.attend)
-        except WorkerLost as why:
-            self.close(at_once=True)
-            raise PhysicsError(f"a worker of the true physics {why} before it could begin; see the lines "
-                               "above") from None
-        if kind == "error":
-            self.close(at_once=True)
-            raise payload[0]
+    def _await_ready(self, numbers: Iterable[int]) -> None:
+        """Wait until workers have loaded what they need; one that is lost on the way is replaced, twice at most."""
+        loading, lost, began = dict.fromkeys(numbers, 0.0), Counter[int](), time.monotonic()
+        while loading:
+            pipes = {number: self._workers[number].pipe for number in loading}
+            before = time.monotonic()
+            heard = wait(list(pipes.values()), SLICE_S)
+            self.attend()
+            passed = min(time.monotonic() - before, 2 * SLICE_S)  # while this process is stopped, none passes
+            for number, pipe in pipes.items():
+                loading[number] += passed
+                if pipe not in heard and loading[number] < self._loads.limit_for():
+                    continue
+                try:
+                    _, kind, *payload = self._workers[number].receive(0.0)
+                except WorkerLost as why:
+                    lost[number] += 1
+                    self._workers[number].kill()
+                    if lost[number] == MOST_LOST:
+                        self.close(at_once=True)
+                        raise PhysicsError(f"a worker of the true physics {why} before it could begin, the third one; "
+                                           "see the lines above") from None
+                    log.warning("a worker of the true physics %s before it could begin; another one takes its place",
+                                why if pipe in heard else f"was silent for {loading[number]:.0f} s")
+                    self._workers[number], loading[number] = self._start(), 0.0
+                    continue
+                if kind == "error":
+                    self.close(at_once=True)
+                    raise payload[0]
+                self._loads.add(time.monotonic() - began)
+                del loading[number]
 
     def _ask(self, worker: int, task: str, *payload) -> int:
         question = _Question(next(self._numbers), task, payload)
@@ -406,7 +430,7 @@ class EvaluationPool(Pool):
         self._workers[worker].kill()
         first, *others = self._waiting[worker]
         first = replace(first, lost=first.lost + 1)
-        refused = first.task == "evaluate" and first.lost > 2 and first.n_calls == 1
+        refused = first.task == "evaluate" and first.lost >= MOST_LOST and first.n_calls == 1
         log.warning("a worker of the true physics %s; %s", why,
                     "the geometry that it was asked about has cost three, and is refused" if refused else
                     "another one takes its place, and is asked the same")
@@ -421,7 +445,7 @@ class EvaluationPool(Pool):
         self._of_earlier[worker] = self._calls[worker], self._cpu_s[worker]
         self._waiting[worker] = deque([*again, *others])
         self._workers[worker] = self._start()
-        self._await_ready(worker)
+        self._await_ready([worker])
         for question in self._waiting[worker]:
             self._workers[worker].send((question.number, question.task, *question.payload))
 

@@ -40,6 +40,7 @@ NONE = "none"  # conformers only, no System: enough for QM
 FORCE_FIELDS = (*EXAMPLES, NONE)
 EMBEDDINGS = 4  # how often what was dropped is embedded anew
 LATER_SEED = 1_000_003  # between them
+ALIKE = 1e-3  # nm, kJ/mol: between two preparations that are the same
 
 log = logging.getLogger("kstep")
 
@@ -234,6 +235,28 @@ def write_prepared(prepared: Prepared, raw: str | Path) -> dict:
         **({"embedded_and_dropped": [each["cause"] for each in prepared.dropped]} if prepared.dropped else {}),
         **({"guessed_parameters": prepared.guesses} if prepared.guesses else {}),
     }
+
+
+def check_not_another(prepared: Prepared, raw: str | Path, way_out: str) -> None:
+    """UserError, which ends with `way_out`, where <raw>/<name> holds another preparation than this one."""
+    molecule, folder = prepared.molecule, Path(raw) / prepared.molecule.name
+    if not (folder / "molecule.npz").is_file():
+        return
+    there = vars(Molecule.load(folder))
+    differ = [key for key, value in vars(molecule).items() if not _alike(value, there[key])]
+    system = folder / "system.xml"
+    if (system.read_text() if system.is_file() else None) != system_xml_of(prepared):
+        differ.append("system.xml")
+    if differ:
+        raise UserError(f"{folder} holds another preparation of '{molecule.name}', whose {', '.join(differ)} "
+                        f"{'differs' if len(differ) == 1 else 'differ'}; {way_out}")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal; real numbers, which another number of threads rounds otherwise, nearly."""
+    a, b = np.ravel(one), np.ravel(other)  # no bonds at all may be stored in either of two shapes
+    return np.array_equal(a, b) or (a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f"
+                                    and np.allclose(a, b, atol=ALIKE))
 
 
 def update_metadata(raw: str | Path, records: dict[str, dict]) -> None:

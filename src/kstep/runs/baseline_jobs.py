@@ -22,7 +22,7 @@ from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.forces import PhysicsSpec
 from kstep.interruption import ExitFile, Stopped, restarts_requested, signals_heeded
 from kstep.molecules.molecule import Molecule
-from kstep.processes import SLICE_S, START_S, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import MOST_LOST, SLICE_S, START_S, Worker, WorkerLost, end_all, exit_with_parent
 from kstep.runs.baseline import run_baseline
 from kstep.runs.baseline_engines import engine_of
 from kstep.runs.baseline_plan import plan_baseline
@@ -31,7 +31,6 @@ from kstep.runs.recorder import TrajectoryWriter
 
 BEATS_APART_S = 1.0  # between two signs of life of a worker
 PATIENCE_S = 2.0  # for workers to write down where they are
-MOST_LOST = 3  # workers at one place, before a replica is given up
 
 log = logging.getLogger("kstep")
 

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
-from kstep.processes import START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import MOST_LOST, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.velocity_verlet import velocity_verlet
 from kstep.units import PS_PER_FS
-
-MOST_LOST = 3  # processes, one after the other, before a task is given up
 
 log = logging.getLogger("kstep")
 

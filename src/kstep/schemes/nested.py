@@ -60,7 +60,9 @@ class Nested(Sampler):
     Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
     energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for
     the trajectory alone.  The first proposal of all is taken as it is, since a start geometry has a d that no thermal
-    one need have, and a chain that begins far below the mean of d stays there.
+    one need have, and a chain that begins far below the mean of d stays there.  Of a coldest rung that comes back as it
+    was the energy is known, and nothing is asked.  Behind a cheaper truth (kstep.schemes.delayed) that one stands in
+    the place of U_net.
     """
 
     name = "nested"

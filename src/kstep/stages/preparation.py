@@ -10,15 +10,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kstep.config import ChargedConfig
+from kstep.config import HOW_IT_WORKS, ChargedConfig
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import check_writable, sha256
+from kstep.fingerprint import as_written, check_same
 from kstep.molecules import DEFAULT, check_force_field
-from kstep.molecules.molecule import check_name
+from kstep.molecules.molecule import Molecule, check_name
 from kstep.molecules.perception import Structure
 from kstep.molecules.prepare import (
     NONE,
     Prepared,
+    check_not_another,
     prepare_entry,
     prepare_structure,
     read_metadata,
@@ -27,6 +29,7 @@ from kstep.molecules.prepare import (
 )
 from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.molecules.structure_file import is_structure_file, read_structure
+from kstep.outputs import set_aside
 from kstep.provenance import provenance
 from kstep.runs.starts import settle_starts
 from kstep.shipped import find_molecules
@@ -34,6 +37,7 @@ from kstep.stages.physics import TruePhysics
 
 log = logging.getLogger("kstep")
 DEFAULT_FILE = "data/molecules.smi"
+KEEP = "use another --out-dir, or --overwrite makes it anew, and keeps what is there under another name"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class PreparationSettings:
     structure: a structure file, of the SMILES where there is one; molecules: only these of the file of SMILES (empty:
     all); charge, multiplicity: of a literal SMILES or a structure, a file of SMILES states them per line; qm: config of
     the method that conformers are relaxed and judged on, whose energies they then have (None: those of the force
-    field); n_workers: processes for its true calls (None: all cores).
+    field); n_workers: processes for its true calls (None: all cores); overwrite: keep what is there under another name.
     """
 
     smiles: str
@@ -59,6 +63,18 @@ class PreparationSettings:
     seed: int = 0
     qm: ChargedConfig | None = None
     n_workers: int | None = None
+    overwrite: bool = False
+
+    def asked_of(self, source: Entry | Structure) -> dict[str, Any]:
+        """All that decides what is prepared."""
+        how: dict[str, Any] = {"force_field": self.force_field, "seed": self.seed}
+        if isinstance(source, Structure):
+            how |= {"structure": sha256(self.structure or self.smiles), "charge": source.charge,
+                    "multiplicity": source.multiplicity}
+        else:
+            how |= {"smiles": source.smiles, "charge": source.charge, "multiplicity": source.multiplicity,
+                    "n_conformers": self.n_conformers, "max_attempts": self.max_attempts}
+        return as_written(how | {"qm": self.qm and self.qm.model_dump(exclude=HOW_IT_WORKS)})
 
     def sources(self) -> tuple[Sequence[Entry | Structure], list[str]]:
         """What to prepare, and one sentence per line of the file that cannot be."""
@@ -84,7 +100,8 @@ class PreparationSettings:
 def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     """Write <out>/<name>/{molecule.npz, structure.pdb, system.xml} and <out>/metadata.json, merged with what is there.
 
-    Returns the names of what was prepared, and a sentence for each molecule that could not be.
+    A molecule that was prepared alike is kept; another preparation under its name is never replaced unasked.  Returns
+    the names of what was prepared, and a sentence for each molecule that could not be.
     """
     if settings.force_field != NONE:
         check_force_field(settings.force_field)
@@ -94,11 +111,16 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
     versions, done = provenance(), []
     for source in tqdm(sources, unit="molecule", desc="preparing", disable=None):
         try:
+            asked = settings.asked_of(source)
+            if _is_there(settings, settings.name or source.name, asked):
+                done.append(settings.name or source.name)
+                continue
             prepared, of_starts = _relaxed(_prepare(source, settings), settings)
+            check_not_another(prepared, settings.out, KEEP)
         except UserError as error:
             problems.append(str(error))
             continue
-        record = write_prepared(prepared, settings.out) | of_starts | {"seed": settings.seed, **versions}
+        record = write_prepared(prepared, settings.out) | of_starts | {"asked": asked, "seed": settings.seed} | versions
         name, energies = prepared.molecule.name, prepared.molecule.conformer_energies
         update_metadata(settings.out, {name: record})
         done.append(name)
@@ -107,6 +129,24 @@ def prepare_all(settings: PreparationSettings) -> tuple[list[str], list[str]]:
         log.info("%-16s %3d atoms, %2d conformers %s -> %s", name, len(prepared.molecule), len(energies), over,
                  settings.out / name)
     return done, problems
+
+
+def _is_there(settings: PreparationSettings, name: str, asked: dict[str, Any]) -> bool:
+    """Whether this very preparation is there; what is there is set aside with `overwrite`, UserError where it is known
+    to be another."""
+    check_name(name)
+    folder = settings.out / name
+    if settings.overwrite:
+        set_aside(folder)
+    written = read_metadata(settings.out).get(name)
+    if not (folder / "molecule.npz").is_file() or not isinstance(written, dict) or "asked" not in written:
+        return False  # of an earlier version, or of plain MD: it is compared when this one is made
+    check_same(f"{folder} was prepared", written["asked"], asked, KEEP)
+    has_system = Molecule.load(folder).force_field != NONE
+    if not all((folder / file).is_file() for file in ("structure.pdb", *(["system.xml"] if has_system else []))):
+        return False
+    log.info("%s is there already; --overwrite makes it anew", folder)
+    return True
 
 
 def _prepare(source: Entry | Structure, settings: PreparationSettings) -> Prepared:

@@ -43,6 +43,8 @@ def cost_of(run: Trajectory, acceptance: float | None) -> dict:
         "attempts": tally.get("attempts", {}),
         "counters": {words: tally[key] for key, words in traits_of(metadata).counters.items() if key in tally},
         "failed_true_calls": tally.get("failed_true_calls"),
+        **({"cheaper_calls": {name: n for name, n in metadata["true_calls_by_method"].items()
+                              if name != metadata["method"]}} if "true_calls_by_method" in metadata else {}),
     }
 
 
@@ -65,6 +67,8 @@ class Cost(Metric):
                  "steps per true call": (number(own["calls_saved_factor"]), "", ""),
                  "wall seconds per ps": (number(own["wall_s_per_ps"]), "",
                                          f"{number(faster, 2)} x faster than plain" if faster else "")}
+        lines |= {f"calls of {name}": (number(n), "", "asked before the true physics")
+                  for name, n in own.get("cheaper_calls", {}).items()}
         if own["counters"]:
             attempts = ", ".join(f"{n} with {a}" for a, n in sorted(own["attempts"].items()))
             lines["steps by number of attempts"] = attempts, "", ""

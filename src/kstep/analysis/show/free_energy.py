@@ -16,6 +16,9 @@ import numpy as np
 from kstep.analysis.measure.free_energy import FreeEnergy
 from kstep.analysis.show.plots import RUN, STYLE
 from kstep.files import replacing, write_json_atomic, write_text_atomic
+from kstep.outputs import MARK, json_with, marked, settle_result
+
+FREE_ENERGY = "free energy (kJ/mol)"  # a column of tables
 
 
 def file_name(found: FreeEnergy) -> str:
@@ -23,15 +26,27 @@ def file_name(found: FreeEnergy) -> str:
     return "_".join(c.name.replace(" ", "_") for c in found.coordinates)
 
 
-def write(found: FreeEnergy, folder: Path) -> list[Path]:
-    """Write <name>.json, .csv and .png into the folder; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{file_name(found)}.{ending}" for ending in ("json", "csv", "png")]
+def _is_table(path: Path) -> bool:
+    with open(path, encoding="utf-8") as lines:
+        return FREE_ENERGY in next(lines, "")
+
+
+OURS = {"json": json_with("coordinates", "free_energy", "density"), "csv": _is_table, "png": marked}
+
+
+def write(found: FreeEnergy, folder: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write <name>.json, .csv and .png into the folder; their paths.
+
+    UserError where something else than an earlier free energy lies there, which `overwrite` keeps under another name.
+    """
+    paths = [folder / f"{file_name(found)}.{ending}" for ending in OURS]
+    for path, is_ours in zip(paths, OURS.values()):
+        settle_result(path, is_ours, overwrite=overwrite)
     write_json_atomic(paths[0], found.as_dict())
     write_text_atomic(paths[1], as_csv(found))
     with plt.rc_context(STYLE), replacing(paths[2]) as temporary:
         figure = draw(found)
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"Software": MARK})
         plt.close(figure)
     return paths
 
@@ -40,7 +55,7 @@ def as_csv(found: FreeEnergy) -> str:
     """A line for each bin: middle of each coordinate, F, error; empty where a bin has no frames, or no error."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow([*(f"{c.name} ({c.unit})" for c in found.coordinates), "free energy (kJ/mol)", "error (kJ/mol)"])
+    table.writerow([*(f"{c.name} ({c.unit})" for c in found.coordinates), FREE_ENERGY, "error (kJ/mol)"])
     error = found.error if found.error is not None else np.full(found.density.shape, np.inf)
     for place, f, e in zip(itertools.product(*found.centres), found.free_energy.ravel(), error.ravel()):
         table.writerow([*(f"{q:.6g}" for q in place), *(f"{x:.6g}" if np.isfinite(x) else "" for x in (f, e))])

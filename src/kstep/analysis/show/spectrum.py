@@ -12,6 +12,7 @@ import numpy as np
 from kstep.analysis.measure.infrared import LOWEST_CM, Peak, Spectrum
 from kstep.errors import UserError
 from kstep.files import replacing, write_json_atomic, write_text_atomic
+from kstep.outputs import MARK, begins_with, json_with, marked
 
 FEWEST_REPLICAS = 3  # below, errors come from parts of one chain
 FAR_FROM_TEMPERATURE = 0.1  # kinetic temperatures this far from the one asked for are said
@@ -109,8 +110,9 @@ def _write_png(spectrum: Spectrum, path: Path) -> None:
                  "power (share per cm$^{-1}$)")
         axis.legend(loc="center right")
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
+            figure.savefig(temporary, format="png", metadata={"Software": MARK})
         plt.close(figure)
 
 
 WRITERS: dict[str, Callable[[Spectrum, Path], None]] = {".json": _write_json, ".csv": _write_csv, ".png": _write_png}
+OURS = {".json": json_with("wavenumber_cm", "peaks"), ".csv": begins_with("wavenumber_cm,"), ".png": marked}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kstep.errors import UserError
-from kstep.files import check_writable, write_json_atomic, write_json_compact, write_text_atomic
+from kstep.files import read_json, write_json_atomic, write_json_compact, write_text_atomic
+from kstep.fingerprint import as_written, check_same
+from kstep.outputs import json_with, settle_result
 from kstep.provenance import machine, provenance
 from kstep.schemes import CONTROL, SAMPLERS, SCHEMES
 from kstep.study.benchmark import network_reference as network_dynamics
@@ -49,7 +51,7 @@ def benchmark(settings: BenchmarkSettings) -> tuple[dict, list[str]]:
         if path is not None and not path.is_file():
             raise UserError(f"{path} does not exist; train a network with 04_train.py")
     plan.physics.spec().require_forces("plain MD, with which a benchmark compares,", "choose a method that has them")
-    check_writable(plan.out / "benchmark.json")
+    _check_own(plan)
     runner = Runner(plan.out / "logs")
     left_out = run_sections(settings, runner)
     failures = list(runner.failures.values())
@@ -63,6 +65,17 @@ def benchmark(settings: BenchmarkSettings) -> tuple[dict, list[str]]:
     write_json_compact(plan.out / "benchmark.json", result, sort_keys=False)
     write_text_atomic(plan.out / "table.txt", as_text(result) + "\n")
     return result, failures
+
+
+def _check_own(plan: Plan) -> None:
+    """UserError where what lies in plan.out is another's, or of another physics than this."""
+    settle_result(plan.out / "benchmark.json", json_with("sentences", "commands"), overwrite=None)
+    settle_result(plan.out / "table.txt", lambda path: path.with_name("benchmark.json").is_file(), overwrite=None)
+    physics, record = plan.physics, plan.out / "physics.json"
+    asked = as_written({"physics": physics.spec().fingerprint, "temperature_K": physics.config.temperature_K})
+    if record.is_file():
+        check_same(f"{plan.out} was begun", read_json(record), asked, "choose another --out-dir")
+    write_json_atomic(record, asked)
 
 
 def run_network(plan: Plan, checkpoint: Path, start: Path) -> None:

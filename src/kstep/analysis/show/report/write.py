@@ -13,7 +13,8 @@ from kstep.analysis.show.page import glossary, render, run_section
 from kstep.analysis.show.report.libraries import packed
 from kstep.analysis.show.report.sections import report_values
 from kstep.errors import UserError
-from kstep.files import check_writable, write_text_atomic
+from kstep.files import write_text_atomic
+from kstep.outputs import marked, settle_result
 from kstep.schemas import load_trajectory
 
 
@@ -23,17 +24,18 @@ def report_path(run: Path) -> Path:
 
 
 def write_report(run: Path, path: Path | None = None, *, baseline: Path | None = None,
-                 populations: Populations | None = None, seed: int = 0) -> Populations:
+                 populations: Populations | None = None, seed: int = 0, overwrite: bool = False) -> Populations:
     """Write the report of a run file, and return the populations that it shows (given, or counted in the run).
 
     path: the HTML file (None: report_path).  baseline: plain MD of the same molecule and method, a file or a folder of
-    them, to stand beside it.  Raises UserError where the run has no frames to count, the baseline is another
-    molecule's or method's, or the JavaScript that it carries is not installed.
+    them, to stand beside it; overwrite: keep under another name what lies at `path` and is no report, which is refused
+    otherwise.  Raises UserError where the run has no frames to count, the baseline is another molecule's or method's,
+    or the JavaScript that it carries is not installed.
     """
     path = path or report_path(run)
+    settle_result(path, marked, {"the run": run, "--baseline": baseline}, overwrite=overwrite)
     trajectory = load_trajectory(run)
     found = populations if populations is not None else count_populations([trajectory])
-    check_writable(path)
     plain = load_baseline(trajectory, baseline) if baseline is not None else None
     values = report_values(trajectory, found, plain)
     values["compared"] = _compared(run, baseline, seed) if baseline is not None else None
