@@ -188,9 +188,9 @@ def test_a_run_says_whose_calls_it_cost_and_a_bad_rung_costs_acceptance_alone(wa
     assert m["true_calls_training"] <= 40 < m["true_calls_training_by_method"][physics(Cheap(), water).method]
     assert m["true_calls"] == 8 * 66 + 8  # and none to measure what one costs
     monkeypatch.setattr(module, "fit_difference", lambda x, energy, *others: fit_difference(
-        x, energy.mean() - 3.0 * (energy - energy.mean()), *others))
+        x, energy.mean() + 0.2 * (energy - energy.mean()), *others))
     bad = run_of(water, tmp_path / "bad.npz", DearEnergy(), Cheap())
-    assert bad.metadata["acceptance"] < m["acceptance"] - 0.2
+    assert bad.metadata["acceptance"] < m["acceptance"] - 0.1
     (one, error), (other, other_error) = mean_energy(good), mean_energy(bad)
     assert abs(one - other) < 4 * np.hypot(error, other_error)
 
