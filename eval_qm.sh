@@ -4,17 +4,5 @@
 #
 #   bash eval_qm.sh
 #
-set -uo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/batch.sh"
-
-begin "$@"
-read_inputs
-
-judge=(report --runs-root "$OUT_DIR/hybrid" --md-root "$OUT_DIR/md")
-results() { echo "$OUT_DIR/eval/$1/metrics.json"; }
-commands() {
-    run "$python" src/05b_eval_qm.py --baseline "$OUT_DIR/md/$1" --hybrid "$OUT_DIR/hybrid/$1" \
-        --out-dir "$OUT_DIR/eval/$1"
-}
-afterwards() { "$python" -m kstep batch table --report-root "$OUT_DIR/eval"; }
-every "${molecules[@]}"
+# --help lists its variables, which are flags too; it is `kstep batch evaluate`.
+source "$(dirname "${BASH_SOURCE[0]}")/scripts/batch.sh" evaluate "$@"

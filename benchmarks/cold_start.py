@@ -18,7 +18,7 @@ import numpy as np
 
 from kstep.config import load_config
 from kstep.files import write_json_compact
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.learning.chains import Judgement, half_range
 from kstep.learning.cold_start import learn_for
 from kstep.learning.learn_config import LearnConfig

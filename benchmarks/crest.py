@@ -29,7 +29,7 @@ from kstep.analysis.measure.statistics import MeanEstimate, estimate_means
 from kstep.cli.program import exit_code
 from kstep.errors import UserError
 from kstep.files import write_json_compact
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles
 from kstep.runs.run_network import recipe_of

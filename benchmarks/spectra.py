@@ -51,9 +51,11 @@ def compared(spectrum: Spectrum, run: Result, plain: Result) -> dict:
     """What is kept of a run's spectrum beside plain MD's, and how many of its peaks agree."""
     peaks = [{**vars(peak), "agrees": agrees(peak)} for peak in spectrum.peaks]
     base = spectrum.baseline
+    shared = {peak["reference_cm"] for peak in peaks}
     return {"peaks": peaks, "plain_peaks": [vars(peak) for peak in base.peaks],
             "agree": sum(peak["agrees"] for peak in peaks), "of": len(peaks),
             "not_found_by_plain_md": sum(peak["reference_cm"] is None for peak in peaks),
+            "found_by_plain_md_alone": [peak.position_cm for peak in base.peaks if peak.position_cm not in shared],
             "method": spectrum.method, "resolution_cm": spectrum.resolution_cm, "windows": spectrum.windows,
             "plain_windows": base.windows, "temperature_K": spectrum.temperature_K,
             "plain_temperature_K": base.temperature_K, "unit": spectrum.unit, "true_calls": run.true_calls,
@@ -84,7 +86,8 @@ def main() -> None:
         found[name] = compared(spectrum, run, plain)
     write_json_compact(args.result, {"dt_fs": DT_FS, "k_steps": K_STEPS, "ps": args.ps, "molecules": found,
                                      **provenance()})
-    print({name: f"{m['agree']} of {m['of']} peaks agree" for name, m in found.items()}, "->", args.result)
+    print({name: f"{m['agree']} of {m['of']} peaks agree, {len(m['found_by_plain_md_alone'])} of plain MD's are missed"
+           for name, m in found.items()}, "->", args.result)
 
 
 if __name__ == "__main__":

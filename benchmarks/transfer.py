@@ -25,7 +25,7 @@ from dft import config_file
 from guides import put
 from kstep.files import write_json_atomic, write_json_compact
 from kstep.forces import load_qm_config, physics_spec
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, load_trajectory, save_dataset
 from kstep.training.labels import Labels

@@ -23,8 +23,9 @@ import numpy as np  # noqa: E402
 
 from kstep.files import write_json_compact  # noqa: E402
 from kstep.forces import physics_spec  # noqa: E402
+from kstep.forces.local_pool import EvaluationPool  # noqa: E402
 from kstep.forces.openmm import MDConfig, make_context, read_system  # noqa: E402
-from kstep.forces.pool import EvaluationPool, Truth  # noqa: E402
+from kstep.forces.pool import Truth  # noqa: E402
 from kstep.forces.tblite import QMConfig  # noqa: E402
 from kstep.learning.learn_config import LearnConfig  # noqa: E402
 from kstep.models import checkpoint as checkpoints  # noqa: E402

@@ -37,7 +37,7 @@ SECTIONS = {  # title: (what it is for, names)
     "The true physics": ("To call a potential yourself, or to add one.", [
         "kstep.forces.base.Physics", "kstep.forces.base.Backend", "kstep.forces.find_backend",
         "kstep.forces.load_qm_config", "kstep.forces.physics_spec", "kstep.forces.calculator_spec",
-        "kstep.forces.qmmm_spec", "kstep.forces.pool.EvaluationPool", "kstep.forces.pool.Truth"]),
+        "kstep.forces.qmmm_spec", "kstep.forces.local_pool.EvaluationPool", "kstep.forces.pool.Truth"]),
     "Schemes": ("What happens around one true call: to drive dynamics yourself, or to add a scheme.", [
         "kstep.schemes.base.Scheme", "kstep.scheme_traits.SchemeTraits", "kstep.scheme_traits.traits_of",
         "kstep.schemes.state.State", "kstep.schemes.state.Info", "kstep.schemes.state.Proposal",

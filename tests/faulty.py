@@ -58,6 +58,8 @@ class Springs(Physics):
 class FaultySpec(PhysicsSpec):
     """The recipe of Springs."""
 
+    has_forces = True
+
     def build(self):
         settings = dict(self.settings)
         while_loading, mark = settings.pop("while_loading", None), Path(settings.get("once", ""))
@@ -68,5 +70,5 @@ class FaultySpec(PhysicsSpec):
 
 
 def springs(n_atoms=3, **settings):
-    how = {key: settings.pop(key) for key in ("threads", "call_limit_s") if key in settings}
+    how = {key: settings.pop(key) for key in ("threads", "call_limit_s", "scheduler") if key in settings}
     return FaultySpec("springs", np.ones(n_atoms, dtype=int), np.full(n_atoms, 12.0), settings, "springs", **how)

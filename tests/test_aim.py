@@ -320,6 +320,22 @@ def test_a_run_stops_at_its_aim(sample, tmp_path, settings):
     assert known.samples["energy"] < 60 or known.r_hat["energy"] > 1.05  # no sooner could it have stopped
 
 
+def test_populations_are_counted_once_where_they_are_judged(sample, tmp_path, monkeypatch):
+    """The last judgement of a run and the table that it prints are one."""
+    from kstep.runs import aim, run_hybrid
+
+    counted = []
+
+    def counting(runs):
+        counted.append(len(runs[0].pos))
+        return populations(runs)
+
+    monkeypatch.setattr(aim, "populations", counting)
+    monkeypatch.setattr(run_hybrid, "populations", counting)
+    metadata = sample(tmp_path / "a.npz", effective_samples=60)
+    assert metadata["populations"]["frames"] > 0 and len(set(counted)) == len(counted) > 0
+
+
 def cut_to(trajectory, frames):
     """The same with these frames alone."""
     return replace(trajectory, **{key: getattr(trajectory, key)[frames] for key in PER_FRAME

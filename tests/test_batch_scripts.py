@@ -6,16 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from conftest import ROOT, run_python
+from kstep.cli import main
+from kstep.cli.batch.settings import declared
+from kstep.cli.batch.stages import STAGES
 from kstep.schemas import load_trajectory
 from kstep.schemes import SAMPLERS
 from kstep.schemes.hybrid_config import HybridConfig
-from kstep.study import batch as batch_results
+from kstep.study import batch as judging
 
 SCRIPTS = ("run_qm_trajectories.sh", "make_qm_dataset.sh", "train_qm.sh", "run_hybrid_qm.sh", "eval_qm.sh")
 TINY = "equilibration_ps: 0.01\nlength_ps: 0.2\nredraw_interval_ps: 0.1\nhot_length_ps: 0.0\nreplicas: 1\n"
@@ -58,15 +63,13 @@ def test_a_pretrained_network_is_fine_tuned(tmp_path, settings, config):
     assert f"--train-config configs/{config}.yaml" in batch("train_qm.sh", tmp_path, DRY_RUN="1", **given).stdout
 
 
-@pytest.mark.parametrize("script, command", list(zip(SCRIPTS, (
-    "src/01b_run_qm_baselines.py", "src/02_make_dataset.py", "src/04_train.py", "src/06b_hybrid_integrate_qm.py",
-    "src/05b_eval_qm.py"))))
+@pytest.mark.parametrize("script, command", list(zip(SCRIPTS, ("baseline", "dataset", "train", "sample", "evaluate"))))
 def test_a_dry_run_plans_and_leaves_nothing(tmp_path, script, command):
     finished = batch(script, tmp_path, DRY_RUN="1")
     planned = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
-    assert planned and all(command in line for line in planned)
+    assert planned and all(f"-m kstep {command} " in line for line in planned)
     assert not (tmp_path / "out").exists()
-    known = set(run_python(command, "--help").stdout.replace(",", " ").split())
+    known = set(run_python("-m", "kstep", command, "--help").stdout.replace(",", " ").split())
     flags = {word for line in planned for word in line.split() if word.startswith("--")}
     assert flags <= known  # every flag it would give is one the stages know
 
@@ -96,13 +99,6 @@ def test_every_sampler_learns_in_a_batch(tmp_path, kind):
     ours, plain = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert f"--scheme {kind.name} --k-steps 1000 --learn " in ours
     assert "--scheme plain --set moves=null --set network_ladder_K=null " in plain
-
-
-@pytest.mark.parametrize("config, stage", [("qm", "01b_run_qm_baselines.py"), ("qm_ase", "01b_run_qm_baselines.py"),
-                                           ("qm_pyscf", "01c_run_pyscf_baselines.py")])
-def test_the_backend_chooses_the_stage(tmp_path, config, stage):
-    planned = batch(SCRIPTS[0], tmp_path, DRY_RUN="1", QM_CONFIG=f"configs/{config}.yaml").stdout
-    assert f"src/{stage} " in planned
 
 
 @pytest.mark.parametrize("script, flag", [(SCRIPTS[0], "--num-workers 3"), (SCRIPTS[2], "--set threads=3"),
@@ -188,33 +184,38 @@ def test_a_molecule_with_a_network_of_its_own(ran):
     assert all(name in table for name in ("impulse_k4", "metropolis_k20", "plain", "plain_2fs"))
 
 
-def hybrid_judged(monkeypatch, name, *, checkpoint=None, status="finished", **found):
-    """(kind, text) of a run of that name and these settings, at two steps."""
-    asked = batch_results.settings_of(Path(name))
+def hybrid_judged(monkeypatch, wanted, *, status="finished", **found):
+    """(found, text) of a run of these settings, at two steps."""
+    asked = {"scheme": "metropolis", "k_steps": 1000, **wanted.asked}
     config = {**HybridConfig(**{k: v for k, v in asked.items() if v is not None}, steps=2).model_dump(), **found}
     metadata = {"status": status, "config": config, "scheme": asked["scheme"], "true_calls": 9, "acceptance": 0.9}
-    monkeypatch.setattr(batch_results, "load_trajectory", lambda path: SimpleNamespace(metadata=metadata))
+    monkeypatch.setattr(judging, "load_trajectory", lambda path: SimpleNamespace(metadata=metadata))
     monkeypatch.setattr(Path, "is_file", lambda path: True)
-    wanted = batch_results.Wanted(hybrid_config=str(ROOT / "configs/hybrid_fast.yaml"), steps=2, checkpoint=checkpoint)
-    monkeypatch.setattr(batch_results, "load_config", lambda kind, path, given: kind(**{
+    monkeypatch.setattr(judging, "load_config", lambda kind, path, given: kind(**{
         k: v for k, v in given.items() if v is not None}))
-    return batch_results.answer("hybrid", "water", [name], wanted)
+    return judging.found([Path("run.npz")], partial(judging.judge_hybrid, wanted=replace(wanted, asked=asked)))
+
+
+LEARNS = judging.HybridWanted({}, ROOT / "configs/hybrid_fast.yaml", 2, learns=True)
+CONTROL = judging.HybridWanted({"scheme": "plain", "k_steps": None}, ROOT / "configs/hybrid_fast.yaml", 2)
 
 
 def test_what_learning_tunes_is_no_other_setting(monkeypatch):
-    """LEARN=1 leaves the timestep to 06b, which then writes tune: true and the timestep into its metadata."""
+    """LEARN=1 leaves the timestep to the run, which then writes tune: true and the timestep into its metadata."""
     tuned = dict(tune=True, dt_fs=1.5)
-    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned) == ("done", "9 true calls, acceptance 0.90")
-    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", checkpoint="none", **tuned)[0] == "other"
-    assert hybrid_judged(monkeypatch, "metropolis_k1000.npz", **tuned, length_law="fixed")[0] == "other"
+    untuned = replace(LEARNS, asked={"tune": False})
+    assert hybrid_judged(monkeypatch, untuned, **tuned) == ("done", "9 true calls, acceptance 0.90")
+    assert hybrid_judged(monkeypatch, replace(untuned, learns=False), **tuned)[0] == "other"
+    assert hybrid_judged(monkeypatch, untuned, **tuned, length_law="fixed")[0] == "other"
 
 
 def test_a_control_that_breaks_is_an_answer(monkeypatch):
     """Plain MD of water at 2 fs may blow up: that is what it was run for, and no reason to fail the hybrid."""
     broke = "broke at macro-step 332: the SCF did not converge"
-    assert hybrid_judged(monkeypatch, "plain_2fs.npz", status=broke) == ("done", "broke at macro-step 332")
-    assert hybrid_judged(monkeypatch, "plain.npz", status=broke)[0] == "broken"
-    assert hybrid_judged(monkeypatch, "metropolis_k4.npz", status=broke)[0] == "broken"
+    long = replace(CONTROL, may_break=True)
+    assert hybrid_judged(monkeypatch, long, status=broke) == ("done", "broke at macro-step 332")
+    assert hybrid_judged(monkeypatch, CONTROL, status=broke)[0] == "broken"
+    assert hybrid_judged(monkeypatch, LEARNS, status=broke)[0] == "broken"
 
 
 def test_ctrl_c_stops_the_jobs(tmp_path):
@@ -226,7 +227,7 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
     def jobs():
-        pattern = f"01b_run_qm_baselines.py.*{tmp_path}/long.yaml"
+        pattern = f"kstep baseline.*{tmp_path}/long.yaml"
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True)
         return found.stdout.split()
 
@@ -255,7 +256,6 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[0], {"SMILES_FILE": "none.smi"}, "SMILES_FILE is 'none.smi'"),
     (SCRIPTS[0], {"MOLECULES": "watr"}, "did you mean 'water'"),
     (SCRIPTS[0], {"MOLECULES": "water -h"}, "no name begins with a dash"),
-    (SCRIPTS[0], {"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
     (SCRIPTS[1], {"K_STEPS": "4 x"}, "K_STEPS is '4 x'"),
     (SCRIPTS[1], {"SPLIT_BY": "molecule", "PER_MOLECULE": "1"}, "PER_MOLECULE=0"),
     (SCRIPTS[2], {"DEVICE": "tpu"}, "DEVICE is 'tpu'; it must be one of auto cpu cuda"),
@@ -266,20 +266,38 @@ def test_ctrl_c_stops_the_jobs(tmp_path):
     (SCRIPTS[3], {"LEARN": "1", "SCHEME": "jump"}, "LEARN=1"),
     (SCRIPTS[3], {"STEPS": "1.5"}, "STEPS is '1.5'"),
 ])
-def test_a_bad_setting_is_one_sentence_before_anything_runs(tmp_path, script, settings, words):
-    finished = batch(script, tmp_path, expect=2, **settings)
-    assert words in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
+def test_a_bad_setting_is_one_sentence_before_anything_runs(tmp_path, monkeypatch, capsys, script, settings, words):
+    for name, value in environment(tmp_path, settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    assert main(["batch", next(name for name, stage in STAGES.items() if f"{stage.script}.sh" == script)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_names_every_variable_that_is_read(script):
-    text = (ROOT / script).read_text()
-    shown = subprocess.run(["bash", str(ROOT / script), "--help"], capture_output=True, text=True, cwd="/").stdout
-    read = {line.split()[1] for line in text.splitlines() if line.split()[:1] and
-            line.split()[0] in ("count", "counts", "choice", "file")}
-    assert all(name in shown for name in read | {"MAX_JOBS", "DRY_RUN", "OUT_DIR"})
-    assert subprocess.run(["bash", str(ROOT / script), "--what"], capture_output=True).returncode == 2
+@pytest.mark.parametrize("settings, words", [({"KSTEP_PYTHON": "none/python"}, "none/python is not there"),
+                                             ({"MAX_JOBS": "abc"}, "MAX_JOBS is 'abc'")])
+def test_a_script_passes_on_what_is_wrong(tmp_path, settings, words):
+    said = batch(SCRIPTS[0], tmp_path, expect=2, **settings).stderr
+    assert words in said and len(said.strip().splitlines()) == 1
+
+
+def test_a_flag_outdoes_its_variable(tmp_path):
+    planned = batch(SCRIPTS[0], tmp_path, "--threads-per-job", "3", "--molecules", "water", DRY_RUN="1",
+                    THREADS_PER_JOB="2", MOLECULES="ethyl").stdout
+    assert "--num-workers 3" in planned and "--molecule water" in planned and "ethyl" not in planned
+    assert "--max-jobs is '0'" in batch(SCRIPTS[0], tmp_path, "--max-jobs", "0", expect=2).stderr
+
+
+@pytest.mark.parametrize("script, stage", list(zip(SCRIPTS, STAGES.values())))
+def test_help_names_every_variable_that_is_read(script, stage):
+    assert stage.script == script.removesuffix(".sh")
+    shown = subprocess.run(["bash", str(ROOT / script), "--help"], capture_output=True, text=True, cwd="/",
+                           env={**os.environ, "KSTEP_PYTHON": sys.executable}).stdout
+    read = {each.name.upper() for each in declared(stage)}
+    assert {"MAX_JOBS", "DRY_RUN", "OUT_DIR"} < read
+    assert all(f"variable {name};" in " ".join(shown.split()) for name in read)
 
 
 def test_the_scripts_are_executable_bash():

@@ -9,8 +9,8 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import calculator_spec, check_spec, openmm as mm_backend, physics_spec
 from kstep.forces.ase import allow_calculators
 from kstep.forces.base import check_start
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig, OpenMMPhysics
-from kstep.forces.pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.prepare import prepare_smiles, system_xml_of

@@ -43,6 +43,26 @@ def test_an_enthalpy_is_the_slope_of_ln_K():
     assert np.std(found) == pytest.approx(error, rel=0.06)
 
 
+def test_an_enthalpy_is_also_the_gap_of_mean_energies(subject_and_runs):
+    """Energies that fall by 3 kJ/mol from the one state to the other, beside noise; the two kinds of estimate agree."""
+    subject, runs = subject_and_runs
+    figure, wanted = subject.figures[0], GAP_KJ * 1000 / KJ_PER_KCAL
+    parts = experiment.enthalpies(figure, subject, runs)
+    assert [part["from"] for part in parts][:2] == ["slope of ln K", "energies at 450 K"]
+    for part in parts:
+        assert abs(part["value"] - wanted) < 3.5 * part["error"] < 0.5 * wanted, part
+    value, error = experiment.value_of(figure, subject, runs)
+    assert error < min(part["error"] for part in parts) and abs(value - wanted) < 3 * error
+
+
+def test_a_weighted_mean_has_its_error():
+    rng, errors = np.random.default_rng(0), np.array([1.0, 2.0, 0.5])
+    found = np.array([experiment.weighted(7.0 + errors * rng.standard_normal(3), errors) for _ in range(4000)])
+    assert found[:, 0].mean() == pytest.approx(7.0, abs=0.05)
+    assert found[:, 0].std() == pytest.approx(found[0, 1], rel=0.05)
+    assert found[:, 2].mean() == pytest.approx(1.0, abs=0.06)
+
+
 def test_states_share_out_every_geometry():
     angles = np.random.default_rng(0).uniform(-180, 180, (500, 2))
     for name, subject in experiment.MOLECULES.items():

@@ -15,8 +15,8 @@ from conftest import molecule_from_smiles
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, calculator_spec, check_spec, find_backend, load_qm_config, physics_spec
 from kstep.forces.ase import ALSO_ALLOWED, AseConfig, allow_calculators
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig
-from kstep.forces.pool import EvaluationPool
 from kstep.forces.tblite import QMConfig
 from wrong_calculators import Quiet, Spring, make_spring
 

@@ -213,6 +213,17 @@ def test_one_heavy_frame_is_no_well():
     assert all(abs(point["at"] + 95.0) > 20.0 for points in found.extrema() for point in points)
 
 
+def test_scatter_of_a_short_run_is_no_well():
+    """Two wells, few frames: bins that one chain saw, or none, make no well of every bin between them."""
+    rng, counted = np.random.default_rng(3), []
+    for _ in range(6):
+        chains = [np.where(rng.random(25) < 0.6, 60.0, -70.0) + rng.normal(0.0, 22.0, 25) for _ in range(8)]
+        wells = free_energy(gather([run_of(chains)]), TORSION).extrema()[0]
+        counted.append(len(wells))
+        assert all(min(abs(w["at"] - 60.0), abs(w["at"] + 70.0)) < 50.0 for w in wells)
+    assert 2 <= np.mean(counted) <= 2.5, counted
+
+
 def test_chains_that_do_not_agree_are_said_and_few_give_no_error():
     rng = np.random.default_rng(6)
     apart = [np.full(200, centre) + rng.normal(0.0, 8.0, 200) for centre in (60.0, 60.0, 60.0, -60.0)]

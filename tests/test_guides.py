@@ -16,12 +16,12 @@ import yaml
 from conftest import ROOT, run_python
 
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
-          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/TROUBLESHOOTING.md",
-          "docs/recipes/populations_in_water.md", "docs/recipes/ir_spectrum.md", "docs/recipes/barrier.md",
-          "docs/recipes/report_and_export.md"]
+          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/TROUBLESHOOTING.md",
+          "examples/slurm/README.md",
+          *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/recipes").glob("*.md"))]
 CHAIN = "GETTING_STARTED.md"
 ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir", "echo", "printf", "pip", "conda",
-             "torchrun"}
+             "torchrun", "sbatch", "dask"}
 # What makes the commands of CHAIN fast, and leaves them the same commands: (as written, as run).
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),
@@ -88,9 +88,15 @@ def help_of(script):
 @functools.cache
 def help_of_command(name):
     """What `kstep <name> --help` says."""
-    finished = run_python("-m", "kstep", name, "--help")
+    finished = run_python("-m", "kstep", *name.split(), "--help")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def known_to(words):
+    """A `kstep` command, with its stage where it has some, and what its --help says."""
+    name = " ".join(words[:2] if words[0] == "batch" else words[:1])
+    return f"kstep {name}", help_of_command(name)
 
 
 @functools.cache
@@ -118,6 +124,8 @@ def check_flags(script, known, words):
 def check_shell(script, variables):
     assert (ROOT / script).is_file(), f"{script} does not exist"
     known = "".join((ROOT / name).read_text() for name in (script, "scripts/batch.sh", "scripts/setup_env.sh"))
+    if stage := re.search(r"scripts/batch.sh\" (\w+)", known):
+        known += help_of_command(f"batch {stage[1]}")
     for name in variables:
         assert re.search(rf"\b{name}\b", known), f"{script} knows no variable {name}"
 
@@ -134,7 +142,7 @@ def test_a_command_of_the_guides_can_be_given(guide, words):
     if program == "python" and not rest[0].startswith("-"):
         check_python(rest[0], rest[1:])
     elif program == "kstep":
-        check_flags(f"kstep {rest[0]}", help_of_command(rest[0]), rest[1:])
+        check_flags(*known_to(rest), rest[1:])
     elif program == "bash":
         check_shell(rest[0], variables)
     elif program == "python":

@@ -13,8 +13,9 @@ from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.files import Claim
 from kstep.forces import physics_spec
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 import independent_populations
 import synthetic
@@ -163,7 +164,32 @@ def test_crossing_into_the_mirror_image_is_no_matter(propanol):
     assert found.entropy_J_per_mol_K == pytest.approx(BOLTZMANN * J_PER_KJ * np.log(2.0))
     assert "in one well all the time: C0-C1-C2-O3, C1-C2-O3-H11" in str(found).splitlines()[0]
     trans = populations([made_up(propanol, 0, chains=8, frames=200, stay=0.0, starts=[0] * 8)])
+    assert trans.entropy_J_per_mol_K == 0.0
     assert trans.one_well == ["C0-C1-C2-O3", "C1-C2-O3-H11"] and "another may have been missed" in trans.notes[0]
+
+
+def test_a_ring_that_puckers_to_both_sides_has_been_seen_there():
+    """Cyclobutanol, its puckers made flat: one wide well; that of a run that knew one side alone is named."""
+    molecule = molecule_from_smiles("OC1CCC1", "cyclobutanol", 6)
+    rng, n, x = np.random.default_rng(0), 200, molecule.conformers - molecule.conformers[:, 1:2]
+    up, (pucker, hand) = x[0], pucker_and_hand(x[0])
+    down = next(other for other in x if pucker_and_hand(other) == (-pucker, hand))
+    down = down @ Rotation.align_vectors(up, down)[0].as_matrix().T
+
+    def run(shares):
+        pos = up + shares[:, None, None] * (down - up) + 0.001 * rng.standard_normal((4 * n, 13, 3))
+        return as_trajectory(molecule, pos, rng.standard_normal(4 * n), np.repeat(np.arange(4), n),
+                             np.tile(np.arange(n), 4), [segment(r) for r in range(4)])
+
+    both, one = (populations([run(shares)]) for shares in (rng.choice([0.25, 0.75], 4 * n), np.full(4 * n, 0.2)))
+    assert not [label for label in both.one_well if label.startswith("C")]
+    assert len([label for label in one.one_well if label.startswith("C")]) == 4
+
+
+def pucker_and_hand(x):
+    """Signs of a ring torsion of cyclobutanol and of the volume at its substituted carbon."""
+    return (int(np.sign(dihedrals_deg(x[None], np.array([[4, 1, 2, 3]]))[0, 0])),
+            int(np.sign(np.linalg.det(x[[0, 2, 4]] - x[1]))))
 
 
 def test_entries_are_counted(propanol):

@@ -10,7 +10,7 @@ import pytest
 from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, load_qm_config, physics_spec, pyscf as backend
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
 from kstep.runs.loop import macro_steps
 from kstep.runs.network_dynamics import Carrier

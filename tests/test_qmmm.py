@@ -10,10 +10,11 @@ from openmm import app
 
 from conftest import ROOT, ForceNetwork, run_python
 from kstep.config import load_config
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import qmmm_spec
 from kstep.forces.ase import AseConfig
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.pyscf import PyscfConfig
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.embedding import ENGINES, Answer, Field
@@ -29,6 +30,7 @@ from kstep.models.model_config import ModelConfig
 from kstep.molecules.droplet import read_pdb, settle, solvate
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_molecule
+from kstep.restraints import Bias, Restraint
 from kstep.runs.counters import Tally
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier
@@ -490,6 +492,49 @@ def test_the_cheap_potential_is_one_potential(chloroethanol):
     assert np.isnan(inner.energy_and_forces(broken[None])[0][0])
 
 
+HELD = (Restraint(kind="dihedral", atoms=(0, 1, 2, 3), centre=40.0, k=300.0),
+        Restraint(kind="distance", atoms=(0, 9), centre=0.4, k=3000.0))  # of the molecule, and to a water
+
+
+def test_the_cheap_potential_holds_restraints_in_the_part_that_no_ladder_heats(chloroethanol):
+    system, x, atoms = chloroethanol
+    physics = qmmm_spec(system, atoms, QMConfig()).build()
+    free, held = (EmbeddedNetwork(ExactRegion(physics), physics.environment, physics.environment.classical,
+                                  physics.environment.mm_part("Reference"), restraints) for restraints in ((), HELD))
+    energy, forces = Bias(HELD).energy_and_forces(x[None])
+    assert energy[0] > 1.0
+    assert held.energy_parts(x[None]) - free.energy_parts(x[None]) == pytest.approx(np.array([[0.0, 0.0, energy[0]]]),
+                                                                                    abs=1e-7)
+    assert held.forces(x[None]) - free.forces(x[None]) == pytest.approx(forces, abs=1e-6)
+    scale = np.array([[0.3, 0.6, 0.5]])
+    assert held.forces(x[None], scale) - free.forces(x[None], scale) == pytest.approx(0.5 * forces, abs=1e-6)
+
+
+def test_starts_of_a_region_settle_under_its_restraints():
+    held = Restraint(kind="dihedral", atoms=(0, 1, 2, 3), centre=60.0, k=500.0)
+    prepared = prepare_molecule("solute", "OCCCl", n_conformers=2)
+    found = embed("x", solvate(prepared, 2), range(len(prepared.molecule)), QMConfig(), n_starts=2, restraints=(held,))
+    assert found.spec.restraints == (held,)
+    assert np.abs(dihedrals_deg(found.molecule.conformers, np.array([held.atoms])) - 60.0).max() < 25.0
+    with pytest.raises(UserError, match="names atom 99, but the molecule has atoms 0 to 14"):
+        embed("x", solvate(prepared, 2), range(3), QMConfig(),
+              restraints=(Restraint(kind="distance", atoms=(0, 99), centre=0.2, k=1.0),))
+
+
+def test_a_held_region_keeps_the_energy_that_holds_it_apart(chloroethanol, tmp_path):
+    """Plain QM/MM in NVE: true energy and restraint together are conserved, and stored apart."""
+    system, x, atoms = chloroethanol
+    run = run_of(system, x, atoms, tmp_path / "x.npz", hybrid=dict(steps=12, thermostat="none", restraints=HELD))
+    run_hybrid(replace(run, spec=replace(run.spec, restraints=HELD)), {}, {})
+    found = load_trajectory(tmp_path / "x.npz")
+    assert found.bias == pytest.approx(Bias(HELD).energy(found.pos), rel=1e-9) and found.bias.min() > 1.0
+    bare = run.spec.build()
+    assert found.Epot[-1] == pytest.approx(bare.energy(found.pos[-1]), abs=1e-3)
+    rows = found.replica == 0
+    total = (found.Epot + found.Ekin + found.bias)[rows]
+    assert np.ptp(total) < 0.5 * np.ptp((found.Epot + found.Ekin)[rows])
+
+
 LEARN = LearnConfig(learn_replicas=4, bootstrap_labels_per_atom=6, fit_cost_calls=0.0, round_passes=30,
                     round_growth=0.4, fit_passes=40, fit_lr=0.02, verify_proposals=12)
 
@@ -775,6 +820,8 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
     (("--checkpoint", "network.pt"), "network.pt does not exist"),
     (("--pdb", "nowhere.pdb", "--qm-atoms", "0", "--waters", "2"), "the waters of --pdb are in its file"),
     (("--dt-fs", "100"), "a timestep of 100 fs carries no molecule"),
+    (("--restrain", "distance:0-99:0.2:1"), "names atom 99, but the molecule has atoms 0 to 11"),
+    (("--set", "relax_starts=true"), "relax_starts is of conformers"),
 ])
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
     molecule = () if "--pdb" in flags else ("--smiles", "CO", "--waters", "2")

@@ -8,8 +8,8 @@ import pytest
 
 from conftest import ForceNetwork
 from kstep.forces import PhysicsSpec
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig
-from kstep.forces.pool import EvaluationPool
 from kstep.runs import run_hybrid as hybrid_module, run_network
 from kstep.runs.baseline import run_baseline
 from kstep.runs.baseline_engines import LoopEngine, OpenMMEngine

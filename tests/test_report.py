@@ -63,6 +63,16 @@ def test_the_first_words_are_the_answer(folder):
     assert stuck.startswith("Not converged.") and "R-hat" in stuck[:600]
 
 
+def test_a_page_replaces_no_run(folder):
+    before = (folder / "ethanol.npz").read_bytes()
+    for words in (["ethanol.npz", "--out", "ethanol.npz"], ["stuck.npz", "--out", "ethanol.npz"],
+                  ["stuck.npz", "--baseline", "plain.npz", "--out", "plain.npz"]):
+        assert main(["report", *(str(folder / w) if w.endswith(".npz") else w for w in words)]) == 2
+    with pytest.raises(UserError, match="would be overwritten"):
+        kstep.load(folder / "ethanol.npz").report(folder / "ethanol.npz")
+    assert (folder / "ethanol.npz").read_bytes() == before
+
+
 def test_a_page_asks_the_network_for_nothing(folder):
     text, _ = of_page(folder / "ethanol_report.html")
     assert not re.findall(r'(?:src|href)="(?!data:)', text) and "@import" not in text

@@ -12,8 +12,9 @@ from kstep.config import load_config
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig, add_restraints, ask, make_context
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.pool import Truth
 from kstep.learning.target import Target
 from kstep.models.restrained import RestrainedNetwork
 from kstep.molecules.molecule import Molecule

@@ -315,7 +315,7 @@ def test_bad_physics_is_one_sentence(work, tmp_path):
     finished = script("01b_run_qm_baselines.py", *base, "--molecule", "ethanl", expect=2)
     assert "did you mean 'ethanol'" in finished.stderr
     finished = script("01b_run_qm_baselines.py", *base, "--molecule", "ethanol", "--set", "charge=1", expect=2)
-    assert "cannot have spin multiplicity 1" in finished.stderr
+    assert "charge: 1 of the config contradicts ethanol, whose own is +0" in finished.stderr
 
 
 def test_dataset_keeps_topology_and_counts(work):

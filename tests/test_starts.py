@@ -14,7 +14,8 @@ import kstep
 from kstep.cli import main
 from kstep.errors import UserError
 from kstep.forces import physics_spec
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.local_pool import EvaluationPool
+from kstep.forces.pool import Truth
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.geometry_faults import judge
 from kstep.molecules.mmff94 import guessed_parameters
@@ -238,7 +239,7 @@ def test_it_is_the_same_with_workers_and_a_resumed_run_does_not_pay_twice(ethano
         truth = pool.evaluate(here.molecule.conformers)
     np.testing.assert_allclose(truth.energy, here.molecule.conformer_energies, atol=1e-3)
     assert np.linalg.norm(truth.forces, axis=2).max() <= 101.0
-    monkeypatch.setattr(starts_module, "EvaluationPool", None)  # nothing is asked any more
+    monkeypatch.setattr(starts_module, "make_pool", None)  # nothing is asked any more
     kept = settle_starts(ethanol, spec, keep=tmp_path / "a.starts", resume=True, **how)
     np.testing.assert_array_equal(kept.molecule.conformers, here.molecule.conformers)
     assert kept.kept and kept.spent == away.spent

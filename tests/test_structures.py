@@ -332,6 +332,21 @@ def read_or_refused(path):
     (["sample", "raw/w", "--name", "x", "--scheme", "plain", "--out", "x.npz"], "has a name already"),
     (["sample", "O", "--charge", "0", "--config", "cation.yaml", "--scheme", "plain", "--out", "x.npz"],
      "contradicts the config's charge: 1"),
+    (["sample", "[NH3+]CC[NH3+]", "--config", "neutral.yaml", "--scheme", "plain", "--out", "x.npz"],
+     "charge: 0 of the config contradicts C2H10N2_2, whose own is +2"),
+    (["qmmm", "--smiles", "[NH3+]CC[NH3+]", "--qm-config", "neutral.yaml", "--waters", "1", "--out", "x.npz"],
+     "contradicts the QM region, whose formal charges add up to +2"),
+    (["sample", "CCO", "--restrain", "distance:0-77:0.2:10", "--learn", "--out", "x.npz"],
+     "names atom 77, but the molecule has atoms 0 to 8"),
+    (["populations", "x.npz", "--smallest", "2"], "above 0 and up to 1"),
+    (["populations", "x.npz", "--config", "neutral.yaml"], "which is not asked for"),
+    (["advise"], "say which molecule"), (["benchmark", "--out-dir", "b"], "say which molecule"),
+    (["advise", "--structure", "w.mol2"], "did you mean '.mol'"),
+    (["benchmark", "--structure", "none.xyz", "--out-dir", "b"], "structure file none.xyz does not exist"),
+    (["advise", "raw/w", "--structure", "w.xyz"], "geometries of its own"),
+    (["benchmark", "w.xyz", "--charge", "1", "--out-dir", "b"], "states charge 0"),
+    (["advise", "raw/other"], "or raw/other is a prepared folder that does not exist"),
+    (["benchmark", "raw/w", "--name", "x", "--out-dir", "b"], "has a name already"),
     (["sample", "w.xyz", "--config", "cation.yaml", "--scheme", "plain", "--out", "x.npz"], "states charge 0"),
     (["sample", "w.xyz", "--tempering", "300", "400", "--temperature", "350", "--scheme", "metropolis", "--out",
       "x.npz", "--learn"], "is not the first rung"),
@@ -347,6 +362,7 @@ def test_a_flag_that_contradicts_is_one_sentence(words, answer, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.xyz").write_text(WATER.format(comment="charge=0"))
     (tmp_path / "one.smi").write_text("O water\n")
+    (tmp_path / "neutral.yaml").write_text("charge: 0\n")
     (tmp_path / "cation.yaml").write_text("charge: 1\nspin_multiplicity: 2\n")
     opened(tmp_path / "w.xyz").molecule.save(tmp_path / "raw" / "w" / "molecule.npz")
     try:
@@ -355,6 +371,31 @@ def test_a_flag_that_contradicts_is_one_sentence(words, answer, capsys, tmp_path
         code = ended.code
     err = capsys.readouterr().err
     assert code == 2 and answer in err and err.count("\n") == 1 and not list(tmp_path.glob("*.npz*"))
+
+
+def test_studies_take_a_structure_and_keep_what_they_prepare(tmp_path, capsys):
+    """A benchmark writes the molecule where its commands read it, takes it again, and no other in its place."""
+    from kstep.cli import benchmark
+    from kstep.cli.flags import make_parser
+
+    def loaded(*words):
+        parser = make_parser("", "kstep benchmark")
+        benchmark.add_flags(parser)
+        parser.set_defaults(numbered=None)
+        return benchmark.load(parser.parse_args([*words, "--out-dir", str(tmp_path / "b"), "--fast"])).plan.physics
+
+    mine = tmp_path / "mine.xyz"
+    mine.write_text(WATER.format(comment="charge=0"))
+    first = loaded("--structure", str(mine))
+    assert first.folder == tmp_path / "b/molecule/mine" and (first.folder / "system.xml").is_file()
+    assert np.array_equal(Molecule.load(first.folder).conformers, first.molecule.conformers)
+    assert np.allclose(loaded(str(mine)).molecule.conformers, first.molecule.conformers)
+    mine.write_text(WATER.format(comment="charge=0").replace("0.117", "0.147"))
+    with pytest.raises(UserError, match="holds another molecule of that name, or other geometries"):
+        loaded("--structure", str(mine))
+    advice = ["--md-config", "configs/md_fast.yaml", "--replicas", "8", "--most-cpu", "0.5", "--samples", "100"]
+    assert main(["advise", "--structure", str(mine), *advice]) == 0
+    assert "true call" in capsys.readouterr().out
 
 
 # what samples

@@ -12,7 +12,7 @@ from kstep.analysis.measure.observables import average
 from kstep.config import load_config
 from kstep.errors import UserError
 from kstep.forces import calculator_spec, load_qm_config, physics_spec
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.learning import truth_ladder as module
 from kstep.learning.cold_start import learn_for
 from kstep.learning.corrected import CorrectedPool

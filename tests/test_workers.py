@@ -12,7 +12,8 @@ from faulty import POISONED_NM, FaultySpec, springs
 from kstep import interruption
 from kstep.errors import PhysicsError
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool, Reference, Truth
+from kstep.forces.local_pool import EvaluationPool
+from kstep.forces.pool import Reference, Truth
 from kstep.processes import FIRST_CALL_S, CallTimes, Worker, WorkerLost, end_all
 
 
@@ -196,7 +197,7 @@ def walk(pool, n, forget_at=()):
 
 @pytest.mark.parametrize("warm, n_workers", [(False, 1), (True, 1), (True, 2)])
 def test_a_run_cut_anywhere_is_told_what_it_knew_and_goes_on_bit_equal(tmp_path, monkeypatch, warm, n_workers):
-    monkeypatch.setattr("kstep.forces.pool.HISTORY_S", 0.0)
+    monkeypatch.setattr("kstep.forces.evaluator.HISTORY_S", 0.0)
     monkeypatch.setattr(FaultySpec, "surface", "springs")  # where notes are written is no physics
     at = (4, 9)
     with EvaluationPool(springs(warm_start=warm), 1) as pool:
@@ -219,8 +220,8 @@ def test_a_run_cut_anywhere_is_told_what_it_knew_and_goes_on_bit_equal(tmp_path,
 
 def test_without_their_guesses_answers_of_a_warm_backend_are_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(FaultySpec, "surface", "springs")
-    monkeypatch.setattr("kstep.forces.pool.FIRST_HISTORY_S", 60.0)
-    monkeypatch.setattr("kstep.forces.pool.HISTORY_S", 60.0)
+    monkeypatch.setattr("kstep.forces.evaluator.FIRST_HISTORY_S", 60.0)
+    monkeypatch.setattr("kstep.forces.evaluator.HISTORY_S", 60.0)
     spec = springs(warm_start=True)
     with EvaluationPool(spec, 1) as pool:
         whole = walk(pool, 8)

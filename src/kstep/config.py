@@ -40,7 +40,8 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
 # what PyYAML raises for a text that is none: dates, numbers and tags of its own go through Python's conversions
 NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-HOW_IT_WORKS = {"threads", "call_limit_s"}  # keys of a BaselineConfig that decide no number: free when a run goes on
+# keys of a BaselineConfig that decide no number: free when a run goes on
+HOW_IT_WORKS = {"threads", "call_limit_s", "scheduler"}
 
 
 class Config(BaseModel):
@@ -66,6 +67,7 @@ class BaselineConfig(Config):
     replicas: Replicas = 2
     threads: Count = 1  # of a true call
     call_limit_s: Positive | None = None  # after which a true call counts as hung
+    scheduler: Word | None = None  # of the Dask cluster that is asked, tcp://host:port or its file; null: this machine
     restraints: tuple[Restraint, ...] | None = None  # kstep.restraints; of hybrids too that name no others
 
     @property

@@ -66,7 +66,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           device: str = "auto", delay_with: Any = None, resume: bool = False, overwrite: bool = False,
+           scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, resume: bool = False,
+           overwrite: bool = False,
            **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
@@ -75,15 +76,16 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     next one; network: instead, a checkpoint, with via that of the cheapest, and the `labels` that it was fitted to;
     start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
-    "water", in the place of that of `physics`; delay_with: a cheaper physics that judges each proposal before the dear
-    one is asked; settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
+    "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
+    its file (None: this machine); delay_with: a cheaper physics that judges each proposal before the dear one is asked;
+    settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
-                    start=start, frame=frame, solvent=solvent, workers=workers, device=device, resume=resume,
-                    overwrite=overwrite)
+                    start=start, frame=frame, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
+                    resume=resume, overwrite=overwrite)
     if delay_with is not None:
         run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
     run_sampling(run)
@@ -93,15 +95,16 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
 def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
           name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
           temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
-          device: str = "auto", resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
+          scheduler: str | Path | None = None, device: str = "auto", resume: bool = False, overwrite: bool = False,
+          **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
     settings: keys of configs/learn.yaml.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
-                                 out=out, solvent=solvent, workers=workers, device=device, resume=resume,
-                                 overwrite=overwrite))
+                                 out=out, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
+                                 resume=resume, overwrite=overwrite))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -110,7 +113,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     """Plain MD, every replica an independent seed from its own conformer.
 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
-    config of the physics, such as length_ps, dt_fs, replicas.
+    config of the physics, such as length_ps, dt_fs, replicas, scheduler.
     """
     true = _physics(molecule, physics, settings, name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     check_lengths(true.config, "settings")
@@ -213,10 +216,11 @@ def _path(run: Result | str | Path) -> Path:
 
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
-              out, workers: int | None, network=None, labels=None, start=None, solvent=None, via: Any = (),
-              **others) -> SamplingSettings:
+              out, workers: int | None, network=None, labels=None, start=None, solvent=None, scheduler=None,
+              via: Any = (), **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
-    changes = {} if solvent is None else {"solvent": solvent}
+    keys = {"solvent": solvent, "scheduler": scheduler and str(scheduler)}
+    changes = {key: value for key, value in keys.items() if value is not None}
     true = _physics(molecule, physics, changes, **subject)
     below = tuple(true.on(*_config(each, changes)) for each in (via if isinstance(via, list | tuple) else [via]))
     if true.workers(workers) > 1:

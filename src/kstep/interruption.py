@@ -4,6 +4,7 @@
     SIGTERM      the same: `kill`, a batch system whose time is over             exit code 143
     SIGUSR1      writes the restart files and goes on: a batch system's warning
     a file EXIT  in the folder of the output: ends softly                        exit code 4, as one short of its aim
+    its starter  is gone, which said that it holds standard input open           as by SIGTERM
 
 The first two and the last are exceptions in the main thread, so that what holds workers and files lets go of them in
 order; SIGUSR1 is a request, which whoever waits for the true physics sees.
@@ -12,6 +13,7 @@ order; SIGUSR1 is a request, which whoever waits for the true physics sees.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -19,6 +21,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 EXIT = "EXIT"
+ENDS_WITH_STDIN = "KSTEP_ENDS_WITH_STDIN"  # set by a starter that holds it open as long as it lives
+GRACE_S = 60.0  # to end in order, before it ends at once
 LOOKS_APART_S = 1.0  # between two looks for the file, which may lie on a slow file system
 
 
@@ -56,7 +60,10 @@ def restarts_requested() -> int:
 
 @contextlib.contextmanager
 def signals_heeded() -> Iterator[None]:
-    """SIGTERM raises Terminated, once, and SIGUSR1 is counted; nothing changes outside the main thread."""
+    """SIGTERM raises Terminated, once, and SIGUSR1 is counted; nothing changes outside the main thread.
+
+    All three signals are let in, also where a starter that keeps them for itself has handed down that they are blocked.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,11 +77,28 @@ def signals_heeded() -> Iterator[None]:
         _requests += 1
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end), signal.SIGUSR1: signal.signal(signal.SIGUSR1, count)}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *before})
+    _end_with_starter()
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_with_starter() -> None:
+    """End as by SIGTERM when whoever started this program is gone, however it died, where it said so."""
+    if os.environ.pop(ENDS_WITH_STDIN, None) is None:
+        return
+
+    def watch():
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os._exit(Terminated.code)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class ExitFile:

@@ -106,13 +106,18 @@ class CallTimes:
         """One call more."""
         self._seconds.append(seconds)
 
+    @property
+    def median_s(self) -> float | None:
+        """Of a call, s; None while nobody knows."""
+        return sorted(self._seconds)[len(self._seconds) // 2] if self._seconds else None
+
     def limit_for(self, n_calls: int = 1) -> float:
         """Seconds that so many calls, one after the other, may take."""
         if self._given is not None:
             return n_calls * self._given
-        if not self._seconds:
+        if self.median_s is None:
             return self._first_s
-        return max(FEWEST_SECONDS, TIMES_THE_MEDIAN * n_calls * sorted(self._seconds)[len(self._seconds) // 2])
+        return max(FEWEST_SECONDS, TIMES_THE_MEDIAN * n_calls * self.median_s)
 
 
 class WorkerLost(Exception):

@@ -29,7 +29,7 @@ COMMANDS = {  # in the order of the pipeline
     "spectrum": "the infrared spectrum of dynamics: peaks, curves, a picture",
     "benchmark": "every scheme on one molecule, one table (07)",
     "advise": "does it pay for this molecule? (08)",
-    "batch": "what the batch scripts ask: which molecules, which results are whole",
+    "batch": "a stage for every molecule of a list, or all the way to populations: one table",
 }
 
 

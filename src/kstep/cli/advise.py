@@ -59,7 +59,7 @@ def run(args) -> None:
     from kstep.forces.openmm import MDConfig
     from kstep.models.model_config import ModelConfig
     from kstep.schemes.hybrid_config import HybridConfig
-    from kstep.stages.physics import prepared_physics
+    from kstep.stages.physics import open_physics
     from kstep.study.advice.advice import advise
     from kstep.study.advice.survey import AdviceSettings
 
@@ -78,7 +78,9 @@ def run(args) -> None:
         from kstep.models.device import pick_device
 
         device = pick_device(args.device)
-    advice = advise(filled(AdviceSettings, args, physics=prepared_physics(args.molecule, config), hybrid=hybrid,
+    physics = open_physics(args.molecule, config, name=args.name, seed=args.seed, structure=args.structure,
+                           charge=args.charge, multiplicity=args.multiplicity)
+    advice = advise(filled(AdviceSettings, args, physics=physics, hybrid=hybrid,
                            model_config=load_config(ModelConfig, args.model_config), device=device))
     for sentence in advice.sentences():
         print(sentence)

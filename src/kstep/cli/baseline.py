@@ -19,6 +19,7 @@ from kstep.cli.flags import (
     add_common_arguments,
     add_overwrite,
     add_restraint_flag,
+    add_scheduler,
     add_solvent,
     add_structure,
     filled,
@@ -67,7 +68,9 @@ def add_flags(parser, numbered: str | None = None) -> None:
     if numbered != "01":
         add_solvent(run_flags)
         run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
-                               help="replicas run at once, one process and one thread each (default: all cores)")
+                               help="replicas run at once, one process and one thread each (default: all cores; with "
+                                    "--scheduler eight times as many, which wait)")
+        add_scheduler(run_flags)
     if numbered in (None, "01"):
         run_flags.add_argument("--store-forces", action=argparse.BooleanOptionalAction, default=True,
                                help="OpenMM: keep forces in the file (training needs them)")
@@ -85,9 +88,9 @@ def load(args, numbered: str | None):
     from kstep.stages.physics import load_physics
 
     changes = {**parse_assignments(args.assignments), **solvent_of(args)}
-    for key in ("replicas", "temperature_K", "restraints"):
-        if getattr(args, key) is not None:  # a flag left out unsets no --set
-            changes[key] = getattr(args, key)
+    for key in ("replicas", "temperature_K", "restraints", "scheduler"):
+        if (value := getattr(args, key, None)) is not None:  # a flag left out unsets no --set
+            changes[key] = value
     if numbered == "01":
         return load_config(MDConfig, args.config, changes)
     config = load_physics(args.config, changes) if numbered is None else load_qm_config(args.config, changes)

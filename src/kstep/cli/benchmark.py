@@ -74,15 +74,16 @@ def load(args):
     """The settings of the benchmark."""
     from kstep.forces import load_qm_config
     from kstep.forces.openmm import MDConfig
-    from kstep.stages.physics import prepared_physics
+    from kstep.stages.physics import open_physics
     from kstep.study.benchmark.bars import load_targets
     from kstep.study.benchmark.plan import DEAR_CALL_S, FAST, Lengths, Plan
     from kstep.study.benchmark.sections import BenchmarkSettings
 
     path, changes = args.md_config or args.qm_config, {**parse_assignments(args.assignments), **solvent_of(args)}
     config = load_config(MDConfig, path, changes) if args.md_config else load_qm_config(path, changes)
-    physics = prepared_physics(args.molecule, config)
-    if args.molecule.name != physics.molecule.name:
+    physics = open_physics(args.molecule, config, name=args.name, seed=args.seed, structure=args.structure,
+                           charge=args.charge, multiplicity=args.multiplicity, keep=args.out_dir / "molecule")
+    if physics.folder.name != physics.molecule.name:
         raise UserError(f"{args.molecule} holds '{physics.molecule.name}'; name the folder after its molecule")
     if changes:  # the commands of the record read one file
         source, path = find_config(path), args.out_dir / "physics.yaml"

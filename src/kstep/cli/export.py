@@ -59,5 +59,6 @@ def run(args) -> None:
         if found is None:
             log.info("%d frames -> %s", len(result), export(result, path, format=name, overwrite=args.overwrite))
         else:
-            log.info("%d conformers%s -> %s", len(found.conformers), "" if found.converged else " (not converged)",
+            n = len(found.conformers)
+            log.info("%d conformer%s%s -> %s", n, "" if n == 1 else "s", "" if found.converged else " (not converged)",
                      export(result, path, format=name, populations=found, overwrite=args.overwrite))

@@ -98,9 +98,13 @@ def add_structure(group, *, temperature: bool = True, exclusive=None) -> None:
 
 
 def add_physics(parser, numbered: str | None):
-    """The prepared molecule of a study and its true physics; returns the group."""
+    """The molecule of a study and its true physics; returns the group."""
     what = parser.add_argument_group("molecule and true physics")
-    add_subject(what, "molecule", numbered, type=Path, help="prepared folder such as data/raw/ethanol")
+    add_subject(what, "molecule", numbered, default=None,
+                help="prepared folder such as data/raw/ethanol, a SMILES, or a structure file")
+    what.add_argument("--name", help="name of the molecule of a SMILES (default: its formula) or of a structure file "
+                                     "(default: the file's)")
+    add_structure(what, temperature=False)
     physics = what.add_mutually_exclusive_group()
     physics.add_argument("--qm-config", type=Path, default=Path("configs/qm.yaml"), help="YAML of the QM method")
     physics.add_argument("--md-config", type=Path, help="YAML of OpenMM runs: the force field is the true physics then")
@@ -119,6 +123,12 @@ def solvent_of(args) -> dict[str, str]:
     """The keys of the QM config that those flags give."""
     keys = ("solvent", "solvation_model")
     return {key: value for key in keys if (value := getattr(args, key, None)) is not None}
+
+
+def add_scheduler(group) -> None:
+    """Add --scheduler, a key of the config of the true physics."""
+    group.add_argument("--scheduler", metavar="ADDRESS", help="make the true calls on the workers of a Dask cluster: "
+                       "its scheduler's tcp://host:port, or its scheduler file (default: on this machine)")
 
 
 def add_restraint_flag(group, parse: Callable[[str], Any] = parse_restraint) -> None:
@@ -179,6 +189,11 @@ def _most(text: str) -> str:
 def positive_float(text: str) -> float:
     """A flag's finite number above 0."""
     return _number(float, text, lambda x: 0 < x < float("inf"), "number > 0")
+
+
+def share(text: str) -> float:
+    """A flag's share of a whole: above 0, and 1 at most."""
+    return _number(float, text, lambda x: 0 < x <= 1, "number above 0 and up to 1")
 
 
 def finite_float(text: str) -> float:

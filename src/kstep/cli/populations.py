@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_overwrite_of_result, positive_float
+from kstep.cli.flags import add_common_arguments, add_overwrite_of_result, positive_float, share
+from kstep.errors import UserError
 from kstep.outputs import check_no_input, json_with, settle_result
 
 log = logging.getLogger("kstep")
@@ -20,12 +21,12 @@ def add_flags(parser, numbered: str | None = None) -> None:
     from kstep.analysis.measure.populations import SMALLEST
 
     add_runs(parser)
-    parser.add_argument("--smallest", type=positive_float, default=SMALLEST,
+    parser.add_argument("--smallest", type=share, default=SMALLEST,
                         help="population of a conformer that is listed; rarer ones are summed up")
     parser.add_argument("--relax", action="store_true",
                         help="relax a representative of each on the run's true physics: true calls, which are counted")
-    parser.add_argument("--config", default="configs/qm.yaml",
-                        help="--relax: YAML of that physics, as it was given to the run")
+    parser.add_argument("--config", help="--relax: YAML of that physics, as it was given to the run (default: "
+                        "configs/qm.yaml)")
     parser.add_argument("--out", type=Path, help="JSON file to write as well")
     add_overwrite_of_result(parser)
     add_common_arguments(parser, seed=False)
@@ -52,9 +53,12 @@ def run(args) -> None:
     from kstep.files import write_json_atomic
     from kstep.front import populations
 
-    check_out(args, json_with("conformers", "never_crossed"), **{"--config": find_config(args.config)})
+    if args.config is not None and not args.relax:
+        raise UserError("--config is the physics of --relax, which is not asked for; leave one out or add the other")
+    inputs = {} if args.config is None else {"--config": find_config(args.config)}
+    check_out(args, json_with("conformers", "never_crossed"), **inputs)
     found = populations(args.runs, temperature_K=args.temperature_K, smallest=args.smallest,
-                        relax=args.config if args.relax else None)
+                        relax=(args.config or "configs/qm.yaml") if args.relax else None)
     print(found)
     if args.out is not None:
         write_json_atomic(args.out, found.as_dict())

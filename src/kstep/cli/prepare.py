@@ -11,7 +11,15 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, add_overwrite, add_structure, add_subject, filled, positive_int
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_overwrite,
+    add_scheduler,
+    add_structure,
+    add_subject,
+    filled,
+    positive_int,
+)
 from kstep.cli.program import log_beside
 from kstep.config import parse_assignments
 from kstep.errors import UserError
@@ -45,6 +53,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                           "energies; runs with this method start from them as they are")
     how.add_argument("--num-workers", type=positive_int, dest="n_workers",
                      help="processes for its true calls (default: all cores)")
+    add_scheduler(how)
     add_common_arguments(parser, overrides=True)
 
 
@@ -56,6 +65,10 @@ def run(args) -> int:
     changes = parse_assignments(args.assignments)
     if changes and args.qm_config is None:
         raise UserError("--set changes keys of --qm-config, and there is none")
+    if args.scheduler is not None:
+        if args.qm_config is None:
+            raise UserError("--scheduler makes the true calls of --qm-config, and there is none")
+        changes["scheduler"] = args.scheduler
     qm = load_qm_config(args.qm_config, changes) if args.qm_config is not None else None
     settings = filled(PreparationSettings, args, qm=qm)
     with log_beside(args.out / "preparation") if qm is not None else nullcontext():  # true calls may take long

@@ -13,7 +13,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from kstep.cli.flags import add_common_arguments, add_structure, filled, non_negative_int, positive_int
+from kstep.cli.flags import (
+    add_common_arguments,
+    add_restraint_flag,
+    add_structure,
+    filled,
+    non_negative_int,
+    positive_int,
+)
 from kstep.cli.program import code_of_run, log_beside
 from kstep.cli.sample import add_sampling_flags
 from kstep.config import BaselineConfig, load_config, parse_assignments, validate
@@ -44,8 +51,10 @@ def add_flags(parser, numbered: str | None = None) -> None:
                       help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
     what.add_argument("--embedding", choices=["electrostatic", "mechanical"], default="electrostatic",
                       help="of the true potential: MM charges polarise the QM, or meet fixed charges")
-    network, _, _ = add_sampling_flags(parser, [name for name, kind in SCHEMES.items() if kind.traits.head != "jump"])
+    schemes = [name for name, kind in SCHEMES.items() if kind.traits.head != "jump"]
+    network, _, run_flags = add_sampling_flags(parser, schemes)
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
+    add_restraint_flag(run_flags)
     # every move of the surroundings costs a call of their force field, so that few are made per QM call
     scheme = next(kind.name for kind in PREFERRED if not kind.traits.explores)
     parser.set_defaults(scheme=scheme, thermostat="none", burn_in_steps=20, replicas=4)
@@ -89,8 +98,12 @@ def settings_of(args):
     from kstep.schemes.hybrid_config import HybridConfig
 
     given = parse_assignments(args.assignments)
-    if args.temperature_K is not None:
-        given["temperature_K"] = args.temperature_K
+    for key in ("temperature_K", "scheduler"):
+        if getattr(args, key) is not None:
+            given[key] = getattr(args, key)
+    if "relax_starts" in given:
+        raise UserError("relax_starts is of conformers; the starts of a QM/MM run settle in the force field, at the "
+                        "temperature, so leave it out")
     of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
     own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits
@@ -107,7 +120,7 @@ def settings_of(args):
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
         "thermostat": args.thermostat, "tune": tune, "tempering_K": args.tempering_K, "moves": moves,
         "network_ladder_K": args.network_ladder_K, "call_cost_s": args.call_cost_s, "store_forces": False,
-        "checkpoint_interval": RESTART_STEPS, **own}, "settings")
+        "restraints": args.restraints, "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 
 
 def run(args) -> int:

@@ -16,6 +16,7 @@ from kstep.cli.flags import (
     add_common_arguments,
     add_overwrite,
     add_restraint_flag,
+    add_scheduler,
     add_solvent,
     add_structure,
     filled,
@@ -130,7 +131,8 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     run_flags.add_argument("--burn-in-steps", type=non_negative_int, help="macro-steps before them, never judged")
     run_flags.add_argument("--replicas", type=positive_int, help="chains that step together")
     run_flags.add_argument("--num-workers", type=positive_int, dest="n_workers",
-                           help="processes for true calls (default: all cores)")
+                           help="processes for true calls, and for the network (default: all cores)")
+    add_scheduler(run_flags)
     run_flags.add_argument("--resume", action="store_true", help="continue from the last restart file; a finished run, "
                            "with more --steps or a larger aim")
     add_overwrite(run_flags)
@@ -146,7 +148,7 @@ def load(args):
     from kstep.stages.physics import load_physics
     from kstep.stages.sampling import SamplingSettings
 
-    changes = {"temperature_K": args.temperature_K}
+    changes = {"temperature_K": args.temperature_K, "scheduler": args.scheduler}
     if args.numbered == "06":
         config = load_config(MDConfig, args.physics_config, changes)
     else:

@@ -85,8 +85,8 @@ class PhysicsSpec:
 
     settings: keywords of the backend's constructor, plain values; objects: those that are none, pickled; method: what
     tells its potential energy surface from another's; restraints: what the pool that evaluates it adds,
-    no part of the backend nor of the method; threads, call_limit_s: how it works, not what it computes, as in
-    BaselineConfig.  UserError for restraints on atoms that are not there.
+    no part of the backend nor of the method; threads, call_limit_s, scheduler: how it works, not what it computes, as
+    in BaselineConfig.  UserError for restraints on atoms that are not there.
     """
 
     backend: str
@@ -98,6 +98,7 @@ class PhysicsSpec:
     restraints: tuple[Restraint, ...] = ()
     threads: int = 1
     call_limit_s: float | None = None
+    scheduler: str | None = None
 
     def __post_init__(self):
         check_restraints(self.restraints, len(self.numbers))
@@ -182,7 +183,7 @@ def physics_spec(molecule, config: BaselineConfig, *, system_xml: str | Path | N
 
 def how_it_works(config: BaselineConfig) -> dict[str, Any]:
     """Fields of a PhysicsSpec that decide no number."""
-    return {"threads": config.threads, "call_limit_s": config.call_limit_s}
+    return {"threads": config.threads, "call_limit_s": config.call_limit_s, "scheduler": config.scheduler}
 
 
 def electrons(config: BaselineConfig, charge: int, multiplicity: int) -> dict[str, int]:

@@ -26,7 +26,8 @@ import numpy as np
 
 from kstep import interruption, schemas
 from kstep.errors import UserError
-from kstep.forces.pool import Pool, Truth, put_answers
+from kstep.forces.evaluator import put_answers
+from kstep.forces.pool import Pool, Truth
 
 FLUSH_S = 10.0  # between two writings
 NAME = re.compile(r"calls_(\d+)_(\d+)\.npz")

@@ -78,6 +78,17 @@ def add_restraints(system, restraints: Sequence[Restraint]) -> None:
         system.addForce(force)
 
 
+def with_restraints(system_xml: str, restraints: Sequence[Restraint]) -> str:
+    """The XML of an openmm.System with those forces in it."""
+    import openmm
+
+    if not restraints:
+        return system_xml
+    system = openmm.XmlSerializer.deserialize(system_xml)
+    add_restraints(system, restraints)
+    return openmm.XmlSerializer.serialize(system)
+
+
 def make_context(system, platform: str, dt_ps: float = 0.001, integrator=None):
     """A Context on the named platform with one thread and an integrator (None: velocity Verlet of dt_ps)."""
     import openmm

@@ -30,7 +30,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import make_pool
 from kstep.learning.chains import Chains, Judgement
 from kstep.learning.earlier import Earlier
 from kstep.learning.ending import acceptance, more_labels_pay
@@ -123,7 +123,7 @@ class _Learner:
     def _learn(self, state: State | None, resume: bool) -> Path:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
-            pool = self.target.surface(EvaluationPool(self.target.spec, self.n_workers))
+            pool = self.target.surface(make_pool(self.target.spec, self.n_workers))
             with JournaledPool(pool, self.folder) as self.pool:
                 self.pool.begin(0 if state is None else self.progress.round + 1, fresh=not resume)
                 if state is None:
@@ -279,7 +279,7 @@ class _Learner:
                                **self.target.means(self.network))
         known = self.target.known_ground(self.network, self.labels, max(self.rungs_K))
         chains = Chains(ladder, state, Judgement(self.rungs_K, self.config.hole_kT), known, self.rng)
-        chains.ask(self.pool, n_questions, self._keeper(), n_parts=2 if self.pool.n_workers > 1 else 1)
+        chains.ask(self.pool, n_questions, self._keeper(), n_parts=2 if self.n_workers > 1 else 1)
         return chains.state, Seen(**chains.seen())
 
     def _keeper(self):

@@ -32,7 +32,7 @@ from kstep.files import Claim, sha256, write_text_atomic
 from kstep.fingerprint import as_written
 from kstep.forces import PhysicsSpec
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.pool import Truth, make_pool
 from kstep.learning.chains import spread_worth
 from kstep.learning.corrected import CorrectedLabels, CorrectedTarget, digest_of, sum_of
 from kstep.learning.ending import acceptance, more_labels_pay
@@ -227,8 +227,8 @@ class _Climber:
             dt_fs * PS_PER_FS, self.bottom.rungs_K(self.config), n_moves=n_moves,
             move_steps=max(1, round(length_fs / dt_fs)), **self.bottom.means(network))
         try:
-            with (JournaledPool(EvaluationPool(self.rung.spec, self.n_workers), self.folder) as self.dear,
-                  EvaluationPool(self.bottom.spec, 1) as self.cheap):
+            with (JournaledPool(make_pool(self.rung.spec, self.n_workers), self.folder) as self.dear,
+                  make_pool(self.bottom.spec, 1) as self.cheap):
                 self.dear.begin(len(self.progress.rounds), fresh=not resume)
                 x, u = self._begun() if state is None else self._unpacked(state)
                 if state is None:

@@ -295,21 +295,31 @@ def ensure_prepared(entry: Entry, raw: str | Path, *, seed: int = 0) -> Molecule
     without them is prepared all the same.  Raises UserError when the folder holds another
     molecule under this name.
     """
-    try:
-        molecule, charge, multiplicity = parse_smiles(entry.smiles, entry.charge, entry.multiplicity)
-    except UserError as error:
-        raise UserError(f"{entry.where}: {error}") from None
-    folder = Path(raw) / entry.name
-    if (folder / "molecule.npz").is_file():
-        found = Molecule.load(folder)
-        if ((Chem.CanonSmiles(found.smiles), found.charge, found.multiplicity)
-                != (Chem.CanonSmiles(entry.smiles), charge, multiplicity)):
-            raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
-                            f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or take another folder")
-        return found
+    if (Path(raw) / entry.name / "molecule.npz").is_file():
+        return read_prepared(entry, raw)
+    molecule, _, _ = _parsed(entry)
     prepared = prepare_entry(entry, seed=seed, force_field=_known_force_field(molecule))
     update_metadata(raw, {entry.name: write_prepared(prepared, raw)})
     return prepared.molecule
+
+
+def read_prepared(entry: Entry, raw: str | Path) -> Molecule:
+    """The molecule in <raw>/<name>; UserError where it is another one than the entry."""
+    _, charge, multiplicity = _parsed(entry)
+    folder = Path(raw) / entry.name
+    found = Molecule.load(folder)
+    if ((Chem.CanonSmiles(found.smiles), found.charge, found.multiplicity)
+            != (Chem.CanonSmiles(entry.smiles), charge, multiplicity)):
+        raise UserError(f"{entry.where}: {folder} holds '{found.smiles}' (charge {found.charge}, multiplicity "
+                        f"{found.multiplicity}), not '{entry.smiles}'; rename the molecule or take another folder")
+    return found
+
+
+def _parsed(entry: Entry) -> tuple[Chem.Mol, int, int]:
+    try:
+        return parse_smiles(entry.smiles, entry.charge, entry.multiplicity)
+    except UserError as error:
+        raise UserError(f"{entry.where}: {error}") from None
 
 
 def prepare_smiles(smiles: str, name: str | None = None, *, force_field: str | None = None, charge: int | None = None,

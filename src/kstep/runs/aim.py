@@ -93,7 +93,8 @@ class Known:
     samples: effective samples of the energy and of every torsion seen in two wells or more, by label; r_hat:
     split-R-hat of the energy, of every torsion and of every conformer of 2 % and more; population_error: largest
     standard error of a conformer's population; one_well: labels of torsions that every chain saw in one well; problems:
-    why the populations are not converged, in clauses; weights: why those of the frames say little, if they do.
+    why the populations are not converged, in clauses; weights: why those of the frames say little, if they do;
+    populations: the whole table that this is judged by.
     """
 
     samples: dict[str, float]
@@ -102,6 +103,7 @@ class Known:
     one_well: list[str]
     problems: tuple[str, ...] = ()
     weights: str | None = None
+    populations: Populations | None = None
 
     @property
     def slowest(self) -> str:
@@ -136,7 +138,7 @@ def assess(frames: Trajectory) -> Known | None:
     return Known(samples, r_hat, population_error(conformers, samples[ENERGY]),
                  [label for label, wells in zip(series.labels, rotamers) if wells is None],
                  tuple(conformers.problems), None if conformers.weights is None else
-                 importance.warning(conformers.weights))
+                 importance.warning(conformers.weights), conformers)
 
 
 def series_of_run(frames: Trajectory) -> Series:

@@ -14,7 +14,7 @@ from kstep.config import BaselineConfig
 from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import make_pool
 from kstep.restraints import Restraint
 from kstep.runs.loop import initial_state, macro_step
 from kstep.schemes import Plain
@@ -28,18 +28,19 @@ NOT_BEGUN = -1  # the timestep of a replica that has none yet
 
 @contextmanager
 def engine_of(spec: PhysicsSpec, config: BaselineConfig, platform: str | None, folder: Path,
-              beat: Callable[[Any, int], None]) -> Iterator[LoopEngine | OpenMMEngine]:
+              beat: Callable[[Any, int], None], place: int = 0) -> Iterator[LoopEngine | OpenMMEngine]:
     """OpenMM itself on one of its platforms, or (None) the project's loop over a pool of one.
 
-    folder: where its true calls since the last restart file are kept; beat is told of the pool and the timestep after
-    each.
+    place: which worker of a scheduler that is; folder: where its true calls since the last restart file are kept; beat
+    is told of the pool and the timestep after each.
     """
     if platform is not None:
         yield OpenMMEngine(spec.settings["system_xml"], spec.masses, platform, config.dt_fs, config.friction_per_ps,
                            spec.restraints)
         return
-    here = replace(spec, threads=1, call_limit_s=None)  # this process has the threads, and its parent the time limit
-    with JournaledPool(EvaluationPool(here, 1), folder) as pool:
+    if spec.scheduler is None:
+        spec = replace(spec, threads=1, call_limit_s=None)  # this process has the threads, its parent the time limit
+    with JournaledPool(make_pool(spec, first=place), folder) as pool:
         yield LoopEngine(pool, spec.masses, config.dt_fs, config.friction_per_ps, beat)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -40,7 +41,7 @@ class ReplicaJob:
     """One replica of one molecule, from its start to its own trajectory file.
 
     platform: OpenMM's, which then integrates by itself; None for the project's loop.  start (N,3) nm; None: a conformer
-    by the replica's number.
+    by the replica's number.  place: its number among those that run at once, for the workers of a scheduler.
     """
 
     molecule: Molecule
@@ -53,6 +54,7 @@ class ReplicaJob:
     platform: str | None = None
     store_forces: bool = True
     start: np.ndarray | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run_replica(job: ReplicaJob, progress: Callable[[int], None] = lambda n: Non
             return ReplicaResult(job, done["true_calls"], done["wall_s"], done["cpu_s"],
                                  species_changes=tuple(done.get("species_changes", ())))
         watch = SpeciesWatch(molecule, say=say)
-        with engine_of(job.spec, job.config, job.platform, writer.parts, beat) as engine:
+        with engine_of(job.spec, job.config, job.platform, writer.parts, beat, job.place) as engine:
             start = molecule.conformers[job.replica % len(molecule.conformers)] if job.start is None else job.start
             spent = run_baseline(engine, writer, start, job.config, replica=job.replica, seed=job.seed,
                                  resume=job.resume, progress=progress, watch=watch)
@@ -157,7 +159,7 @@ class _Post:
     lost: int = 0
 
     def begin(self, job: ReplicaJob) -> None:
-        self.job, self.silent_s, self.limit_s = job, 0.0, START_S
+        self.job, self.silent_s, self.limit_s = job, 0.0, START_S if job.spec.scheduler is None else math.inf
         self.worker.send(job)
 
     def replace_worker(self, why: str) -> ReplicaResult | None:
@@ -232,7 +234,8 @@ def _heed(post: _Post, message: tuple[str, Any], tick: Callable[[int], None]) ->
         log.warning("%s", said)
     elif kind == "alive":
         step, limit_s = said
-        post.limit_s = post.job.spec.call_limit_s or limit_s
+        if post.job.spec.scheduler is None:  # else it waits for others, and knows itself for how long
+            post.limit_s = post.job.spec.call_limit_s or limit_s
         if step > post.step:
             post.step, post.lost = step, 0
     elif kind == "result":

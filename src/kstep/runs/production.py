@@ -19,6 +19,7 @@ from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
 from kstep.runs.run_network import RunNetwork, n_halves
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import Tolerances
+from kstep.schemas import Trajectory
 from kstep.schemes.base import Scheme
 from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
@@ -47,6 +48,7 @@ class Production:
         self.ensemble = "NVT" if self.thermostat is not None or scheme.traits.sets_temperature else "NVE"
         self.done, self.burn_in_end = 0, hybrid.burn_in_steps
         self.total, self.aim, self.is_over = None, None, False
+        self.judged_at: int | None = None  # macro-steps after which the aim last took stock
         if hybrid.steps is not None:
             self.total = hybrid.burn_in_steps + hybrid.steps
         else:
@@ -199,8 +201,14 @@ class Production:
         seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
         self.aim.is_spent = not self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
         if self.aim.is_spent or self.aim.is_judged(self.done - self.burn_in_end):
-            self.aim.judge(self.writer.recorded_frames(self.facts()))
+            self.judge(self.writer.recorded_frames(self.facts()))
             self.is_over = self.aim.is_spent or self.aim.shortfall() is None
+
+    def judge(self, frames: Trajectory) -> None:
+        """Let the aim take stock of all frames so far, once, whoever asks."""
+        if self.aim is not None and self.judged_at != self.done:
+            self.aim.judge(frames)
+            self.judged_at = self.done
 
     def facts(self) -> dict:
         """What is known of the run beside its frames, for its metadata."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kstep.errors import PhysicsError
 from kstep.forces import PhysicsSpec
 from kstep.forces.qmmm.coupling import Coupling
 from kstep.forces.qmmm.system import Environment, MMPart
+from kstep.restraints import Bias, Restraint
 from kstep.runs.settings import NetworkRecipe
 
 
 class EmbeddedNetwork:
     """The cheap potential of all N atoms, with the face of a Network towards carriers and schemes:
 
-        E = E_network(x_capped) + E_coupling(x_capped, x_MM) + E_MM(x)
+        E = E_network(x_capped) + E_coupling(x_capped, x_MM) + E_MM(x) + W(x)
 
-    network: of the capped region, link atoms last; environment: what is around it; mm: what computes that.  It is the
+    network: of the capped region, link atoms last; environment: what is around it; mm: what computes that; W: of
+    restraints, if there are any, which are no more heated than the environment that they belong to here.  It is the
     gradient of one energy, so `metropolis` is exact for whatever true potential judges it.  Geometries OpenMM has no
     number for give NaN, and their proposals are rejected.
 
@@ -27,7 +31,9 @@ class EmbeddedNetwork:
     device = "cpu"
     heated = (1.0, 0.5, 0.0)
 
-    def __init__(self, network, environment: Environment, coupling: Coupling, mm: MMPart):
+    def __init__(self, network, environment: Environment, coupling: Coupling, mm: MMPart,
+                 restraints: Sequence[Restraint] = ()):
+        self.restraints, self._bias = tuple(restraints), Bias(restraints)
         self.network, self.region, self.coupling, self.mm = network, environment.region, coupling, mm
         self.field_atoms = environment.field_atoms
         self.field_charges = environment.field_charges[self.field_atoms]
@@ -71,6 +77,10 @@ class EmbeddedNetwork:
             except PhysicsError:
                 energy[r, 2], mm_forces = np.nan, np.nan
             forces[r] += of_mm[r] * mm_forces
+        if self.restraints:
+            bias, bias_forces = self._bias.energy_and_forces(x)
+            energy[:, 2] += bias
+            forces += of_mm * bias_forces
         return energy, forces
 
 
@@ -93,4 +103,4 @@ def load_embedded(checkpoint, spec: PhysicsSpec, method: str, **settings) -> Emb
                            region.capped_bonds(spec.settings["bonds"]), method=method, **settings)
     saved = network.metadata.get("coupling")
     coupling = Coupling.from_lists(saved) if saved else environment.classical
-    return EmbeddedNetwork(network, environment, coupling, environment.mm_part())
+    return EmbeddedNetwork(network, environment, coupling, environment.mm_part(), spec.restraints)

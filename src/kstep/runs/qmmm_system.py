@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, qmmm_spec
+from kstep.forces.openmm import with_restraints
 from kstep.forces.qmmm.link import Region
 from kstep.molecules.droplet import Surroundings, settle
 from kstep.molecules.molecule import Molecule
+from kstep.restraints import Restraint, check_restraints
 
 log = logging.getLogger("kstep")
 
@@ -31,20 +35,27 @@ class QMMMSystem:
 
 def embed(name: str, surroundings: Surroundings, qm_atoms, config, *, smiles: str = "",
           smiles_order: np.ndarray | None = None, multiplicity: int = 1,
-          embedding: str = "electrostatic", n_starts: int = 1, seed: int = 0, facts: dict | None = None) -> QMMMSystem:
+          embedding: str = "electrostatic", n_starts: int = 1, seed: int = 0, facts: dict | None = None,
+          restraints: Sequence[Restraint] = ()) -> QMMMSystem:
     """The system whose atoms qm_atoms are QM as `config` (a QMConfig or PyscfConfig) says, with n_starts settled.
 
     smiles: of what is no water, smiles_order as in a Molecule; multiplicity: of the region, whose charge is that of its
-    atoms, where the config names neither; facts: more of them for the metadata.  Raises UserError for a region that
-    cannot be cut out or computed.
+    atoms, where the config names neither; facts: more of them for the metadata; restraints: on any of the atoms, under
+    which the starts settle too.  Raises UserError for a region that cannot be cut out or computed.
     """
-    spec = qmmm_spec(surroundings, qm_atoms, config, charge=surroundings.charge_of(qm_atoms), multiplicity=multiplicity,
-                     embedding=embedding)
+    check_restraints(restraints, len(surroundings.numbers))
+    own = surroundings.charge_of(qm_atoms)
+    if surroundings.bond_orders is not None and config.charge not in (None, own):  # else own is the force field's guess
+        raise UserError(f"charge: {config.charge} of the config contradicts the QM region, whose formal charges add up "
+                        f"to {own:+d}; leave it null, or name the ion that is meant")
+    spec = qmmm_spec(surroundings, qm_atoms, config, charge=own, multiplicity=multiplicity, embedding=embedding)
+    spec = replace(spec, restraints=tuple(restraints))
     physics: Any = spec.build()  # refused now, not after the settling
     region = physics.region
     log.info("%d atoms, %d of them QM, %d link atoms; %s by %s, %s embedding", len(surroundings.numbers),
              len(region.atoms), len(region.hosts), config.method, spec.settings["engine"], embedding)
-    starts = settle(surroundings, config.temperature_K, SETTLE_PS, seed, n_starts)
+    held = replace(surroundings, system_xml=with_restraints(surroundings.system_xml, restraints))
+    starts = settle(held, config.temperature_K, SETTLE_PS, seed, n_starts)
     orders = surroundings.bond_orders
     molecule = Molecule(name, smiles, surroundings.numbers, surroundings.masses, surroundings.bonds,
                         np.ones(len(surroundings.bonds)) if orders is None else orders, starts, np.zeros(n_starts),

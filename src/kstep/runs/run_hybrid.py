@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kstep.analysis.measure.populations import populations
+from kstep.analysis.measure.populations import Populations, populations
 from kstep.analysis.show.populations import format_populations
 from kstep.errors import PhysicsError, UserError
 from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
-from kstep.forces.pool import EvaluationPool, Pool
+from kstep.forces.pool import Pool, make_pool
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -66,7 +66,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
     try:
-        with JournaledPool(EvaluationPool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
+        with JournaledPool(make_pool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
                 cheaper_pool(run, pool) as cheaper:
             account.charge(pool, network.carry, cheaper)
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool, cheaper)
@@ -95,7 +95,7 @@ def cheaper_pool(run: HybridRun, pool: JournaledPool) -> Iterator[Pool | None]:
     if run.delay is None:
         yield None
         return
-    with EvaluationPool(run.delay, run.n_workers) as cheaper:
+    with make_pool(run.delay, run.n_workers) as cheaper:
         cheaper.attend = pool.pool.attend
         yield cheaper
 
@@ -148,7 +148,7 @@ def _fingerprint(run: HybridRun) -> dict:
 def _finish(production: Production, settled: dict, provenance: dict, machine: dict) -> dict:
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
-    spent, by_method = production.account.closed(run.n_workers), {}
+    spent, by_method = production.account.closed(production.pool.n_workers), {}
     if run.delay is not None:
         by_method = {"delayed_with": run.delay.method, "true_calls_by_method": {
             run.method: spent["true_calls"], run.delay.method: production.account.cheaper_calls}}
@@ -187,9 +187,10 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         **({"judge": scheme.frozen} if scheme.frozen else {}), **spent, **by_method, **summary, **provenance}
     frames = production.writer.recorded_frames(metadata)
     if production.aim is not None:
-        production.aim.judge(frames)  # all of them, wherever it ended
+        production.judge(frames)  # all of them, wherever it ended
         metadata["aim"] = production.aim.record()
-    metadata |= _populations(frames)
+    known = production.aim.known if production.aim is not None else None
+    metadata |= _populations(frames, known.populations if known is not None else None)
     # what a learning run has recorded to learn from is not in its restart file
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     production.pool.end()
@@ -198,12 +199,15 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     return metadata
 
 
-def _populations(frames: Trajectory) -> dict:
-    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature."""
+def _populations(frames: Trajectory, found: Populations | None) -> dict:
+    """{"populations": those of the conformers}, which the log shows; {} where no frames are at constant temperature.
+
+    found: those that the run was judged by, if it was.
+    """
     if not len(frames.frames_of("train", "reference")):
         return {}
     try:
-        found = populations([frames])
+        found = populations([frames]) if found is None else found
     except UserError as error:
         log.warning("no populations of conformers: %s", error)
         return {}

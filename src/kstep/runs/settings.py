@@ -13,9 +13,10 @@ from kstep.config import BaselineConfig
 from kstep.errors import UserError
 from kstep.files import check_name, check_writable
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import physical_cores
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.restrained import led_to
+from kstep.processes import physical_cores
+from kstep.restraints import Restraint
 from kstep.runs.aim import settle_end
 from kstep.runs.starts import Starts
 from kstep.schemas import load_trajectory
@@ -105,16 +106,15 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
-    restraints = baseline.restraints if hybrid.restraints is None else hybrid.restraints
-    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K, "restraints": restraints,
+    settled = {"temperature_K": hybrid.temperature_K or baseline.temperature_K,
+               "restraints": baseline.restraints if hybrid.restraints is None else hybrid.restraints,
                **settle_end(hybrid, kind)}
     return hybrid.model_copy(update={**settled, **kind.settle_defaults(hybrid, checkpoint, baseline)})
 
 
-def refuse_restraints(restraints) -> None:
-    """UserError where a run that has a network of its own kind is to be restrained, which that knows nothing of."""
-    if restraints:
-        raise UserError("restraints are of a molecule by itself; leave them out of a QM/MM run")
+def restraints_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[Restraint, ...]:
+    """Those of the run, or of the baseline where the run says nothing of them."""
+    return tuple((baseline.restraints if hybrid.restraints is None else hybrid.restraints) or ())
 
 
 def check_start(initial_md: str | Path | None, frame: int | None) -> None:
@@ -181,10 +181,10 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
     if delay is not None:
         delay = replace(delay, restraints=spec.restraints)
     hybrid = settle_delay(hybrid, spec, delay)
-    if recipe is not None:
-        refuse_restraints(spec.restraints)
+    if recipe is None:  # else starts have settled under the restraints
+        molecule = led_to(molecule, spec.restraints)
     return HybridRun(
-        molecule=led_to(molecule, spec.restraints), spec=spec, method=method, hybrid=hybrid,
+        molecule=molecule, spec=spec, method=method, hybrid=hybrid,
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
         initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},

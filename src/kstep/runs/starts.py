@@ -27,7 +27,7 @@ from ase.optimize import LBFGS
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import EvaluationPool, Truth
+from kstep.forces.pool import Pool, Truth, make_pool
 from kstep.molecules.conformers import graph_of, select_distinct
 from kstep.molecules.geometry_faults import WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.molecule import Molecule
@@ -241,12 +241,12 @@ def _chosen(molecule: Molecule, positions: np.ndarray, energies: np.ndarray, jud
 
 @dataclass
 class _Asker:
-    """The true potential, in this process until it has shown that its calls are worth a pool of workers."""
+    """The true potential: of the spec's scheduler, or in this process until calls show that they are worth a pool."""
 
     spec: PhysicsSpec
     n_workers: int
-    here: EvaluationPool
-    wide: EvaluationPool | None = None
+    here: Pool
+    wide: Pool | None = None
     call_s: float | None = None
 
     def ask(self, positions: np.ndarray, rows: np.ndarray) -> Truth:
@@ -255,15 +255,15 @@ class _Asker:
             first = self.here.evaluate(positions[:1], rows[:1])
             self.call_s = time.perf_counter() - began
             work_s = self.call_s * USUAL_CALLS * len(rows)
-            if min(self.n_workers, len(rows)) > 1 and work_s > POOL_PAYS_S:
-                self.wide = EvaluationPool(self.spec, min(self.n_workers, len(rows)))
+            if self.spec.scheduler is None and min(self.n_workers, len(rows)) > 1 and work_s > POOL_PAYS_S:
+                self.wide = make_pool(self.spec, min(self.n_workers, len(rows)))
             rest = self._pool.evaluate(positions[1:], rows[1:])
             return Truth(np.concatenate([first.energy, rest.energy]), np.concatenate([first.forces, rest.forces]),
                          np.concatenate([first.failed, rest.failed]), (*first.messages, *rest.messages))
         return self._pool.evaluate(positions, rows)
 
     @property
-    def _pool(self) -> EvaluationPool:
+    def _pool(self) -> Pool:
         return self.wide or self.here
 
     @property
@@ -272,12 +272,12 @@ class _Asker:
 
     @property
     def cpu_s(self) -> float:
-        return self.wide.cpu_s if self.wide is not None else 0.0
+        return self.here.cpu_s + (self.wide.cpu_s if self.wide is not None else 0.0)
 
 
 @contextmanager
 def _asking(spec: PhysicsSpec, n_workers: int) -> Iterator[_Asker]:
-    with EvaluationPool(spec, 1) as here:
+    with make_pool(spec) as here:
         asker = _Asker(spec, n_workers, here)
         try:
             yield asker

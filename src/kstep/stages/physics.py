@@ -7,12 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from kstep.config import BaselineConfig, load_config, read_settings
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, calculator_spec, check_spec, electrons, load_qm_config, physics_spec
 from kstep.forces.openmm import MDConfig
 from kstep.molecules.molecule import Molecule
-from kstep.molecules.prepare import Prepared, prepare_smiles, prepare_structure, system_xml_for, system_xml_of
+from kstep.molecules.prepare import (
+    Prepared,
+    prepare_smiles,
+    prepare_structure,
+    system_xml_for,
+    system_xml_of,
+    write_prepared,
+)
 from kstep.molecules.smiles import warn_of_triplet
 from kstep.molecules.structure_file import is_structure_file, read_structure, structure_of
 from kstep.processes import physical_cores
@@ -50,7 +59,13 @@ class TruePhysics:
         return self.spec().method
 
     def spec(self, *, warm_start: bool = True) -> PhysicsSpec:
-        """The recipe of its backend; warm_start: whether an SCF may begin at the replica's last one."""
+        """The recipe of its backend; warm_start: whether an SCF may begin at the replica's last one.
+
+        Raises UserError where the config's charge is another than the molecule's.
+        """
+        if not self.is_mm and self.config.charge not in (None, self.molecule.charge):
+            raise UserError(f"charge: {self.config.charge} of the config contradicts {self.molecule.name}, whose own "
+                            f"is {self.molecule.charge:+d}; leave it null, or name the ion that is meant")
         if self.calculator is not None:
             spec = calculator_spec(self.calculator, self.molecule, charge=self.config.charge,
                                    multiplicity=self.config.spin_multiplicity)
@@ -73,7 +88,12 @@ class TruePhysics:
             check_spec(self.spec(warm_start=False), self.molecule)
 
     def workers(self, wanted: int | None) -> int:
-        """Processes for true calls; an MM call costs microseconds, less than sending it to a worker."""
+        """Processes for true calls; an MM call costs microseconds, less than sending it to a worker.
+
+        Where a scheduler has the true calls they carry the network, in two halves, as those of two cores or more do.
+        """
+        if self.config.scheduler is not None:
+            return wanted or max(2, physical_cores())
         return wanted or (1 if self.is_mm else physical_cores())
 
 
@@ -99,13 +119,13 @@ def prepared_physics(path: str | Path, config: BaselineConfig) -> TruePhysics:
 
 def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str | None = None, seed: int = 0,
                  structure: str | Path | None = None, charge: int | None = None,
-                 multiplicity: int | None = None) -> TruePhysics:
+                 multiplicity: int | None = None, keep: Path | None = None) -> TruePhysics:
     """The physics of a molecule that is prepared, in memory, or prepared now.
 
     subject: see `Subject`; a str that is no path is a SMILES; structure: a structure file instead, or the geometries of
     the subject where that is a SMILES; name: of what is prepared now (None: the structure file's, or the formula);
-    charge, multiplicity: of the molecule, where it does not say them itself.  Raises UserError for what contradicts
-    itself.
+    charge, multiplicity: of the molecule, where it does not say them itself; keep: folder that what is prepared now is
+    written below, for those who are to read it from there.  Raises UserError for what contradicts itself.
     """
     for what, flag, key in (("charge", charge, "charge"), ("multiplicity", multiplicity, "spin_multiplicity")):
         own = getattr(config, key, None)
@@ -117,6 +137,8 @@ def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str |
     if not prepared_before:
         prepared = prepare_subject(subject, config, name=name, seed=seed, structure=structure, charge=charge,
                                    multiplicity=multiplicity)
+        if keep is not None:
+            return TruePhysics(prepared.molecule, config, folder=_kept(prepared, keep))
         return TruePhysics(prepared.molecule, config, system_xml=system_xml_of(prepared))
     what = subject.name if isinstance(subject, Molecule) else subject
     if name is not None:
@@ -134,6 +156,21 @@ def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str |
             raise UserError(f"{key} {flag} contradicts {what}, which has {key} {own}; leave --{key} out, or prepare "
                             "the molecule again")
     return physics
+
+
+def _kept(prepared: Prepared, raw: Path) -> Path:
+    """The folder <raw>/<name> of what was prepared, written now if it is not there; UserError where another one is."""
+    molecule, folder = prepared.molecule, raw / prepared.molecule.name
+    if not (folder / "molecule.npz").is_file():
+        write_prepared(prepared, raw)
+        return folder
+    there = Molecule.load(folder)
+    if (there.smiles, there.charge, there.multiplicity) != (molecule.smiles, molecule.charge, molecule.multiplicity) \
+            or there.conformers.shape != molecule.conformers.shape or not np.allclose(
+                there.conformers, molecule.conformers, atol=1e-4):
+        raise UserError(f"{folder} holds another molecule of that name, or other geometries; choose another output, or "
+                        f"name {folder} as the molecule")
+    return folder
 
 
 def prepare_subject(subject: Subject | None, config: BaselineConfig | None = None, *,

@@ -32,6 +32,8 @@ from kstep.shipped import find_molecules
 from kstep.stages.physics import TruePhysics
 from kstep.units import PS_PER_FS, PS_PER_NS, SECONDS_PER_DAY
 
+WAITING_PER_CORE = 8  # processes that wait for the answers of a cluster
+
 log = logging.getLogger("kstep")
 
 
@@ -84,6 +86,8 @@ def run_plain_md(settings: PlainMDSettings) -> tuple[list[str], list[str]]:
         try:
             check_name(physics.molecule.name)
             check_writable(out)
+            if physics.is_mm and physics.config.scheduler:
+                raise UserError("OpenMM makes the timesteps of a force field by itself; leave --scheduler out")
             if _is_finished(physics, out, settings):
                 log.info("%s: %s is there already; %s", physics.molecule.name, out, BEGIN_ANEW)
                 done.append(physics.molecule.name)
@@ -193,7 +197,8 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
                       problems: list[str]) -> None:
     """Every replica of every molecule, n_workers at a time; a molecule is joined when its last replica is there."""
     groups = {}  # by the file of a replica: its molecule's physics, trajectory, starts and finished replicas
-    jobs, n_workers = [], settings.n_workers or physical_cores()
+    waits = any(physics.config.scheduler for physics, _ in targets)  # each process for a worker of the cluster
+    jobs, n_workers = [], settings.n_workers or physical_cores() * (WAITING_PER_CORE if waits else 1)
     for physics, out in targets:
         try:
             starts = _starts(physics, out, settings, n_workers)
@@ -202,7 +207,7 @@ def _run_in_processes(targets: list[tuple[TruePhysics, Path]], settings: PlainMD
             continue
         own = _jobs(physics, out, settings, starts)
         groups |= dict.fromkeys((job.out for job in own), (physics, out, starts, []))
-        jobs += own
+        jobs += [replace(job, place=len(jobs) + n) for n, job in enumerate(own)]
     with _bar(jobs) as tick:
         for result in run_jobs(jobs, n_workers, tick, _folders(targets)):
             physics, out, starts, finished = groups[result.job.out]

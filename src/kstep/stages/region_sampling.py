@@ -21,7 +21,7 @@ from kstep.runs.aim import settle_end
 from kstep.runs.qmmm_network import embedded_recipe
 from kstep.runs.qmmm_system import QMMMSystem, embed
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.settings import prepare_run, refuse_restraints
+from kstep.runs.settings import prepare_run, restraints_of
 from kstep.schemes import SCHEMES
 from kstep.stages.sampling import RunSettings, device_of, relearner, yaml_of
 
@@ -49,7 +49,6 @@ class RegionSettings(RunSettings):
 def sample_region(settings: RegionSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     s = settings
-    refuse_restraints(s.hybrid.restraints or s.qm.restraints)
     _check_network(s)
     check_writable(s.out)
     check_name(s.out.stem)  # of the system, too
@@ -85,7 +84,8 @@ def _check_network(s: RegionSettings) -> None:
 def _system(s: RegionSettings) -> QMMMSystem:
     """The QM region in its surroundings."""
     facts = {"waters": 0 if s.pdb else s.waters}
-    how = dict(embedding=s.embedding, n_starts=s.hybrid.replicas, seed=s.seed)
+    how: dict[str, Any] = dict(embedding=s.embedding, n_starts=s.hybrid.replicas, seed=s.seed,
+                               restraints=restraints_of(s.hybrid, s.qm))
     if s.pdb:
         return embed(s.out.stem, read_pdb(s.pdb), s.qm_atoms, s.qm, facts=facts, **how)
     own: dict[str, Any] = {"charge": s.charge, "multiplicity": s.multiplicity}

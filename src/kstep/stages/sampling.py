@@ -23,9 +23,10 @@ from kstep.learning.truth_ladder import LABELS, Rung, check_base, check_rungs, c
 from kstep.molecules.restrained import led_to
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
+from kstep.restraints import check_restraints
 from kstep.runs.recorder import BEGIN_ANEW, parts_of
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.settings import HybridRun, check_start, prepare_run
+from kstep.runs.settings import HybridRun, check_start, prepare_run, restraints_of
 from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts, unrelaxed_starts
 from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
@@ -171,7 +172,9 @@ def _check_learning(s: SamplingSettings) -> HybridConfig:
     else:
         s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
     check_start(s.initial_md, s.frame)
-    return settle_cold_start(s.hybrid, s.physics.config)
+    hybrid = settle_cold_start(s.hybrid, s.physics.config)
+    check_restraints(restraints_of(hybrid, s.physics.config), len(s.physics.molecule))
+    return hybrid
 
 
 def _check_ladder(s: SamplingSettings) -> None:
@@ -193,7 +196,7 @@ def learn_network(settings: SamplingSettings,
     starts_spent: what its starts have cost, where no run counts that.
     """
     s, physics, hybrid = settings, settings.physics, _check_learning(settings)
-    restraints = (physics.config.restraints if hybrid.restraints is None else hybrid.restraints) or ()
+    restraints = restraints_of(hybrid, physics.config)
     target = Target(molecule=led_to(physics.molecule, restraints), method=physics.method, device=device_of(s.device),
                     spec=replace(physics.spec(), restraints=restraints), starts_spent=starts_spent or {},
                     temperatures_K=temperatures_of(hybrid, physics.config), **explored_with(hybrid))

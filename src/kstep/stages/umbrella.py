@@ -39,13 +39,13 @@ def windows_along(kind: str, atoms: tuple[int, ...], n: int, k: float, start: fl
         raise UserError("--from and --to go together")
     if start is None or end is None:
         if kind != "dihedral":
-            raise UserError(f"windows along a {kind} need --from and --to, in {UNITS[kind]}")
+            raise UserError(f"windows along the {kind} need --from and --to, in {UNITS[kind]}")
         centres = -180.0 + np.arange(n) * 360.0 / n
     else:
         low, high = ALLOWED[kind]
         if not (low <= start < end <= high and (kind != "dihedral" or end - start <= 360.0)):
-            raise UserError(f"windows along a {kind} go from a smaller to a larger number between {low:g} and {high:g} "
-                            f"{UNITS[kind]}, not from {start:g} to {end:g}")
+            raise UserError(f"windows along the {kind} go from a smaller to a larger number between {low:g} and "
+                            f"{high:g} {UNITS[kind]}, not from {start:g} to {end:g}")
         centres = np.linspace(start, end, n)
     return tuple(Restraint(kind=kind, atoms=atoms, centre=float(c), k=k) for c in centres)  # type: ignore[arg-type]
 

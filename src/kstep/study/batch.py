@@ -1,32 +1,35 @@
-"""What the batch scripts ask: which molecules there are, which results are whole and made as wanted, what they say.
+"""Which results of many molecules are whole and made as wanted, and what they say.
 
-A task is answered by
-
-    done TEXT       all its files are whole and made with these settings; TEXT says what is in the first
-    missing         a file is not there, or older than what it is made from
-    broken TEXT     a file cannot be read, or its run broke off; it has to be made again
-    other TEXT      a file was made with other settings, which nobody should overwrite unasked
+A judge takes a file and returns what is in it, in words.  It raises Missing for what is older than what it is made
+from, Other for what was made with other settings, and UserError for what cannot be read, or broke off.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from kstep.analysis.show.batch_table import batch_table
 from kstep.config import HOW_IT_WORKS, load_config
 from kstep.errors import UserError
 from kstep.files import read_json, sha256, write_text_atomic
 from kstep.forces import load_qm_config
-from kstep.molecules.smiles import read_smiles_file
-from kstep.runs.aim import AIMS, BUDGET, describe
+from kstep.molecules.molecule import Molecule
+from kstep.molecules.prepare import read_prepared
+from kstep.molecules.smiles import Entry
+from kstep.runs.aim import AIMS, BUDGET, ENDS, describe
 from kstep.schemas import load_dataset, load_trajectory
 from kstep.scheme_traits import traits_of
 from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
 
+SHOWN = 3  # conformers in a line
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
 # of any config, to make the control of it
 PLAIN = {"k_steps": None, "dt_fs": None, **dict.fromkeys((*AIMS, *BUDGET)), **keys_of_others(CONTROL.name)}
@@ -40,104 +43,101 @@ class Other(Exception):
     """A result of other settings."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What results must have been made with; None: anything.  {molecule} in checkpoint and dataset stands for the task.
+class Found(StrEnum):
+    """What lies where a result should: all of it; nothing, or what is out of date; what cannot be read; another's."""
 
-    qm_config, hybrid_config, model_config: YAML files; steps: macro-steps of a hybrid; md_root: folder of the
-    trajectories that datasets are made from; members: molecules of the dataset of task all; runs_root: folder of the
-    runs that reports judge.
+    DONE = "done"
+    MISSING = "missing"
+    BROKEN = "broken"
+    OTHER = "other"
+
+
+def found(files: Iterable[Path], judge: Callable[[Path], str], *, set_aside: bool = False) -> tuple[Found, str]:
+    """What is there of a result and words about it: those of its first file, or of the first that is not done.
+
+    set_aside: rename a broken file to <file>.broken.
     """
-
-    qm_config: str | None = None
-    hybrid_config: str | None = None
-    model_config: str | None = None
-    steps: int | None = None
-    checkpoint: str | None = None
-    dataset: str | None = None
-    md_root: Path | None = None
-    runs_root: Path | None = None
-    members: tuple[str, ...] = ()
-    split_by: str | None = None
-
-
-def inputs(smiles_file: str, names: list[str] | None, qm_config: str | None) -> list[tuple[str, ...]]:
-    """The stage of a QM config with its timestep, the molecules of a SMILES file, and the lines of it that are none."""
-    lines: list[tuple[str, ...]] = []
-    if qm_config:
-        config = load_qm_config(qm_config)
-        stage = "01c_run_pyscf_baselines.py" if config.backend == "pyscf" else "01b_run_qm_baselines.py"
-        lines.append(("baseline", f"src/{stage}", f"{config.dt_fs:g}"))
-    entries, problems = read_smiles_file(smiles_file, names)
-    lines += [("molecule", entry.name) for entry in entries]
-    for problem in problems:
-        line = re.search(r"line (\d+)", problem)
-        lines.append(("problem", line.group(0) if line else smiles_file, problem))
-    return lines
+    texts = []
+    for path in files:
+        try:
+            if not path.is_file():
+                raise Missing
+            texts.append(judge(path))
+        except Missing:
+            return Found.MISSING, ""
+        except Other as difference:
+            return Found.OTHER, str(difference)
+        except KeyError as problem:
+            return Found.OTHER, f"{path} lacks {problem} in its metadata; use another OUT_DIR"
+        except UserError as problem:
+            if set_aside:
+                path.replace(path.with_name(f"{path.name}.broken"))
+            return Found.BROKEN, str(problem)
+    return Found.DONE, texts[0]
 
 
-def plain_flags(hybrid_config: str) -> list[str]:
-    """The flags that take from a hybrid config what plain MD would refuse."""
-    given = load_config(HybridConfig, hybrid_config)
-    return [word for key, value in PLAIN.items() if getattr(given, key) != value
-            for word in ("--set", f"{key}={json.dumps(value)}")]
-
-
-def table(report_root: Path) -> str:
-    """The reports below a folder as one table, also written there; its text."""
-    text = batch_table({path.parent.name: read_json(path) for path in sorted(report_root.glob("*/metrics.json"))})
-    write_text_atomic(report_root / "table.txt", text + "\n")
-    return text
-
-
-def compare_settings(path: Path, found: dict, wanted: dict) -> None:
+def compare_settings(path: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise Other where a file's settings are not the wanted ones; a wanted null may be anything."""
-    different = [f"{key} {found[key]}, not {value}" for key, value in wanted.items()
-                 if value is not None and key in found and found[key] != value]
+    different = [f"{key} {made_with[key]}, not {value}" for key, value in wanted.items()
+                 if value is not None and key in made_with and made_with[key] != value]
     if different:
         raise Other(f"{path} was made with {', '.join(different)}; use another OUT_DIR")
 
 
-def judge_trajectory(path: Path, task: str, wanted: Wanted) -> str:
-    """A baseline of the wanted QM config."""
+def judge_prepared(path: Path, entry: Entry | None, structure: Path | None = None) -> str:
+    """The prepared molecule of a line of a SMILES file, or of a structure file."""
+    if entry is not None:
+        try:
+            molecule = read_prepared(entry, path.parent.parent)
+        except UserError as error:
+            raise Other(f"{error}; use another OUT_DIR") from None
+    else:
+        molecule = Molecule.load(path.parent)
+    if structure is not None and structure.stat().st_mtime > path.stat().st_mtime:
+        raise Missing
+    return f"{len(molecule)} atoms"
+
+
+def judge_trajectory(path: Path, qm_config: Path | None = None) -> str:
+    """A baseline of the wanted QM config; None: of any."""
     metadata = load_trajectory(path).metadata
-    if wanted.qm_config:
-        compare_settings(path, metadata["config"], load_qm_config(wanted.qm_config).model_dump(exclude=HOW_IT_WORKS))
+    if qm_config is not None:
+        compare_settings(path, metadata["config"], load_qm_config(qm_config).model_dump(exclude=HOW_IT_WORKS))
     replicas = metadata["config"]["replicas"]
     return f"{replicas} replica{'s' * (replicas != 1)}, {metadata['true_calls']} true calls"
 
 
-def settings_of(path: Path) -> dict:
-    """What a run's name states: jump_k8.npz, jump_k8_bare.npz, plain.npz (baseline's timestep), plain_2fs.npz."""
-    scheme, *rest = path.stem.split("_")
-    if scheme == CONTROL.name:
-        return {**PLAIN, "scheme": scheme, "dt_fs": float(rest[0].removesuffix("fs")) if rest else None}
-    bare = {"delta_scale": 0.0} if rest[1:] == ["bare"] else {}
-    return {"scheme": scheme, "k_steps": int(rest[0].removeprefix("k")), **bare}
+@dataclass(frozen=True)
+class HybridWanted:
+    """What a hybrid run, or a control of one, must have been made with.
+
+    asked: what is its own in the hybrid config; config: YAML of the rest; checkpoint: its network; learns: whether it
+    learned that, which also settles what is left open; may_break: whether a run that breaks is an answer too.
+    """
+
+    asked: Mapping[str, Any]
+    config: Path
+    steps: int | None = None
+    checkpoint: Path | None = None
+    learns: bool = False
+    may_break: bool = False
 
 
-def is_control(asked: dict) -> bool:
-    """Whether a run is plain MD at a timestep of its own: one that breaks answers what it was run for."""
-    return asked["scheme"] == CONTROL.name and asked["dt_fs"] is not None
-
-
-def judge_hybrid(path: Path, task: str, wanted: Wanted) -> str:
+def judge_hybrid(path: Path, wanted: HybridWanted) -> str:
     """A hybrid run, or a control of one, of the wanted settings and network."""
     metadata = load_trajectory(path).metadata
-    asked = settings_of(path)
     broke = metadata["status"].startswith("broke")
-    if broke and not is_control(asked):
+    if broke and not wanted.may_break:
         raise UserError(f"{path}: {metadata['status']}")
-    config = load_config(HybridConfig, wanted.hybrid_config, {**asked, "steps": wanted.steps}).model_dump()
-    if wanted.checkpoint is None and None in (config["dt_fs"], config["k_steps"]):
+    config = load_config(HybridConfig, wanted.config, {**wanted.asked, "steps": wanted.steps}).model_dump()
+    if wanted.learns and None in (config["dt_fs"], config["k_steps"]):
         config["tune"] = None  # learning tunes what is left open
     compare_settings(path, metadata["config"], {k: v for k, v in config.items() if k not in SETTLED_BY_THE_MACHINE})
     if broke:
         return metadata["status"].split(":")[0]
-    if wanted.checkpoint and asked["scheme"] != CONTROL.name:
-        checkpoint = wanted.checkpoint.replace("{molecule}", task)
-        if Path(checkpoint).is_file() and metadata["checkpoint_sha256"] != sha256(checkpoint):
-            raise Other(f"{path} was made with another network than {checkpoint}; use another OUT_DIR")
+    checkpoint = wanted.checkpoint
+    if checkpoint is not None and checkpoint.is_file() and metadata["checkpoint_sha256"] != sha256(checkpoint):
+        raise Other(f"{path} was made with another network than {checkpoint}; use another OUT_DIR")
     words = [f"{metadata['true_calls']} true calls"]
     traits = traits_of(metadata)
     if traits.can_refuse:
@@ -148,22 +148,21 @@ def judge_hybrid(path: Path, task: str, wanted: Wanted) -> str:
     return ", ".join(words if metadata["status"] == "finished" else [*words, metadata["status"]])
 
 
-def judge_dataset(path: Path, task: str, wanted: Wanted) -> str:
-    """A dataset and its splits, made from the trajectories that lie there now."""
+def judge_dataset(path: Path, members: Sequence[str], md_root: Path, split_by: str) -> str:
+    """A dataset of `members` and its splits, made from the trajectories below md_root that lie there now."""
     arrays, metadata = load_dataset(path)
     made_from = {entry["molecule"]: entry["sha256"] for entry in metadata["inputs"]}
-    members = list(wanted.members) if task == "all" else [task]
-    if made_from != {name: sha256(wanted.md_root / name / "trajectory.npz") for name in members}:
+    if made_from != {name: sha256(md_root / name / "trajectory.npz") for name in members}:
         raise Missing
     splits = [path.parent / "splits" / f"{part}.json" for part in ("train", "val", "test")]
     if not all(split.is_file() for split in splits):
         raise Missing
-    if wanted.split_by in ("time", "molecule") and ("blocks" in read_json(splits[0])) != (wanted.split_by == "time"):
+    if ("blocks" in read_json(splits[0])) != (split_by == "time"):
         raise Missing
     return f"{len(arrays['frame'])} windows of {metadata['jump_fs']:g} fs, molecules: {len(made_from)}"
 
 
-def judge_network(path: Path, task: str, wanted: Wanted) -> str:
+def judge_network(path: Path, dataset: Path, model_config: Path) -> str:
     """A finished training of the wanted model config on the dataset that lies there now."""
     from kstep.models import checkpoint as checkpoints
 
@@ -171,52 +170,86 @@ def judge_network(path: Path, task: str, wanted: Wanted) -> str:
         raise Missing
     outcome, checkpoint = read_json(path.parent / "training.json"), checkpoints.load(path)
     try:
-        checkpoints.check_config(checkpoint, path, wanted.model_config)
+        checkpoints.check_config(checkpoint, path, model_config)
     except UserError as error:
         raise Other(f"{error}; use another OUT_DIR") from None
-    dataset = wanted.dataset.replace("{molecule}", task)
     if checkpoint["data_sha256"] != sha256(dataset):
         raise Other(f"{path} learned another dataset than {dataset} is now; use another OUT_DIR")
     return f"validation loss {outcome['best']['val_loss']:.3g} after {outcome['epochs']:.0f} epochs"
 
 
-def judge_report(path: Path, task: str, wanted: Wanted) -> str:
-    """A report of the runs that lie there now."""
+def judge_report(path: Path, runs: Path, md: Path) -> str:
+    """A report of a molecule's runs as they lie there now; runs, md: their folders, named after it."""
     try:
-        judged = json.loads(path.read_text())["molecules"][task]["runs"]
+        judged = json.loads(path.read_text())["molecules"][runs.name]["runs"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no report of {task}") from None
-    inputs = [*(wanted.runs_root / task).glob("*.npz"), *(wanted.md_root / task).glob("*.npz")]
+        raise UserError(f"{path} is no report of {runs.name}") from None
+    inputs = [*runs.glob("*.npz"), *md.glob("*.npz")]
     if any(run.stat().st_mtime > path.stat().st_mtime for run in inputs) or \
-            set(judged) != {run.name for run in (wanted.runs_root / task).glob("*.npz")}:
+            set(judged) != {run.name for run in runs.glob("*.npz")}:
         raise Missing
     hybrids = sum(run["role"] == "hybrid" for run in judged.values())
     return f"{hybrids} hybrid{'s' * (hybrids != 1)}, controls: {len(judged) - hybrids}"
 
 
-JUDGES = {"trajectory": judge_trajectory, "hybrid": judge_hybrid, "dataset": judge_dataset,
-          "network": judge_network, "report": judge_report}
+def judge_populations(path: Path, hybrid_config: Path, qm_config: Path) -> str:
+    """A run that learned its own network, made with these settings, and the populations in it.
 
-
-def answer(kind: str, task: str, files: list[str], wanted: Wanted, *, set_aside: bool = False) -> tuple[str, str]:
-    """(answer, text) of a task whose files JUDGES[kind] judges: that of its first file that is not done.
-
-    set_aside: rename a broken file to <file>.broken.
+    One that ended sooner than it would now is still to go on.
     """
-    texts = []
-    for path in map(Path, files):
-        try:
-            if not path.is_file():
-                raise Missing
-            texts.append(JUDGES[kind](path, task, wanted))
-        except Missing:
-            return "missing", ""
-        except Other as difference:
-            return "other", str(difference)
-        except KeyError as problem:
-            return "other", f"{path} lacks {problem} in its metadata; use another OUT_DIR"
-        except UserError as problem:
-            if set_aside:
-                path.replace(path.with_name(f"{path.name}.broken"))
-            return "broken", str(problem)
-    return "done", texts[0]
+    metadata = load_trajectory(path).metadata
+    wanted = load_config(HybridConfig, hybrid_config).model_dump()
+    free = {*SETTLED_BY_THE_MACHINE, *ENDS, "tune"}
+    compare_settings(path, metadata["config"], {key: value for key, value in wanted.items() if key not in free})
+    if (method := load_qm_config(qm_config).surface) != metadata["method"]:
+        raise Other(f"{path} was made with {metadata['method']}, not {method}; use another OUT_DIR")
+    if metadata["status"] != "finished":
+        raise UserError(f"{path}: {metadata['status']}")
+    if _wants_more(metadata, wanted):
+        raise Missing
+    if "populations" not in metadata:
+        return f"no populations, {metadata['true_calls']} true calls"
+    table = metadata["populations"]
+    shares = ", ".join(f"{each['label']} {each['population']:.3f} +- {each['population_error']:.3f}"
+                       for each in table["conformers"][:SHOWN])
+    more = len(table["conformers"]) - SHOWN
+    state = "converged" if table["converged"] else f"NOT CONVERGED: {table['problems'][0]}"
+    return (f"{shares}{f' and {more} more' if more > 0 else ''}; {state}; {metadata['true_calls']} true calls, "
+            f"{metadata['true_calls_training']} to learn")
+
+
+def _wants_more(metadata: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a run with the ends of `wanted` is longer than the one that wrote a file."""
+    had, reached = metadata["config"], metadata.get("aim", {}).get("reached", False)
+    ends = ("steps", *AIMS) if reached else ENDS
+    bounds = [(wanted[key], had[key], -1 if key == "population_error" else 1) for key in ends]
+    return any(now is not None and before is not None and sign * now > sign * before for now, before, sign in bounds)
+
+
+def report_table(folder: Path) -> str:
+    """The reports below a folder as one table, also written there; its text."""
+    text = batch_table({path.parent.name: read_json(path) for path in sorted(folder.glob("*/metrics.json"))})
+    write_text_atomic(folder / "table.txt", text + "\n")
+    return text
+
+
+def write_populations(path: Path, runs: Collection[Path]) -> int:
+    """The conformers of all runs as one CSV file, a row each: how many."""
+    header = ("molecule", "method", "temperature_K", "conformer", "wells_deg", "population", "population_error",
+              "free_energy_kJ_per_mol", "free_energy_error_kJ_per_mol", "effective_samples", "mirror_images",
+              "converged", "true_calls", "true_calls_training")
+    rows: list[Sequence[Any]] = []
+    for run in runs:
+        metadata = load_trajectory(run).metadata
+        table = metadata.get("populations", {"conformers": []})
+        rows += [(table["molecule"], table["method"], table["temperature_K"], each["label"],
+                  " ".join(f"{name}={angle:.0f}" for name, angle in each["wells_deg"].items()),
+                  each["population"], each["population_error"], each["free_energy_kJ"], each["free_energy_error_kJ"],
+                  each["effective_samples"], each["images"], table["converged"], metadata["true_calls"],
+                  metadata["true_calls_training"]) for each in table["conformers"]]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    write_text_atomic(path, text.getvalue())
+    return len(rows)

@@ -82,7 +82,7 @@ class Assignment:
     conformer (F,): index of each frame's; images (G,): 2 for a conformer with a mirror image of its own; angles (F,D):
     its torsions in degrees, as the exchange that names the conformer has them; wells: centres (W,) in degrees of every
     torsion; core (F,): the conformer last entered within the cores of all wells, -1 before the first and -2 for one
-    that no frame was assigned to; labels: of the D torsions.
+    that no frame was assigned to; labels, torsions (D,4): of the D torsions.
     """
 
     conformer: np.ndarray
@@ -91,6 +91,7 @@ class Assignment:
     wells: list[np.ndarray]
     core: np.ndarray
     labels: list[str]
+    torsions: np.ndarray
 
     def in_order(self, order: np.ndarray) -> Assignment:
         """The same of frames taken in another order (F,)."""
@@ -150,7 +151,8 @@ def assign(pos: np.ndarray, chains: list[np.ndarray], weights: np.ndarray, torsi
     known = names[place] == core_keys
     unknown = np.where(descriptions.is_open(core_keys), -1, -2)
     own = turned[:, None] * np.take_along_axis(angles, describer.columns[exchange], axis=1)
-    return Assignment(conformer, 1 + held.argmax(axis=1), own, wells, np.where(known, place, unknown), labels)
+    return Assignment(conformer, 1 + held.argmax(axis=1), own, wells, np.where(known, place, unknown), labels,
+                      torsions)
 
 
 def _mirror_images_belong(signs: np.ndarray, columns: np.ndarray) -> bool:

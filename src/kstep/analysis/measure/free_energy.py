@@ -155,29 +155,35 @@ class FreeEnergy:
     def extrema(self) -> tuple[list[dict], list[dict]]:
         """Wells and barriers of one coordinate: {"at", "free_energy", "error"} relative to the lowest bin.
 
-        They stand out by half a kT and by twice the error; bins that are not known count as a barrier of unknown
-        height, and none is listed there.
+        They stand out by half a kT, and by twice the median error and their own.  None is listed in a bin that is not
+        known: one without frames is a barrier, as high as a single frame would put it and higher than both its sides,
+        and one that a single chain saw is no lower than both its sides.
         """
         f, error = self.free_energy, self.error
         (lowest,), known = self.lowest, self.known
-        least = LEAST_PROMINENCE_KT * kT(self.temperature_K)
+        least, own = LEAST_PROMINENCE_KT * kT(self.temperature_K), np.zeros(len(f))
         if error is not None:
-            least = max(least, 2.0 * float(np.median(error[known])))
-        high = np.where(known, f, f[known].max() + 10.0 * least)
+            least, own = max(least, 2.0 * float(np.median(error[known]))), np.where(known, 2.0 * error, 0.0)
+        beside = _higher_side(f, known, self.coordinates[0].is_circular)
+        one_frame = kT(self.temperature_K) * np.log(max(1.0, self.effective_frames * self.density[lowest] * (
+            self.edges[0][lowest + 1] - self.edges[0][lowest])))
+        unseen = np.maximum(one_frame, beside + least)
+        high = np.where(known, f, np.maximum(beside, np.where(np.isfinite(f), f, unseen)))
         n, circular = len(f), self.coordinates[0].is_circular
-        tiled = np.tile(high, 3) if circular else np.concatenate([[high.max() + 20 * least], high,
-                                                                  [high.max() + 20 * least]])
+        walls = [high.max() + 20 * least]
+        tiled = np.tile(high, 3) if circular else np.concatenate([walls, high, walls])
         middle = slice(n, 2 * n) if circular else slice(1, n + 1)
 
         def found(series) -> list[int]:
-            peaks = find_peaks(series, prominence=least)[0]
-            return [int(p - middle.start) for p in peaks if middle.start <= p < middle.stop]
+            peaks, about = find_peaks(series, prominence=least)
+            inside = zip((peaks - middle.start).tolist(), about["prominences"].tolist())
+            return [p for p, prominence in inside if 0 <= p < n and known[p] and prominence >= own[p]]
 
         def told(bin_: int) -> dict:
             value, off = self.difference(bin_, lowest)
             return {"at": float(self.centres[0][bin_]), "free_energy": value, "error": off}
 
-        return ([told(b) for b in found(-tiled)], [told(b) for b in found(tiled) if known[b]])
+        return [told(b) for b in found(-tiled)], [told(b) for b in found(tiled)]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON: None where a bin has no frames."""
@@ -203,6 +209,17 @@ class FreeEnergy:
             wells, barriers = self.extrema()
             out |= {"wells": wells, "barriers": barriers}
         return out
+
+
+def _higher_side(f: np.ndarray, known: np.ndarray, circular: bool) -> np.ndarray:
+    """For every bin (B,), the higher of the nearest known values on its two sides."""
+    n = len(f)
+    tiled, there = np.tile(f, 3), np.flatnonzero(np.tile(known, 3))
+    if not circular:
+        there = there[(there >= n) & (there < 2 * n)]
+    place = np.searchsorted(there, np.arange(n, 2 * n))
+    left, right = there[np.clip(place - 1, 0, len(there) - 1)], there[np.clip(place, 0, len(there) - 1)]
+    return np.maximum(tiled[left], tiled[right])
 
 
 def rotatable(samples: Samples) -> list[Coordinate]:

@@ -20,6 +20,7 @@ from kstep.analysis.measure.torsions import count_transitions
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
+from kstep.topology import ring_bonds
 from kstep.units import BOLTZMANN, J_PER_KJ, KJ_PER_KCAL, kT
 
 SMALLEST = 0.005  # population of a conformer that is listed
@@ -253,7 +254,7 @@ def _populations_of(ensemble: Ensemble, assigned: Assignment,
 def _entropy(ensemble: Ensemble, assigned: Assignment, shares: np.ndarray) -> Average:
     """-R sum p ln p over conformers, each half of a pair of mirror images on its own, J/mol/K."""
     p = shares / assigned.images
-    surprise = -np.log(np.where(p > 0, p, 1.0))
+    surprise = -np.log(np.where(p > 0, np.minimum(p, 1.0), 1.0))  # rounding puts a single one above 1
     return ensemble.average(BOLTZMANN * J_PER_KJ * surprise[assigned.conformer][:, None])
 
 
@@ -288,12 +289,25 @@ def _representative(ensemble: Ensemble, assigned: Assignment, conformer: int) ->
 
 
 def _uncrossed(ensemble: Ensemble, assigned: Assignment, n_bonds: int) -> tuple[list[str], list[str]]:
-    """Labels of torsions in one well, one to a bond, and of those in several wells that no chain crossed between."""
-    one_well = [label for label, wells in zip(assigned.labels[:n_bonds], assigned.wells) if len(wells) < 2]
+    """Labels of torsions in one well, one to a bond, and of those in several wells that no chain crossed between.
+
+    A bond of a ring that goes through zero puckers to both sides in one wide well: nothing of it is missed.
+    """
+    bonds = ensemble.trajectory.bonds
+    in_rings = set(map(frozenset, bonds[ring_bonds(len(ensemble.trajectory.atom_types), bonds)].tolist()))
+    one_well = [label for label, wells, atoms, angle in
+                zip(assigned.labels[:n_bonds], assigned.wells, assigned.torsions.tolist(), assigned.angles.T)
+                if len(wells) < 2 and not (frozenset(atoms[1:3]) in in_rings and _on_both_sides(ensemble, angle))]
     rows = ensemble.in_time()
     never = [label for d, (label, wells) in enumerate(zip(assigned.labels, assigned.wells)) if len(wells) > 1
              and not sum(count_transitions(assigned.angles[places, d], wells) for places in rows)]
     return one_well, never
+
+
+def _on_both_sides(ensemble: Ensemble, angle: np.ndarray) -> bool:
+    """Whether a torsion (F,) is often above zero and often below."""
+    positive = float(ensemble.weight[angle > 0].sum() / ensemble.weight.sum())
+    return RARE <= positive <= 1.0 - RARE
 
 
 def _told_apart(assigned: Assignment) -> list[str]:

@@ -15,6 +15,7 @@ from kstep.schemas import load_trajectory
 from kstep.schemes import CONTROL, SAMPLERS, SCHEMES
 from kstep.schemes.hybrid_config import preferred, refuse_keys_of_others
 from kstep.schemes.sampler import TUNED_HYDROGEN_DA
+from kstep.stages.physics import TruePhysics
 from kstep.study.advice import check, cost_model as model, survey
 from kstep.study.advice.survey import AdviceSettings
 
@@ -109,17 +110,25 @@ def _run(settings: AdviceSettings) -> HybridRun:
                      settings.seed, physics.workers(settings.n_workers), settings.device)
 
 
+def _force_field(physics: TruePhysics) -> str:
+    """The System, as XML, that tells how fast a molecule moves before there is a network."""
+    if physics.folder is None and physics.system_xml is not None:
+        return physics.system_xml
+    system = None if physics.folder is None else physics.folder / "system.xml"
+    if system is None or not system.is_file():
+        lacks = f"{system} does not exist" if system is not None else f"MMFF94 does not know {physics.molecule.name}"
+        raise UserError(f"{lacks}, and without a force field or --checkpoint nothing here tells how fast the molecule "
+                        "moves; prepare it with 00_prep_mols.py and a --force-field that knows it")
+    return system.read_text()
+
+
 def _survey(settings: AdviceSettings, run: HybridRun) -> survey.Survey:
     """The survey, with or without a network."""
     rng = np.random.default_rng([settings.seed, 8])
     if not settings.checkpoint:
         if settings.pilot:
             raise UserError("--pilot needs --checkpoint, the network that the pilot run used")
-        system = settings.physics.folder / "system.xml"
-        if not system.is_file():
-            raise UserError(f"{system} does not exist, and without it or --checkpoint nothing here tells how fast the "
-                            "molecule moves; prepare it with 00_prep_mols.py")
-        return survey.without_network(settings, run, system.read_text(), rng)
+        return survey.without_network(settings, run, _force_field(settings.physics), rng)
     if settings.pilot:
         pilot = load_trajectory(settings.pilot)
         survey.check_pilot(pilot, run, settings.pilot)

@@ -19,7 +19,7 @@ import numpy as np
 from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.analysis.measure.samples import FEWEST_FOR_A_RATE
 from kstep.errors import UserError
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.local_pool import EvaluationPool
 from kstep.provenance import machine, provenance
 from kstep.runs.exploration import Explorer, with_rejections
 from kstep.runs.network_dynamics import Carrier

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from kstep.forces.openmm import fastest_platform, make_context, read_system
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import make_pool
 from kstep.runs.loop import initial_state, run
 from kstep.runs.tuning import Costs, measure_costs
 from kstep.schemes import Plain
@@ -39,7 +39,7 @@ def plain_step_s(spec, positions, masses, dt_fs: float, temperature_K: float, rn
             context.getState(getEnergy=True)
 
         return _least_s(steps, STEPS_TIMED["MM"], clock)
-    with EvaluationPool(spec, 1) as pool:
+    with make_pool(spec, 1) as pool:
         state = initial_state(pool, positions[None], draw_velocities(1, masses, temperature_K, rng))
         scheme = Plain(masses, dt_fs * PS_PER_FS)
 
@@ -68,7 +68,7 @@ def step_and_call_s(settings, carry, mover, positions, masses, rng) -> Costs:
     """
     batch = max(1, settings.hybrid.replicas // (1 if settings.n_workers == 1 else 2 * settings.n_workers))
     positions = np.resize(positions, (batch, *positions.shape[1:]))
-    with EvaluationPool(settings.spec, settings.n_workers) as pool:
+    with make_pool(settings.spec, settings.n_workers) as pool:
         found = [measure_costs(pool, c, positions, masses, settings.hybrid.temperature_K, rng)
                  for c in ({id(c): c for c in (carry, mover)}).values()]
     return Costs(found[-1].true_call_s, found[0].inner_step_s)

@@ -21,7 +21,7 @@ import numpy as np
 from kstep.analysis.measure.samples import Recording, Series
 from kstep.errors import PhysicsError
 from kstep.files import sha256
-from kstep.forces.pool import EvaluationPool
+from kstep.forces.pool import make_pool
 from kstep.progress import progress_bar
 from kstep.runs.certificate import Certificate
 from kstep.runs.network_dynamics import Carrier, make_carrier, network_dynamics
@@ -51,7 +51,7 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
                               dt_fs=DT_FS, steps_per_frame=per_frame,
                               frames_per_draw=max(1, round(redraw_ps / SPACING_PS)))
     try:
-        with EvaluationPool(spec, n_workers) as pool:
+        with make_pool(spec, n_workers) as pool:
             for done in progress_bar(iterable=range(1, n_frames + 1), unit="frame", desc="the network's dynamics"):
                 frame = next(frames)
                 if not np.isfinite(frame.energy).all():

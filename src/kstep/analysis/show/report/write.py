@@ -29,10 +29,12 @@ def write_report(run: Path, path: Path | None = None, *, baseline: Path | None =
 
     path: the HTML file (None: report_path).  baseline: plain MD of the same molecule and method, a file or a folder of
     them, to stand beside it; overwrite: keep under another name what lies at `path` and is no report, which is refused
-    otherwise.  Raises UserError where the run has no frames to count, the baseline is another molecule's or method's,
-    or the JavaScript that it carries is not installed.
+    otherwise.  Raises UserError where the page would replace a run, the run has no frames to count, the baseline is
+    another molecule's or method's, or the JavaScript that it carries is not installed.
     """
     path = path or report_path(run)
+    if path.suffix == ".npz":
+        raise UserError(f"{path.name} is a name of runs; give the page one that ends in .html")
     settle_result(path, marked, {"the run": run, "--baseline": baseline}, overwrite=overwrite)
     trajectory = load_trajectory(run)
     found = populations if populations is not None else count_populations([trajectory])
