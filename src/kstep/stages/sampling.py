@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
@@ -212,7 +212,8 @@ def learn_network(settings: SamplingSettings,
 
 def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
     """The network of a ladder of truth; target: of the dear truth."""
-    rungs, how = s.rungs, dict(seed=s.seed, n_workers=s.physics.workers(s.n_workers), resume=s.resume)
+    how: dict[str, Any] = dict(seed=s.seed, n_workers=s.physics.workers(s.n_workers), resume=s.resume)
+    rungs = s.rungs
     rungs[0] = replace(rungs[0], spec=replace(rungs[0].spec, restraints=target.spec.restraints))
     model = model_to_learn(s.model_config)
     if s.checkpoint is None:
