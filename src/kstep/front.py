@@ -62,7 +62,8 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
-           network: str | Path | None = None, out: str | Path | None = None, name: str | None = None,
+           via: Any = (), network: str | Path | None = None, labels: str | Path | None = None,
+           out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
            scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, resume: bool = False,
@@ -71,7 +72,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
-    network: instead, a checkpoint; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
+    via: a cheaper physics, or several, the cheapest first: its network is learned, and then only the difference to the
+    next one; network: instead, a checkpoint, with via that of the cheapest, and the `labels` that it was fitted to;
+    start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
     its file (None: this machine); delay_with: a cheaper physics that judges each proposal before the dear one is asked;
@@ -80,9 +83,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
-    run = _sampling(molecule, physics, learn, settings, subject, network=network, out=out, start=start, frame=frame,
-                    solvent=solvent, workers=workers, scheduler=scheduler, device=device, resume=resume,
-                    overwrite=overwrite)
+    run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
+                    start=start, frame=frame, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
+                    resume=resume, overwrite=overwrite)
     if delay_with is not None:
         run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
     run_sampling(run)
@@ -213,11 +216,13 @@ def _path(run: Result | str | Path) -> Path:
 
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
-              out, workers: int | None, network=None, start=None, solvent=None, scheduler=None,
-              **others) -> SamplingSettings:
+              out, workers: int | None, network=None, labels=None, start=None, solvent=None, scheduler=None,
+              via: Any = (), **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
     keys = {"solvent": solvent, "scheduler": scheduler and str(scheduler)}
-    true = _physics(molecule, physics, {key: value for key, value in keys.items() if value is not None}, **subject)
+    changes = {key: value for key, value in keys.items() if value is not None}
+    true = _physics(molecule, physics, changes, **subject)
+    below = tuple(true.on(*_config(each, changes)) for each in (via if isinstance(via, list | tuple) else [via]))
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()
@@ -225,9 +230,9 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
     config = (load_config(LearnConfig, LEARN, dict(given)) if isinstance(given, Mapping) else
               load_config(LearnConfig, given))
     return SamplingSettings(
-        physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name),
-        checkpoint=network and Path(network), learn=learn is not False, learn_config=config,
-        initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
+        physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name), via=below,
+        checkpoint=network and Path(network), labels=labels and Path(labels), learn=learn is not False,
+        learn_config=config, initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
 
 
 def _physics(molecule: Subject, physics: Any, settings: dict[str, Any], **subject) -> TruePhysics:

@@ -92,6 +92,8 @@ class RunRecord(BaseModel):
     true_calls_burn_in: int | None = None
     true_calls_by_method: dict[str, int] | None = None  # of a run that asks two: true_calls is the dear one's
     true_calls_training: int | None = None  # of the network
+    true_calls_training_by_method: dict[str, int] | None = None  # of one learned --via others, theirs beside its own
+    rungs: list[dict[str, Any]] | None = None  # of that ladder, the cheapest first: kstep.learning.truth_ladder
     wall_s: float | None = None
     wall_burn_in_s: float | None = None
     wall_production_s: float | None = None

@@ -63,6 +63,10 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
                       help="YAML of the true physics and the baseline temperature (K) and dt_fs")
     if numbered != "06":
         add_solvent(what)
+        what.add_argument("--via", action="append", default=[], metavar="CONFIG", type=Path,
+                          help="learn the network of this cheaper method first, then only the difference to the next "
+                               "one, from few calls: such as configs/qm.yaml for CCSD(T); may be repeated, the "
+                               "cheapest first")
         what.add_argument("--delay-with", type=Path, metavar="CONFIG",
                           help="YAML of a cheaper method, which judges each proposal before the true one is asked")
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
@@ -153,7 +157,8 @@ def load(args):
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     physics, delay = open_subject(args, config), getattr(args, "delay_with", None)
-    return filled(SamplingSettings, args, physics=physics, hybrid=hybrid,
+    via = tuple(physics.on(load_physics(path, {**changes, **solvent_of(args)})) for path in getattr(args, "via", []))
+    return filled(SamplingSettings, args, physics=physics, via=via, hybrid=hybrid,
                   learn_config=load_config(LearnConfig, args.learn_config),
                   delay_with=None if delay is None else physics.on(load_physics(delay)))
 

@@ -5,4 +5,5 @@ coupling), learner.py is the one loop, chains.py what explores in a round and wh
 labels cease to pay, progress.py what is written down, cold_start.py the way in before a run, earlier.py what is kept of
 another learning.  relearning.py goes on in the middle of a run; turned_torsions.py are starts behind barriers;
 teacher_labels.py are labels without any true call.
+truth_ladder.py learns a cheap method and then only the difference to a dear one, on the surface of corrected.py.
 """

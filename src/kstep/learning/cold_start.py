@@ -57,6 +57,14 @@ def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_con
     model_config: a ModelConfig, or the YAML of one (None: that of a pair_mlp); how: as of `learner.learn`.
     """
     from kstep.learning.learner import learn
+
+    model = model_to_learn(model_config)
+    check_writable(out)
+    return learn(target, model, config, folder=learned_at(out), **how)
+
+
+def model_to_learn(model_config):
+    """The ModelConfig of a network that labels are fitted with: one, or the YAML of one (None: that of a pair_mlp)."""
     from kstep.models import names_of
     from kstep.models.model_config import ModelConfig
 
@@ -65,8 +73,7 @@ def learn_for(target: Target, out: str | Path, config: LearnConfig, *, model_con
     if not model.network_class.fits_labels:
         raise UserError(f"--learn fits arch {names_of('fits_labels')}, and the model config says {model.arch}; leave "
                         "--model-config out")
-    check_writable(out)
-    return learn(target, model, config, folder=learned_at(out), **how)
+    return model
 
 
 def learned_at(out: str | Path) -> Path:

@@ -33,3 +33,4 @@ class LearnConfig(FitConfig):
     search_steps: Count = 6  # timesteps of hot true dynamics, from every start, that look for them
     verify_proposals: Count = 96  # states of the ladder that must show none, before learning ends
     max_true_calls: Count = 20000  # then the best network so far is kept, with a warning
+    difference_batch: Count = 10  # --via: labels of the dear truth between two fits of its difference to the cheap one

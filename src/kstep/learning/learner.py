@@ -51,6 +51,7 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 LABELS = "labels.npz"  # for others to train on
+OF_NO_NETWORK = {"samples_wanted", "difference_batch"}  # keys of the config that change no label and no fit
 FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
 FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
@@ -94,7 +95,7 @@ class _Learner:
         self.carry: Any = None  # kstep.runs.network_dynamics.make_carrier, once there is a network
         self.checkpoint: dict[str, Any] = {}
         self.network_path = folder / "network.pt"
-        settings = {"config": config.model_dump(exclude={"samples_wanted"}), "model": model.model_dump()}
+        settings = {"config": config.model_dump(exclude=OF_NO_NETWORK), "model": model.model_dump()}
         self.record = Record(folder, {**settings, **target.facts, **earlier.facts, "seed": seed, "workers": n_workers,
                                       "most_true_calls": most_true_calls})
 
@@ -122,7 +123,8 @@ class _Learner:
     def _learn(self, state: State | None, resume: bool) -> Path:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         try:
-            with JournaledPool(make_pool(self.target.spec, self.n_workers), self.folder) as self.pool:
+            pool = self.target.surface(make_pool(self.target.spec, self.n_workers))
+            with JournaledPool(pool, self.folder) as self.pool:
                 self.pool.begin(0 if state is None else self.progress.round + 1, fresh=not resume)
                 if state is None:
                     state = self._bootstrap()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kstep.forces import PhysicsSpec
-from kstep.forces.pool import Truth
+from kstep.forces.pool import Pool, Truth
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turned_starts
 from kstep.molecules.molecule import Molecule
@@ -61,6 +61,10 @@ class Target:
     def recipe(self) -> NetworkRecipe:
         """How dynamics builds the network of a checkpoint, in any process."""
         return recipe_of(self.molecule, self.method, self.spec.restraints)
+
+    def surface(self, pool: Pool) -> Pool:
+        """What is to be learned, of a pool of its spec."""
+        return pool
 
     def rungs_K(self, config: LearnConfig) -> tuple[float, ...]:
         """Temperatures that chains explore: those of the sampling, or a ladder of the network above the only one."""

@@ -11,6 +11,8 @@
     temperature_K, method, data_sha256, true_calls_training
     pretrained           {"sha256", "method", "true_calls_training"} of the network it started from, if any
     ladder_K, d_spread_kT, acceptance_expected, holes: of one that learned by itself (kstep/learning/learner.py)
+    true_calls_training_by_method, rungs, cpu_s_per_true_call: of one that was learned via a cheaper method
+                         (kstep/learning/truth_ladder.py)
     fingerprint          of a training of 04: what a resumed one must share (kstep/fingerprint.py)
     training             optimiser, raw weights, epoch and so on; only in last.pt, for --resume
 """

@@ -38,6 +38,7 @@ from kstep.schemes import SCHEMES
 from kstep.units import FS_PER_PS
 
 MOST_LISTED_FAILURES = 100
+FROM_NETWORK = ("coupling", "true_calls_training_by_method", "rungs")  # what a checkpoint says that a run does too
 
 log = logging.getLogger("kstep")
 
@@ -177,7 +178,7 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
         "checkpoint_sha256": _sha256(run.checkpoint),
         "true_calls_training": int(of_training.get("true_calls_training") or 0),
         "cpu_s_training": of_training.get("cpu_s_training"),
-        **{key: value for key, value in of_training.items() if key == "coupling"}, **settled,
+        **{key: value for key, value in of_training.items() if key in FROM_NETWORK}, **settled,
         "rotamers_never_visited": production.coverage.unvisited(), "species_changes": changes,
         "failed_true_calls": production.pool.failures[:MOST_LISTED_FAILURES], "machine": machine,
         "status": f"broke at macro-step {done}: {broken}" if broken else

@@ -68,6 +68,7 @@ def _tuned(run: HybridRun, network, carry, pool, positions: np.ndarray, masses: 
     k_steps = hybrid.k_steps or (1 if run.traits.explores else None)
     report = tuning.tune(network, carry, pool, positions, masses, ladder, rng, dt_fs=hybrid.dt_fs, k_steps=k_steps,
                          use_hessian=hybrid.hessian_masses, needs_forces=run.keeps_forces,
+                         call_s=network.metadata.get("cpu_s_per_true_call"),
                          wanted_acceptance=hybrid.integrator_acceptance, shortest_mean_fs=hybrid.shortest_mean_fs)
     if not (hybrid.tune and run.traits.explores):
         log.info("%s", tuning.describe(report))

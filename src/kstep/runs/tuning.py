@@ -104,9 +104,9 @@ class Costs:
 
 
 def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps: int = 100,
-                  needs_forces: bool = True) -> Costs:
-    """Measure both on the run's own machinery; costs one true call per replica, with forces where the run needs them.
-    """
+                  needs_forces: bool = True, call_s: float | None = None) -> Costs:
+    """Measure both on the run's own machinery; costs two true calls per replica, with forces where the run needs them,
+    or none where call_s, what a true call costs, is known already."""
     asked, velocities = question(needs_forces), draw_velocities(len(positions), masses, temperature_K, rng)
 
     def cpu_s(work) -> float:
@@ -116,6 +116,8 @@ def measure_costs(pool, carry, positions, masses, temperature_K, rng, *, n_steps
 
     # the least of three: a worker process may only now be loading what it needs
     inner = min(cpu_s(lambda: carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)) for _ in range(3))
+    if call_s is not None:
+        return Costs(call_s, inner / n_steps)
     # a first SCF has no guess, and one at the same geometry again would have nothing left to do
     pool.evaluate(positions, **asked)
     moved = carry(positions, velocities, masses, 0.5 * PS_PER_FS, n_steps)[0]
@@ -131,15 +133,17 @@ def steps_per_call(costs: Costs, dt_fs: float, shortest_mean_fs: float) -> int:
 
 def tune(network, carry, pool, positions, masses, ladder: TemperatureLadder, rng, *, dt_fs: float | None,
          k_steps: int | None, use_hessian: bool, wanted_acceptance: float, shortest_mean_fs: float,
-         needs_forces: bool = True) -> dict:
-    """Choose what is None of dt_fs and k_steps for sampling on a ladder, from thermal positions (R,N,3).
+         needs_forces: bool = True, call_s: float | None = None) -> dict:
+    """Choose what is None of dt_fs and k_steps for sampling on a ladder, from thermal positions (R,N,3); call_s: CPU
+    seconds of a true call, where they are known.
 
     Returns dt_fs, k_steps, masses_Da (N,) and what they were chosen from, as plain numbers.
     """
     temperature_K = ladder.of(len(positions))
     dt_fs, masses, trials = choose_timestep(network, carry, positions, masses, temperature_K, rng, dt_fs=dt_fs,
                                             use_hessian=use_hessian, wanted_acceptance=wanted_acceptance)
-    costs = measure_costs(pool, carry, positions, masses, temperature_K, rng, needs_forces=needs_forces)
+    costs = measure_costs(pool, carry, positions, masses, temperature_K, rng, needs_forces=needs_forces,
+                          call_s=call_s)
     return {
         "dt_fs": dt_fs, "k_steps": k_steps or steps_per_call(costs, dt_fs, shortest_mean_fs),
         "integrator_acceptance": {f"{dt:g}": a for dt, a in trials.items()},

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
-from kstep.learning.cold_start import explored_with, learn_for, learned_at, settle_cold_start, temperatures_of
+from kstep.learning.cold_start import (
+    explored_with,
+    learn_for,
+    learned_at,
+    model_to_learn,
+    settle_cold_start,
+    temperatures_of,
+)
 from kstep.learning.earlier import Earlier, warn_beyond
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.target import Target
+from kstep.learning.truth_ladder import LABELS, Rung, check_base, check_rungs, climb, rung_folder
 from kstep.molecules.restrained import led_to
 from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
@@ -51,17 +59,21 @@ class RunSettings:
         """The same run, which goes on with what an interrupted one left."""
         return replace(self, resume=True)
 
-    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True) -> None:
+    def settle_output(self, inputs: dict[str, Path | None], *, learns: bool, runs: bool = True,
+                      more: list[Path] | None = None) -> None:
         """UserError for an output that is an input, or that is finished where its network would be learned first.
 
-        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels.
+        With `overwrite` what is there is set aside.  inputs: by name, besides the checkpoint and the labels; more:
+        folders that learning writes besides, the last of which holds the network of the run.
         """
         check_one_of(self.resume, self.overwrite)
-        folder = learned_at(self.out)
-        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *([folder] if learns else [])],
+        folders = [learned_at(self.out), *(more or [])]
+        folder = folders[-1]
+        check_no_input([*([self.out, parts_of(self.out)] if runs else []), *(folders if learns else [])],
                        {"--checkpoint": self.checkpoint, "--labels": self.labels} | inputs)
         if self.overwrite and runs:
-            set_aside(self.out, ".parts", ".starts", *([".learn"] if learns else []))
+            set_aside(self.out, ".parts", ".starts",
+                      *([each.name.removeprefix(self.out.name) for each in folders] if learns else []))
         elif self.overwrite:
             set_aside(folder)
         elif learns and runs and not self.resume and self.out.is_file() and not folder.is_dir():
@@ -71,20 +83,26 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(RunSettings):
-    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; initial_md: start
-    from its frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that
-    judges proposals before `physics` is asked (schemes.delayed).
+    """learn: the network first, going on from `checkpoint` and its `labels` where they are given; via: cheaper physics
+    of the same molecule, the cheapest first, of which it is learned, and then each one's difference to the next
+    (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; initial_md: start from its
+    frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that judges
+    proposals before `physics` is asked (schemes.delayed).
     """
 
     physics: TruePhysics
     learn: bool = False
+    via: tuple[TruePhysics, ...] = ()
     initial_md: Path | None = None
     frame: int | None = None
     delay_with: TruePhysics | None = None
 
     @property
     def relax_on(self) -> PhysicsSpec | None:
-        """What starts are relaxed on in the place of a truth that has no forces, where there is such a thing."""
+        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, or the one that judges before
+        a truth without forces; None: the truth, if it can."""
+        if self.via:
+            return self.rungs[0].spec
         return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
 
     @property
@@ -92,13 +110,23 @@ class SamplingSettings(RunSettings):
         """The recipe of the cheaper truth, each SCF of which starts cold."""
         return None if self.delay_with is None else self.delay_with.spec(warm_start=False)
 
+    @property
+    def learns(self) -> bool:
+        """Whether a network is learned first."""
+        return self.learn or bool(self.via)
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """The ladder of truth, the cheapest method first."""
+        return [Rung(each.spec(warm_start=False), each.method) for each in (*self.via, self.physics)]
+
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
     folder = s.physics.folder
     inputs: dict[str, Path | None] = {"--initial-md": s.initial_md}
     if folder is not None:
         inputs |= {"the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"}
-    s.settle_output(inputs, learns=s.learn or not runs, runs=runs)
+    s.settle_output(inputs, learns=s.learns or not runs, runs=runs, more=_learned(s)[1:])
 
 
 def with_starts(settings: SamplingSettings, must_hold: bool,
@@ -110,7 +138,7 @@ def with_starts(settings: SamplingSettings, must_hold: bool,
     which those of a truth that has no forces are only judged.
     """
     s, physics = settings, settings.physics
-    if s.initial_md is not None and not s.learn:
+    if s.initial_md is not None and not s.learns:
         return s, None
     if physics.is_mm:
         starts = judged_starts(physics.molecule)
@@ -119,7 +147,8 @@ def with_starts(settings: SamplingSettings, must_hold: bool,
     elif relax_on is None and not physics.spec().has_forces:
         starts = unrelaxed_starts(physics.molecule, physics.spec())
     else:
-        there = s.resume or s.out.is_file() or learned_at(s.out).is_dir()  # the same command again asks no truth again
+        # the same command again asks no truth again
+        there = s.resume or s.out.is_file() or any(folder.is_dir() for folder in _learned(s))
         starts = settle_starts(
             physics.molecule, relax_on or physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
             wanted=max(s.hybrid.replicas or 0, s.learn_config.learn_replicas), keep=kept_starts(s.out), resume=there,
@@ -138,11 +167,26 @@ def learn_alone(settings: SamplingSettings) -> Path:
 def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
-    s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
+    if s.via:
+        _check_ladder(s)
+    else:
+        s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, s.physics.config)
     check_restraints(restraints_of(hybrid, s.physics.config), len(s.physics.molecule))
     return hybrid
+
+
+def _check_ladder(s: SamplingSettings) -> None:
+    """UserError for rungs that make no ladder, and for a network to begin with that is none of the first."""
+    for each in s.via:
+        each.check()
+    check_rungs(s.rungs)
+    if (s.checkpoint is None) != (s.labels is None):
+        raise UserError("with --via a network of the cheapest method goes with the labels that it was fitted to: give "
+                        "both --checkpoint and --labels, or neither, to learn one")
+    if s.checkpoint is not None and s.labels is not None:
+        check_base(s.physics.molecule, s.rungs[0], s.checkpoint, s.labels)
 
 
 def learn_network(settings: SamplingSettings,
@@ -159,31 +203,56 @@ def learn_network(settings: SamplingSettings,
     config = s.learn_config
     if hybrid.effective_samples is not None:
         config = config.model_copy(update={"samples_wanted": hybrid.effective_samples})
+    if s.via:
+        return hybrid, _climbed(s, target, config)
     return hybrid, learn_for(target, s.out, config, model_config=s.model_config, seed=s.seed,
                              n_workers=physics.workers(s.n_workers), resume=s.resume,
                              earlier=Earlier(s.checkpoint, s.labels))
+
+
+def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
+    """The network of a ladder of truth; target: of the dear truth."""
+    how: dict[str, Any] = dict(seed=s.seed, n_workers=s.physics.workers(s.n_workers), resume=s.resume)
+    rungs = s.rungs
+    rungs[0] = replace(rungs[0], spec=replace(rungs[0].spec, restraints=target.spec.restraints))
+    model = model_to_learn(s.model_config)
+    if s.checkpoint is None:
+        bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
+        base = learn_for(bottom, s.out, config, model_config=model, **how)
+        labels = base.with_name(LABELS)
+    else:
+        assert s.labels is not None  # see _check_ladder
+        base, labels = s.checkpoint, s.labels
+    return climb(target, rungs, base, labels, s.out, model, config, **how)
+
+
+def _learned(s: SamplingSettings) -> list[Path]:
+    """Folders that learning writes."""
+    return [learned_at(s.out), *(rung_folder(s.out, number) for number in range(1, len(s.via) + 1))]
 
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     if settings.delay_with is not None:
         settings.delay_with.check()
-    if settings.learn:  # what contradicts itself is refused before any true call
+    if settings.learns:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
     _settle_output(settings, runs=True)
     s, starts = with_starts(settings, must_hold, settings.relax_on)
-    if settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record of starts
-        starts = replace(starts, spent={key: spent for key, spent in starts.spent.items() if key != "true_calls"})
-    physics = s.physics
-    run = _run_of(s, *(learn_network(s) if s.learn else (s.hybrid, s.checkpoint)), starts)
+    physics, spent = s.physics, {}
+    if s.via and starts is not None:  # calls of the cheapest rung are on its bill, not on that of the run
+        spent, starts = starts.spent, replace(starts, spent={})
+    elif settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record
+        starts = replace(starts, spent={key: cost for key, cost in starts.spent.items() if key != "true_calls"})
+    run = _run_of(s, *(learn_network(s, spent) if s.learns else (s.hybrid, s.checkpoint)), starts)
     target = Target(molecule=run.molecule, spec=run.spec, method=run.method,
                     temperatures_K=(run.hybrid.temperature_K,))
-    if run.checkpoint and not s.learn:
+    if run.checkpoint and not s.learns:
         warn_beyond(run.checkpoint, temperatures_of(run.hybrid, physics.config))
-    earlier = None if s.learn else s.labels  # which learning has used
+    earlier = None if s.learns else s.labels  # which learning has used
     return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
 
 

@@ -6,6 +6,8 @@ atoms must be shown that: a methyl that turned only after training ended would b
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from kstep import topology
@@ -38,17 +40,45 @@ def exchange_hydrogens(numbers: np.ndarray, bonds: np.ndarray, rng: np.random.Ge
     masses (N,) Da: isotopes keep their places, as velocities ask; an energy does not know them.
     """
     numbers = np.asarray(numbers)
+    groups, can_turn, can_mirror = _exchanges(numbers, bonds, masses)
+    mirrored = np.zeros(n, dtype=bool)
+    if can_mirror:
+        mirrored = rng.random(n) < 0.5
+    turns = [rng.integers(len(group), size=n) if turning else np.zeros(n, dtype=np.int64)
+             for group, turning in zip(groups, can_turn)]
+    return _orders(len(numbers), groups, turns, mirrored)
+
+
+def relabellings(numbers: np.ndarray, bonds: np.ndarray, most: int) -> np.ndarray:
+    """All that `exchange_hydrogens` draws from, (G,N), each once and the identity among them: a group.
+
+    Where they are more than `most`, the last ones of its turning groups are left where they are: a subgroup.
+    """
+    numbers = np.asarray(numbers)
+    groups, can_turn, can_mirror = _exchanges(numbers, bonds, None)
+    reached, ways = 1 + can_mirror, []
+    for group, turning in zip(groups, can_turn):
+        turning = turning and reached * len(group) <= most
+        reached *= len(group) if turning else 1
+        ways.append(range(len(group)) if turning else range(1))
+    chosen = np.array(list(product(*ways, range(1 + can_mirror))), dtype=np.int64)
+    orders = _orders(len(numbers), groups, list(chosen.T[:-1]), chosen[:, -1].astype(bool))
+    return np.unique(orders, axis=0)
+
+
+def _exchanges(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None):
+    """Groups of equivalent hydrogens, whether each turns, and whether the molecule can be its mirror image."""
     table = topology.neighbours(len(numbers), bonds)
     groups = topology.equivalent_hydrogens(numbers, bonds, masses)
-    labels = np.tile(np.arange(len(numbers)), (n, 1))
-    mirrored = np.zeros(n, dtype=bool)
-    if groups and _can_be_its_mirror_image(numbers, table, groups):
-        mirrored = rng.random(n) < 0.5
-    for group in groups:
-        others = len(table[table[group[0]][0]]) - len(group)
-        places = np.tile(np.arange(len(group)), (n, 1))
-        if others <= 1:
-            places = (places + rng.integers(len(group), size=n)[:, None]) % len(group)
+    can_turn = [len(table[table[group[0]][0]]) - len(group) <= 1 for group in groups]
+    return groups, can_turn, bool(groups) and _can_be_its_mirror_image(numbers, table, groups)
+
+
+def _orders(n_atoms: int, groups: list[list[int]], turns: list[np.ndarray], mirrored: np.ndarray) -> np.ndarray:
+    """Relabellings (n,N): each group turned by so many places (n,), two of its hydrogens exchanged where mirrored."""
+    labels = np.tile(np.arange(n_atoms), (len(mirrored), 1))
+    for group, turn in zip(groups, turns):
+        places = (np.arange(len(group)) + turn[:, None]) % len(group)
         places[mirrored, :2] = places[mirrored, 1::-1]
         labels[:, group] = np.array(group)[places]
     return labels
