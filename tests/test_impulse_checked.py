@@ -621,7 +621,7 @@ OF_ONE_SCHEME = {"k_steps": 8, "dt_fs": 2.0, "hydrogen_mass_Da": 4.0, "hessian_m
                  "integrator_acceptance": 0.9, "shortest_mean_fs": 100.0, "max_attempts": 2, "max_disp_nm": 0.2,
                  "max_bond_stretch_nm": 0.1, "max_energy_jump_kJ_per_mol": 30.0, "energy_rescale": True, "moves": 4,
                  "network_ladder_K": [300, 400], "turns": 0, "call_cost_s": 1.0, "judge": "weights",
-                 "mirror_images": False, "keep_species": False}
+                 "mirror_images": False, "keep_species": False, "delayed_steps": 2}
 
 
 @pytest.mark.parametrize("key", sorted(OF_ONE_SCHEME))
