@@ -12,6 +12,7 @@ import openmm.app
 import pytest
 from rdkit import Chem
 
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import ensure_prepared, prepare_molecule, update_metadata, write_prepared
@@ -150,6 +151,22 @@ def test_conformers_are_sorted_centred_and_distinct():
     centre = np.einsum("n,cnd->cd", molecule.masses, molecule.conformers) / molecule.masses.sum()
     np.testing.assert_allclose(centre, 0, atol=1e-12)
     assert len(prepare_molecule("neopentane", "CC(C)(C)C").molecule.conformers) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_starts_hold_the_form_of_a_peptide_that_crystals_do_not_show(seed):
+    """C7ax of alanine dipeptide, phi near 70 degrees: what no start shows a network may wall off in silence."""
+    molecule = prepare_molecule("x", "CC(=O)N[C@@H](C)C(=O)NC", seed=seed).molecule
+    phi = dihedrals_deg(molecule.conformers, np.array([[1, 3, 4, 6]]))[:, 0]
+    heights = molecule.conformer_energies - molecule.conformer_energies.min()
+    assert heights[(phi > 50) & (phi < 90)].min(initial=np.inf) < 12.0  # kJ/mol at MMFF94
+    assert (phi < 0).any()
+
+
+def test_no_more_conformers_are_kept_than_were_asked_for():
+    four, many = (prepare_molecule("x", "CCCCO", n_conformers=n).molecule for n in (4, 20))
+    assert len(four.conformers) == 4 < len(many.conformers)
+    assert len(prepare_molecule("x", "CCCCO", n_conformers=1).molecule.conformers) == 1
 
 
 def test_bond_orders_and_charge_are_rdkits():

@@ -46,7 +46,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                      help=f"one of {', '.join(FORCE_FIELDS)} or another *.offxml / gaff-<version>; '{NONE}' "
                           "writes no system.xml, enough for QM of molecules without parameters")
     how.add_argument("--n-conformers", type=positive_int, default=20,
-                     help="conformers embedded per molecule, before duplicates are dropped")
+                     help="conformers kept per molecule at most; twice as many are embedded")
     how.add_argument("--max-attempts", type=positive_int, default=100, help="embedding attempts per conformer")
     how.add_argument("--qm-config", type=Path,
                      help="YAML of a QM method: relax conformers on it, drop what is no molecule there, and keep its "

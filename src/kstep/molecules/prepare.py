@@ -70,8 +70,9 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
                      multiplicity: int | None = None) -> Prepared:
     """Embed, minimise, sort and thin out conformers; build the System.
 
-    `n_conformers` are embedded (ETKDGv3), minimised in `force_field` (mmff94, mmff94s, *.offxml,
-    gaff-*; 'none' minimises with whatever RDKit has and builds no System), and duplicates dropped.
+    `n_conformers` are embedded with ETKDGv3 and as many without its preferences, minimised in `force_field` (mmff94,
+    mmff94s, *.offxml, gaff-*; 'none' minimises with whatever RDKit has and builds no System), duplicates dropped, and
+    the n_conformers lowest kept.
     Raises UserError, one sentence without the name, for everything a user can get wrong.
     """
     check_name(name)
@@ -94,7 +95,7 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
         return energies
 
     energies, dropped = _sound_conformers(molecule, bare, minimise, n_conformers, seed, max_attempts)
-    kept = select_distinct(molecule, energies)
+    kept = select_distinct(molecule, energies)[:n_conformers]
     conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
     found = replace(bare, conformers=conformers, conformer_energies=np.array([energy for _, energy in kept]))
     return Prepared(found, molecule, system, dropped, guesses).with_conformers(found)
@@ -167,7 +168,8 @@ def _check_guesses(molecule: Chem.Mol, name: str, force_field: str) -> list[str]
 
 def _sound_conformers(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Chem.Mol], np.ndarray],
                       n_conformers: int, seed: int, max_attempts: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Embed and minimise n_conformers, in place; their energies (C,) kJ/mol, and what was dropped as no molecule.
+    """Embed and minimise n_conformers and more, in place; their energies (C,) kJ/mol, and what was dropped as no
+    molecule.
 
     What is dropped is embedded anew, from random coordinates, which turn fewer ring atoms inside out.
     """
@@ -184,7 +186,7 @@ def _sound_conformers(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Ch
         sound = judge(bare, positions, energies, FORCE_FIELD_WINDOW_KJ)
         dropped += sound.dropped
         positions, energies = positions[np.sort(sound.kept)], energies[np.sort(sound.kept)]
-        if not sound.dropped:
+        if not sound.dropped or len(sound.kept) >= n_conformers:
             break
     if not len(positions):
         raise UserError(f"no structure of '{bare.smiles}' that was embedded is the molecule ({causes_of(dropped)}); "

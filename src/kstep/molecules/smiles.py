@@ -91,8 +91,7 @@ def parse_entry(words: list[str], line: int, where: str) -> Entry:
             raise UserError(f"{where}: unexpected '{word}' after name '{name}' (names hold no spaces)"
                             f"{did_you_mean(key, ['charge', 'multiplicity'])}")
         if not re.fullmatch(r"[+-]?\d{1,9}", value):
-            raise UserError(f"{where}: {key} of '{name}' must be a whole number of at most nine digits, not "
-                            f"{shown(value)}")
+            raise UserError(f"{where}: {key} of '{name}' must be a whole number, not {shown(value)}")
         numbers[key] = int(value)
     return Entry(name, smiles, line=line, where=where, **numbers)
 
