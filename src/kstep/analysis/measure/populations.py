@@ -253,8 +253,8 @@ def _populations_of(ensemble: Ensemble, assigned: Assignment,
 
 def _entropy(ensemble: Ensemble, assigned: Assignment, shares: np.ndarray) -> Average:
     """-R sum p ln p over conformers, each half of a pair of mirror images on its own, J/mol/K."""
-    p = shares / assigned.images
-    surprise = -np.log(np.where(p > 0, np.minimum(p, 1.0), 1.0))  # rounding puts a single one above 1
+    p = np.round(shares / assigned.images, 12)  # of a single one rounding leaves neither 1 nor an entropy of 0
+    surprise = -np.log(np.where(p > 0, p, 1.0))
     return ensemble.average(BOLTZMANN * J_PER_KJ * surprise[assigned.conformer][:, None])
 
 
