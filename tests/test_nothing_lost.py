@@ -243,22 +243,22 @@ def cut(water, tmp_path):
     return tmp_path / "x.npz"
 
 
-def test_charge_and_masses_edited_in_between_are_refused(water, tmp_path):
+def test_multiplicity_and_masses_edited_in_between_are_refused(water, tmp_path):
     xtb, out = {"backend": "tblite"}, tmp_path / "x.npz"
     with pytest.raises(KeyboardInterrupt):
         run(water, out, physics=xtb, cut=3)
     parts = {p.name: p.read_bytes() for p in (tmp_path / "x.npz.parts").iterdir()}
     heavy = replace(water, masses=water.masses * [1, 2, 1])
     for molecule, physics, words in (
-            (water, {**xtb, "charge": 2}, "physics.settings.charge was 0 and is 2"),
+            (water, {**xtb, "spin_multiplicity": 3}, "physics.settings.multiplicity was 1 and is 3"),
             (water, {**xtb, "electronic_temperature_K": 900}, "electronic_temperature_K was 300.0 and is 900.0"),
             (heavy, xtb, "physics.masses.1 was 1.008 and is 2.016")):
         with pytest.raises(UserError, match=words):
             run(molecule, out, physics=physics, resume=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "x.npz.parts").iterdir()} == parts
     run(water, out, physics=xtb, resume=True, steps=9)  # more of the same is no other physics
-    with pytest.raises(UserError, match="charge was 0 and is 2"):  # nor may a finished run change
-        run(water, out, physics={**xtb, "charge": 2}, resume=True, steps=9)
+    with pytest.raises(UserError, match="multiplicity was 1 and is 3"):  # nor may a finished run change
+        run(water, out, physics={**xtb, "spin_multiplicity": 3}, resume=True, steps=9)
 
 
 def test_a_finished_run_is_the_result_of_the_same_command(water, whole, tmp_path, caplog):
@@ -386,8 +386,8 @@ def test_plain_md_is_not_made_again_nor_replaced(water, tmp_path, caplog):
     before = out.read_bytes()
     for resume in (False, True):
         simulate(resume=resume)
-        for change, words in (({"charge": 2}, "charge was 0 and is 2"), ({"dt_fs": 0.25}, "dt_fs was 0.5 and is 0.25"),
-                              ({"seed": 1}, "seed was 0 and is 1")):
+        for change, words in (({"spin_multiplicity": 3}, "multiplicity was 1 and is 3"),
+                              ({"dt_fs": 0.25}, "dt_fs was 0.5 and is 0.25"), ({"seed": 1}, "seed was 0 and is 1")):
             with pytest.raises(Exception, match=words):
                 simulate(resume=resume, **change)
     assert out.read_bytes() == before
