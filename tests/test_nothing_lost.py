@@ -572,7 +572,7 @@ def test_every_key_of_hybrid_yaml_that_is_edited_is_refused_or_changes_nothing(w
 def test_every_key_of_qm_yaml_that_is_edited_is_refused_or_changes_nothing(water, tmp_path):
     xtb = {"backend": "tblite"}
     ends, whole = tried(water, tmp_path, QMConfig, QMConfig(), lambda key, value: {"physics": {**xtb, key: value}},
-                        ("threads", "call_limit_s"), physics=xtb)  # which want workers
+                        ("threads", "call_limit_s", "scheduler"), physics=xtb)  # which want workers
     of_plain_md = BaselineConfig.model_fields.keys() - {"temperature_K", "restraints"}
     assert len(ends) > 18
     check_ends(ends, whole, {*of_plain_md, "spin_multiplicity", "relax_starts"})  # 1, as it was: the molecule's own
