@@ -480,7 +480,7 @@ def test_wrong_flags_are_one_sentence(tmp_path):
     for flags, words in ((("--checkpoint", tmp_path / "none.pt"), "none.pt does not exist"),
                          (("--sections", "plane"), "invalid choice"), (("--effort", "0"), "not a number > 0"),
                          (("--molecule", tmp_path / "raw/other"), "name the folder after its molecule"),
-                         (("--molecule", tmp_path / "raw/none"), "prepare it with")):
+                         (("--molecule", tmp_path / "raw/none"), "a prepared folder that does not exist")):
         assert words in benchmark(tmp_path, *flags, expect=2).stderr
 
 
