@@ -291,6 +291,39 @@ def memory(data: dict) -> str:
             + "\n\n`python benchmarks/memory.py` repeats it.")
 
 
+def cold_start(data: dict) -> str:
+    """What benchmarks/cold_start.py measured."""
+    rows = [[name, row["atoms"], row["true_calls"], f"{row['cpu_s']:.0f}", f"{row['d_spread_kT'][0]:.2f}",
+             f"{sum(row['holes'])} of {row['states']}"] for name, row in
+            sorted(data["molecules"].items(), key=lambda item: item[1]["atoms"])]
+    return ("### Cold starts: from a SMILES to a frozen network, GFN2-xTB, 300 K\n\n"
+            + table(["", "atoms", "true calls", "CPU s", "spread of E_true - E_network, kT", "fresh states in holes"],
+                    rows)
+            + "\n\n`python benchmarks/cold_start.py` repeats it.")
+
+
+def unseen(data: dict) -> str:
+    """What benchmarks/unseen.py measured."""
+    rows = [[name, row["method"], row["true_calls_training"], row["true_calls"],
+             f"{row['cpu_s_training'] + row['cpu_s']:.0f}", row["why"]]
+            for name, row in sorted(data["molecules"].items())]
+    return ("### `kstep sample SMILES --learn` and nothing else, on molecules that nothing was tuned on\n\n"
+            + table(["", "method", "true calls to learn", "and to sample", "CPU s in all", "how it ended"], rows)
+            + "\n\n`python benchmarks/unseen.py` repeats it.")
+
+
+def dearest(data: dict) -> str:
+    """What benchmarks/dearest.py measured."""
+    rows = [[name, row["method"], row["calls_to_acceptance"], row["true_calls_training"], f"{row['acceptance']:.2f}",
+             f"{row['energy_samples']:.0f} in {row['true_calls']} calls", f"{row['cpu_s_to_200_samples'] / 60:.0f}",
+             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in data.items()]
+    return ("### Dear methods, learned via GFN2-xTB (`--via`)\n\n"
+            + table(["", "method", "its calls until the acceptance expected is as promised", "its calls to learn",
+                     "acceptance measured", "samples of the energy", "CPU minutes from the SMILES to 200 samples",
+                     "<exp(-ΔH/kT)>"], rows)
+            + "\n\n`python benchmarks/dearest.py methanol_ccsdt` repeats it.")
+
+
 def weights(data: dict) -> str:
     """What benchmarks/weights.py found of an observable that d knows nothing of, and of holes."""
     free = [r for r in data["rows"] if r["hole"] == "none" and r["correlation"] == 0.0]
@@ -404,6 +437,9 @@ def tables() -> str:
         parts.append(weights(json.loads(WEIGHTS.read_text())))
     if VALIDATION.exists():
         parts.append(validation(json.loads(VALIDATION.read_text())))
+    for name, function in (("cold_start", cold_start), ("unseen", unseen), ("dearest", dearest)):
+        if (RESULTS / f"{name}.json").exists():
+            parts.append(function(json.loads((RESULTS / f"{name}.json").read_text())))
     if MEMORY.exists():
         parts.append(memory(json.loads(MEMORY.read_text())))
     if INNER_LOOP.exists():
