@@ -63,7 +63,7 @@ READS = [
     ("average", "run.npz", "--radius-of-gyration", "--out", "run.npz"),
     ("average", "run.npz", "--function", "mine.py:f", "--out", "mine.py"), ("report", "run.npz", "--out", "run.npz"),
     ("report", "run.npz", "--baseline", "link.npz", "--out", "link.npz"),
-    ("populations", "run.npz", "--config", "mine.yaml", "--out", "mine.yaml"),
+    ("populations", "run.npz", "--relax", "--config", "mine.yaml", "--out", "mine.yaml"),
     ("advise", "water", "--qm-config", "mine.yaml", "--out", "mine.yaml"),
     ("advise", "water", "--checkpoint", "mine.py", "--out", "mine.py"),
     ("benchmark", "water", "--qm-config", "out/physics.yaml", "--set", "accuracy=0.5", "--out-dir", "out"),
@@ -142,7 +142,8 @@ def test_a_benchmark_goes_on_with_the_same_physics_alone(water, tmp_path):
 
     _check_own(plan())
     _check_own(plan(length_ps=7.0, replicas=3, call_limit_s=5.0))  # no other physics
-    for keys, words in (({"charge": 2}, "charge was 0 and is 2"), ({"accuracy": 1.0}, "accuracy was 0.1 and is 1.0"),
+    for keys, words in (({"spin_multiplicity": 3}, "multiplicity was 1 and is 3"),
+                        ({"accuracy": 1.0}, "accuracy was 0.1 and is 1.0"),
                         ({"temperature_K": 310.0}, "temperature_K was 300.0 and is 310.0")):
         with pytest.raises(UserError, match=words):
             _check_own(plan(**keys))

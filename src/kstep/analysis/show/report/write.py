@@ -14,7 +14,7 @@ from kstep.analysis.show.report.libraries import packed
 from kstep.analysis.show.report.sections import report_values
 from kstep.errors import UserError
 from kstep.files import write_text_atomic
-from kstep.outputs import marked, settle_result
+from kstep.outputs import check_no_input, marked, settle_result
 from kstep.schemas import load_trajectory
 
 
@@ -33,9 +33,10 @@ def write_report(run: Path, path: Path | None = None, *, baseline: Path | None =
     another molecule's or method's, or the JavaScript that it carries is not installed.
     """
     path = path or report_path(run)
+    check_no_input([path], {"the run": run, "--baseline": baseline})
     if path.suffix == ".npz":
         raise UserError(f"{path.name} is a name of runs; give the page one that ends in .html")
-    settle_result(path, marked, {"the run": run, "--baseline": baseline}, overwrite=overwrite)
+    settle_result(path, marked, {}, overwrite=overwrite)
     trajectory = load_trajectory(run)
     found = populations if populations is not None else count_populations([trajectory])
     plain = load_baseline(trajectory, baseline) if baseline is not None else None
