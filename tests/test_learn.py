@@ -328,7 +328,8 @@ def test_adaptation_is_never_counted_as_samples(from_smiles):
     production = trajectory.frames_of("train")
     assert len(production) == 30 * 8 and len(trajectory.frames_of("equil")) == 3 * 8
     tuned_calls = 2 * 8  # costs were measured on the start geometries
-    assert metadata["true_calls"] == 8 * (1 + 33) + tuned_calls
+    most = 8 * (1 + 33) + tuned_calls  # nothing is asked where no move of the network was accepted
+    assert most - 8 <= metadata["true_calls"] <= most
     assert metadata["true_calls_training"] == rows(folder / "water.npz.learn")[-1]["true_calls_training"]
     assert metadata["cpu_s_training"] > 0
     assert len(np.unique(trajectory.inner_steps[production])) > 5  # random lengths

@@ -71,6 +71,7 @@ class Evaluator:
         return found
 
     def forget(self) -> None:
+        """Drop SCF guesses, and when they are told next."""
         self.physics.forget()
         self._due.clear()
 

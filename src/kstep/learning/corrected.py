@@ -47,6 +47,7 @@ class CorrectedPool(Pool):
 
     @attend.setter
     def attend(self, call) -> None:
+        """Let the pool call this instead."""
         self.pool.attend = call
 
     @property
