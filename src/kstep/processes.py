@@ -27,6 +27,7 @@ OF_THE_PARENT = {signal.SIGINT, signal.SIGUSR1}
 FEWEST_SECONDS, TIMES_THE_MEDIAN = 60.0, 50.0  # a call may take the larger of both
 FIRST_CALL_S = 3600.0  # what the first one may take, while nobody knows what calls cost
 START_S = 600.0  # for a process to import its libraries and build what it works with
+MOST_PATIENCE = 5.0  # seconds of the clock for each CPU second that a worker may take to end
 MOST_LOST = 3  # workers at one place, before what they were to do is given up
 SLICE_S = 0.5  # of waiting, between two looks at what else there is
 KNOWN_TIMES = 501  # calls behind the median
@@ -219,10 +220,30 @@ class Worker:
 
 
 def end_all(workers: Sequence[Worker], farewell: Any, patience_s: float = 2.0) -> None:
-    """Say farewell to all, wait for them together, and kill those that are still there."""
+    """Say farewell to all, wait for them together, and kill those that are still there.
+
+    patience_s: CPU seconds that each may still take, to write down where it is; where a machine does other work, up to
+    MOST_PATIENCE times as long by the clock.
+    """
     for worker in workers if patience_s else ():
         worker.send(farewell, patience_s)
-    end = time.monotonic() + patience_s
-    for worker in workers:
-        worker.process.join(timeout=max(0.0, end - time.monotonic()))
+    began = time.monotonic()
+    spent = [_cpu_s(worker.process.pid) for worker in workers]
+    for worker, before in zip(workers, spent):
+        while worker.process.is_alive():
+            passed, now = time.monotonic() - began, _cpu_s(worker.process.pid)
+            used = passed if before is None or now is None else max(now - before, passed / MOST_PATIENCE)
+            if used >= patience_s:
+                break
+            worker.process.join(timeout=min(patience_s - used, SLICE_S))
         worker.kill()
+
+
+def _cpu_s(pid: int | None) -> float | None:
+    """CPU seconds of a process so far, where the system says so (Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            user, system = stat.read().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return None
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

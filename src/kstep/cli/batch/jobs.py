@@ -136,8 +136,9 @@ def _perform(stage: Stage, task: str, place: Place, spent: list[float]) -> tuple
                 code, cpu_s = _run(command.words, log, place)
                 spent[0] += cpu_s
                 kind, text = command.found()
-                if code in (Stopped.code, Terminated.code) or (kind is not Found.DONE and code == -signal.SIGKILL
-                                                               and RUNNING.has_ended(place.batch)):
+                # by a signal of its own name: before it heeded SIGTERM, or by SIGKILL
+                ended = code < 0 and kind is not Found.DONE and RUNNING.has_ended(place.batch)
+                if ended or code in (Stopped.code, Terminated.code):
                     return "stopped", STOPPED
                 if code not in command.ends:
                     return "failed", f"{_last_error(path, start) or _end_of(code)} ({path})"

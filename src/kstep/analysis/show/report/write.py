@@ -13,7 +13,7 @@ from kstep.analysis.show.page import glossary, render, run_section
 from kstep.analysis.show.report.libraries import packed
 from kstep.analysis.show.report.sections import report_values
 from kstep.errors import UserError
-from kstep.files import write_text_atomic
+from kstep.files import check_writable, write_text_atomic
 from kstep.outputs import check_no_input, marked, settle_result
 from kstep.schemas import load_trajectory
 
@@ -33,6 +33,7 @@ def write_report(run: Path, path: Path | None = None, *, baseline: Path | None =
     another molecule's or method's, or the JavaScript that it carries is not installed.
     """
     path = path or report_path(run)
+    check_writable(path)
     check_no_input([path], {"the run": run, "--baseline": baseline})
     if path.suffix == ".npz":
         raise UserError(f"{path.name} is a name of runs; give the page one that ends in .html")
