@@ -30,6 +30,7 @@ BACKENDS = {
     "openmm": "kstep.forces.openmm:BACKEND",
     "pyscf": "kstep.forces.pyscf:BACKEND",
     "ase": "kstep.forces.ase:BACKEND",
+    "aimnet2": "kstep.forces.aimnet2:BACKEND",
     "qmmm": "kstep.forces.qmmm.backend:BACKEND",
 }
 ENTRY_POINTS = "kstep.backends"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -216,9 +216,11 @@ def check_electrons(numbers: np.ndarray, charge: int, multiplicity: int) -> None
                         f"use {'an odd' if electrons % 2 == 0 else 'an even'} one")
 
 
-def check_elements(numbers: np.ndarray, heaviest: int, method: str) -> None:
-    """Refuse elements a method has no parameters for."""
-    wrong = sorted({int(z) for z in numbers if z < 1 or z > heaviest})
+def check_elements(numbers: np.ndarray, known: int | Sequence[int], method: str) -> None:
+    """Refuse elements a method has no parameters for; known: up to which, or a list, it has."""
+    has = range(1, known + 1) if isinstance(known, int) else known
+    wrong = sorted({int(z) for z in numbers} - {*has})
     if wrong:
         names = ", ".join(SYMBOLS.get(z, str(z)) for z in wrong)
-        raise UserError(f"{method} has no parameters for {names}; its elements are H to {SYMBOLS[heaviest]}")
+        are = f"H to {SYMBOLS[known]}" if isinstance(known, int) else ", ".join(SYMBOLS[z] for z in sorted(has))
+        raise UserError(f"{method} has no parameters for {names}; its elements are {are}")

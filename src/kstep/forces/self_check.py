@@ -119,8 +119,11 @@ def check_packages() -> list[Row]:
     except PackageNotFoundError:  # run from its sources
         wanted, extras = [], []
     core, optional = [], {}
+    asked = {name for backend in map(find_backend, BACKENDS) if not backend.is_core for name in backend.packages}
     for requirement in map(Requirement, wanted):
         name = requirement.name
+        if name in asked:  # the backend itself has said whether that is there, and works
+            continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             core.append(check_package(name, f"pip install '{name}{requirement.specifier}'", is_core=True))
             continue
