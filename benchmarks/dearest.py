@@ -6,6 +6,11 @@ benchmarks/results/dearest.json, the sections that were asked for; the others st
 
     python benchmarks/dearest.py methanol_ccsdt
     python benchmarks/dearest.py methanol_pbe
+
+Sections ethanol_METHOD_populations: gauche and anti of ethanol, from two runs that have nothing in common, neither
+network nor labels nor seed, and that began in gauche alone and in anti alone.
+
+    python benchmarks/dearest.py ethanol_gfn2_populations ethanol_aimnet2_populations
 """
 
 from __future__ import annotations
@@ -14,11 +19,17 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+from ase import Atoms
+
+import kstep
 from kstep.analysis.measure.profile import characterise
 from kstep.analysis.measure.run_samples import samples_of
 from kstep.analysis.measure.samples import series_of
+from kstep.dihedrals import dihedrals_deg
 from kstep.files import write_json_compact
 from kstep.schemas import load_trajectory
+from kstep.units import ANGSTROM_PER_NM
 from running import RESULTS, machine, provenance, sh
 
 RESULT = RESULTS / "dearest.json"
@@ -28,6 +39,13 @@ SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance
     "fluoroethanol_pbe": ("OCCF", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 100),
     "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100),
 }
+POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it, standard error that is asked of each run
+    "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01),
+    "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.01),
+    "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.02),
+    "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.02),
+}
+GAUCHE_DEG = 120.0  # wells of the O-H torsion within it
 MOVES = 20  # of 100 fs each: proposals are longer than 1 ps, as was promised
 WANTED = 200
 
@@ -63,19 +81,59 @@ def measured(name: str, path: Path) -> dict:
             "machine": machine(), **provenance()}
 
 
+def starts_of_ethanol(work: Path) -> dict[str, Path]:
+    """Files of its start geometries, those in gauche and those in anti."""
+    molecule = kstep.prepare("CCO", "ethanol")
+    gauche = np.abs(dihedrals_deg(molecule.conformers, molecule.rotatable_torsions())[:, 0]) < GAUCHE_DEG
+    files = {}
+    for name, chosen in (("gauche", gauche), ("anti", ~gauche)):
+        files[name] = work / f"ethanol_{name}.xyz"
+        if not files[name].exists():
+            Atoms(molecule.numbers, molecule.conformers[chosen][0] * ANGSTROM_PER_NM).write(files[name])
+    return files
+
+
+def populations(name: str, work: Path) -> dict:
+    """Gauche and anti by the two runs, what each took, and by how many standard errors they differ."""
+    config, cheap, error = POPULATIONS[name]
+    rows = {}
+    for seed, (start, file) in enumerate(starts_of_ethanol(work).items(), 1):
+        out = work / f"{name}_{start}.npz"
+        sh(out, "-m", "kstep", "sample", "CCO", "--name", "ethanol", "--structure", file, "--config", config,
+           *(word for each in cheap for word in ("--via", each)), *(() if cheap else ("--learn",)), "--seed", seed,
+           "--population-error", error, "--num-workers", 1, "--resume", "--out", out)
+        m, found = load_trajectory(out).metadata, kstep.populations(out)
+        share = {"gauche" if abs(next(iter(c.wells_deg.values()))) < GAUCHE_DEG else "anti": c
+                 for c in found.conformers}
+        rows[start] = {"gauche": share["gauche"].population, "error": share["gauche"].population_error,
+                       "converged": found.converged, "true_calls": m["true_calls"], "acceptance": m["acceptance"],
+                       "true_calls_training": m["true_calls_training"], "cpu_s": m["cpu_s"] + m["cpu_s_training"],
+                       "effective_samples": share["gauche"].effective_samples}
+    value, error = (np.array([row[key] for row in rows.values()]) for key in ("gauche", "error"))
+    weight = error**-2 / (error**-2).sum()
+    return {"method": m["method"], "gauche": float(weight @ value), "error": float((error**-2).sum() ** -0.5),
+            "sigmas_apart": float(abs(value[0] - value[1]) / np.hypot(*error)), "starts": rows, "machine": machine(),
+            **provenance()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="+", choices=SECTIONS)
+    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, *POPULATIONS])
     parser.add_argument("--work", type=Path, default=Path("outputs/dearest"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     for name in args.sections:
-        found = measured(name, run(name, args.work))
+        is_table = name in POPULATIONS
+        found = populations(name, args.work) if is_table else measured(name, run(name, args.work))
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         write_json_compact(RESULT, {**kept, name: found})
-        print(f"{name}: acceptance {found['acceptance']:.2f} after {found['true_calls_training']} labels, "
-              f"{found['energy_samples']:.0f} samples of the energy, {WANTED} of them in "
-              f"{found['cpu_s_to_200_samples'] / 60:.0f} min of CPU", flush=True)
+        if is_table:
+            print(f"{name}: {100 * found['gauche']:.1f} +- {100 * found['error']:.1f} % gauche, two starts "
+                  f"{found['sigmas_apart']:.1f} standard errors apart", flush=True)
+        else:
+            print(f"{name}: acceptance {found['acceptance']:.2f} after {found['true_calls_training']} labels, "
+                  f"{found['energy_samples']:.0f} samples of the energy, {WANTED} of them in "
+                  f"{found['cpu_s_to_200_samples'] / 60:.0f} min of CPU", flush=True)
 
 
 if __name__ == "__main__":
