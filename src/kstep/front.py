@@ -66,8 +66,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, resume: bool = False,
-           overwrite: bool = False,
+           scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, propose_with: Any = None,
+           resume: bool = False, overwrite: bool = False,
            **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
@@ -78,6 +78,7 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
     its file (None: this machine); delay_with: a cheaper physics that judges each proposal before the dear one is asked;
+    propose_with: a cheap one that makes them, in the place of a network, for a dear one of a minute or more a call;
     settings: keys of configs/hybrid.yaml, such as scheme, steps, replicas,
     temperature_K; resume: go on with what is there; overwrite: begin anew, and keep what is there under another name.
     Raises UserError for a mistake, PhysicsError where the physics broke.
@@ -86,8 +87,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
                     start=start, frame=frame, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
                     resume=resume, overwrite=overwrite)
-    if delay_with is not None:
-        run = replace(run, delay_with=run.physics.on(*_config(delay_with, {})))
+    beside = {"delay_with": delay_with, "propose_with": propose_with}
+    run = replace(run, **{key: run.physics.on(*_config(each, {})) for key, each in beside.items() if each is not None})
     run_sampling(run)
     return Result(run.out)
 

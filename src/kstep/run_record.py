@@ -66,6 +66,7 @@ class RunRecord(BaseModel):
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
     delayed_with: str | None = None  # the cheaper method that judges proposals before the true one (schemes.delayed)
+    proposed_with: str | None = None  # the cheap method in the place of a network (runs.proposal_potential)
     tuning: dict[str, Any] | None = None  # what tuning measured and chose
     inner: dict[str, Any] | None = None  # how the network's force is computed, and what was timed
 
@@ -90,7 +91,7 @@ class RunRecord(BaseModel):
     # what it cost
     true_calls: int | None = None
     true_calls_burn_in: int | None = None
-    true_calls_by_method: dict[str, int] | None = None  # of a run that asks two: true_calls is the dear one's
+    true_calls_by_method: dict[str, int] | None = None  # of a run that asks several: true_calls is the dear one's
     true_calls_training: int | None = None  # of the network
     true_calls_training_by_method: dict[str, int] | None = None  # of one learned --via others, theirs beside its own
     rungs: list[dict[str, Any]] | None = None  # of that ladder, the cheapest first: kstep.learning.truth_ladder

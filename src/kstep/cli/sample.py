@@ -69,6 +69,9 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
                                "cheapest first")
         what.add_argument("--delay-with", type=Path, metavar="CONFIG",
                           help="YAML of a cheaper method, which judges each proposal before the true one is asked")
+        what.add_argument("--propose-with", type=Path, metavar="CONFIG",
+                          help="YAML of a cheap method that proposes in the place of a network, at a call a timestep: "
+                               "for true calls of a minute or more, such as configs/qm.yaml or configs/qm_aimnet2.yaml")
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
     scheme.add_argument("--project-residual", action="store_const", const=True,
@@ -156,11 +159,12 @@ def load(args):
                                                                              {**changes, **solvent_of(args)})
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
-    physics, delay = open_subject(args, config), getattr(args, "delay_with", None)
+    physics = open_subject(args, config)
+    beside = {key: physics.on(load_physics(path)) for key in ("delay_with", "propose_with")
+              if (path := getattr(args, key, None))}
     via = tuple(physics.on(load_physics(path, {**changes, **solvent_of(args)})) for path in getattr(args, "via", []))
     return filled(SamplingSettings, args, physics=physics, via=via, hybrid=hybrid,
-                  learn_config=load_config(LearnConfig, args.learn_config),
-                  delay_with=None if delay is None else physics.on(load_physics(delay)))
+                  learn_config=load_config(LearnConfig, args.learn_config), **beside)
 
 
 def open_subject(args, config):

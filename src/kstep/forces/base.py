@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,17 @@ class Physics:
         if not np.isfinite(energy):
             raise PhysicsError(NOT_FINITE)
         return energy
+
+    def batch(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (S,) in kJ/mol and forces (S,N,3) in kJ/mol/nm of positions (S,N,3) in nm, a true call each.
+
+        One that `energy_and_forces` would raise PhysicsError for has NaN.
+        """
+        energy, forces = np.full(len(positions), np.nan), np.full(np.shape(positions), np.nan)
+        for i, geometry in enumerate(positions):
+            with contextlib.suppress(PhysicsError):
+                energy[i], forces[i] = self.energy_and_forces(geometry)
+        return energy, forces
 
     def _admit(self, positions) -> np.ndarray:
         """Count a true call and check its geometry."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kstep.runs.loop import Clock
@@ -26,19 +27,21 @@ class Account:
         self._pool: Any = None
         self._carry: Any = None
         self._cheaper: Any = None
-        self._cheaper_earlier = 0
+        self._others: Mapping[str, Callable[[], int]] = {}
+        self._others_earlier: dict[str, int] = {}
         self.clock = Clock()
 
-    def charge(self, pool, carry, cheaper=None) -> None:
+    def charge(self, pool, carry, cheaper=None, others: Mapping[str, Callable[[], int]] | None = None) -> None:
         """Count the work of these too: pool has true_calls, cpu_s and wall_s; carry is None without a network; cheaper:
-        the pool of a truth that is asked before that of `pool`, whose calls count apart.
+        the pool of a truth that is asked before that of `pool`; others: by method, what says how many calls of cheaper
+        ones there were, which count apart.
         """
-        self._pool, self._carry, self._cheaper = pool, carry, cheaper
+        self._pool, self._carry, self._cheaper, self._others = pool, carry, cheaper, others or {}
 
     def go_on(self, spent: dict) -> None:
         """Add to what an earlier part of the same run had spent (its `so_far`)."""
         self._earlier, self._calls = dict(spent), self._pool.true_calls
-        self._cheaper_earlier = int(self._earlier.pop("cheaper_calls", 0))
+        self._others_earlier = self._earlier.pop("calls_of_others", {})
         if self._starts is not None and not self._starts.kept:  # paid once more
             self._add(self._starts.spent)
         self.clock = Clock(spent["wall_network_s"], spent["wall_waiting_s"])
@@ -52,16 +55,16 @@ class Account:
         earlier = self._earlier
         cpu = time.process_time() + sum(
             each.cpu_s for each in (self._pool, self._carry, self._cheaper) if each is not None)
-        return {**earlier, **({} if self._cheaper is None else {"cheaper_calls": self.cheaper_calls}),
+        return {**earlier, **({"calls_of_others": self.calls_of_others} if self._others else {}),
                 "true_calls": earlier["true_calls"] + self._pool.true_calls - self._calls,
                 "wall_s": earlier["wall_s"] + time.perf_counter() - self._wall + self._pool.wall_s,
                 "cpu_s": earlier["cpu_s"] + cpu - self._cpu,
                 "wall_network_s": self.clock.network_s, "wall_waiting_s": self.clock.waiting_s}
 
     @property
-    def cheaper_calls(self) -> int:
-        """Calls of the cheaper truth up to now."""
-        return self._cheaper_earlier + self._cheaper.true_calls
+    def calls_of_others(self) -> dict[str, int]:
+        """Calls of each cheaper method up to now."""
+        return {method: self._others_earlier.get(method, 0) + calls() for method, calls in self._others.items()}
 
     def begin_production(self) -> None:
         """What was spent up to now is burn-in."""
@@ -72,7 +75,7 @@ class Account:
     def closed(self, n_workers: int) -> dict:
         """The whole of it, for the metadata; busy_share 1: every core given to production worked all the time."""
         spent = self.so_far()
-        spent.pop("cheaper_calls", None)
+        spent.pop("calls_of_others", None)
         spent["wall_production_s"] = spent["wall_s"] - spent["wall_burn_in_s"]
         spent["cpu_production_s"] = spent["cpu_s"] - spent["cpu_burn_in_s"]
         spent["busy_share"] = spent["cpu_production_s"] / max(spent["wall_production_s"] * n_workers, 1e-9)

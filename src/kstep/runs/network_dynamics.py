@@ -34,7 +34,7 @@ class Carrier:
                              "volume-preserving, so the Metropolis test would not be exact")
         self.network = network
 
-    cpu_s = 0.0  # its work is this process's
+    cpu_s, true_calls = 0.0, 0  # its work is this process's, and on the count of the network here
 
     def __call__(self, positions, velocities, masses, dt_ps: float, n_steps: int, scale=None):
         """Positions and velocities (R,N,3) after n_steps of dt_ps with masses (N,) Da.
@@ -61,6 +61,10 @@ def _serve(connection) -> None:
     """Of a worker process: (load, arguments) is its network from now on, anything else is carried by it."""
     exit_with_parent()
     carrier: Any = None
+
+    def spent() -> np.ndarray:
+        return np.array([time.process_time(), getattr(carrier and carrier.network, "true_calls", 0)])
+
     while True:
         try:
             task, *payload = connection.recv()
@@ -72,12 +76,12 @@ def _serve(connection) -> None:
             if task == "network":
                 load_network, arguments = payload
                 carrier = Carrier(load_network(**arguments))
-                connection.send(("there", None, time.process_time()))
+                connection.send(("there", None, spent()))
             else:
-                connection.send(("carried", carrier(*payload), time.process_time()))
+                connection.send(("carried", carrier(*payload), spent()))
         except Exception as error:  # reported to the parent, which raises it
             known = isinstance(error, UserError | PhysicsError)
-            connection.send(("error", error if known else RuntimeError(traceback.format_exc()), time.process_time()))
+            connection.send(("error", error if known else RuntimeError(traceback.format_exc()), spent()))
 
 
 class ShardedCarrier:
@@ -89,7 +93,8 @@ class ShardedCarrier:
 
     def __init__(self, load_network, arguments: dict, n_workers: int):
         self.n_workers = n_workers
-        self._cpu_s, self._of_earlier = [0.0] * n_workers, [0.0] * n_workers  # of processes that others replaced
+        # CPU seconds, and calls of a potential in the network's place; and of processes that others replaced
+        self._spent, self._of_earlier = np.zeros((n_workers, 2)), np.zeros((n_workers, 2))
         self._workers: list[Worker | None] = [None] * n_workers
         self._load_network, self._arguments, self._has_network = load_network, arguments, [False] * n_workers
         self._times = CallTimes()
@@ -131,11 +136,11 @@ class ShardedCarrier:
         for _ in range(MOST_LOST):
             try:
                 limit_s = START_S if task[0] == "network" else self._times.limit_for(task[5])
-                kind, answer, cpu_s = self._workers[worker].receive(limit_s)
+                kind, answer, spent = self._workers[worker].receive(limit_s)
             except WorkerLost as why:
                 log.warning("a process carrying the network's dynamics %s; another one takes its place", why)
                 self._workers[worker].kill()
-                self._of_earlier[worker] = self._cpu_s[worker]
+                self._of_earlier[worker] = self._spent[worker]
                 self._workers[worker] = Worker(_serve, ())
                 if task[0] != "network":
                     self._workers[worker].send(self._network)
@@ -144,7 +149,7 @@ class ShardedCarrier:
                 continue
             if kind == "error":
                 raise answer
-            self._cpu_s[worker] = self._of_earlier[worker] + cpu_s
+            self._spent[worker] = self._of_earlier[worker] + spent
             return answer
         raise PhysicsError(f"{MOST_LOST} processes that carry the network's dynamics were lost one after the other; "
                            "see the lines above, or use --num-workers 1")
@@ -152,7 +157,12 @@ class ShardedCarrier:
     @property
     def cpu_s(self) -> float:
         """CPU seconds of the processes."""
-        return sum(self._cpu_s)
+        return float(self._spent[:, 0].sum())
+
+    @property
+    def true_calls(self) -> int:
+        """Calls of a potential in the network's place (runs.proposal_potential), in the processes."""
+        return int(self._spent[:, 1].sum())
 
     def close(self) -> None:
         """Stop the processes, one in the middle of its work too, and wait until they have ended."""

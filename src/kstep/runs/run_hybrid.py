@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
     try:
         with JournaledPool(make_pool(run.spec, run.n_workers), parts_of(run.out)) as pool, \
                 cheaper_pool(run, pool) as cheaper:
-            account.charge(pool, network.carry, cheaper)
+            account.charge(pool, network.carry, cheaper, _calls_of_others(run, network, cheaper))
             run, masses, tuning, start = settle_sampler(run, network.network, network.carry, pool, cheaper)
             scheme = SCHEMES[run.hybrid.scheme].build(run.hybrid, run.molecule, network=network.network,
                                                       carry=network.carry, masses=masses, needs_forces=run.keeps_forces)
@@ -98,6 +98,16 @@ def cheaper_pool(run: HybridRun, pool: JournaledPool) -> Iterator[Pool | None]:
     with make_pool(run.delay, run.n_workers) as cheaper:
         cheaper.attend = pool.pool.attend
         yield cheaper
+
+
+def _calls_of_others(run: HybridRun, network: RunNetwork, cheaper: Pool | None) -> dict[str, Callable[[], int]]:
+    """By method, what counts the calls of those that judge before the truth, and that propose."""
+    found: dict[str, Callable[[], int]] = {}
+    if run.delay is not None and cheaper is not None:
+        found[run.delay.method] = lambda: cheaper.true_calls
+    if run.propose is not None:
+        found[run.propose.method] = lambda: network.network.true_calls + network.carry.true_calls
+    return found
 
 
 def _finished(run: HybridRun) -> dict | None:
@@ -138,10 +148,10 @@ def _finished(run: HybridRun) -> dict | None:
 
 def _fingerprint(run: HybridRun) -> dict:
     """What a resumed run must share."""
-    delay = {"delay": run.delay.fingerprint} if run.delay is not None else {}
+    others = {key: spec.fingerprint for key, spec in (("delay", run.delay), ("propose", run.propose)) if spec}
     return {"hybrid": run.hybrid.model_dump(exclude={*aim.ENDS, "checkpoint_interval"}), "seed": run.seed,
             "smiles": run.molecule.smiles, "method": run.method, "workers": run.n_workers,
-            "physics": run.spec.fingerprint | delay, "bonds": run.molecule.bonds.tolist(),
+            "physics": run.spec.fingerprint | others, "bonds": run.molecule.bonds.tolist(),
             "checkpoint": _sha256(run.checkpoint), **run.facts}
 
 
@@ -149,9 +159,10 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     """Write the trajectory with its metadata, which are returned; PhysicsError if the physics broke the run off."""
     run, done, broken, stopped = production.run, production.done, production.broken, production.stopped
     spent, by_method = production.account.closed(production.pool.n_workers), {}
-    if run.delay is not None:
-        by_method = {"delayed_with": run.delay.method, "true_calls_by_method": {
-            run.method: spent["true_calls"], run.delay.method: production.account.cheaper_calls}}
+    named = {"delayed_with": run.delay, "proposed_with": run.propose}
+    if any(named.values()):
+        by_method = {key: spec.method for key, spec in named.items() if spec} | {"true_calls_by_method": {
+            run.method: spent["true_calls"], **production.account.calls_of_others}}
     unseen = production.coverage.warning()
     if unseen and broken is None and not run.spec.restraints:  # which keep it from them
         log.warning("%s", unseen)

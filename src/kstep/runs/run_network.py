@@ -15,6 +15,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.restraints import Restraint
 from kstep.runs.aim import most_macro_steps
 from kstep.runs.network_dynamics import Carrier, ShardedCarrier, make_carrier
+from kstep.runs.proposal_potential import load_potential
 from kstep.runs.recorder import kept_file
 from kstep.runs.settings import HybridRun, NetworkRecipe, start_positions
 
@@ -59,7 +60,9 @@ def recipe_of(molecule: Molecule, method: str, restraints: tuple[Restraint, ...]
 
 
 def recipe_of_run(run: HybridRun) -> NetworkRecipe:
-    """The run's own, or that of a network of its molecule."""
+    """The run's own, that of a method in a network's place, or that of a network of its molecule."""
+    if run.propose is not None:
+        return NetworkRecipe(load_potential, dict(spec=run.propose, starts=run.molecule.conformers))
     return run.recipe or recipe_of(run.molecule, run.method, run.spec.restraints)
 
 
@@ -76,8 +79,8 @@ def settle_inner(run: HybridRun, load_network: Callable, arguments: dict, n_halv
     A resumed run goes on as the first one did, since the ways differ in the last bits.
     """
     hybrid = run.hybrid
-    if run.traits.head != "energy":
-        return run, load_network(**arguments), arguments, {}  # a jump has no inner steps
+    if run.traits.head != "energy" or run.propose is not None:
+        return run, load_network(**arguments), arguments, {}  # a jump has no inner steps, and a potential one way
     kept = kept_file(run.out, "inner.json")
     report, network = {}, None
     if hybrid.inner != "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class HybridRun:
     replicas start from; recipe: how its network is built, None for a network of the molecule itself; facts: what
     else its metadata says of it (keys of a RunRecord), which a resumed run must share; starts: where its molecule's
     conformers come from, and what that cost; delay: a cheaper truth that judges proposals before `spec` is asked
-    (schemes.delayed), energies of which depend on x alone.
+    (schemes.delayed), energies of which depend on x alone; propose: a cheap potential, as true, in the place of the
+    network (runs.proposal_potential).
     """
 
     molecule: Molecule
@@ -67,6 +69,7 @@ class HybridRun:
     facts: dict[str, Any] = field(default_factory=dict)
     starts: Starts | None = None
     delay: PhysicsSpec | None = None
+    propose: PhysicsSpec | None = None
 
     @property
     def traits(self) -> SchemeTraits:
@@ -85,6 +88,9 @@ class HybridRun:
             return self.hybrid.store_forces
         return self.traits.needs_forces or (self.spec.has_forces and not self.spec.energy_is_cheaper)
 
+
+A_POTENTIAL = "energy"  # the head of a network that is one
+OF_NETWORKS = {"inner": "auto", "delta_scale": 1.0, "past_tolerance": "stop"}  # keys that mean nothing without one
 
 # what a checkpoint lacks, and what it then has, by the head that a scheme needs
 MISSING = {"energy": "a conservative force, and this checkpoint has only a jump head",
@@ -143,13 +149,45 @@ def settle_delay(hybrid: HybridConfig, spec: PhysicsSpec, delay: PhysicsSpec | N
         others = " or ".join(f"--scheme {name}" for name, kind in SCHEMES.items() if kind.traits.explores)
         raise UserError(f"scheme {hybrid.scheme} does not ask a cheaper method first; leave --delay-with out, or take "
                         f"{others}")
-    if (delay.backend, delay.method) == (spec.backend, spec.method):
-        raise UserError(f"--delay-with is {spec.method}, the truth itself; name a cheaper method, or leave it out")
-    for key in ("charge", "multiplicity"):
-        if delay.settings.get(key, spec.settings.get(key)) != spec.settings.get(key, delay.settings.get(key)):
-            raise UserError(f"{delay.method} of --delay-with has {key} {delay.settings[key]}, and the truth "
-                            f"{spec.settings[key]}; give both the same")
+    check_cheaper("--delay-with", delay, spec)
     return hybrid.model_copy(update={"delayed_steps": hybrid.delayed_steps or 1})
+
+
+def check_cheaper(flag: str, cheaper: PhysicsSpec, spec: PhysicsSpec) -> None:
+    """UserError where what a flag names is the truth itself, or of another molecule's electrons."""
+    if (cheaper.backend, cheaper.method) == (spec.backend, spec.method):
+        raise UserError(f"{flag} is {spec.method}, the truth itself; name a cheaper method, or leave it out")
+    for key in ("charge", "multiplicity"):
+        if cheaper.settings.get(key, spec.settings.get(key)) != spec.settings.get(key, cheaper.settings.get(key)):
+            raise UserError(f"{cheaper.method} of {flag} has {key} {cheaper.settings[key]}, and the truth "
+                            f"{spec.settings[key]}; give both the same")
+
+
+def without_network(hybrid: HybridConfig, checkpoint: str | Path | None) -> HybridConfig:
+    """The config of a run whose proposals a cheap potential makes; UserError for what only a network could do.
+
+    Nothing is tuned unless that is asked for, since trials cost calls here.
+    """
+    if checkpoint:
+        raise UserError("--propose-with names a method in the place of a network; leave --checkpoint out, or "
+                        "--propose-with")
+    movers = {name: kind for name, kind in SCHEMES.items() if kind.traits.head == A_POTENTIAL}
+    if hybrid.scheme is not None and hybrid.scheme not in movers:
+        raise UserError(f"scheme {hybrid.scheme} does not move by a potential; leave --propose-with out, or take one "
+                        f"of {', '.join(movers)}")
+    for key, value in OF_NETWORKS.items():
+        if getattr(hybrid, key) != value:
+            raise UserError(f"{key} {getattr(hybrid, key)} is about a network, and --propose-with has none; leave it "
+                            f"{json.dumps(value)}")
+    can_tune = hybrid.scheme is None or "tune" in movers[hybrid.scheme].Config.model_fields
+    return hybrid.model_copy(update={"tune": bool(hybrid.tune)}) if can_tune else hybrid
+
+
+def check_proposal(propose: PhysicsSpec, spec: PhysicsSpec, delay: PhysicsSpec | None) -> None:
+    """UserError for a potential that cannot propose to a truth, or to the cheaper one that judges before it."""
+    for judge in filter(None, (spec, delay)):
+        check_cheaper("--propose-with", propose, judge)
+    propose.require_forces("what proposes moves by them", "take another method for --propose-with")
 
 
 def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsSpec], method: str, hybrid: HybridConfig,
@@ -158,7 +196,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
                 device: str = "cpu", resume: bool = False, initial_md: str | Path | None = None,
                 frame: int | None = None,
                 recipe: NetworkRecipe | None = None, facts: dict[str, Any] | None = None,
-                starts: Starts | None = None, delay: PhysicsSpec | None = None) -> HybridRun:
+                starts: Starts | None = None, delay: PhysicsSpec | None = None,
+                propose: PhysicsSpec | None = None) -> HybridRun:
     """A HybridRun: what is asked, checked against the checkpoint, and what it leaves open filled in.
 
     make_spec: the true physics for the settled config; method: its name; hybrid, baseline: as read from YAML, nulls
@@ -174,13 +213,16 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
             checkpoints.check_config(loaded, checkpoint, model_config)
     check_start(initial_md, frame)
     check_name(molecule.name)
+    if propose is not None:
+        hybrid, loaded = without_network(hybrid, checkpoint), {"config": {"heads": {A_POTENTIAL: True}}}
     hybrid = settle_settings(hybrid, loaded, baseline)
     check_writable(out)
     spec = replace(make_spec(hybrid), restraints=hybrid.restraints or ())
     check_forces(hybrid, spec)
-    if delay is not None:
-        delay = replace(delay, restraints=spec.restraints)
+    delay, propose = (each and replace(each, restraints=spec.restraints) for each in (delay, propose))
     hybrid = settle_delay(hybrid, spec, delay)
+    if propose is not None:
+        check_proposal(propose, spec, delay)
     if recipe is None:  # else starts have settled under the restraints
         molecule = led_to(molecule, spec.restraints)
     return HybridRun(
@@ -188,7 +230,7 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         checkpoint=Path(checkpoint) if checkpoint and loaded is not None else None, out=Path(out), seed=seed,
         n_workers=n_workers or physical_cores(), device=device, resume=resume,
         initial_md=Path(initial_md) if initial_md else None, frame=frame, recipe=recipe, facts=facts or {},
-        starts=starts, delay=delay)
+        starts=starts, delay=delay, propose=propose)
 
 
 def share_replicas(energies: np.ndarray, n_replicas: int, temperature_K: float) -> np.ndarray:

@@ -87,7 +87,8 @@ class SamplingSettings(RunSettings):
     of the same molecule, the cheapest first, of which it is learned, and then each one's difference to the next
     (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; initial_md: start from its
     frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that judges
-    proposals before `physics` is asked (schemes.delayed).
+    proposals before `physics` is asked (schemes.delayed); propose_with: a cheap method of the same molecule that makes
+    them, in the place of a network (runs.proposal_potential).
     """
 
     physics: TruePhysics
@@ -96,19 +97,27 @@ class SamplingSettings(RunSettings):
     initial_md: Path | None = None
     frame: int | None = None
     delay_with: TruePhysics | None = None
+    propose_with: TruePhysics | None = None
 
     @property
     def relax_on(self) -> PhysicsSpec | None:
-        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, or the one that judges before
-        a truth without forces; None: the truth, if it can."""
+        """What starts are relaxed on in the place of the truth: the cheapest of a ladder, what proposes in the place of
+        a network, or the one that judges before a truth without forces; None: the truth, if it can."""
         if self.via:
             return self.rungs[0].spec
+        if self.propose_with is not None:
+            return self.propose
         return self.delay if self.delay and self.delay.has_forces and not self.physics.spec().has_forces else None
 
     @property
     def delay(self) -> PhysicsSpec | None:
         """The recipe of the cheaper truth, each SCF of which starts cold."""
         return None if self.delay_with is None else self.delay_with.spec(warm_start=False)
+
+    @property
+    def propose(self) -> PhysicsSpec | None:
+        """That of what proposes, which depends on the geometry alone too."""
+        return None if self.propose_with is None else self.propose_with.spec(warm_start=False)
 
     @property
     def learns(self) -> bool:
@@ -233,8 +242,11 @@ def _learned(s: SamplingSettings) -> list[Path]:
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
-    if settings.delay_with is not None:
-        settings.delay_with.check()
+    for cheaper in filter(None, (settings.delay_with, settings.propose_with)):
+        cheaper.check()
+    if settings.propose_with is not None and (settings.learns or settings.labels):
+        raise UserError("--propose-with takes the place of a network, so that nothing is learned; leave --learn, --via "
+                        "and --labels out, or --propose-with")
     if settings.learns:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
@@ -265,7 +277,7 @@ def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, 
     return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
                        checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
                        device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
-                       model_config=yaml_of(s.model_config), starts=starts, delay=s.delay)
+                       model_config=yaml_of(s.model_config), starts=starts, delay=s.delay, propose=s.propose)
 
 
 def device_of(wanted: str) -> str:
