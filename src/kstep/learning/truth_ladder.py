@@ -106,14 +106,16 @@ def rung_folder(out: str | Path, number: int) -> Path:
 
 
 def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, out: str | Path, model: Any,
-          config: LearnConfig, *, seed: int = 0, n_workers: int = 1, resume: bool = False) -> Path:
+          config: LearnConfig, *, taught: bool = False, seed: int = 0, n_workers: int = 1,
+          resume: bool = False) -> Path:
     """The frozen network of the last of `rungs`, from one of the first: the checkpoint <out>.via<n>/network.pt.
 
     target: the molecule and its temperatures, with what the sampling will have; base: checkpoint of the first rung's
     network, base_labels: what it was fitted to.  The checkpoint's method is the last rung's; it says `rungs` (method,
     labels, true_calls and the spread in kT that is left, of each), true_calls_training of the last method alone,
-    true_calls_training_by_method of all, and cpu_s_per_true_call.  Files of a finished climb of the same settings are
-    the result; UserError for others, and for an unfinished one without resume.
+    true_calls_training_by_method of all, and cpu_s_per_true_call.  taught: the first rung's network stands for the last
+    as it is, and no dearer method is asked; how far they are apart is then not known.  Files of a finished climb of the
+    same settings are the result; UserError for others, and for an unfinished one without resume.
     """
     from kstep.learning.learner import learn
     from kstep.models import checkpoint as checkpoints
@@ -123,15 +125,20 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
     bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method, starts_spent={})
     differences: tuple[Difference, ...] = ()
     climbs: list[Climb] = []
-    for number, rung in enumerate(rungs[1:], 1):
+    for number, rung in enumerate([] if taught else rungs[1:], 1):
         climber = _Climber(bottom, base, rung, differences, rung_folder(out, number), config, seed, n_workers)
         difference, climbed = climber.run(resume)
         differences, climbs = (*differences, difference), [*climbs, climbed]
-    path = rung_folder(out, len(climbs)) / NETWORK
+    path = rung_folder(out, len(rungs) - 1) / NETWORK
     made_of = as_written({"base": sha256(base), "differences": digest_of(differences)})
     if path.is_file() and checkpoints.load(path).get("made_of") == made_of:
         return path
     top = rungs[-1]
+    if taught:
+        log.info("the network of %s, learned from %s alone, has asked it nothing; its acceptance is known when it "
+                 "samples", top.method, rungs[0].method)
+        checkpoints.save(path, {**started, **_untold(rungs, started), "method": top.method, "made_of": made_of})
+        return path
     fields = {name: getattr(bottom, name) for name in Target.__dataclass_fields__}
     total = CorrectedTarget(**{**fields, "method": f"{top.method} via {rungs[0].method}"}, differences=differences)
     gentle = config.model_copy(update={"round_growth": min(config.round_growth, GROWTH)})
@@ -156,6 +163,15 @@ def check_base(molecule: Molecule, rung: Rung, base: Path, base_labels: Path) ->
                             "that and its labels, or leave both out to learn one")
     if labels.positions.shape[1] != len(molecule):
         raise UserError(f"{base_labels} holds labels of another molecule than {molecule.name}")
+
+
+def _untold(rungs: Sequence[Rung], started: dict) -> dict[str, Any]:
+    """What the checkpoint of the last rung says where none but the first was asked."""
+    calls = {rung.method: 0 for rung in rungs} | {rungs[0].method: int(started["true_calls_training"])}
+    return {"true_calls_training": 0, "true_calls_training_by_method": calls,
+            "rungs": [{"method": rungs[0].method, "true_calls": calls[rungs[0].method],
+                       "spread_kT": float(started["d_spread_kT"])}],
+            "d_spread_kT": None, "acceptance_expected": None, "cpu_s_per_true_call": None}
 
 
 def _account(rungs: Sequence[Rung], started: dict, learned: dict, climbs: list[Climb]) -> dict[str, Any]:

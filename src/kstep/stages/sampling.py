@@ -85,7 +85,8 @@ class RunSettings:
 class SamplingSettings(RunSettings):
     """learn: the network first, going on from `checkpoint` and its `labels` where they are given; via: cheaper physics
     of the same molecule, the cheapest first, of which it is learned, and then each one's difference to the next
-    (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; initial_md: start from its
+    (learning.truth_ladder), where `checkpoint` and `labels` are those of the cheapest; teacher: instead, the one method
+    whose labels alone make the network, and nothing is asked of `physics` before it samples; initial_md: start from its
     frames, or one `frame` of it, instead of conformers; delay_with: a cheaper truth of the same molecule that judges
     proposals before `physics` is asked (schemes.delayed); propose_with: a cheap method of the same molecule that makes
     them, in the place of a network (runs.proposal_potential).
@@ -94,6 +95,7 @@ class SamplingSettings(RunSettings):
     physics: TruePhysics
     learn: bool = False
     via: tuple[TruePhysics, ...] = ()
+    teacher: TruePhysics | None = None
     initial_md: Path | None = None
     frame: int | None = None
     delay_with: TruePhysics | None = None
@@ -103,7 +105,7 @@ class SamplingSettings(RunSettings):
     def relax_on(self) -> PhysicsSpec | None:
         """What starts are relaxed on in the place of the truth: the cheapest of a ladder, what proposes in the place of
         a network, or the one that judges before a truth without forces; None: the truth, if it can."""
-        if self.via:
+        if self.below:
             return self.rungs[0].spec
         if self.propose_with is not None:
             return self.propose
@@ -122,12 +124,17 @@ class SamplingSettings(RunSettings):
     @property
     def learns(self) -> bool:
         """Whether a network is learned first."""
-        return self.learn or bool(self.via)
+        return self.learn or bool(self.below)
+
+    @property
+    def below(self) -> tuple[TruePhysics, ...]:
+        """The methods below the truth that its network is learned of, the cheapest first."""
+        return self.via if self.teacher is None else (self.teacher,)
 
     @property
     def rungs(self) -> list[Rung]:
         """The ladder of truth, the cheapest method first."""
-        return [Rung(each.spec(warm_start=False), each.method) for each in (*self.via, self.physics)]
+        return [Rung(each.spec(warm_start=False), each.method) for each in (*self.below, self.physics)]
 
 
 def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
@@ -176,7 +183,10 @@ def learn_alone(settings: SamplingSettings) -> Path:
 def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
-    if s.via:
+    if s.propose_with is not None:
+        raise UserError("--propose-with takes the place of a network, so that nothing is learned; leave --learn, "
+                        "--via and --teacher out, or --propose-with")
+    if s.below:
         _check_ladder(s)
     else:
         s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
@@ -188,12 +198,15 @@ def _check_learning(s: SamplingSettings) -> HybridConfig:
 
 def _check_ladder(s: SamplingSettings) -> None:
     """UserError for rungs that make no ladder, and for a network to begin with that is none of the first."""
-    for each in s.via:
+    if s.via and s.teacher is not None:
+        raise UserError("--teacher learns from one method alone, and --via differences between several too; leave one "
+                        "of them out")
+    for each in s.below:
         each.check()
     check_rungs(s.rungs)
     if (s.checkpoint is None) != (s.labels is None):
-        raise UserError("with --via a network of the cheapest method goes with the labels that it was fitted to: give "
-                        "both --checkpoint and --labels, or neither, to learn one")
+        raise UserError("with --via or --teacher a network of the cheapest method goes with the labels that it was "
+                        "fitted to: give both --checkpoint and --labels, or neither, to learn one")
     if s.checkpoint is not None and s.labels is not None:
         check_base(s.physics.molecule, s.rungs[0], s.checkpoint, s.labels)
 
@@ -212,7 +225,7 @@ def learn_network(settings: SamplingSettings,
     config = s.learn_config
     if hybrid.effective_samples is not None:
         config = config.model_copy(update={"samples_wanted": hybrid.effective_samples})
-    if s.via:
+    if s.below:
         return hybrid, _climbed(s, target, config)
     return hybrid, learn_for(target, s.out, config, model_config=s.model_config, seed=s.seed,
                              n_workers=physics.workers(s.n_workers), resume=s.resume,
@@ -232,21 +245,18 @@ def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
     else:
         assert s.labels is not None  # see _check_ladder
         base, labels = s.checkpoint, s.labels
-    return climb(target, rungs, base, labels, s.out, model, config, **how)
+    return climb(target, rungs, base, labels, s.out, model, config, taught=s.teacher is not None, **how)
 
 
 def _learned(s: SamplingSettings) -> list[Path]:
     """Folders that learning writes."""
-    return [learned_at(s.out), *(rung_folder(s.out, number) for number in range(1, len(s.via) + 1))]
+    return [learned_at(s.out), *(rung_folder(s.out, number) for number in range(1, len(s.below) + 1))]
 
 
 def sample(settings: SamplingSettings) -> dict:
     """Run, write settings.out, and return its metadata."""
     for cheaper in filter(None, (settings.delay_with, settings.propose_with)):
         cheaper.check()
-    if settings.propose_with is not None and (settings.learns or settings.labels):
-        raise UserError("--propose-with takes the place of a network, so that nothing is learned; leave --learn, --via "
-                        "and --labels out, or --propose-with")
     if settings.learns:  # what contradicts itself is refused before any true call
         must_hold = _check_learning(settings).keep_species
     else:
@@ -255,7 +265,7 @@ def sample(settings: SamplingSettings) -> dict:
     _settle_output(settings, runs=True)
     s, starts = with_starts(settings, must_hold, settings.relax_on)
     physics, spent = s.physics, {}
-    if s.via and starts is not None:  # calls of the cheapest rung are on its bill, not on that of the run
+    if s.below and starts is not None:  # calls of the cheapest rung are on its bill, not on that of the run
         spent, starts = starts.spent, replace(starts, spent={})
     elif settings.relax_on is not None and starts is not None:  # its calls stand beside its name, in the record
         starts = replace(starts, spent={key: cost for key, cost in starts.spent.items() if key != "true_calls"})
