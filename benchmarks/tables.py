@@ -316,12 +316,29 @@ def dearest(data: dict) -> str:
     """What benchmarks/dearest.py measured."""
     rows = [[name, row["method"], row["calls_to_acceptance"], row["true_calls_training"], f"{row['acceptance']:.2f}",
              f"{row['energy_samples']:.0f} in {row['true_calls']} calls", f"{row['cpu_s_to_200_samples'] / 60:.0f}",
-             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in data.items()]
+             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in data.items() if "rounds" in row]
+    four = {name: row for name, row in data.items() if "sigmas_apart" in row}
     return ("### Dear methods, learned via GFN2-xTB (`--via`)\n\n"
             + table(["", "method", "its calls until the acceptance expected is as promised", "its calls to learn",
                      "acceptance measured", "samples of the energy", "CPU minutes from the SMILES to 200 samples",
                      "<exp(-ΔH/kT)>"], rows)
-            + "\n\n`python benchmarks/dearest.py methanol_ccsdt` repeats it.")
+            + "\n\n`python benchmarks/dearest.py methanol_ccsdt` repeats it." + _four_methods(four))
+
+
+def _four_methods(data: dict) -> str:
+    """Gauche and anti of ethanol, a method a row."""
+    if not data:
+        return ""
+    rows = [[row["method"], f"{100 * row['gauche']:.1f} ± {100 * row['error']:.1f}",
+             *(f"{100 * one['gauche']:.1f} ± {100 * one['error']:.1f}" for one in row["starts"].values()),
+             f"{row['sigmas_apart']:.1f}", *(sum(one[key] for one in row["starts"].values())
+                                             for key in ("true_calls_training", "true_calls")),
+             f"{sum(one['cpu_s'] for one in row['starts'].values()) / 60:.0f}"] for row in data.values()]
+    return ("\n\n### Ethanol by method: gauche, both mirror images, at 300 K\n\nThe mean of two runs that share "
+            "neither network, labels nor seed, one begun in gauche alone and one in anti alone.\n\n"
+            + table(["method", "gauche, %", "begun in gauche", "begun in anti", "standard errors apart",
+                     "true calls to learn", "to sample", "CPU minutes"], rows)
+            + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
 
 
 def weights(data: dict) -> str:
