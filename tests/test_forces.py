@@ -470,6 +470,7 @@ def test_aimnet2_says_one_number_of_one_geometry_and_refuses_what_it_has_not_lea
     there, back = (np.array([physics.energy(x + sign * step) for step in steps]) for sign in (1, -1))
     assert np.abs(there + back - 2 * first).max() < 1e-3  # in single precision 5e-3
     assert physics.energy(x) == first == spec.build().energy(x)
+    assert physics.energy(x + 50.0) == pytest.approx(first, abs=1e-3)  # it is centred before coordinates are rounded
     many, calls = x + rng.normal(size=(3, *x.shape)) * 2e-3, physics.true_calls
     many[1, 1] = many[1, 0]
     energy, forces = physics.batch(many)

@@ -154,6 +154,17 @@ def test_calls_of_other_processes_are_on_the_count(sample, tmp_path):
     assert np.allclose(a.pos, b.pos, atol=1e-6)
 
 
+@pytest.mark.parametrize("scheme", [name for name, kind in SCHEMES.items()
+                                    if kind.traits.head == "energy" and not kind.traits.explores])
+def test_schemes_that_move_by_a_network_move_by_it(sample, tmp_path, scheme):
+    """Two steps of 4 timesteps; the schemes of dynamics keep their own thermostat."""
+    metadata = sample(tmp_path / "run.npz", scheme=scheme, moves=None, network_ladder_K=None, k_steps=4, dt_fs=0.5,
+                      steps=2, burn_in_steps=0, tune=None, checkpoint_interval=2)
+    calls = metadata["true_calls_by_method"]
+    assert metadata["status"] == "finished" and metadata["proposed_with"] == "GFN1-xTB"
+    assert 6 * 3 <= calls["GFN1-xTB"] <= 2 * 3 * 12 and calls["mmff94"] == metadata["true_calls"] <= 9
+
+
 # what does not fit
 
 
