@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, start_state
+from kstep.analysis.show.report.sections import cost
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, physics_spec
 from kstep.forces.local_pool import EvaluationPool
@@ -131,13 +132,15 @@ def test_a_whole_run_counts_its_calls_by_method_and_goes_on_bit_equal(sample, pr
     calls = metadata["true_calls_by_method"]
     assert metadata["proposed_with"] == "GFN1-xTB" and set(calls) == {"mmff94", "GFN1-xTB"}
     assert calls["mmff94"] == metadata["true_calls"] <= 3 * 13
+    whole = load_trajectory(tmp_path / "whole.npz")
+    assert ("calls of cheaper methods", f"{calls['GFN1-xTB']:,} of GFN1-xTB") in cost(whole, [])
     # a force at every step and at the start of every move, an energy after it, of 6 rows; 4 steps a move on average
     moves = 12 * 2 * 6
     assert 3.5 * moves < calls["GFN1-xTB"] < 8.5 * moves
     with pytest.raises(KeyboardInterrupt):
         sample(tmp_path / "cut.npz", stop_after=80)
     again = sample(tmp_path / "cut.npz", resume=True)
-    whole, other = load_trajectory(tmp_path / "whole.npz"), load_trajectory(tmp_path / "cut.npz")
+    other = load_trajectory(tmp_path / "cut.npz")
     for key in ("pos", "Epot", "accepted", "attempts", "delta_H"):
         assert np.array_equal(getattr(whole, key), getattr(other, key), equal_nan=True), key
     assert again["tally"] == metadata["tally"]

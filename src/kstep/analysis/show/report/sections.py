@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -230,8 +231,8 @@ def cost(trajectory: Trajectory, rows: list[dict[str, Any]]) -> list[tuple[str, 
     calls, learning = spent["true_calls"], spent["true_calls_training"]
     slowest = min((float(row["samples"]) for row in rows), default=0.0)
     accepted, identity = m.get("acceptance"), m.get("mean_exp_minus_beta_dH")
-    cheaper = {method: n for method, n in (m.get("true_calls_training_by_method") or {}).items()
-               if method != m.get("method")}
+    cheaper = Counter(m.get("true_calls_training_by_method") or {}) + Counter(spent.get("cheaper_calls", {}))
+    del cheaper[m.get("method")]
     lines = [("true calls", f"{calls:,} of the run" + (f", {learning:,} of learning" if learning else "")),
              ("calls of cheaper methods", ", ".join(f"{n:,} of {method}" for method, n in cheaper.items()) or None),
              ("samples per 1000 calls", f"{1000 * slowest / (calls + learning):.0f} of the slowest observable, "
