@@ -331,7 +331,8 @@ class _Learner:
     def _more_labels_pay(self) -> bool:
         config, p = self.config, self.progress
         return p.round < FEWEST_ROUNDS or more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
-                               samples_wanted=config.samples_wanted, overhead=p.overhead)
+                               samples_wanted=config.samples_wanted, overhead=p.overhead,
+                               calls_per_sample=self.target.calls_per_sample)
 
     @property
     def _true_calls(self) -> int:
