@@ -88,9 +88,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     run = _sampling(molecule, physics, learn, settings, subject, via=via, teacher=teacher, network=network,
                     labels=labels, out=out, start=start, frame=frame, solvent=solvent, workers=workers,
                     scheduler=scheduler, device=device, resume=resume, overwrite=overwrite)
-    beside = {"delay_with": delay_with, "propose_with": propose_with}
-    run = replace(run, **{key: run.physics.on(*_config(each, {})) for key, each in beside.items() if each is not None})
-    run_sampling(run)
+    beside: dict[str, Any] = {"delay_with": delay_with, "propose_with": propose_with}
+    beside = {key: run.physics.on(*_config(each, {})) for key, each in beside.items() if each is not None}
+    run_sampling(replace(run, **beside))
     return Result(run.out)
 
 

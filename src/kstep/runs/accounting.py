@@ -19,8 +19,9 @@ class Account:
     def __init__(self, starts: Starts | None = None):
         """starts: what its start geometries cost before the account was opened is on it too."""
         self._wall, self._cpu, self._calls = time.perf_counter(), time.process_time(), 0
-        self._earlier = {"true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0, "cpu_burn_in_s": 0.0,
-                         "true_calls_burn_in": 0, "wall_network_s": 0.0, "wall_waiting_s": 0.0}
+        self._earlier: dict[str, Any] = {
+            "true_calls": 0, "wall_s": 0.0, "cpu_s": 0.0, "wall_burn_in_s": 0.0, "cpu_burn_in_s": 0.0,
+            "true_calls_burn_in": 0, "wall_network_s": 0.0, "wall_waiting_s": 0.0}
         self._starts = starts
         if starts is not None:
             self._add(starts.spent)
