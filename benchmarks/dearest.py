@@ -39,11 +39,11 @@ SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance
     "fluoroethanol_pbe": ("OCCF", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 100),
     "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100),
 }
-POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it, standard error that is asked of each run
-    "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01),
-    "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.015),
-    "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.02),
-    "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.02),
+POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; standard error and samples asked of each run
+    "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 1500),
+    "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.015, 200),
+    "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.02, 200),
+    "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.02, 200),
 }
 C_C_O_H, GAUCHE_DEG = np.array([[0, 1, 2, 8]]), 120.0
 MOVES = 20  # of 100 fs each: proposals are longer than 1 ps, as was promised
@@ -100,13 +100,13 @@ def starts_of_ethanol(work: Path) -> dict[str, Path]:
 
 def populations(name: str, work: Path) -> dict:
     """Gauche and anti by the two runs, what each took, and by how many standard errors they differ."""
-    config, cheap, error = POPULATIONS[name]
+    config, cheap, error, samples = POPULATIONS[name]
     rows = {}
     for seed, (start, file) in enumerate(starts_of_ethanol(work).items(), 1):
         out = work / f"{name}_{start}.npz"
         sh(out, "-m", "kstep", "sample", "CCO", "--name", "ethanol", "--structure", file, "--config", config,
            *(word for each in cheap for word in ("--via", each)), *(() if cheap else ("--learn",)), "--seed", seed,
-           "--population-error", error, "--num-workers", 1, "--resume", "--out", out)
+           "--population-error", error, "--effective-samples", samples, "--num-workers", 1, "--resume", "--out", out)
         # by the angle alone: a conformer that is rare enough has no well of its own
         m, found = load_trajectory(out).metadata, kstep.average(out, is_gauche)
         rows[start] = {"gauche": found.mean, "error": found.error, "converged": found.converged,
