@@ -100,6 +100,15 @@ def molecule_from_smiles(smiles, name, n_conformers=2):
         Chem.GetFormalCharge(mol), 1)
 
 
+def pytest_runtest_setup(item):
+    """What is marked `cuda` waits for a machine with a GPU."""
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU")
+
+
 @pytest.fixture(scope="session")
 def ethanol():
     return molecule_from_smiles("CCO", "ethanol")

@@ -1,0 +1,469 @@
+"""What a GPU brings, and whether it computes the same numbers: one record of one machine, in at most eight minutes.
+
+    cuda_tests    the tests marked `cuda`, counted
+    gpu4pyscf     energies and gradients of GPU4PySCF beside PySCF's
+    inner_loop    a step of one replica: every network of the registry, 16 to 16,384 replicas, by each way
+    windows       ethanol, GFN2-xTB: what the next two learn from
+    training      windows per second, in float32 and with `amp`
+    overlap       one batch, or two half-batches of which one is with the physics (overlap.py)
+
+Each section is a process of its own with so many seconds: one that fails, or breaks the driver, or is too slow leaves
+what it had found and a sentence, and the others follow.  What was not seen is null, and `unseen` says why.  On a CPU
+(--device cpu) the same sections run; --quick makes them as small as they can be, and their figures mean nothing then.
+Writes benchmarks/results/gpu.json and the table of docs/gpu.md.  Exit code 1: something failed, or disagrees.
+
+    python benchmarks/gpu.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from guides import put
+from kstep.files import read_json, write_json_atomic, write_json_compact
+from running import RESULTS, ROOT, here, machine, provenance
+
+RESULT, GUIDE, MARK = RESULTS / "gpu.json", ROOT / "docs" / "gpu.md", "<!-- gpu -->"
+BUDGET_S = {"cuda_tests": 50, "gpu4pyscf": 50, "inner_loop": 150, "windows": 35, "training": 130, "overlap": 55}
+LAST_S = 2.0  # of a budget, in which a section writes down what it left out
+REHEARSAL = 10  # times the budget with --quick: what is to be seen runs, on however busy a machine
+
+ROWS = (16, 64, 256, 1024, 4096, 16384)
+COMPILED_ROWS = (1024, 256, 4096, 64, 16384, 16)  # what is compiled for one number is compiled anew for the next
+MOST_CPU_ROWS = {False: 256, True: 16}  # by `quick`: of what eats a CPU's memory and tells nothing new
+N_ATOMS = {False: 20, True: 6}
+LEAST_S = {False: 0.4, True: 0.01}  # of each figure of the inner loop
+FIELDS = ({"functional": "HF"}, {"functional": "PBE"}, {"functional": "B3LYP", "density_fit": True})  # of PyscfConfig
+FIELD_MOLECULE = "CO"
+GRADIENT_BAR = 1e-5  # Ha/bohr, the largest component of the difference
+MD = {False: {"replicas": 8, "length_ps": 0.5}, True: {"replicas": 2, "length_ps": 0.06}}
+TRAINING_STEPS = {False: 100, True: 5}
+LARGER_BATCH = 16  # times that of the config, since 32 small molecules leave a GPU idle
+OVERLAP = {False: {"--k-steps": 200, "--replicas": 64, "--steps": 20},
+           True: {"--k-steps": 2, "--replicas": 4, "--steps": 2, "--num-workers": 1}}
+OVERLAP_TRAINING_STEPS = {False: 400, True: 5}
+PRECISIONS = {"float32": False, "bfloat16": True}  # `amp` of the train config
+MOST_NAMES = 4  # of a line of the page
+ENERGY_HEAD = {"energy": True, "jump": False}
+
+
+@dataclass(frozen=True)
+class How:
+    """What a section is told; end: on the clock of time.monotonic."""
+
+    device: str
+    quick: bool
+    work: Path
+    end: float
+    tell: Callable[[dict], None]  # writes down what is known so far
+
+    @property
+    def over(self) -> bool:
+        """Whether the section should come to an end."""
+        return time.monotonic() > self.end - LAST_S
+
+
+def grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """{sentence: names of all that it keeps from being seen} of {name: sentence}."""
+    out: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        out.setdefault(why, []).append(name)
+    return out
+
+
+BY_QUICK = "left out by --quick"
+OVER = "the seconds of this section were over"
+
+
+def sentence(error: BaseException) -> str:
+    """An exception in one line."""
+    from kstep.errors import UserError
+
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"[:300]
+
+
+def cuda_tests(how: How) -> None:
+    """Counts of the tests that need a GPU, names of those that failed."""
+    files = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.cuda" in path.read_text()]
+    report = how.work / "cuda_tests.xml"
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cuda",
+                           f"--junitxml={report}", *files], cwd=ROOT)
+    if done.returncode not in (0, 1):  # all passed, some failed
+        sys.exit(f"pytest ended with exit code {done.returncode}")
+    how.tell(counted(report))
+
+
+def counted(report: Path) -> dict:
+    """What a JUnit report of pytest holds: passed, failed, failures by name, and why others were not run."""
+    failures, reasons, n = [], {}, 0
+    for case in ElementTree.parse(report).iter("testcase"):
+        n += 1
+        name, skipped = case.get("name"), case.find("skipped")
+        if skipped is not None:
+            reasons[name] = skipped.get("message", "")
+        elif case.find("failure") is not None or case.find("error") is not None:
+            failures.append(name)
+    return {"passed": n - len(reasons) - len(failures), "failed": len(failures), "failures": failures,
+            "unseen": grouped(reasons)}
+
+
+def gpu4pyscf(how: How) -> None:
+    """Energies and gradients of each of FIELDS by PySCF and by GPU4PySCF."""
+    from kstep.forces.pyscf import PyscfConfig, gpu_found
+
+    fields, reasons = {}, {}
+    for field in FIELDS:
+        name = PyscfConfig(**field).method
+        fields[name] = None
+        if not gpu_found():
+            reasons[name] = "GPU4PySCF with a CUDA GPU is not here"
+        elif how.over:
+            reasons[name] = OVER
+        else:
+            try:
+                fields[name] = agreement(field, ("cpu", "gpu"))
+            except Exception as error:  # of a driver or of a kernel that this GPU does not have
+                reasons[name] = sentence(error)
+        how.tell({"gradient_bar_Ha_per_bohr": GRADIENT_BAR, "fields": fields, "unseen": grouped(reasons)})
+
+
+def agreement(field: dict, devices: tuple[str, str]) -> dict:
+    """Largest difference of two devices of PySCF, in energy (Ha) and in a component of the gradient (Ha/bohr)."""
+    import kstep
+    from kstep.forces import pyscf
+    from kstep.units import NM_PER_BOHR
+
+    molecule = kstep.prepare(FIELD_MOLECULE)  # as the force field has it, far from where gradients vanish
+    bohr, answers, seconds = molecule.conformers[0] / NM_PER_BOHR, [], []
+    for device in devices:
+        settings = pyscf.PyscfConfig(**field, device=device)
+        mole = pyscf.build_molecule(molecule.numbers, bohr, settings.basis, molecule.charge, molecule.multiplicity)
+        began = time.perf_counter()
+        converged, _ = pyscf.converge(pyscf.mean_field(mole, settings))
+        answers.append((float(converged.e_tot), pyscf.gradient(converged, settings)))
+        seconds.append(time.perf_counter() - began)
+    (energy, slope), (other_energy, other_slope) = answers
+    apart = float(np.abs(slope - other_slope).max())
+    return {"energy_Ha": abs(energy - other_energy), "gradient_Ha_per_bohr": apart, "agrees": apart <= GRADIENT_BAR,
+            "largest_gradient_Ha_per_bohr": float(np.abs(slope).max()), "seconds": dict(zip(devices, seconds))}
+
+
+def networks() -> dict:
+    """Architecture -> (YAML, ModelConfig) with an energy head, of every network of the registry."""
+    from kstep.config import load_config
+    from kstep.models import REGISTRY
+    from kstep.models.model_config import ModelConfig
+
+    known = {}
+    for path in sorted((ROOT / "configs").glob("model*.yaml")):
+        config = load_config(ModelConfig, path, {"heads": ENERGY_HEAD})
+        known.setdefault(config.arch, (path, config))
+    return {arch: known[arch] for arch in REGISTRY}
+
+
+def cells() -> Iterator[tuple[str, str, int]]:
+    """(architecture, way, rows), what is compiled last: it takes a minute each."""
+    from kstep.models import REGISTRY, network_class
+    from kstep.models.execution import BUILDERS
+
+    for way in sorted(BUILDERS, key="compiled".__eq__):
+        for rows in COMPILED_ROWS if way == "compiled" else ROWS:
+            yield from ((arch, way, rows) for arch in REGISTRY if way in network_class(arch).ways)
+
+
+def inner_loop(how: How) -> None:
+    """Microseconds of a step of one replica, as benchmarks/inner_loop.py measures them."""
+    import torch
+
+    torch.set_num_threads(1)
+    configs, table, build_s, failed, missing = networks(), {}, {}, {}, {}
+    for arch, way, rows in cells():
+        name = f"{arch} {way}"
+        row = table.setdefault(arch, {}).setdefault(way, {str(n): None for n in ROWS})
+        why = left_out(way, rows, how) or failed.get(name)
+        if why is None:
+            try:
+                row[str(rows)], seconds = timed_cell(configs[arch][1], way, rows, how)
+                build_s[name] = max(seconds, build_s.get(name, 0.0))
+            except Exception as error:  # of a compiler, a driver, a memory that is too small; the next way may work
+                why = failed[name] = sentence(error)
+        if why is not None:
+            missing.setdefault((name, why), []).append(str(rows))
+        if how.device == "cuda":
+            torch.cuda.empty_cache()
+        reasons = {f"{name}, {' '.join(sorted(rows, key=int))} rows": why for (name, why), rows in missing.items()}
+        how.tell({"n_atoms": N_ATOMS[how.quick], "step_us": table, "build_s": build_s, "unseen": grouped(reasons)})
+
+
+def left_out(way: str, rows: int, how: How) -> str | None:
+    """Why a cell is not even tried."""
+    if how.over:
+        return OVER
+    if how.quick and way == "compiled":
+        return BY_QUICK
+    most = MOST_CPU_ROWS[how.quick]
+    return f"more than {most} rows are left to a GPU" if how.device == "cpu" and rows > most else None
+
+
+def timed_cell(config, way: str, rows: int, how: How) -> tuple[float, float]:
+    """us of a step of one replica, and the seconds until the first force, which compiling and recording take."""
+    import inner_loop as bench
+
+    n_atoms = N_ATOMS[how.quick]
+    net = bench.network(n_atoms, how.device, config, way, rows)
+    began = time.perf_counter()
+    net.forces(net.native(bench.chain(n_atoms, rows)))
+    build_s = time.perf_counter() - began
+    return 1e6 * bench.step_s(net, n_atoms, rows, LEAST_S[how.quick], 2), build_s
+
+
+def windows(how: How) -> None:
+    """The dataset of `training` and `overlap`, from ethanol's SMILES."""
+    from kstep.schemas import load_dataset
+
+    smiles, raw, md = how.work / "ethanol.smi", how.work / "raw", how.work / "md"
+    smiles.write_text("CCO ethanol\n")
+    here(raw / "ethanol", "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", raw)
+    settings = {**MD[how.quick], "dt_fs": 0.5, "equilibration_ps": 0.05, "redraw_interval_ps": 0.06, "hot_length_ps": 0}
+    here(md / "ethanol/trajectory.npz", "src/01b_run_qm_baselines.py", "--smiles-file", smiles, "--raw", raw, "--out",
+         md, *(word for pair in settings.items() for word in ("--set", "=".join(map(str, pair)))))
+    here(how.work / "dataset_k8.npz", "src/02_make_dataset.py", "--md-root", md, "--out-root", how.work, "--splits-dir",
+         how.work / "splits", "--ks", 8, "--stride", 1, "--split-by", "time")
+    arrays, _ = load_dataset(how.work / "dataset_k8.npz")
+    how.tell({"windows": len(arrays["k_steps"])})
+
+
+def check_windows(how: How) -> None:
+    """End a section that has nothing to learn from."""
+    if not (how.work / "dataset_k8.npz").is_file():
+        sys.exit("the section windows made none to learn from")
+
+
+def training(how: How) -> None:
+    """Windows per second of each case of benchmarks/training_throughput.py, by the size of a batch and by `amp`."""
+    import training_throughput as bench
+    from kstep.config import load_config
+    from kstep.models.model_config import ModelConfig
+    from kstep.training.train_config import TrainConfig
+
+    check_windows(how)
+    table, reasons = {}, {}
+    for larger in (1, LARGER_BATCH):
+        for number, (case, (model, changes, recipe)) in enumerate(bench.CASES.items()):
+            bears = load_config(ModelConfig, ROOT / "configs" / model, changes).network_class.bears_bfloat16
+            batch = larger * load_config(TrainConfig, ROOT / "configs" / recipe).batch_size
+            row = table.setdefault(case, {})[str(batch)] = dict.fromkeys(PRECISIONS)
+            for precision, amp in PRECISIONS.items():
+                name = f"{case}, batches of {batch}, {precision}"
+                if how.over:
+                    reasons[name] = OVER
+                elif how.quick and (number or larger > 1):
+                    reasons[name] = BY_QUICK
+                elif amp and not bears:
+                    reasons[name] = "this network refuses bfloat16"
+                else:
+                    try:
+                        row[precision] = bench.measure(ROOT, case, how.work, TRAINING_STEPS[how.quick], how.device,
+                                                       {"amp": amp, "batch_size": batch})["windows_per_s"]
+                    except RuntimeError as error:
+                        reasons[name] = str(error).strip().splitlines()[-1]
+                how.tell({"windows_per_s": table, "unseen": grouped(reasons)})
+
+
+def overlap(how: How) -> None:
+    """A metropolis run of ethanol with a network that just learned, with two half-batches in flight and with one."""
+    import overlap as bench
+    from kstep.models import network_class
+
+    check_windows(how)
+    arch, (yaml, _) = next((arch, known) for arch, known in networks().items()
+                           if not network_class(arch).bound_to_one_molecule)  # those that a GPU is wanted for
+    learned = how.work / "learned"
+    here(learned / "last.pt", "src/04_train.py", "--dataset", how.work / "dataset_k8.npz", "--model-config", yaml,
+         "--set", f"heads={json.dumps(ENERGY_HEAD)}", "--splits", how.work / "splits/train.json",
+         how.work / "splits/val.json", "--max-steps", OVERLAP_TRAINING_STEPS[how.quick], "--out-dir", learned,
+         "--device", how.device, "--log-level", "warning")
+    flags = {"--molecule": how.work / "raw/ethanol", "--checkpoint": learned / "last.pt", "--device": how.device,
+             "--scheme": "metropolis", "--dt-fs": 0.5, "--set": "length_law=fixed", "--burn-in-steps": 1,
+             **OVERLAP[how.quick]}
+    words = [str(word) for pair in flags.items() for word in pair]
+    found: dict = {"network": arch, "flags": OVERLAP[how.quick], "runs": []}
+    for row in bench.both(words, how.work / "overlap", 1 if how.quick else 2):
+        found["runs"].append(row)
+        how.tell(found)
+
+
+SECTIONS = {"cuda_tests": cuda_tests, "gpu4pyscf": gpu4pyscf, "inner_loop": inner_loop, "windows": windows,
+            "training": training, "overlap": overlap}
+
+
+def last_words(log: str) -> str:
+    """What a failed process said: the last line of a traceback, or that of a script and of the command it called."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    return ": ".join(lines[-1 if "Traceback" in log else -2:])
+
+
+def budget_s(name: str, quick: bool) -> float:
+    """Seconds of a section."""
+    return BUDGET_S[name] * (REHEARSAL if quick else 1)
+
+
+def in_time(name: str, args, work: Path) -> dict:
+    """What a section found in its seconds; `said` is why there is no more, or null."""
+    part, log, budget = work / f"{name}.json", work / f"{name}.log", budget_s(name, args.quick)
+    words = [sys.executable, __file__, "--section", name, "--device", args.device, "--work", str(work)]
+    began, said = time.monotonic(), None
+    with log.open("w") as told:
+        process = subprocess.Popen([*words, *(["--quick"] if args.quick else [])], cwd=ROOT, stderr=told,
+                                   start_new_session=True)  # with all its own, so that it ends with all of them
+        try:
+            if process.wait(timeout=budget):
+                said = last_words(log.read_text()) or f"it ended with exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            said = f"it was stopped after its {budget} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    found = read_json(part) if part.is_file() else {}
+    return {"budget_s": budget, "seconds": time.monotonic() - began, "said": said, **found}
+
+
+def complaints(record: dict) -> list[str]:
+    """What failed, or disagrees, in a sentence each; what was merely not seen is none."""
+    sections = record["sections"]
+    out = [f"{name}: {section['said']}" for name, section in sections.items() if section["said"]]
+    out += [f"cuda_tests: {name} failed" for name in sections.get("cuda_tests", {}).get("failures", [])]
+    out += [f"gpu4pyscf: gradients of {name} differ by {field['gradient_Ha_per_bohr']:.2g} Ha/bohr"
+            for name, field in sections.get("gpu4pyscf", {}).get("fields", {}).items() if field and not field["agrees"]]
+    return out
+
+
+def cell(value, form: str = ".3g") -> str:
+    """A number of a table, or a dash where nothing was seen."""
+    return "-" if value is None else format(value, form)
+
+
+def few(names: list[str]) -> str:
+    """Names, or how many they are; the record has all of them."""
+    return "; ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} of them, such as {names[0]}"
+
+
+def table(record: dict) -> str:
+    """What docs/gpu.md shows of a record."""
+    sections, where = record["sections"], f"{record['machine']['cores']} cores of one {record['machine']['cpu']}"
+    seen = (f"Measured on one {record['gpu']}, beside {where}." if record["gpu"] else
+            f"Measured on {where}, without a GPU: **no figure here comes from one.**")
+    parts = [seen, *(show(sections[name]) for name, (key, show) in SHOWN.items() if key in sections.get(name, {}))]
+    reasons = [f"- {name}: {why}: {few(what)}" for name, section in sections.items()
+               for why, what in section.get("unseen", {}).items()]
+    said = [f"- {name}: {section['said']}" for name, section in sections.items() if section["said"]]
+    return "\n\n".join([*parts, "**Not seen**, and why:\n\n" + "\n".join([*said, *reasons] or ["- nothing"])])
+
+
+def shown_tests(section: dict) -> str:
+    """The line of the CUDA tests."""
+    return f"CUDA tests: {section['passed']} passed, {section['failed']} failed."
+
+
+def shown_fields(section: dict) -> str:
+    """The table of GPU4PySCF."""
+    rows = []
+    for name, field in section["fields"].items():
+        gradient, energy = (field[key] if field else None for key in ("gradient_Ha_per_bohr", "energy_Ha"))
+        rows.append(f"| {name} | {cell(gradient, '.1e')} | {cell(energy, '.1e')} |")
+    return "\n".join([f"| GPU4PySCF beside PySCF, {FIELD_MOLECULE} | gradient, Ha/bohr | energy, Ha |", "|---|---|---|",
+                      *rows])
+
+
+def shown_loop(section: dict) -> str:
+    """The table of the inner loop."""
+    rows = [f"| {arch} | {way} | " + " | ".join(cell(us[str(n)]) for n in ROWS) + " |"
+            for arch, ways in section["step_us"].items() for way, us in ways.items()]
+    heads = [f"us of a step of one replica, {section['n_atoms']} atoms", "way", *(f"{n:,}" for n in ROWS)]
+    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *rows])
+
+
+def shown_training(section: dict) -> str:
+    """The table of the throughput of training."""
+    rows = [f"| {case} | {batch} | " + " | ".join(cell(row[name], ",.0f") for name in PRECISIONS) + " |"
+            for case, batches in section["windows_per_s"].items()
+            for batch, row in sorted(batches.items(), key=lambda item: int(item[0]))]
+    return "\n".join(["| windows/s of training | batch | float32 | `amp` |", "|---|---|---|---|", *rows])
+
+
+def shown_overlap(section: dict) -> str:
+    """The table of the half-batches."""
+    rows = [f"| {row['parts']} | {row['wall_production_s']:.3g} | {row['wall_waiting_s']:.3g} |"
+            for row in section["runs"]]
+    return "\n".join([f"| parts of the batch, {section['network']} | run, s | waiting for the physics, s |",
+                      "|---|---|---|", *rows])
+
+
+SHOWN = {"cuda_tests": ("passed", shown_tests), "gpu4pyscf": ("fields", shown_fields),  # by what must have been found
+         "inner_loop": ("step_us", shown_loop), "training": ("windows_per_s", shown_training),
+         "overlap": ("runs", shown_overlap)}
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--quick", action="store_true", help="as small as it goes, to see that it runs")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--work", type=Path, help="folder for what is made on the way (default: a temporary one)")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in this process
+    args = parser.parse_args()
+    import torch
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA GPU here; --device cpu runs what goes without one")
+    if args.quick and args.out == RESULT and not args.section:
+        parser.error("--quick measures nothing worth keeping; say with --out where its record goes")
+    if args.out.is_file() and not args.section and args.device == "cpu" and read_json(args.out)["device"] == "cuda":
+        parser.error(f"{args.out} is the record of a GPU; give what a CPU measures another name with --out")
+    return args
+
+
+def main() -> None:
+    args = parse()
+    if args.section:
+        SECTIONS[args.section](How(args.device, args.quick, args.work,
+                                   time.monotonic() + budget_s(args.section, args.quick),
+                                   partial(write_json_atomic, args.work / f"{args.section}.json")))
+        return
+    import torch
+
+    record = {"machine": machine(), **provenance(), "device": args.device, "quick": args.quick,
+              "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None, "sections": {}}
+    with contextlib.ExitStack() as stack:
+        work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work.mkdir(parents=True, exist_ok=True)
+        for name in args.sections:
+            record["sections"][name] = section = in_time(name, args, work)
+            print(f"{name}: {section['seconds']:.0f} s; {section['said'] or 'done'}", flush=True)
+            write_json_compact(args.out, record)
+    if args.out == RESULT:
+        put(GUIDE, MARK, table(read_json(RESULT)))  # as rounded in the file
+    print(f"-> {args.out}", *complaints(record), sep="\n")
+    sys.exit(bool(complaints(record)))
+
+
+if __name__ == "__main__":
+    main()
