@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import kstep
-from kstep.cli.batch.stages import Baseline, Stage
+from kstep.cli.batch.stage import Stage
+from kstep.cli.batch.stages import Baseline
 from kstep.errors import UserError, sentence_of
 from kstep.interruption import ENDS_WITH_STDIN, Stopped, Terminated
 from kstep.processes import THREAD_VARIABLES
