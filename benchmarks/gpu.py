@@ -34,14 +34,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from guides import put
+from guides import put, table as as_table
 from kstep.files import read_json, write_json_atomic, write_json_compact
 from running import RESULTS, ROOT, here, machine, provenance
 
 RESULT, GUIDE, MARK = RESULTS / "gpu.json", ROOT / "docs" / "gpu.md", "<!-- gpu -->"
 BUDGET_S = {"cuda_tests": 50, "gpu4pyscf": 50, "inner_loop": 150, "windows": 35, "training": 130, "overlap": 55}
-LAST_S = 2.0  # of a budget, in which a section writes down what it left out
-REHEARSAL = 10  # times the budget with --quick: what is to be seen runs, on however busy a machine
+REHEARSAL = 10.0  # patience of --quick: what is to be seen runs, on however busy a machine
 
 ROWS = (16, 64, 256, 1024, 4096, 16384)
 COMPILED_ROWS = (1024, 256, 4096, 64, 16384, 16)  # what is compiled for one number is compiled anew for the next
@@ -64,18 +63,12 @@ ENERGY_HEAD = {"energy": True, "jump": False}
 
 @dataclass(frozen=True)
 class How:
-    """What a section is told; end: on the clock of time.monotonic."""
+    """What a section is told."""
 
     device: str
     quick: bool
     work: Path
-    end: float
     tell: Callable[[dict], None]  # writes down what is known so far
-
-    @property
-    def over(self) -> bool:
-        """Whether the section should come to an end."""
-        return time.monotonic() > self.end - LAST_S
 
 
 def grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
@@ -87,7 +80,7 @@ def grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
 
 
 BY_QUICK = "left out by --quick"
-OVER = "the seconds of this section were over"
+NOT_REACHED = "not reached in the seconds of this section"
 
 
 def sentence(error: BaseException) -> str:
@@ -127,19 +120,17 @@ def gpu4pyscf(how: How) -> None:
     """Energies and gradients of each of FIELDS by PySCF and by GPU4PySCF."""
     from kstep.forces.pyscf import PyscfConfig, gpu_found
 
-    fields, reasons = {}, {}
-    for field in FIELDS:
-        name = PyscfConfig(**field).method
-        fields[name] = None
-        if not gpu_found():
-            reasons[name] = "GPU4PySCF with a CUDA GPU is not here"
-        elif how.over:
-            reasons[name] = OVER
-        else:
-            try:
+    named = {PyscfConfig(**field).method: field for field in FIELDS}
+    fields, reasons = dict.fromkeys(named), dict.fromkeys(named, NOT_REACHED)
+    for name, field in named.items():
+        try:
+            if gpu_found():
                 fields[name] = agreement(field, ("cpu", "gpu"))
-            except Exception as error:  # of a driver or of a kernel that this GPU does not have
-                reasons[name] = sentence(error)
+                del reasons[name]
+            else:
+                reasons[name] = "GPU4PySCF with a CUDA GPU is not here"
+        except Exception as error:  # of a driver, or of a kernel that this GPU does not have
+            reasons[name] = sentence(error)
         how.tell({"gradient_bar_Ha_per_bohr": GRADIENT_BAR, "fields": fields, "unseen": grouped(reasons)})
 
 
@@ -192,33 +183,42 @@ def inner_loop(how: How) -> None:
     import torch
 
     torch.set_num_threads(1)
-    configs, table, build_s, failed, missing = networks(), {}, {}, {}, {}
+    configs, table, build_s, failed = networks(), {}, {}, {}
+    reasons = {(arch, way, rows): left_out(way, rows, how) or NOT_REACHED for arch, way, rows in cells()}
     for arch, way, rows in cells():
-        name = f"{arch} {way}"
         row = table.setdefault(arch, {}).setdefault(way, {str(n): None for n in ROWS})
-        why = left_out(way, rows, how) or failed.get(name)
-        if why is None:
-            try:
-                row[str(rows)], seconds = timed_cell(configs[arch][1], way, rows, how)
-                build_s[name] = max(seconds, build_s.get(name, 0.0))
-            except Exception as error:  # of a compiler, a driver, a memory that is too small; the next way may work
-                why = failed[name] = sentence(error)
-        if why is not None:
-            missing.setdefault((name, why), []).append(str(rows))
+        if reasons[arch, way, rows] != NOT_REACHED:
+            continue
+        if (arch, way) in failed:
+            reasons[arch, way, rows] = failed[arch, way]
+            continue
+        try:
+            row[str(rows)], seconds = timed_cell(configs[arch][1], way, rows, how)
+            build_s[f"{arch} {way}"] = max(seconds, build_s.get(f"{arch} {way}", 0.0))
+            del reasons[arch, way, rows]
+        except Exception as error:  # of a compiler, a driver, a memory that is too small; the next way may work
+            reasons[arch, way, rows] = failed[arch, way] = sentence(error)
         if how.device == "cuda":
             torch.cuda.empty_cache()
-        reasons = {f"{name}, {' '.join(sorted(rows, key=int))} rows": why for (name, why), rows in missing.items()}
-        how.tell({"n_atoms": N_ATOMS[how.quick], "step_us": table, "build_s": build_s, "unseen": grouped(reasons)})
+        how.tell({"n_atoms": N_ATOMS[how.quick], "step_us": table, "build_s": build_s, "unseen": by_rows(reasons)})
 
 
 def left_out(way: str, rows: int, how: How) -> str | None:
     """Why a cell is not even tried."""
-    if how.over:
-        return OVER
-    if how.quick and way == "compiled":
-        return BY_QUICK
+    if how.device != "cpu":
+        return BY_QUICK if how.quick and way == "compiled" else None
     most = MOST_CPU_ROWS[how.quick]
-    return f"more than {most} rows are left to a GPU" if how.device == "cpu" and rows > most else None
+    if rows > most:
+        return f"more than {most} rows are left to a GPU"
+    return "minutes of compiling are left to a GPU" if way == "compiled" else None
+
+
+def by_rows(reasons: dict[tuple[str, str, int], str]) -> dict[str, list[str]]:
+    """`grouped`, with all rows of a way in one name."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for (arch, way, n), why in reasons.items():
+        rows.setdefault((f"{arch} {way}", why), []).append(n)
+    return grouped({f"{name}, {' '.join(map(str, sorted(found)))} rows": why for (name, why), found in rows.items()})
 
 
 def timed_cell(config, way: str, rows: int, how: How) -> tuple[float, float]:
@@ -263,27 +263,32 @@ def training(how: How) -> None:
     from kstep.training.train_config import TrainConfig
 
     check_windows(how)
-    table, reasons = {}, {}
+    table, reasons, todo = {}, {}, []
     for larger in (1, LARGER_BATCH):
         for number, (case, (model, changes, recipe)) in enumerate(bench.CASES.items()):
             bears = load_config(ModelConfig, ROOT / "configs" / model, changes).network_class.bears_bfloat16
             batch = larger * load_config(TrainConfig, ROOT / "configs" / recipe).batch_size
-            row = table.setdefault(case, {})[str(batch)] = dict.fromkeys(PRECISIONS)
+            table.setdefault(case, {})[str(batch)] = dict.fromkeys(PRECISIONS)
             for precision, amp in PRECISIONS.items():
                 name = f"{case}, batches of {batch}, {precision}"
-                if how.over:
-                    reasons[name] = OVER
-                elif how.quick and (number or larger > 1):
+                reasons[name] = NOT_REACHED
+                if how.quick and number:
                     reasons[name] = BY_QUICK
+                elif how.device == "cpu" and larger > 1:
+                    reasons[name] = "larger batches are left to a GPU"
                 elif amp and not bears:
                     reasons[name] = "this network refuses bfloat16"
                 else:
-                    try:
-                        row[precision] = bench.measure(ROOT, case, how.work, TRAINING_STEPS[how.quick], how.device,
-                                                       {"amp": amp, "batch_size": batch})["windows_per_s"]
-                    except RuntimeError as error:
-                        reasons[name] = str(error).strip().splitlines()[-1]
-                how.tell({"windows_per_s": table, "unseen": grouped(reasons)})
+                    todo.append((name, case, batch, precision))
+    for name, case, batch, precision in todo:
+        try:
+            measured = bench.measure(ROOT, case, how.work, TRAINING_STEPS[how.quick], how.device,
+                                     {"amp": PRECISIONS[precision], "batch_size": batch})
+            table[case][str(batch)][precision] = measured["windows_per_s"]
+            del reasons[name]
+        except RuntimeError as error:
+            reasons[name] = last_words(str(error))
+        how.tell({"windows_per_s": table, "unseen": grouped(reasons)})
 
 
 def overlap(how: How) -> None:
@@ -319,14 +324,9 @@ def last_words(log: str) -> str:
     return ": ".join(lines[-1 if "Traceback" in log else -2:])
 
 
-def budget_s(name: str, quick: bool) -> float:
-    """Seconds of a section."""
-    return BUDGET_S[name] * (REHEARSAL if quick else 1)
-
-
 def in_time(name: str, args, work: Path) -> dict:
     """What a section found in its seconds; `said` is why there is no more, or null."""
-    part, log, budget = work / f"{name}.json", work / f"{name}.log", budget_s(name, args.quick)
+    part, log, budget = work / f"{name}.json", work / f"{name}.log", BUDGET_S[name] * args.patience
     words = [sys.executable, __file__, "--section", name, "--device", args.device, "--work", str(work)]
     began, said = time.monotonic(), None
     with log.open("w") as told:
@@ -336,7 +336,7 @@ def in_time(name: str, args, work: Path) -> dict:
             if process.wait(timeout=budget):
                 said = last_words(log.read_text()) or f"it ended with exit code {process.returncode}"
         except subprocess.TimeoutExpired:
-            said = f"it was stopped after its {budget} s"
+            said = f"it was stopped after its {budget:g} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -384,36 +384,33 @@ def shown_tests(section: dict) -> str:
 
 def shown_fields(section: dict) -> str:
     """The table of GPU4PySCF."""
-    rows = []
-    for name, field in section["fields"].items():
-        gradient, energy = (field[key] if field else None for key in ("gradient_Ha_per_bohr", "energy_Ha"))
-        rows.append(f"| {name} | {cell(gradient, '.1e')} | {cell(energy, '.1e')} |")
-    return "\n".join([f"| GPU4PySCF beside PySCF, {FIELD_MOLECULE} | gradient, Ha/bohr | energy, Ha |", "|---|---|---|",
-                      *rows])
+    keys = ("gradient_Ha_per_bohr", "energy_Ha")
+    rows = [[name, *(cell(field[key] if field else None, ".1e") for key in keys)]
+            for name, field in section["fields"].items()]
+    return as_table([f"GPU4PySCF beside PySCF, {FIELD_MOLECULE}", "gradient, Ha/bohr", "energy, Ha"], rows)
 
 
 def shown_loop(section: dict) -> str:
     """The table of the inner loop."""
-    rows = [f"| {arch} | {way} | " + " | ".join(cell(us[str(n)]) for n in ROWS) + " |"
+    rows = [[arch, way, *(cell(us[str(n)]) for n in ROWS)]
             for arch, ways in section["step_us"].items() for way, us in ways.items()]
-    heads = [f"us of a step of one replica, {section['n_atoms']} atoms", "way", *(f"{n:,}" for n in ROWS)]
-    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *rows])
+    what = f"us of a step of one replica, {section['n_atoms']} atoms"
+    return as_table([what, "way", *(f"{n:,}" for n in ROWS)], rows)
 
 
 def shown_training(section: dict) -> str:
     """The table of the throughput of training."""
-    rows = [f"| {case} | {batch} | " + " | ".join(cell(row[name], ",.0f") for name in PRECISIONS) + " |"
+    rows = [[case, batch, *(cell(row[name], ",.0f") for name in PRECISIONS)]
             for case, batches in section["windows_per_s"].items()
             for batch, row in sorted(batches.items(), key=lambda item: int(item[0]))]
-    return "\n".join(["| windows/s of training | batch | float32 | `amp` |", "|---|---|---|---|", *rows])
+    return as_table(["windows/s of training", "batch", "float32", "`amp`"], rows)
 
 
 def shown_overlap(section: dict) -> str:
     """The table of the half-batches."""
-    rows = [f"| {row['parts']} | {row['wall_production_s']:.3g} | {row['wall_waiting_s']:.3g} |"
+    rows = [[row["parts"], *(f"{row[key]:.3g}" for key in ("wall_production_s", "wall_waiting_s"))]
             for row in section["runs"]]
-    return "\n".join([f"| parts of the batch, {section['network']} | run, s | waiting for the physics, s |",
-                      "|---|---|---|", *rows])
+    return as_table([f"parts of the batch, {section['network']}", "run, s", "waiting for the physics, s"], rows)
 
 
 SHOWN = {"cuda_tests": ("passed", shown_tests), "gpu4pyscf": ("fields", shown_fields),  # by what must have been found
@@ -425,11 +422,14 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="as small as it goes, to see that it runs")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the seconds of each section, on a machine "
+                        f"that others use too; with --quick at least {REHEARSAL:g}")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--work", type=Path, help="folder for what is made on the way (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in this process
     args = parser.parse_args()
+    args.patience = max(args.patience, REHEARSAL if args.quick else 0.0)
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -445,7 +445,6 @@ def main() -> None:
     args = parse()
     if args.section:
         SECTIONS[args.section](How(args.device, args.quick, args.work,
-                                   time.monotonic() + budget_s(args.section, args.quick),
                                    partial(write_json_atomic, args.work / f"{args.section}.json")))
         return
     import torch
