@@ -34,8 +34,8 @@ from kstep.forces import PhysicsSpec, physics_spec
 from kstep.forces.dask_pool import DaskPool, calls_per_task
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.prepare import prepare_molecule
+from kstep.npz import write_npz
 from kstep.processes import CallTimes
-from kstep.schemas import write_npz
 from running import RESULTS, ROOT, machine, provenance
 from sleeping import sleeping
 

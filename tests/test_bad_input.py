@@ -17,8 +17,9 @@ from kstep.forces.openmm import MDConfig, read_system
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule, check_name
+from kstep.npz import read_npz
 from kstep.runs.recorder import TrajectoryWriter
-from kstep.schemas import load_trajectory, read_npz
+from kstep.schemas import load_trajectory
 from kstep.schemes.state import State
 from kstep.training.splits import select
 

@@ -16,7 +16,7 @@ import torch
 
 import kstep
 import synthetic
-from kstep import schemas
+from kstep import npz
 from kstep.analysis.evaluate import find_trajectories
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError, sentence_of
@@ -28,10 +28,11 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.seal import opened, sealed
 from kstep.molecules.prepare import prepare_molecule
+from kstep.npz import read_npz
 from kstep.outputs import check_no_input, set_aside
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter, read_restart, write_restart
-from kstep.schemas import load_trajectory, read_npz
+from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
 from kstep.stages.physics import load_physics, open_physics
@@ -141,7 +142,7 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.zeros(1))
     before = (tmp_path / "x.npz").read_bytes()
     with no_file_larger_than(1000), pytest.raises(OSError, match="cannot be written") as failure:
-        schemas.write_npz(tmp_path / "x.npz", {"a": np.zeros(1000)})
+        npz.write_npz(tmp_path / "x.npz", {"a": np.zeros(1000)})
     assert sentence_of(failure.value) == f"{tmp_path / 'x.npz'}: cannot be written (File too large)"
     with no_file_larger_than(1000), pytest.raises(OSError, match="cannot be written") as failure:
         checkpoints.save(tmp_path / "c.pt", a_checkpoint())

@@ -31,7 +31,7 @@ from kstep.forces.pool import Pool, Truth, make_pool
 from kstep.molecules.conformers import graph_of, select_distinct
 from kstep.molecules.geometry_faults import WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.molecule import Molecule
-from kstep.schemas import read_npz, write_npz
+from kstep.npz import read_npz, write_npz
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, NM_PER_ANGSTROM
 
 FORCE_TOLERANCE = 100.0  # kJ/mol/nm (0.1 eV/A), of the atom that feels most
