@@ -73,7 +73,7 @@ if device == "cpu":  # a GPU works on while Python goes on, and what a part take
     timed(torch.Tensor, "backward", "backward")
     timed(torch.nn.utils, "clip_grad_norm_", "clipping")
     timed(torch.optim.AdamW, "step", "optimiser")
-    timed(optimiser.Average, "update", "average of weights")
+    timed(optimiser.MovingAverage, "update", "average of weights")
 timed(loop, "validate", "validation")
 marks = []
 def watch(step):
