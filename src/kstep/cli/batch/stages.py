@@ -269,7 +269,7 @@ class Evaluate(Stage):
 
 
 @dataclass
-class Populations(Stage):
+class Conformers(Stage):
     """The conformers of every molecule, from nothing but its SMILES or structure: OUT_DIR/populations/<molecule>.npz.
 
     Each run learns its own network, then samples the true potential until it knows enough.  All their conformers
@@ -306,4 +306,4 @@ class Populations(Stage):
 
 
 STAGES: dict[str, type[Stage]] = {"baseline": Baseline, "dataset": Dataset, "train": Train, "sample": Sample,
-                                  "evaluate": Evaluate, "populations": Populations}
+                                  "evaluate": Evaluate, "populations": Conformers}
