@@ -18,18 +18,20 @@ from running import ROOT, here
 
 ROWS = (16, 64, 256, 1024, 4096, 16384)
 COMPILED_ROWS = (1024, 256, 4096, 64, 16384, 16)  # what is compiled for one number is compiled anew for the next
-MOST_CPU_ROWS = {False: 256, True: 16}  # by `quick`: of what eats a CPU's memory and tells nothing new
-N_ATOMS = {False: 20, True: 6}
-LEAST_S = {False: 0.4, True: 0.01}  # of each figure of the inner loop
+MOST_ROWS = {"cuda": ROWS[-1], "cpu": 256, "quick": 16}  # more eat a CPU's memory and tell nothing new
+N_ATOMS = {"cuda": 20, "cpu": 20, "quick": 6}
+LEAST_S = {"cuda": 0.4, "cpu": 0.4, "quick": 0.01}  # of each figure of the inner loop
 FIELDS = ({"functional": "HF"}, {"functional": "PBE"}, {"functional": "B3LYP", "density_fit": True})  # of PyscfConfig
 FIELD_MOLECULE = "CO"
 GRADIENT_BAR = 1e-5  # Ha/bohr, the largest component of the difference
-MD = {False: {"replicas": 8, "length_ps": 0.5}, True: {"replicas": 2, "length_ps": 0.06}}
-TRAINING_STEPS = {False: 100, True: 5}
+MD = {"cuda": {"replicas": 8, "length_ps": 0.5}, "cpu": {"replicas": 2, "length_ps": 0.5},
+      "quick": {"replicas": 2, "length_ps": 0.06}}
+TRAINING_STEPS = {"cuda": 100, "cpu": 40, "quick": 5}
 LARGER_BATCH = 16  # times that of the config, since 32 small molecules leave a GPU idle
-OVERLAP = {False: {"--k-steps": 200, "--replicas": 64, "--steps": 20},
-           True: {"--k-steps": 2, "--replicas": 4, "--steps": 2, "--num-workers": 1}}
-OVERLAP_TRAINING_STEPS = {False: 400, True: 5}
+OVERLAP = {"cuda": {"--k-steps": 200, "--replicas": 64, "--steps": 20},
+           "cpu": {"--k-steps": 20, "--replicas": 16, "--steps": 20},
+           "quick": {"--k-steps": 2, "--replicas": 4, "--steps": 2, "--num-workers": 1}}
+OVERLAP_TRAINING_STEPS = {"cuda": 200, "cpu": 100, "quick": 5}
 PRECISIONS = {"float32": False, "bfloat16": True}  # `amp` of the train config
 ENERGY_HEAD = {"energy": True, "jump": False}
 
@@ -48,6 +50,11 @@ class How:
     quick: bool
     work: Path
     tell: Callable[[dict], None]  # writes down what is known so far
+
+    @property
+    def size(self) -> str:
+        """By which measurements are as large as they are."""
+        return "quick" if self.quick else self.device
 
 
 def grouped(reasons: dict[str, str]) -> dict[str, list[str]]:
@@ -162,35 +169,31 @@ def inner_loop(how: How) -> None:
     import torch
 
     torch.set_num_threads(1)
-    configs, table, build_s, failed = networks(), {}, {}, {}
+    configs, table, build_s = networks(), {}, {}
     reasons = {(arch, way, rows): left_out(way, rows, how) or NOT_REACHED for arch, way, rows in cells()}
+    for arch, way, rows in reasons:
+        table.setdefault(arch, {}).setdefault(way, {})[str(rows)] = None
     for arch, way, rows in cells():
-        row = table.setdefault(arch, {}).setdefault(way, {str(n): None for n in ROWS})
         if reasons[arch, way, rows] != NOT_REACHED:
             continue
-        if (arch, way) in failed:
-            reasons[arch, way, rows] = failed[arch, way]
-            continue
         try:
-            row[str(rows)], seconds = timed_cell(configs[arch][1], way, rows, how)
+            table[arch][way][str(rows)], seconds = timed_cell(configs[arch][1], way, rows, how)
             build_s[f"{arch} {way}"] = max(seconds, build_s.get(f"{arch} {way}", 0.0))
             del reasons[arch, way, rows]
         except Exception as error:  # of a compiler, a driver, a memory that is too small; the next way may work
-            reasons[arch, way, rows] = failed[arch, way] = sentence(error)
+            reasons |= {key: sentence(error) for key, why in reasons.items() if key[:2] == (arch, way) and
+                        why == NOT_REACHED}
         if how.device == "cuda":
             gc.collect()  # a network and its recorded launches refer to each other
             torch.cuda.empty_cache()
-        how.tell({"n_atoms": N_ATOMS[how.quick], "step_us": table, "build_s": build_s, "unseen": by_rows(reasons)})
+        how.tell({"n_atoms": N_ATOMS[how.size], "step_us": table, "build_s": build_s, "unseen": by_rows(reasons)})
 
 
 def left_out(way: str, rows: int, how: How) -> str | None:
     """Why a cell is not even tried."""
-    if how.device != "cpu":
-        return BY_QUICK if how.quick and way == "compiled" else None
-    most = MOST_CPU_ROWS[how.quick]
-    if rows > most:
-        return f"more than {most} rows are left to a GPU"
-    return "minutes of compiling are left to a GPU" if way == "compiled" else None
+    if way == "compiled" and how.size != "cuda":
+        return "minutes of compiling are left to a GPU"
+    return f"more than {MOST_ROWS[how.size]} rows are left to a GPU" if rows > MOST_ROWS[how.size] else None
 
 
 def by_rows(reasons: dict[tuple[str, str, int], str]) -> dict[str, list[str]]:
@@ -205,12 +208,12 @@ def timed_cell(config, way: str, rows: int, how: How) -> tuple[float, float]:
     """us of a step of one replica, and the seconds until the first force, which compiling and recording take."""
     import inner_loop as bench
 
-    n_atoms = N_ATOMS[how.quick]
+    n_atoms = N_ATOMS[how.size]
     net = bench.network(n_atoms, how.device, config, way, rows)
     began = time.perf_counter()
     net.forces(net.native(bench.chain(n_atoms, rows)))
     build_s = time.perf_counter() - began
-    return 1e6 * bench.step_s(net, n_atoms, rows, LEAST_S[how.quick], 2), build_s
+    return 1e6 * bench.step_s(net, n_atoms, rows, LEAST_S[how.size], 2), build_s
 
 
 def windows(how: How) -> None:
@@ -220,7 +223,7 @@ def windows(how: How) -> None:
     smiles, raw, md = how.work / "ethanol.smi", how.work / "raw", how.work / "md"
     smiles.write_text("CCO ethanol\n")
     here(raw / "ethanol", "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", raw)
-    settings = {**MD[how.quick], "dt_fs": 0.5, "equilibration_ps": 0.05, "redraw_interval_ps": 0.06, "hot_length_ps": 0}
+    settings = {**MD[how.size], "dt_fs": 0.5, "equilibration_ps": 0.05, "redraw_interval_ps": 0.06, "hot_length_ps": 0}
     here(md / "ethanol/trajectory.npz", "src/01b_run_qm_baselines.py", "--smiles-file", smiles, "--raw", raw, "--out",
          md, *(word for pair in settings.items() for word in ("--set", "=".join(map(str, pair)))))
     here(how.work / "dataset_k8.npz", "src/02_make_dataset.py", "--md-root", md, "--out-root", how.work, "--splits-dir",
@@ -262,7 +265,7 @@ def training(how: How) -> None:
                     todo.append((name, case, batch, precision))
     for name, case, batch, precision in todo:
         try:
-            measured = bench.measure(ROOT, case, how.work, TRAINING_STEPS[how.quick], how.device,
+            measured = bench.measure(ROOT, case, how.work, TRAINING_STEPS[how.size], how.device,
                                      {"amp": PRECISIONS[precision], "batch_size": batch})
             table[case][str(batch)][precision] = measured["windows_per_s"]
             del reasons[name]
@@ -282,14 +285,14 @@ def overlap(how: How) -> None:
     learned = how.work / "learned"
     here(learned / "last.pt", "src/04_train.py", "--dataset", how.work / "dataset_k8.npz", "--model-config", yaml,
          "--set", f"heads={json.dumps(ENERGY_HEAD)}", "--splits", how.work / "splits/train.json",
-         how.work / "splits/val.json", "--max-steps", OVERLAP_TRAINING_STEPS[how.quick], "--out-dir", learned,
+         how.work / "splits/val.json", "--max-steps", OVERLAP_TRAINING_STEPS[how.size], "--out-dir", learned,
          "--device", how.device, "--log-level", "warning")
     flags = {"--molecule": how.work / "raw/ethanol", "--checkpoint": learned / "last.pt", "--device": how.device,
              "--scheme": "metropolis", "--dt-fs": 0.5, "--set": "length_law=fixed", "--burn-in-steps": 1,
-             **OVERLAP[how.quick]}
+             **OVERLAP[how.size]}
     words = [str(word) for pair in flags.items() for word in pair]
-    found: dict = {"network": arch, "flags": OVERLAP[how.quick], "runs": []}
-    for row in bench.both(words, how.work / "overlap", 1 if how.quick else 2):
+    found: dict = {"network": arch, "flags": OVERLAP[how.size], "runs": []}
+    for row in bench.both(words, how.work / "overlap", 1):
         found["runs"].append(row)
         how.tell(found)
 
