@@ -7,9 +7,9 @@ import guides
 MOST_NAMES = 4  # of a line
 
 
-def cell(value, form: str = ".3g") -> str:
-    """A number of a table, or a dash where nothing was seen."""
-    return "-" if value is None else format(value, form)
+def cell(value: float | None, form: str = ",g") -> str:
+    """A number of a table to three digits, or a dash where nothing was seen."""
+    return "-" if value is None else format(float(f"{value:.3g}"), form)
 
 
 def few(names: list[str]) -> str:
@@ -53,7 +53,7 @@ def shown_loop(section: dict) -> str:
 
 def shown_training(section: dict) -> str:
     """The table of the throughput of training."""
-    rows = [[case, batch, *(cell(row[name], ",.0f") for name in ("float32", "bfloat16"))]
+    rows = [[case, batch, *(cell(row[name]) for name in ("float32", "bfloat16"))]
             for case, batches in section["windows_per_s"].items()
             for batch, row in sorted(batches.items(), key=lambda item: int(item[0]))]
     return guides.table(["windows/s of training", "batch", "float32", "`amp`"], rows)
@@ -61,7 +61,7 @@ def shown_training(section: dict) -> str:
 
 def shown_overlap(section: dict) -> str:
     """The table of the half-batches."""
-    rows = [[row["parts"], *(f"{row[key]:.3g}" for key in ("wall_production_s", "wall_waiting_s"))]
+    rows = [[row["parts"], *(cell(row[key]) for key in ("wall_production_s", "wall_waiting_s"))]
             for row in section["runs"]]
     return guides.table([f"parts of the batch, {section['network']}", "run, s", "waiting for the physics, s"], rows)
 

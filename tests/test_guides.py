@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, run_python
 
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
-          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/TROUBLESHOOTING.md",
+          "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/gpu.md", "docs/TROUBLESHOOTING.md",
           "examples/slurm/README.md",
           *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/recipes").glob("*.md"))]
 CHAIN = "GETTING_STARTED.md"
