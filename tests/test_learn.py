@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from conftest import ROOT, run_python
+from conftest import ROOT, run_here, run_python
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.files import Claim
@@ -367,7 +367,7 @@ def test_resume_after_learning_learns_nothing_new(from_smiles):
     (("--smiles", "O", "--learn", "--learn-config", "nowhere.yaml"), "does not exist"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, flags, words):
-    finished = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / "x.npz", cwd=ROOT)
+    finished = run_here("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / "x.npz")
     assert finished.returncode == 2, finished.stderr[-1500:]
     assert words in finished.stderr and "Traceback" not in finished.stderr
     assert not (tmp_path / "x.npz").exists()
