@@ -146,3 +146,14 @@ def run_here(*arguments, cwd=ROOT):
         finally:
             root.handlers, root.level = handlers, level
     return subprocess.CompletedProcess(arguments, code, said.getvalue(), warned.getvalue())
+
+
+_had_their_process = set()
+
+
+def run_program(*arguments, cwd=ROOT):
+    """run_python for the first run of a script, or of `-m kstep <command>`, by this process; run_here from then on."""
+    name = arguments[:3] if arguments[0] == "-m" else arguments[:1]
+    run = run_here if name in _had_their_process else run_python
+    _had_their_process.add(name)
+    return run(*arguments, cwd=cwd)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from conftest import ROOT, molecule_from_smiles, run_python
+from conftest import ROOT, molecule_from_smiles, run_program
 from kstep.analysis.measure import samples as rates
 from kstep.analysis.measure.profile import characterise
 from kstep.cli import baseline, sample
@@ -399,9 +399,9 @@ def write_files(out):
     return plan
 
 
-def benchmark(out, *flags, expect=0, timeout=300):
-    finished = run_python("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0,
-                          *flags, timeout=timeout)
+def benchmark(out, *flags, expect=0):
+    finished = run_program("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0,
+                           *flags)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     assert expect == 0 or "Traceback" not in finished.stderr
     return finished
@@ -489,7 +489,7 @@ def mm(tmp_path_factory):
     """Prepared ethanol with MMFF94, and a network fitted to some hundreds of its energies."""
     out = tmp_path_factory.mktemp("benchmark")
     (out / "one.smi").write_text("CCO ethanol\n")
-    assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
+    assert run_program("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
     from kstep.config import load_config
     from kstep.forces import physics_spec
     from kstep.forces.openmm import MDConfig

@@ -10,20 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT, run_here, run_python
+from conftest import ROOT, run_program
 from kstep.schemas import load_dataset, load_trajectory
 
 FAST_TRAINING = ("--set", "max_epochs=1", "--max-steps", 30)
 
 
-had_its_process = set()
-
-
 def script(name, *arguments, expect=0):
-    """A script's first run is a process of its own, as a user's; the others save the seconds that one takes to import."""
-    run = run_here if name in had_its_process else run_python
-    had_its_process.add(name)
-    finished = run(f"src/{name}", *arguments)
+    finished = run_program(f"src/{name}", *arguments)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     if expect:
         assert "Traceback" not in finished.stderr
