@@ -25,6 +25,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is tested too
 
 
+LONGEST = ("test_batch_scripts.py", "test_scripts.py", "test_advise.py", "test_guides.py", "test_qmmm.py",
+           "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py", "test_examples.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that none of them keeps one process busy when the others have ended."""
+    place = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 class BondPotential(Physics):
     """Sum over bonds of u(r); du gives u'(r).  The true potential of the analytic tests."""
 
