@@ -26,7 +26,8 @@ sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is test
 
 
 LONGEST = ("test_batch_scripts.py", "test_scripts.py", "test_advise.py", "test_guides.py", "test_qmmm.py",
-           "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py", "test_examples.py")
+           "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py",
+           "test_examples.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,7 +7,7 @@ import pytest
 
 import kstep
 import synthetic
-from conftest import molecule_from_smiles, run_program
+from conftest import molecule_from_smiles, run_python
 from kstep.analysis.measure.populations import populations
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.cli.program import code_of_run
@@ -451,7 +451,7 @@ def test_the_command_ends_with_code_4_short_of_its_aim(network, tmp_path):
              "--num-workers", 1, "--name", "ethanol", "--device", "cpu", "--set", "inner=numpy"]
 
     def command(out, *more):
-        done = run_program("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / out, *more)
+        done = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / out, *more)
         return done.returncode, done.stderr.strip().splitlines()[-1]
 
     code, last = command("a.npz", "--effective-samples", 50, "--max-true-calls", 60)
