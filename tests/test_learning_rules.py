@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from conftest import BatchPool, BondPotential, ForceNetwork, molecule_from_smiles, start_state
 from kstep.forces.openmm import MDConfig
 from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
+from kstep.learning.target import Target
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
@@ -40,10 +41,11 @@ def test_the_trend_is_the_power_law_there_was():
     assert Trend.of([(200, 1.0, 50)]).fall == pytest.approx(0.5)  # nothing known of it yet
 
 
-def stops_at(samples_wanted, overhead=0.0, growth=0.4):
+def stops_at(samples_wanted, overhead=0.0, growth=0.4, **more):
     """Labels at which learning ends whose spread in kT is 20 n^-0.6."""
     n, rounds = 200, []
-    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead):
+    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead,
+                                         **more):
         rounds.append((n, 20.0 * n**-0.6, 10**4))
         n = round(n * (1 + growth))
     return n
@@ -53,6 +55,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
     ends = [stops_at(wanted) for wanted in (20, 200, 2000, 20000)]
     assert ends == sorted(ends) and ends[0] < ends[1] < ends[3]
     assert stops_at(2000, overhead=3.0) < stops_at(2000)
+    assert stops_at(600, calls_per_sample=1.0) == stops_at(200) < stops_at(600)
     best = min(range(200, 20000, 100), key=lambda n: n + 3.0 * 200 / samples_per_call(20.0 * n**-0.6))
     assert best / 2 < ends[1] < best * 2
 
@@ -64,6 +67,13 @@ def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_hel
 
     assert pays(np.inf) and pays(60.0)
     assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
+
+
+def test_a_molecule_without_torsions_takes_fewer_calls_for_a_sample():
+    facts = {"spec": None, "method": "MMFF94", "temperatures_K": (300.0,)}
+    worth = {smiles: Target(molecule=molecule_from_smiles(smiles, "m", 1), **facts).calls_per_sample
+             for smiles in ("CO", "CCO")}
+    assert worth == {"CO": 1.0, "CCO": 3.0}
 
 
 # --- chains and holes --------------------------------------------------------------------------------------------

@@ -51,9 +51,8 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 LABELS = "labels.npz"  # for others to train on
-OF_NO_NETWORK = {"samples_wanted", "difference_batch"}  # keys of the config that change no label and no fit
+OF_NO_NETWORK = {"samples_wanted", "difference_batch", "least_share"}  # keys of the config that change no label, no fit
 FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
-FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
@@ -205,13 +204,13 @@ class _Learner:
     def _fit(self, passes: float) -> None:
         """Fit afresh to all labels, `passes` over all of them while they are few.
 
-        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Nothing of
-        an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all rungs.
+        Nothing of an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all
+        rungs.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
             self.labels, self.model, self.config, true_calls=cost["true_calls_training"], dt_fs=self.dt_fs,
-            seed=self.seed, passes=passes * min(1.0, (FEW_LABELS / len(self.labels)) ** (1 / 3)))
+            seed=self.seed, passes=self.config.passes(passes, len(self.labels)))
         self.checkpoint.update(cost, ladder_K=list(self.rungs_K))
         checkpoints.save(self.network_path, self.checkpoint)
         self._carry_with_new_network()
@@ -332,7 +331,8 @@ class _Learner:
     def _more_labels_pay(self) -> bool:
         config, p = self.config, self.progress
         return p.round < FEWEST_ROUNDS or more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
-                               samples_wanted=config.samples_wanted, overhead=p.overhead)
+                               samples_wanted=config.samples_wanted, overhead=p.overhead,
+                               calls_per_sample=self.target.calls_per_sample)
 
     @property
     def _true_calls(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import Pool, Truth
+from kstep.learning.ending import CALLS_PER_ENERGY, CALLS_PER_TORSION
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.turned_torsions import turned_starts
 from kstep.molecules.molecule import Molecule
@@ -61,6 +62,11 @@ class Target:
     def recipe(self) -> NetworkRecipe:
         """How dynamics builds the network of a checkpoint, in any process."""
         return recipe_of(self.molecule, self.method, self.spec.restraints)
+
+    @property
+    def calls_per_sample(self) -> float:
+        """Taken proposals until what is slowest about the molecule is another: a torsion, where it has any."""
+        return CALLS_PER_TORSION if len(self.molecule.rotatable_torsions()) else CALLS_PER_ENERGY
 
     def surface(self, pool: Pool) -> Pool:
         """What is to be learned, of a pool of its spec."""
