@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import LBFGS
 
 from kstep.forces.pool import Truth
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, NM_PER_ANGSTROM
@@ -37,6 +36,8 @@ def relax(ask: Callable[[np.ndarray, np.ndarray], Truth], numbers: np.ndarray, p
     A row ends where no atom feels more than tolerance (kJ/mol/nm), after most_calls, or where the method fails, and is
     left where its energy was lowest.
     """
+    from ase.optimize import LBFGS  # here, since it takes scipy.optimize along: half a second
+
     x = np.array(positions, dtype=np.float64)
     best, energies = x.copy(), np.full(len(x), np.inf)
     converged, true_calls, failures = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=int), {}
