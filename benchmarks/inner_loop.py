@@ -64,15 +64,20 @@ def chain(n_atoms: int, n_rows: int) -> np.ndarray:
     return zigzag + np.random.default_rng(0).normal(scale=0.005, size=(n_rows, n_atoms, 3))
 
 
-def network(n_atoms: int, device: str) -> Network:
-    """pair_mlp of such a chain, with random weights."""
+def network(n_atoms: int, device: str, config: ModelConfig | None = None, inner: str | None = None,
+            rows: int | None = None) -> Network:
+    """A network of such a chain, with random weights: that of CONFIG by the device's way, where nothing else is said.
+
+    rows: replicas that it is compiled for.
+    """
     torch.manual_seed(0)
     atoms, x = np.arange(n_atoms), chain(n_atoms, 500)
     numbers, bonds = np.full(n_atoms, 6), np.stack([atoms[:-1], atoms[1:]], axis=1)
-    model = build_model(load_config(ModelConfig, ROOT / CONFIG), {"numbers": numbers, "bonds": bonds})
-    model.fit_normalisation({"positions": x, "energies": np.random.default_rng(1).normal(scale=10.0, size=len(x))})
+    model = build_model(config or load_config(ModelConfig, ROOT / CONFIG), {"numbers": numbers, "bonds": bonds})
+    if model.bound_to_one_molecule:  # its scales are those of a molecule; the others are built with some
+        model.fit_normalisation({"positions": x, "energies": np.random.default_rng(1).normal(scale=10.0, size=len(x))})
     return Network(model, numbers, np.full(n_atoms, MASS_DA), bonds, metadata={"spans": [1]}, device=device,
-                   inner=WAY[device])
+                   inner=inner or WAY[device], rows=rows)
 
 
 def least_s(call: Callable, seconds: float, device: str = "cpu") -> float:
@@ -123,16 +128,15 @@ def passes_bytes(n_atoms: int, widths: list[int]) -> int:
     return 4 * round(51.5 * pairs + 5 * sum(widths))
 
 
-def step_s(net: Network, n_rows: int, args) -> float:
-    """Seconds of one step of one replica."""
-    n_atoms = net.model.n_atoms
+def step_s(net: Network, n_atoms: int, n_rows: int, seconds: float, steps: int) -> float:
+    """Seconds of one step of one replica: the least of measurements of `steps` steps each, for `seconds`."""
     x = net.native(chain(n_atoms, n_rows))
     inverse_masses = net.native(np.full((1, n_atoms, 3), 1.0 / MASS_DA))
 
     def run():
-        velocity_verlet(net.forces, x, 0.0 * x, inverse_masses, DT_FS * PS_PER_FS, args.steps)
+        velocity_verlet(net.forces, x, 0.0 * x, inverse_masses, DT_FS * PS_PER_FS, steps)
 
-    return least_s(run, args.least_s, net.device) / (n_rows * (args.steps + 1))  # as many forces as steps, and one
+    return least_s(run, seconds, net.device) / (n_rows * (steps + 1))  # as many forces as steps, and one
 
 
 def sizes(n_atoms: int, rows, limits: dict, args) -> dict:
@@ -142,7 +146,7 @@ def sizes(n_atoms: int, rows, limits: dict, args) -> dict:
     products_us = operations(n_atoms, widths) / limits["product_GFLOP_per_s"] / 1e3
     passes_us = passes_bytes(n_atoms, widths) / limits["stream_GB_per_s"] / 1e3
     return {"pairs": n_atoms * (n_atoms - 1) // 2, "limit_products_us": products_us, "limit_passes_us": passes_us,
-            "step_us": {str(n): 1e6 * step_s(net, n, args) for n in rows}}
+            "step_us": {str(n): 1e6 * step_s(net, n_atoms, n, args.least_s, args.steps) for n in rows}}
 
 
 def main():

@@ -14,8 +14,11 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from kstep.files import write_json_compact
+from kstep.schemas import load_trajectory
 from running import RESULTS, ROOT, machine, provenance
 
 RESULT, WORK = RESULTS / "overlap.json", ROOT / "outputs" / "overlap"
@@ -33,23 +36,26 @@ def one(parts: int, words: list[str]) -> None:
     runpy.run_path(str(ROOT / "src/06b_hybrid_integrate_qm.py"), run_name="__main__")
 
 
+def both(words: list[str], work: Path, repeats: int) -> Iterator[dict]:
+    """The run of `words` with two half-batches and with one batch, in turns: a row of figures for each."""
+    work.mkdir(parents=True, exist_ok=True)
+    for repeat in range(repeats):
+        for parts in (2, 1):
+            out = work / f"{parts}_{repeat}.npz"
+            subprocess.run([sys.executable, __file__, "--parts", str(parts), *words, "--overwrite", "--out", str(out)],
+                           check=True)
+            metadata = load_trajectory(out).metadata
+            yield {"parts": parts, **{key: metadata[key] for key in KEPT}}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecule", required=True)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
-    from kstep.schemas import load_trajectory
-
-    WORK.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for repeat in range(args.repeats):
-        for parts in (2, 1):
-            out = WORK / f"{parts}_{repeat}.npz"
-            subprocess.run([sys.executable, __file__, "--parts", str(parts), "--molecule", args.molecule,
-                            "--checkpoint", args.checkpoint, *FLAGS, "--overwrite", "--out", str(out)], check=True)
-            metadata = load_trajectory(out).metadata
-            rows.append({"parts": parts, **{key: metadata[key] for key in KEPT}})
+    words = ["--molecule", args.molecule, "--checkpoint", args.checkpoint, *FLAGS]
+    rows = list(both(words, WORK, args.repeats))
     write_json_compact(RESULT, {"machine": machine(), **provenance(), "runs": rows})
     print(json.dumps(rows, indent=1))
 

@@ -28,7 +28,7 @@ from guides import put
 from kstep.files import write_json_atomic, write_json_compact
 from kstep.schemas import load_dataset, load_trajectory, save_dataset
 from kstep.topology import find_angles
-from kstep.training.optimiser import Average, learning_rate
+from kstep.training.optimiser import MovingAverage, learning_rate
 from kstep.training.splits import select
 from kstep.units import NM_PER_ANGSTROM, PS_PER_FS
 from peer_networks import Predictor
@@ -132,7 +132,7 @@ def ends(net, data: Windows, rows, remainder: bool):
 def fit(net, train: Windows, judged: Windows, remainder: bool, lr: float, budget_s: float) -> dict:
     """Adam under warm-up and cosine for a budget of CPU seconds; averaged weights, judged at the end."""
     weights = list(net.parameters())
-    optimiser, average = torch.optim.Adam(weights, lr=lr), Average(weights, 0.995)
+    optimiser, average = torch.optim.Adam(weights, lr=lr), MovingAverage(weights, 0.995)
     rng, done, started = np.random.default_rng(0), 0, time.process_time()
     while (share := (time.process_time() - started) / budget_s) < 1:
         rows = torch.as_tensor(rng.integers(len(train.x), size=BATCH))

@@ -11,155 +11,15 @@ import argparse
 import json
 from pathlib import Path
 
-from guides import put
+import pipeline_tables
+from guides import put, table
 from kstep.files import write_json_compact
 from running import RESULTS, ROOT
 
 EXACT_AND_FAST = RESULTS / "exact_and_fast.json"
-TEMPERING = RESULTS / "tempering.json"
-VALIDATION = RESULTS / "validation.json"
-MEMORY = RESULTS / "memory.json"
-WEIGHTS = RESULTS / "weights.json"
-ADVISE = RESULTS / "advise.json"
-INNER_LOOP = RESULTS / "inner_loop.json"
-CREST = RESULTS / "crest.json"
-SCALING = RESULTS / "scaling.json"
 GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
 LOWER_KJ = 0.5  # per mol, by which a conformer is lower than another's lowest
 LEAST_IN_EXCESS = 0.01  # measured population of a conformer beyond CREST's list that has a row of its own
-HELD_TO = {"mm": {4: ("3-4x", 0.03, 3, 0.01), 8: ("6-8x", 0.04, 4, 0.02), 12: ("10-12x", 0.05, 5, 0.03)},
-           "qm": {4: ("3-4x", 0.015, 2, 0.03), 8: ("6-8x", 0.020, 3, 0.05)}}
-
-
-def beside_floor(entry: dict | None, digits: int) -> str:
-    """'0.0012 (floor 0.0010)'."""
-    if not entry:
-        return "n/a"
-    floor = f"{entry['floor']:.{digits}f}" if entry["floor"] is not None else "none"
-    return f"{entry['value']:.{digits}f} (floor {floor})"
-
-
-def drift(entry: dict | None) -> str:
-    """Slope with its 95 % interval, or when it blew up."""
-    if not entry:
-        return "n/a"
-    text = f"{entry['drift_kJ_per_mol_ps']:+.3g} +- {entry['half_width_95']:.2g}"
-    if entry["blown_up_segments"]:
-        text += (f"; {entry['blown_up_segments']} of {entry['segments']} blew up, "
-                 f"first at {entry['first_blow_up_ps']:.2g} ps")
-    return text
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
-
-
-def by_k(section: dict) -> list[tuple[str, dict]]:
-    """Rows 'molecule k=4' by molecule, then k."""
-    def order(item):
-        name, k = item[0].split(" k=")
-        return name != "ethanol", int(k)
-
-    return sorted(section.items(), key=order)
-
-
-def qm_metropolis(section: dict) -> str:
-    rows = []
-    names = sorted(section, reverse=True)  # ethanol first, as the bars are given
-
-    def row(label, bar, value):
-        rows.append([label, bar, *[value(section[name]) for name in names]])
-
-    def middle(seeds, key, inner="value"):
-        values = sorted(s[key][inner] for s in seeds)
-        return values[len(values) // 2]
-
-    row("acceptance, median of 3 seeds", ">= 0.85 ethanol, >= 0.75 aspirin", lambda s: f"{s['acceptance_median']:.3f}")
-    row("bond error, A (times the floor)", "<= 0.002, <= 1.5 floors",
-        lambda s: f"{s['bond_rmse_A_median']:.5f} ({s['bond_ratio_to_floor_median']:.2f})")
-    row("- plain at 0.5 fs, same calls", "",
-        lambda s: f"{middle(s['plain_same_calls'], 'bond_rmse_A'):.5f} "
-                  f"({middle(s['plain_same_calls'], 'bond_rmse_A', 'ratio'):.2f})")
-    row("angle error, deg (times the floor)", "<= 0.6, <= 1.5 floors",
-        lambda s: f"{s['angle_rmse_deg_median']:.3f} ({s['angle_ratio_to_floor_median']:.2f})")
-    row("- plain at 0.5 fs, same calls", "",
-        lambda s: f"{middle(s['plain_same_calls'], 'angle_rmse_deg'):.3f} "
-                  f"({middle(s['plain_same_calls'], 'angle_rmse_deg', 'ratio'):.2f})")
-    row("<exp(-beta dH)>, each seed", "1 within 3 errors, error <= 0.03",
-        lambda s: ", ".join(f"{r['exp_minus_beta_dH']['mean']:.3f} +- {r['exp_minus_beta_dH']['standard_error']:.3f}"
-                            for r in s["seeds"]))
-    row("proposals per seed", ">= 2000", lambda s: s["seeds"][0]["proposals"])
-    row("wall seconds per ps of accepted trajectory", "",
-        lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['seeds'])[1]:.4f}")
-    row("- plain at 1 fs, same cores and replicas", "",
-        lambda s: f"{sorted(r['wall_s_per_ps'] for r in s['plain_1fs'])[1]:.3f}")
-    row("ratio of the two, network trained", ">= 30 ethanol, >= 100 aspirin", lambda s: f"{s['wall_ratio_median']:.0f}")
-    row("effective energy samples per 1000 true calls", "",
-        lambda s: f"{sorted(r['sampling']['energy_per_1000_calls'] for r in s['seeds'])[1]:.0f}")
-    row("- the long plain reference at 0.5 fs", "", lambda s: f"{s['plain_reference_energy_per_1000_calls']:.1f}")
-    row("true calls: run / training data", "",
-        lambda s: f"{s['seeds'][0]['true_calls']} / {s['seeds'][0]['true_calls_training']}")
-    return "### GFN2-xTB, `metropolis`: k = 1000 at 0.5 fs, 300 K, real masses, frozen network\n\n" + table(
-        ["", "bar", *names], rows)
-
-
-def qm_jump(section: dict) -> str:
-    rows = []
-    for key, row in by_k(section):
-        one, k = row["one_step"], row["nve"]["k_steps"]
-        held = HELD_TO["qm"][k]
-        rows.append([key, f"{one['jump_rms_A']:.2e} / {one['verlet_rms_A']:.2e}", f"1/{one['verlet_over_jump']:.1f}",
-                     drift(row["nve"]["drift"]), f"{row['nve']['calls_saved']:.2f}x", drift(row["no_network"]["drift"]),
-                     drift(row["plain_same_calls"]["drift"]), drift(row["plain_same_calls_and_time"]["drift"]),
-                     f"{held[0]}, {held[3]}"])
-    return ("### GFN2-xTB, `jump`: k = 4 and 8 at 0.25 fs\n\nOne-step position error on held-out windows (RMS over "
-            "atoms), bar: at most 1/10 of one velocity-Verlet step of the same length. Then NVE without thermostat or "
-            "rescale; drift of the true total energy in kJ/mol/ps with its 95 % interval. k = 4 and 8 at 0.25 fs are "
-            "1 and 2 fs, where plain Verlet itself is stable: its column at dt = k x 0.25 fs makes the same calls "
-            "over the same time.\n\n"
-            + table(["", "jump / Verlet, A", "ratio", "jump, NVE drift", "calls saved", "no network",
-                     "plain 0.25 fs, same calls",
-                     "plain at k dt, same calls and time", "tools of this kind: calls saved, drift"], rows))
-
-
-def mm(section: dict) -> str:
-    exact, fast = [], []
-    for key, row in by_k(section):
-        k = row["jump"]["k_steps"]
-        m, p = row["metropolis"], row["metropolis_plain_same_calls"]
-        exact.append([key, f"{m['acceptance']:.3f}", beside_floor(m["bond_rmse_A"], 5),
-                      beside_floor(p["bond_rmse_A"], 5),
-                      beside_floor(m["angle_rmse_deg"], 3), beside_floor(p["angle_rmse_deg"], 3),
-                      f"{m['wall_s_per_ps']:.3f} / {p['wall_s_per_ps']:.3f}"])
-        j, n, p = row["jump"], row["jump_no_network"], row["jump_plain_same_calls"]
-        held = HELD_TO["mm"][k]
-        fast.append([key, beside_floor(j["bond_rmse_A"], 4), held[1], beside_floor(j["angle_rmse_deg"], 2), held[2],
-                     f"{j['calls_saved']:.2f}x", f">= {0.8 * k:.1f}x, {held[0]}",
-                     f"{j['refused_jumps']} of {j['proposals']}",
-                     f"{n['calls_saved']:.2f}x", f"{beside_floor(p['bond_rmse_A'], 4)}, "
-                                                 f"{beside_floor(p['angle_rmse_deg'], 2)}",
-                     f"{j['wall_s_per_ps']:.2f} / {p['wall_s_per_ps']:.2f}"])
-    return ("### MMFF94 (OpenMM), aspirin, 1 fs, 300 K\n\n`metropolis` (bars: within 1.5 floors, at most 0.003 A and "
-            "0.6 deg):\n\n"
-            + table(["", "acceptance", "bond error, A", "plain, same calls", "angle error, deg", "plain, same calls",
-                     "wall s per ps: metropolis / plain"], exact)
-            + "\n\n`jump` inside a Langevin thermostat, bars in the columns beside (bond and angle: the figures tools "
-              "of this kind are held to):\n\n"
-            + table(["", "bond error, A", "bar", "angle error, deg", "bar", "calls saved", "bar; tools of this kind",
-                     "macro-steps with a refused jump", "calls saved without network", "plain, same calls",
-                     "wall s per ps: jump / plain"], fast))
-
-
-def mm_native(section: dict) -> str:
-    text = []
-    for name, row in section.items():
-        us = row["us_per_step"]
-        fastest = min(us, key=us.get)
-        text.append(f"OpenMM's own loop takes {us[fastest]:.0f} us per step of {name} on one core ({fastest}): "
-                    f"{us[fastest] * 1e-3:.3f} s per ps, half of that per ps of two replicas on two cores. Compare "
-                    "the last columns: MM is where methods are proved, not where they pay.")
-    return "\n\n".join(text)
 
 
 def exact_and_fast(section: dict) -> str:
@@ -435,36 +295,19 @@ def scaling(data: dict) -> str:
             + "\n\n`python benchmarks/scaling.py` draws it from the records of the other benchmarks.")
 
 
+SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
+         "validation": validation, "cold_start": cold_start, "unseen": unseen, "dearest": dearest, "memory": memory,
+         "inner_loop": inner_loop, "crest": crest, "scaling": scaling}  # by record, in the order of the page
+
+
 def tables() -> str:
     """All tables as Markdown."""
     data = json.loads((RESULTS / "pipeline.json").read_text())
     on = data["machine"]
     parts = [f"Measured on {on['cores']} cores of one {on['cpu']}, no GPU."]
-    for name, function in (("qm_metropolis", qm_metropolis), ("qm_jump", qm_jump), ("mm", mm),
-                           ("mm_native", mm_native)):
-        if name in data:
-            parts.append(function(data[name]))
-    if EXACT_AND_FAST.exists():
-        parts.append(exact_and_fast(json.loads(EXACT_AND_FAST.read_text())))
-    if ADVISE.exists():
-        parts.append(advise(json.loads(ADVISE.read_text())))
-    if TEMPERING.exists():
-        parts.append(tempering(json.loads(TEMPERING.read_text())))
-    if WEIGHTS.exists():
-        parts.append(weights(json.loads(WEIGHTS.read_text())))
-    if VALIDATION.exists():
-        parts.append(validation(json.loads(VALIDATION.read_text())))
-    for name, function in (("cold_start", cold_start), ("unseen", unseen), ("dearest", dearest)):
-        if (RESULTS / f"{name}.json").exists():
-            parts.append(function(json.loads((RESULTS / f"{name}.json").read_text())))
-    if MEMORY.exists():
-        parts.append(memory(json.loads(MEMORY.read_text())))
-    if INNER_LOOP.exists():
-        parts.append(inner_loop(json.loads(INNER_LOOP.read_text())))
-    if CREST.exists():
-        parts.append(crest(json.loads(CREST.read_text())))
-    if SCALING.exists():
-        parts.append(scaling(json.loads(SCALING.read_text())))
+    parts += pipeline_tables.tables(data)
+    parts += [show(json.loads((RESULTS / f"{name}.json").read_text())) for name, show in SHOWN.items()
+              if (RESULTS / f"{name}.json").exists()]
     return "\n\n".join(parts)
 
 

@@ -42,8 +42,8 @@ from kstep.training.batches import Windows
 from kstep.training.train_config import TrainConfig
 from kstep.training.splits import select
 from kstep.training.initial_weights import facts_of
-work, configs, model_file, changes, train_file, steps = sys.argv[1:7]
-steps, spent, clock = int(steps), defaultdict(float), time.process_time
+work, configs, model_file, changes, train_file, steps, device, settings = sys.argv[1:9]
+steps, spent, clock = int(steps), defaultdict(float), time.process_time if device == "cpu" else time.perf_counter
 
 def timed(owner, name, part):
     function = getattr(owner, name)
@@ -58,24 +58,28 @@ def timed(owner, name, part):
 arrays, metadata = load_dataset(f"{work}/dataset_k8.npz")
 train, val = (select(arrays, metadata, json.load(open(f"{work}/splits/{part}.json"))) for part in ("train", "val"))
 config = load_config(ModelConfig, f"{configs}/{model_file}", json.loads(changes))
-how = load_config(TrainConfig, f"{configs}/{train_file}", {"max_epochs": 1000, "validation_samples": 1})
+changes = {"max_epochs": 1000, "validation_samples": 1, **json.loads(settings)}
+how = load_config(TrainConfig, f"{configs}/{train_file}", changes)
 torch.manual_seed(0)
 torch.set_num_threads(1)
-model = build_model(config, Windows.molecule_of(0, arrays))
-data, rows = Windows(arrays, metadata), torch.as_tensor(train)
+model = build_model(config, Windows.molecule_of(0, arrays)).to(device)
+data, rows = Windows(arrays, metadata, device), torch.as_tensor(train, device=device)
 normalise.fit(model, data, rows)
 scales = normalise.scales(data, rows)
-timed(Windows, "batch", "batches")
-for name in ("energy_terms", "jump_terms"):
-    timed(losses, name, "loss terms")
-timed(torch.Tensor, "backward", "backward")
-timed(torch.nn.utils, "clip_grad_norm_", "clipping")
-timed(torch.optim.AdamW, "step", "optimiser")
-timed(optimiser.Average, "update", "average of weights")
+if device == "cpu":  # a GPU works on while Python goes on, and what a part takes there is not known
+    timed(Windows, "batch", "batches")
+    for name in ("energy_terms", "jump_terms"):
+        timed(losses, name, "loss terms")
+    timed(torch.Tensor, "backward", "backward")
+    timed(torch.nn.utils, "clip_grad_norm_", "clipping")
+    timed(torch.optim.AdamW, "step", "optimiser")
+    timed(optimiser.MovingAverage, "update", "average of weights")
 timed(loop, "validate", "validation")
 marks = []
 def watch(step):
     if step in (steps // 5, steps):
+        if device != "cpu":
+            torch.cuda.synchronize()
         marks.append((clock(), dict(spent)))
     return step == steps
 with tempfile.TemporaryDirectory() as out:
@@ -86,7 +90,8 @@ parts = {part: after[part] - before.get(part, 0.0) for part in after}
 validation = parts.pop("validation", 0.0)
 whole, n = last - first - validation, steps - steps // 5
 parts["rest"] = whole - sum(parts.values())
-print(json.dumps({"windows_per_s": round(n * how.batch_size / whole, 1), "ms_per_step": round(1e3 * whole / n, 3),
+per_step = len(train) / -(-len(train) // how.batch_size)  # windows; the last step of an epoch takes what is left
+print(json.dumps({"windows_per_s": round(n * per_step / whole, 1), "ms_per_step": round(1e3 * whole / n, 3),
                   "batch_size": how.batch_size, "parameters": sum(p.numel() for p in model.parameters()),
                   "percent_of_time": {part: round(100 * s / whole, 1) for part, s in parts.items()}}))
 '''
@@ -125,14 +130,17 @@ def older_tree(commit: str, work: Path) -> Path:
     return tree
 
 
-def measure(tree: Path, case: str, work: Path, steps: int) -> dict:
-    """One training of `steps` steps with the package of a tree."""
+def measure(tree: Path, case: str, work: Path, steps: int, device: str = "cpu", settings: dict | None = None) -> dict:
+    """One training of `steps` steps with the package of a tree: CPU seconds of a thread, or on a GPU those of a clock.
+
+    settings: keys of the train config to be changed.  RuntimeError, with what was said, where it fails.
+    """
     model, changes, train = CASES[case]
     environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", MEASURE, work, tree / "configs", model, json.dumps(changes), train,
-                           str(steps)], env=environment, capture_output=True, text=True)
+    words = [work, tree / "configs", model, json.dumps(changes), train, str(steps), device, json.dumps(settings or {})]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *words], env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{case} in {tree} failed:\n{done.stderr}")
+        raise RuntimeError(f"{case} in {tree} failed:\n{done.stderr}")
     return json.loads(done.stdout)
 
 

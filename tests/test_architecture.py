@@ -29,7 +29,7 @@ SOURCE = ROOT / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
 
-GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "schemas", "scheme_traits",
+GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "npz", "schemas", "scheme_traits",
           "run_record", "provenance", "shipped", "importance", "restraints", "fingerprint", "outputs", "interruption",
           "progress"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "fingerprint": {"errors"}, "outputs": {"errors", "files"},
     "provenance": {"processes"},
     "config": {"errors", "shipped", "restraints"}, "restraints": {"errors", "dihedrals"},
-    "schemas": {"errors", "files", "scheme_traits", "run_record", "restraints", "units"}, "run_record": {"errors"},
+    "npz": {"errors", "files"}, "run_record": {"errors"},
+    "schemas": {"errors", "files", "npz", "scheme_traits", "run_record", "restraints", "units"},
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
     "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},

@@ -14,7 +14,8 @@ import pytest
 
 from conftest import ROOT
 from kstep.cli.batch.jobs import Place, perform, signal_batch
-from kstep.cli.batch.stages import STAGES, Command, Stage
+from kstep.cli.batch.stage import Command, Stage
+from kstep.cli.batch.stages import STAGES
 from kstep.cli.batch.workers import workers
 from kstep.errors import UserError
 from kstep.schemas import load_trajectory

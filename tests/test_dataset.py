@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kstep.errors import UserError
-from kstep.schemas import load_dataset, load_trajectory, read_npz, save_trajectory, write_npz
+from kstep.npz import read_npz, write_npz
+from kstep.schemas import load_dataset, load_trajectory, save_trajectory
 from kstep.stages.datasets import DatasetSettings, make_datasets
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset, find_trajectories

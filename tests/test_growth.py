@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 import growth
-from growth import Costs, Truth, limits, stops_at
+from growth_limits import ATOMS, CORES, TRUTHS, WORKERS, Costs, Truth, bytes_per_call, limits, stops_at, throughput
+from growth_page import is_busy, page, svg
 from kstep.forces.dask_pool import OVERHEAD_S
 
 COSTS = Costs(scheduler_task_s=1e-3, client_task_s=5e-4, client_call_s=1e-5, worker_task_s=2e-3, step_s=5e-6,
@@ -23,7 +24,7 @@ def test_a_run_is_as_fast_as_its_slowest_part():
     assert "network" not in limits(second, 100, COSTS, None)
     n, part = stops_at(second, COSTS, 2)  # 400 steps of 5 us a second on two cores
     assert part == "network" and n / 1.002 > found["network"] > (n - 1) / 1.002
-    assert stops_at(second, replace(COSTS, file_bytes_per_s=10.0 * growth.bytes_per_call(growth.ATOMS)), 64) == (
+    assert stops_at(second, replace(COSTS, file_bytes_per_s=10.0 * bytes_per_call(ATOMS)), 64) == (
         11, "file system")
     assert stops_at(MINUTE, COSTS, 64) == (0, "")
     slow = stops_at(replace(MINUTE, call_s=0.05, network_steps=1), replace(COSTS, scheduler_task_s=0.1), 64)
@@ -32,7 +33,7 @@ def test_a_run_is_as_fast_as_its_slowest_part():
 
 def test_chunks_keep_a_scheduler_up_that_is_as_fast_as_they_suppose():
     for call_s in (0.002, 1.0, 60.0):
-        for n_workers in growth.WORKERS:
+        for n_workers in WORKERS:
             costs = replace(COSTS, scheduler_task_s=OVERHEAD_S)
             found = limits(replace(MINUTE, call_s=call_s), n_workers, costs, None)
             assert found["scheduler"] > found["workers"], (call_s, n_workers)
@@ -40,17 +41,17 @@ def test_chunks_keep_a_scheduler_up_that_is_as_fast_as_they_suppose():
 
 def test_page_and_figure_are_what_was_measured():
     record = json.loads(growth.RESULT.read_text())
-    for name, by_workers in growth.table(Costs(**record["costs"])).items():
+    for name, by_workers in throughput(Costs(**record["costs"])).items():
         for n, found in by_workers.items():
             published = record["throughput"][name][n]
             assert published["calls_per_s"] == pytest.approx(found["calls_per_s"], rel=1e-3)
             assert (published["replicas"], published["held_by"]) == (found["replicas"], found["held_by"])
-    assert growth.PAGE.read_text() == growth.page(record) and growth.PICTURE.read_text() == growth.svg(record)
-    picture = ElementTree.fromstring(growth.svg(record))
-    assert len(picture.findall("{*}polyline")) == len(growth.TRUTHS) * len(growth.CORES)
+    assert growth.PAGE.read_text() == page(record) and growth.PICTURE.read_text() == svg(record)
+    picture = ElementTree.fromstring(svg(record))
+    assert len(picture.findall("{*}polyline")) == len(TRUTHS) * len(CORES)
     assert len(picture.findall("{*}circle")) == len(record["checks"]) > 1
     assert {check["workers"] for check in record["checks"]} <= {1, 2, growth.SLEEPERS}
-    busy = growth.is_busy(record)
-    assert busy == ("what an idle machine shows" in growth.page(record).replace("\n", " "))
+    busy = is_busy(record)
+    assert busy == ("what an idle machine shows" in page(record).replace("\n", " "))
     for check in record["checks"]:
         assert (0.1 if busy else 0.7) < check["calls_per_s"] / check["expected"] < 1.2, check

@@ -76,7 +76,7 @@ def test_inductor_gives_the_network(tmp_path, monkeypatch):
     all_agree(make_model(), "compiled", positions(4), rows=4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("make", [make_model, egnn, transformer])
 @pytest.mark.parametrize("way", ["eager", "graphs"])
 def test_gpu_gives_the_network(make, way):

@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +18,8 @@ import torch
 
 import kstep
 import synthetic
-from kstep import schemas
+from conftest import ROOT
+from kstep import npz
 from kstep.analysis.evaluate import find_trajectories
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError, sentence_of
@@ -28,10 +31,11 @@ from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.seal import opened, sealed
 from kstep.molecules.prepare import prepare_molecule
+from kstep.npz import read_npz
 from kstep.outputs import check_no_input, set_aside
 from kstep.runs.production import Production
 from kstep.runs.recorder import TrajectoryWriter, read_restart, write_restart
-from kstep.schemas import load_trajectory, read_npz
+from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
 from kstep.stages.physics import load_physics, open_physics
@@ -141,7 +145,7 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.zeros(1))
     before = (tmp_path / "x.npz").read_bytes()
     with no_file_larger_than(1000), pytest.raises(OSError, match="cannot be written") as failure:
-        schemas.write_npz(tmp_path / "x.npz", {"a": np.zeros(1000)})
+        npz.write_npz(tmp_path / "x.npz", {"a": np.zeros(1000)})
     assert sentence_of(failure.value) == f"{tmp_path / 'x.npz'}: cannot be written (File too large)"
     with no_file_larger_than(1000), pytest.raises(OSError, match="cannot be written") as failure:
         checkpoints.save(tmp_path / "c.pt", a_checkpoint())
@@ -576,3 +580,13 @@ def test_every_key_of_qm_yaml_that_is_edited_is_refused_or_changes_nothing(water
     of_plain_md = BaselineConfig.model_fields.keys() - {"temperature_K", "restraints"}
     assert len(ends) > 18
     check_ends(ends, whole, {*of_plain_md, "spin_multiplicity", "relax_starts"})  # 1, as it was: the molecule's own
+
+
+def test_a_disk_so_full_that_nothing_can_be_said_still_gives_the_exit_code(tmp_path):
+    """Standard error is a file on that disk, as in every batch job."""
+    said = tmp_path / "said.txt"
+    with open(said, "w") as handle:
+        done = subprocess.run([sys.executable, "-m", "kstep", "populations", "nothing.npz"], stdout=handle,
+                              stderr=handle, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, timeout=120,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)))
+    assert done.returncode == 2 and not said.read_text()

@@ -15,8 +15,9 @@ from kstep.files import LONGEST_NAME, RESERVED_NAMES, check_name
 from kstep.fingerprint import as_written, changes
 from kstep.forces.openmm import MDConfig
 from kstep.molecules.smiles import read_smiles_file
+from kstep.npz import read_npz
 from kstep.runs.recorder import read_restart, write_restart
-from kstep.schemas import PER_FRAME, load_trajectory, read_npz
+from kstep.schemas import PER_FRAME, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
 

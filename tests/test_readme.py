@@ -29,7 +29,7 @@ def benchmark(name, monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("name", ["qmmm", "dft", "molecules", "transfer", "models", "peers", "ragged"])
+@pytest.mark.parametrize("name", ["qmmm", "dft", "molecules", "transfer", "models", "peers", "ragged", "gpu"])
 def test_a_guide_shows_what_was_measured(name, monkeypatch):
     module = benchmark(name, monkeypatch)
     data = json.loads(module.RESULT.read_text())

@@ -397,7 +397,8 @@ def test_an_atom_that_is_not_there_is_refused():
 
 
 def test_a_file_with_restraints_that_are_none_is_refused(tmp_path):
-    from kstep.schemas import read_npz, save_trajectory, write_npz
+    from kstep.npz import read_npz, write_npz
+    from kstep.schemas import save_trajectory
 
     save_trajectory(tmp_path / "good.npz", {k: v for k, v in vars(held_run(Bias([HELD]), 40)).items()
                                             if k != "metadata"}, held_run(Bias([HELD]), 40).metadata)

@@ -88,7 +88,7 @@ def test_a_molecule_comes_back_bit_for_bit(ethanol, tmp_path):
     ({"Epot": np.full(5, np.inf)}, "'Epot' holds NaN or infinity"),
 ])
 def test_arrays_that_do_not_fit_are_named_when_read(change, words, tmp_path):
-    from kstep.schemas import read_npz, write_npz
+    from kstep.npz import read_npz, write_npz
 
     save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), RECORD)
     write_npz(tmp_path / "t.npz", {**read_npz(tmp_path / "t.npz"), **change})
@@ -119,7 +119,8 @@ def test_a_record_that_nobody_could_read_is_not_written(change, words, tmp_path)
 
 
 def test_a_file_of_before_the_record_is_read_as_it_is(tmp_path):
-    from kstep.schemas import _pack_metadata, read_npz, write_npz
+    from kstep.npz import read_npz, write_npz
+    from kstep.schemas import _pack_metadata
 
     save_trajectory(tmp_path / "t.npz", filled(_TRAJECTORY_FIELDS), RECORD)
     old = {**RECORD, "masses_sampler": [1.0], "steps": 200}  # a QM/MM run's of version 1.0

@@ -16,6 +16,7 @@ from kstep.errors import UserError
 from kstep.forces import physics_spec
 from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.pool import Truth
+from kstep.forces.relaxation import relax
 from kstep.forces.tblite import QMConfig
 from kstep.molecules.geometry_faults import judge
 from kstep.molecules.mmff94 import guessed_parameters
@@ -24,7 +25,7 @@ from kstep.molecules.prepare import molecule_from_smiles, prepare_molecule, prep
 from kstep.runs import starts as starts_module
 from kstep.runs.accounting import Account
 from kstep.runs.baseline import off_temperature
-from kstep.runs.starts import MOST_CALLS, relax, settle_starts
+from kstep.runs.starts import MOST_CALLS, settle_starts
 from kstep.schemas import load_trajectory
 from kstep.topology import neighbours
 from kstep.units import NM_PER_ANGSTROM
@@ -220,11 +221,12 @@ def test_relaxing_goes_down_to_the_minimum_and_counts_every_call(ethanol):
 
     rng = np.random.default_rng(0)
     x = ethanol.conformers[0] + np.array([0.0, 0.01, 0.01])[:, None, None] * rng.normal(size=(3, len(ethanol), 3))
-    found = relax(ask, ethanol, x)
+    found = relax(ask, ethanol.numbers, x, tolerance=100.0, most_calls=40)
     assert found.converged.tolist() == [True, True, False] and found.failures == {2: "no"}
     np.testing.assert_allclose(found.positions[1], ethanol.conformers[0], atol=1e-3)
     assert seen[1] < seen[0]  # uphill at first, a quadratic is solved all the same
     assert found.energies[1] < 1.0 and calls.count(0) == 1 and calls.count(2) == 1 and 2 <= calls.count(1) <= 20
+    assert found.true_calls.tolist() == [calls.count(row) for row in range(3)]
 
 
 def test_it_is_the_same_with_workers_and_a_resumed_run_does_not_pay_twice(ethanol, tmp_path, monkeypatch):

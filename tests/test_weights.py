@@ -19,11 +19,12 @@ from kstep.analysis.show.plots import draw_energy
 from kstep.analysis.show.tables import table
 from kstep.errors import UserError
 from kstep.importance import diagnose, effective_share, in_words, pareto_k, warning
+from kstep.npz import read_npz, write_npz
 from kstep.result import Result
 from kstep.runs.counters import Tally
 from kstep.runs.loop import macro_steps
 from kstep.runs.network_dynamics import Carrier
-from kstep.schemas import PER_FRAME, join_trajectories, load_trajectory, read_npz, write_npz
+from kstep.schemas import PER_FRAME, join_trajectories, load_trajectory
 from kstep.schemes import Nested
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.judge import Judge, decide, weighs_better

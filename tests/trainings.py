@@ -41,14 +41,14 @@ def make_dataset(folder, *names, offset=-500.0, max_samples=400):
     return folder
 
 
-def prepare(folder, model_config, **changes):
-    """What `train` takes, of a fresh network; changes: keys of the TrainConfig."""
+def prepare(folder, model_config, device="cpu", **changes):
+    """What `train` takes, of a fresh network on a device; changes: keys of the TrainConfig."""
     arrays, metadata = load_dataset(folder / "dataset_k4.npz")
     rows = [select(arrays, metadata, json.loads((folder / f"{p}.json").read_text())) for p in ("train", "val")]
     torch.manual_seed(0)
-    model = build_model(model_config, Windows.molecule_of(0, arrays))
-    data = Windows(arrays, metadata)
-    train_rows = torch.as_tensor(rows[0])
+    model = build_model(model_config, Windows.molecule_of(0, arrays)).to(device)
+    data = Windows(arrays, metadata, device)
+    train_rows = torch.as_tensor(rows[0], device=device)
     normalise.fit(model, data, train_rows)
     config = TrainConfig(**{"batch_size": 32, "max_epochs": 4, "lr": 3e-3, "ema_decay": 0.9, **changes})
     facts = {**FACTS, "molecule": {k: torch.as_tensor(v) for k, v in Windows.molecule_of(0, arrays).items()}}

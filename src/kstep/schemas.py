@@ -1,8 +1,6 @@
 """The .npz files that the stages hand to each other: written, checked and read in one place.
 
-Every file carries `metadata` (JSON text) with `schema` and `schema_version`; arrays are plain
-(no pickled objects), and a file is written under a temporary name and renamed, so a killed
-run leaves the last good one.
+Every file carries `metadata` (JSON text) with `schema` and `schema_version` beside its arrays (kstep.npz).
 
 trajectory  the arrays of `Trajectory`; its metadata is a kstep.run_record.RunRecord, checked when it is written (older
             files are read as they are).  A finished hybrid run has `restart` beside them, the bytes of a restart file
@@ -15,10 +13,6 @@ dataset     windows of k timesteps, the arrays of _DATASET_FIELDS; metadata["mol
 from __future__ import annotations
 
 import json
-import math
-import zipfile
-import zlib
-from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -26,7 +20,8 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import check_name, check_unpacked, replacing
+from kstep.files import check_name
+from kstep.npz import Fields, Layout, check_arrays, check_layout, read_npz, write_npz
 from kstep.restraints import Restraint, check_restraints, read_restraints
 from kstep.run_record import check_record
 from kstep.units import kT
@@ -134,14 +129,14 @@ class Trajectory:
         return np.flatnonzero(np.isin(self.segment, ids))
 
 
-_TRAJECTORY_FIELDS: dict[str, tuple[str, tuple]] = {
+_TRAJECTORY_FIELDS: Fields = {
     name: kind.__metadata__ for name, kind in get_type_hints(Trajectory, include_extras=True).items()
     if hasattr(kind, "__metadata__")}
 _TRAJECTORY_MAY_HOLD_NAN = {"delta_H", "dipole"}  # a calculator may not say it at some frame
 PER_FRAME = tuple(key for key, (_, shape) in _TRAJECTORY_FIELDS.items() if str(shape[0]).startswith("T"))
 
 # P windows over M molecules of different size, L atoms in all; A: the windows' atoms
-_DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
+_DATASET_FIELDS: Fields = {
     **dict.fromkeys(("x_t", "v_t", "f_t", "x_tk", "v_tk", "f_tk"), ("f8", ("A", 3))),  # at the start and end of each
     "v_half": ("f8", ("A", 3)),  # velocity half a step before the end
     "ptr": ("i8", ("P+1",)),  # window p owns rows ptr[p]:ptr[p+1]
@@ -160,62 +155,6 @@ _DATASET_FIELDS: dict[str, tuple[str, tuple]] = {
     "charge": ("i8", ("M",)),
     "multiplicity": ("i8", ("M",)),
 }
-
-
-def write_npz(path: str | Path, arrays: dict[str, Any], *, keep_previous: bool = False) -> None:
-    """Write arrays to `path`, whole or not at all; keep_previous: see `files.replacing`."""
-    with replacing(path, keep_previous=keep_previous) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, **arrays)
-
-
-Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each array of a file
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-
-
-def _layout_of(archive: zipfile.ZipFile) -> Layout:
-    """What the headers of an npz file say, each held against the bytes behind it; ValueError where they lie."""
-    found: Layout = {}
-    for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        with archive.open(member) as handle:
-            version = np.lib.format.read_magic(handle)
-            if version not in _HEADERS or name == member.filename or name in found:
-                raise ValueError(f"'{member.filename}' is no array of an npz file")
-            shape, _, dtype = _HEADERS[version](handle)
-            behind = member.file_size - handle.tell()
-        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != behind:
-            raise ValueError(f"array '{name}' is said to be {dtype} of shape {shape}, and has {behind} bytes")
-        found[name] = dtype, shape
-    return found
-
-
-def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layout: None,
-             only: Set[str] | None = None) -> dict[str, np.ndarray]:
-    """All arrays of an npz file, or only some; a missing, truncated or pickled file is a UserError.
-
-    What the file says of its sizes is held against the file, and then given to `check`, before any array is read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the stage that writes it first")
-    try:
-        with open(path, "rb") as handle:
-            if handle.read(2) != b"PK":
-                raise ValueError("no zip header")
-        with zipfile.ZipFile(path) as members:
-            check_unpacked(members, path.stat().st_size)
-            layout = _layout_of(members)
-        check(layout)
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if only is None or key in only}
-    except UserError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk or its rights, not the content
-            raise UserError(f"{path} cannot be read ({error.strerror})") from None
-        raise UserError(
-            f"{path} is truncated or not an npz file ({error}); run the stage that writes it again"
-        ) from None
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -241,41 +180,6 @@ def _check_names(path: str | Path, metadata: dict) -> None:
             check_name(name)
         except UserError as error:
             raise UserError(f"{path} is of a molecule whose {error}") from None
-
-
-def _check(path: str | Path, kind: str, arrays: dict, known: dict, may_hold_nan: Set[str] = frozenset()) -> None:
-    """Dtypes, shapes and numbers of arrays."""
-    _check_layout(path, kind, {key: (array.dtype, array.shape) for key, array in arrays.items()}, known)
-    for key, (dtype, _) in known.items():
-        if np.dtype(dtype).kind == "f" and key not in may_hold_nan and not np.isfinite(arrays[key]).all():
-            first = np.argwhere(~np.isfinite(arrays[key]))[0]
-            where = f"frame {int(first[0])}" if len(first) else "its only entry"
-            raise UserError(f"{path}: '{key}' holds NaN or infinity (first in {where})")
-
-
-def _check_layout(path: str | Path, kind: str, layout: Layout, known: dict) -> None:
-    """Dtypes and shapes, before anything is read."""
-    sizes: dict[str, int] = {}
-    for key, (dtype, shape) in known.items():
-        if key not in layout:
-            raise UserError(f"{path} is not a {kind} file: array '{key}' is missing")
-        own_dtype, own_shape = layout[key]
-        wanted = np.dtype(dtype)
-        if own_dtype.kind != wanted.kind and not (wanted.kind == "f" and own_dtype.kind in "iu"):
-            raise UserError(f"{path}: '{key}' has dtype {own_dtype}, expected {wanted}")
-        if len(own_shape) != len(shape):
-            raise UserError(f"{path}: '{key}' has {len(own_shape)} dimensions, expected {len(shape)}")
-        for size, symbol in zip(own_shape, shape):
-            if isinstance(symbol, int):
-                fits = size == symbol
-            else:
-                name = symbol.removesuffix("|0").removesuffix("+1")
-                if symbol.endswith("|0") and size == 0:
-                    continue
-                size -= symbol.endswith("+1")
-                fits = sizes.setdefault(name, size) == size
-            if not fits:
-                raise UserError(f"{path}: '{key}' has shape {own_shape}, expected {shape}")
 
 
 def _pack_metadata(metadata: dict, schema: str) -> np.ndarray:
@@ -316,7 +220,7 @@ def _is_number(value: Any) -> bool:
 
 def _check_frames(path: str | Path, arrays: dict) -> None:
     """Shapes, dtypes and numbers of a trajectory's arrays."""
-    _check(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
+    check_arrays(path, "trajectory", arrays, _TRAJECTORY_FIELDS, _TRAJECTORY_MAY_HOLD_NAN)
     if (arrays["weight"] < 0).any():
         raise UserError(f"{path}: 'weight' is below 0 in frame {int(np.argmax(arrays['weight'] < 0))}")
 
@@ -394,7 +298,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
 
     def check(layout: Layout) -> None:
         absent = {key: (np.dtype("f8"), shape) for key, shape in younger.items()}
-        _check_layout(path, "trajectory", {**absent, **layout}, _TRAJECTORY_FIELDS)
+        check_layout(path, "trajectory", {**absent, **layout}, _TRAJECTORY_FIELDS)
 
     metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "trajectory")
     arrays = read_npz(path, check=check)
@@ -439,15 +343,15 @@ def join_trajectories(trajectories: list[Trajectory]) -> Trajectory:
 
 def save_dataset(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Check and write a dataset of k-step windows."""
-    _check(path, "dataset", arrays, _DATASET_FIELDS)
+    check_arrays(path, "dataset", arrays, _DATASET_FIELDS)
     write_npz(path, {**arrays, "metadata": _pack_metadata(metadata, "dataset")})
 
 
 def load_dataset(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """Read and check a dataset; returns (arrays, metadata)."""
     metadata = _unpack_metadata(path, read_npz(path, only={"metadata"}), "dataset")
-    arrays = read_npz(path, check=lambda layout: _check_layout(path, "dataset", layout, _DATASET_FIELDS))
+    arrays = read_npz(path, check=lambda layout: check_layout(path, "dataset", layout, _DATASET_FIELDS))
     del arrays["metadata"]
-    _check(path, "dataset", arrays, _DATASET_FIELDS)
+    check_arrays(path, "dataset", arrays, _DATASET_FIELDS)
     _check_dataset(path, arrays, metadata)
     return arrays, metadata

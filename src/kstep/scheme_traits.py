@@ -44,6 +44,11 @@ class SchemeTraits:
         """Whether it goes nowhere without a network; one that needs none is a control."""
         return self.head is not None
 
+    @property
+    def jumps(self) -> bool:
+        """Whether the network goes over k timesteps at once, which its propagator does without what it learned too."""
+        return self.head == "jump"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a run's metadata."""
         return {**asdict(self), "counters": dict(self.counters)}

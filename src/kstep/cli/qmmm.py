@@ -51,7 +51,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                       help="YAML of the QM; its charge and spin_multiplicity are those of the capped region")
     what.add_argument("--embedding", choices=["electrostatic", "mechanical"], default="electrostatic",
                       help="of the true potential: MM charges polarise the QM, or meet fixed charges")
-    schemes = [name for name, kind in SCHEMES.items() if kind.traits.head != "jump"]
+    schemes = [name for name, kind in SCHEMES.items() if not kind.traits.jumps]
     network, _, run_flags = add_sampling_flags(parser, schemes)
     network.add_argument("--learn-calls", type=positive_int, help="QM calls that learning may take (default: 800)")
     add_restraint_flag(run_flags)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from kstep import interruption, schemas
+from kstep import interruption, npz
 from kstep.errors import UserError
 from kstep.forces.evaluator import put_answers
 from kstep.forces.pool import Pool, Truth
@@ -137,7 +137,7 @@ class JournaledPool(Pool):
     def _read(self, paths: list[Path]) -> None:
         for number, path in enumerate(paths):
             try:
-                arrays = schemas.read_npz(path)
+                arrays = npz.read_npz(path)
                 text = json.loads(str(arrays["text"]))
                 if text["surface"] != self.spec.surface:
                     raise UserError("another energy surface")
@@ -178,7 +178,7 @@ class JournaledPool(Pool):
         if kept:
             histories = {row: history for ticket in self._new for row, history in ticket.histories.items()}
             self.folder.mkdir(parents=True, exist_ok=True)
-            schemas.write_npz(self.folder / f"calls_{self._restart:08d}_{self._n_files:05d}.npz", {
+            npz.write_npz(self.folder / f"calls_{self._restart:08d}_{self._n_files:05d}.npz", {
                 **_Ticket.arrays(kept), **{f"{HISTORY}{row}": history for row, history in histories.items()},
                 "text": np.array(json.dumps({
                     "surface": self.spec.surface, "messages": [m for ticket in kept for m in ticket.truth.messages],

@@ -12,6 +12,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 from kstep.errors import UserError
 from kstep.molecules.mmff94 import guessed_parameters
 from kstep.molecules.molecule import Molecule
+from kstep.molecules.perception import add_conformers
 from kstep.units import ANGSTROM_PER_NM, KJ_PER_KCAL, NM_PER_ANGSTROM
 
 _ARRANGEMENTS = {(6, 0): Chem.ChiralType.CHI_OCTAHEDRAL, (5, 0): Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL,
@@ -152,10 +153,7 @@ def graph_of(molecule: Molecule, positions: np.ndarray) -> Chem.Mol:
         graph.AddAtom(atom)
     for i, j in molecule.bonds:
         graph.AddBond(int(i), int(j), Chem.BondType.SINGLE)
-    for geometry in positions:
-        conformer = Chem.Conformer(len(molecule))
-        conformer.SetPositions(np.asarray(geometry) * ANGSTROM_PER_NM)
-        graph.AddConformer(conformer, assignId=True)
+    add_conformers(graph, np.asarray(positions) * ANGSTROM_PER_NM)
     return graph.GetMol()
 
 

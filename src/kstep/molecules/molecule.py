@@ -11,7 +11,8 @@ import numpy as np
 
 from kstep.errors import UserError
 from kstep.files import check_name
-from kstep.schemas import check_molecule, read_npz, write_npz
+from kstep.npz import read_npz, write_npz
+from kstep.schemas import check_molecule
 from kstep.topology import find_rotatable_torsions
 
 if TYPE_CHECKING:

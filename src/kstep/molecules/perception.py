@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class Geometries:
     multiplicity: int | None = None
 
 
-def add_conformers(atoms: Chem.Mol, positions: Sequence[np.ndarray]) -> None:
+def add_conformers(atoms: Chem.Mol, positions: Iterable[np.ndarray]) -> None:
     """Geometries (N,3) A as conformers of their number, in place of those that are there."""
     atoms.RemoveAllConformers()
     for frame in positions:

@@ -32,7 +32,7 @@ from kstep.molecules.conformers import (
 from kstep.molecules.geometry_faults import FORCE_FIELD_WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.mmff94 import guessed_parameters
 from kstep.molecules.molecule import Molecule, check_name
-from kstep.molecules.perception import Structure, smiles_of
+from kstep.molecules.perception import Structure, add_conformers, smiles_of
 from kstep.molecules.smiles import Entry, parse_smiles, rdkit_of
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
@@ -60,8 +60,7 @@ class Prepared:
         masses = molecule.masses
         centred = molecule.conformers - np.einsum("n,cnd->cd", masses / masses.sum(), molecule.conformers)[:, None]
         rdkit = Chem.Mol(self.rdkit)
-        rdkit.RemoveAllConformers()
-        _add_conformers(rdkit, centred)
+        add_conformers(rdkit, centred * ANGSTROM_PER_NM)
         return replace(self, molecule=replace(molecule, conformers=centred), rdkit=rdkit)
 
 
@@ -191,16 +190,8 @@ def _sound_conformers(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Ch
     if not len(positions):
         raise UserError(f"no structure of '{bare.smiles}' that was embedded is the molecule ({causes_of(dropped)}); "
                         "raise --n-conformers or --max-attempts, or check its SMILES")
-    molecule.RemoveAllConformers()
-    _add_conformers(molecule, positions)
+    add_conformers(molecule, positions * ANGSTROM_PER_NM)
     return energies, dropped
-
-
-def _add_conformers(molecule: Chem.Mol, conformers: np.ndarray) -> None:
-    for positions in conformers:
-        conformer = Chem.Conformer(molecule.GetNumAtoms())
-        conformer.SetPositions(positions * ANGSTROM_PER_NM)
-        molecule.AddConformer(conformer, assignId=True)
 
 
 def prepare_entry(entry: Entry, **options) -> Prepared:

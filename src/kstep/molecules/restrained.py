@@ -15,6 +15,7 @@ from kstep.errors import UserError
 from kstep.molecules.conformers import MINIMISER_ITERATIONS, mmff_variant
 from kstep.molecules.mmff94 import mmff_properties
 from kstep.molecules.molecule import Molecule
+from kstep.molecules.perception import add_conformers
 from kstep.molecules.smiles import parse_smiles
 from kstep.restraints import Bias, Restraint, values_of
 from kstep.topology import neighbours, reachable
@@ -68,10 +69,7 @@ def _relaxed(x: np.ndarray, restraints: Sequence[Restraint], molecule: Molecule)
             return x, np.array(molecule.conformer_energies, dtype=np.float64)
         out, energies = np.empty_like(x), np.empty(len(x))
         for n, positions in enumerate(x):
-            conformer = Chem.Conformer(len(molecule))
-            conformer.SetPositions(np.ascontiguousarray(positions * ANGSTROM_PER_NM))
-            mol.RemoveAllConformers()
-            mol.AddConformer(conformer, assignId=True)
+            add_conformers(mol, [positions * ANGSTROM_PER_NM])
             typed = Chem.Mol(mol)  # typing kekulises it
             free = _force_field(typed, variant)
             field = _force_field(typed, variant)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kstep import schemas
+from kstep import npz, schemas
 from kstep.errors import UserError
 from kstep.files import Claim, is_kept, previous_of, replacing, sha256, write_json_atomic
 from kstep.fingerprint import as_written, check_same
@@ -90,7 +90,7 @@ def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprin
     """
     text = {"fingerprint": fingerprint, "rng": rng.bit_generator.state, "progress": progress, "step": state.step,
             **more}
-    schemas.write_npz(path, {**per_replica(state), **(beside or {}), "text": np.array(json.dumps(text))},
+    npz.write_npz(path, {**per_replica(state), **(beside or {}), "text": np.array(json.dumps(text))},
                       keep_previous=True)
 
 
@@ -113,7 +113,7 @@ def _last_whole(path: Path) -> tuple[State, np.random.Generator, dict, dict[str,
     damage = []
     for candidate in (path, previous_of(path)):
         try:
-            found = _unpacked(schemas.read_npz(candidate))
+            found = _unpacked(npz.read_npz(candidate))
         except (UserError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             damage.append(str(error) if isinstance(error, UserError) else f"{candidate} is no restart file")
             continue
@@ -200,7 +200,7 @@ class TrajectoryWriter:
         if self._frames:
             chunk = {key: np.concatenate(values) for key, values in self._frames.items()}
             path = self._chunk(len(self._chunks))
-            schemas.write_npz(path, chunk)
+            npz.write_npz(path, chunk)
             self._chunks.append(sha256(path))
             self._frames = {}
 
@@ -249,7 +249,7 @@ class TrajectoryWriter:
         """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
         self._write_chunk()
         needed = set(schemas.PER_FRAME) - {"vel", "forces"}
-        chunks = [schemas.read_npz(self._chunk(i), only=needed) for i in range(len(self._chunks))]
+        chunks = [npz.read_npz(self._chunk(i), only=needed) for i in range(len(self._chunks))]
         keys = list(chunks[0]) if chunks else []
         nothing = np.zeros((0, len(self.constants["masses"]), 3))
         arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
@@ -317,7 +317,7 @@ def reopen(path: Path) -> bool:
 
     Frames after that checkpoint are made again.
     """
-    arrays = schemas.read_npz(path)
+    arrays = npz.read_npz(path)
     if RESTART not in arrays:
         return False
     with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
@@ -330,9 +330,9 @@ def reopen(path: Path) -> bool:
     before = arrays["step"] <= text["step"]
     frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
     chunk = kept_file(path, "chunk_00000.npz")
-    schemas.write_npz(chunk, frames)
+    npz.write_npz(chunk, frames)
     text |= {"n_chunks": 1, "chunks": [sha256(chunk)]}
-    schemas.write_npz(kept_file(path, CHECKPOINT), {**restart, "text": np.array(json.dumps(text))})
+    npz.write_npz(kept_file(path, CHECKPOINT), {**restart, "text": np.array(json.dumps(text))})
     return True
 
 

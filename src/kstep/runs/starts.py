@@ -1,9 +1,8 @@
 """Starts of a run: conformers relaxed on the true potential and judged, so that each is the molecule.
 
 A force field's conformer can be no molecule at all for the true potential (a ring atom inside out, a bond length that
-was guessed).  Some steps of L-BFGS (Liu & Nocedal, Math. Program. 45, 503 (1989), as in ASE), all conformers side by
-side in the pool, bring each near a minimum: near enough to have no nonsense left, not a converged one.  What is then
-no start (molecules.geometry_faults) is dropped, by name.
+was guessed).  Some steps of forces.relaxation bring each near a minimum: near enough to have no nonsense left, not a
+converged one.  What is then no start (molecules.geometry_faults) is dropped, by name.
 
 A truth that has no forces is given a cheaper one's `spec` to relax on: `settle_starts` asks for nothing else of it.
 Where there is none, `unrelaxed_starts` judges conformers as they are.
@@ -21,18 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import LBFGS
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.pool import Pool, Truth, make_pool
+from kstep.forces.relaxation import relax
 from kstep.molecules.conformers import graph_of, select_distinct
 from kstep.molecules.geometry_faults import WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.molecule import Molecule
-from kstep.schemas import read_npz, write_npz
-from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, NM_PER_ANGSTROM
+from kstep.npz import read_npz, write_npz
 
 FORCE_TOLERANCE = 100.0  # kJ/mol/nm (0.1 eV/A), of the atom that feels most
 MOST_CALLS = 40  # a conformer
@@ -40,16 +36,6 @@ POOL_PAYS_S = 5.0  # of work: starting worker processes takes a good part of it
 USUAL_CALLS = 15  # a conformer
 
 log = logging.getLogger("kstep")
-
-
-@dataclass(frozen=True)
-class Relaxed:
-    """positions (C,N,3) nm, energies (C,) kJ/mol, converged (C,); failures: rows that the method has no number for."""
-
-    positions: np.ndarray
-    energies: np.ndarray
-    converged: np.ndarray
-    failures: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -74,40 +60,6 @@ class Starts:
     def caveats(self) -> list[str]:
         """What the report of a run must say of them."""
         return [self.record["unrelaxed"]] if self.record.get("unrelaxed") else []
-
-
-def relax(ask, molecule: Molecule, positions: np.ndarray) -> Relaxed:
-    """Bring geometries (C,N,3) nm near minima; ask(positions (r,N,3), rows (r,)) -> Truth, a true call for each.
-
-    A row ends at FORCE_TOLERANCE, after MOST_CALLS, or where the method fails, and is left where its energy was lowest.
-    """
-    x = np.array(positions, dtype=np.float64)
-    best, energies = x.copy(), np.full(len(x), np.inf)
-    converged, failures = np.zeros(len(x), dtype=bool), {}
-    atoms = [Atoms(numbers=molecule.numbers, positions=geometry * ANGSTROM_PER_NM) for geometry in x]
-    optimisers = [LBFGS(each, logfile=None) for each in atoms]
-    rows = np.arange(len(x))
-    for call in range(MOST_CALLS):
-        truth = ask(x[rows], rows)
-        going = []
-        for n, row in enumerate(rows):
-            if truth.failed[n]:
-                if call == 0:
-                    failures[int(row)] = truth.messages[n]
-                continue
-            if truth.energy[n] < energies[row]:
-                best[row], energies[row] = x[row], truth.energy[n]
-                strongest = np.linalg.norm(truth.forces[n], axis=1).max()
-                converged[row] = strongest <= FORCE_TOLERANCE
-            if not converged[row]:
-                atoms[row].calc = SinglePointCalculator(atoms[row], forces=truth.forces[n] / FORCE_PER_EV_ANGSTROM)
-                optimisers[row].step()
-                x[row] = atoms[row].get_positions() * NM_PER_ANGSTROM
-                going.append(row)
-        rows = np.array(going, dtype=int)
-        if not len(rows):
-            break
-    return Relaxed(best, energies, converged, failures)
 
 
 def settle_starts(molecule: Molecule, spec: PhysicsSpec, *, wanted: int, first: int = 0, n_workers: int = 1,
@@ -196,7 +148,8 @@ def _relaxed(molecule: Molecule, spec: PhysicsSpec, wanted: int, first: int, n_w
     with _asking(spec, n_workers) as asker:
         while n_kept < wanted and len(positions) < n:
             more = numbers[len(positions):][:wanted - n_kept]
-            new = relax(asker.ask, molecule, molecule.conformers[more])
+            new = relax(asker.ask, molecule.numbers, molecule.conformers[more], tolerance=FORCE_TOLERANCE,
+                        most_calls=MOST_CALLS)
             failures |= {row + len(positions): cause for row, cause in new.failures.items()}
             positions = np.concatenate([positions, new.positions])
             energies = np.concatenate([energies, new.energies])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.schemas import read_npz, write_npz
+from kstep.npz import read_npz, write_npz
 from kstep.schemes.hybrid_config import HybridConfig
 
 EXTRA = "extra_"  # before the names of `Truth.extra` in a restart folder

@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.optimize import LBFGS
 
-from kstep.analysis.measure.populations import Conformer, Populations, stay_within
+from kstep.analysis.measure.populations import Populations, stay_within
 from kstep.config import BaselineConfig
-from kstep.errors import PhysicsError, UserError
-from kstep.forces.base import Physics
+from kstep.errors import UserError
+from kstep.forces.pool import make_pool
+from kstep.forces.relaxation import relax
 from kstep.schemas import Trajectory
 from kstep.stages.physics import TruePhysics, open_physics
-from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, NM_PER_ANGSTROM
 
 FORCE_TOLERANCE = 5.0  # kJ/mol/nm, of the atom that feels most: energies to about 0.1 kJ/mol in the softest torsions
 MOST_CALLS = 300  # of one geometry
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """positions (N,3) nm, energy kJ/mol, whether the force came below the tolerance, and the true calls it took."""
-
-    positions: np.ndarray
-    energy: float
-    converged: bool
-    true_calls: int
-
-
-class _Truth(Calculator):
-    """A true potential as ASE asks it."""
-
-    implemented_properties = ["energy", "forces"]
-
-    def __init__(self, physics: Physics):
-        super().__init__()
-        self._physics = physics
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
-        """Energy in eV and forces in eV/A of the atoms."""
-        super().calculate(atoms, properties, system_changes)
-        energy, forces = self._physics.energy_and_forces(self.atoms.get_positions() * NM_PER_ANGSTROM)
-        self.results = {"energy": energy / KJ_PER_EV, "forces": forces / FORCE_PER_EV_ANGSTROM}
-
-
-def minimise(physics: Physics, positions: np.ndarray, *, most_calls: int = MOST_CALLS) -> Minimum:
-    """The minimum next to positions (N,3) nm by ASE's L-BFGS; PhysicsError where the method has no answer."""
-    atoms = Atoms(numbers=physics.numbers, positions=positions * ANGSTROM_PER_NM, calculator=_Truth(physics))
-    before = physics.true_calls
-    converged = LBFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE / FORCE_PER_EV_ANGSTROM, steps=most_calls)
-    return Minimum(atoms.get_positions() * NM_PER_ANGSTROM, atoms.get_potential_energy() * KJ_PER_EV, bool(converged),
-                   physics.true_calls - before)
 
 
 def physics_of_run(trajectory: Trajectory, config: BaselineConfig, calculator: object = None) -> TruePhysics:
@@ -89,32 +51,26 @@ def relax_conformers(found: Populations, trajectories: list[Trajectory], physics
     """
     spec, notes = physics.spec(warm_start=False), list(found.notes)
     spec.require_forces("relaxing on it", "report conformers as they were found")
-    truth = spec.build()
-    positions = np.concatenate([t.pos for t in trajectories])
-    minima: dict[str, Minimum] = {}
-    for conformer in found.conformers:
-        try:
-            minima[conformer.label] = minimise(truth, positions[conformer.frame])
-        except PhysicsError as error:
-            notes.append(f"conformer {conformer.label} was not relaxed: {error}")
-    relaxed = [c for c in found.conformers if c.label in minima]
-    if relaxed:
-        kept = stay_within(trajectories, found.temperature_K, [c.frame for c in relaxed],
-                           np.stack([minima[c.label].positions for c in relaxed]))
-        for conformer, stays in zip(relaxed, kept):
-            if not stays:
-                notes.append(f"the representative of {conformer.label} left its conformer when it was relaxed")
-            if not minima[conformer.label].converged:
-                notes.append(f"the representative of {conformer.label} is at no minimum after {MOST_CALLS} true calls")
-        staying = {c.label: bool(stays) for c, stays in zip(relaxed, kept)}
-    notes.append(f"{truth.true_calls} true calls relaxed the representatives")
-    first = minima.get(found.conformers[0].label)
+    positions, frames = np.concatenate([t.pos for t in trajectories]), np.array([c.frame for c in found.conformers])
+    with make_pool(spec) as pool:
+        minima = relax(pool.evaluate, physics.molecule.numbers, positions[frames], tolerance=FORCE_TOLERANCE,
+                       most_calls=MOST_CALLS)
+    notes += [f"conformer {found.conformers[n].label} was not relaxed: {why}" for n, why in minima.failures.items()]
+    rows = np.array([n for n in range(len(frames)) if n not in minima.failures], dtype=int)
+    kept = {}
+    if len(rows):
+        kept = dict(zip(rows, stay_within(trajectories, found.temperature_K, frames[rows].tolist(),
+                                          minima.positions[rows])))
+    for n, stays in kept.items():
+        if not stays:
+            notes.append(f"the representative of {found.conformers[n].label} left its conformer when it was relaxed")
+        if not minima.converged[n]:
+            notes.append(f"the representative of {found.conformers[n].label} is at no minimum after "
+                         f"{minima.true_calls[n]} true calls")
+    notes.append(f"{minima.true_calls.sum()} true calls relaxed the representatives")
     return replace(found, notes=notes, conformers=tuple(
-        _with(c, minima[c.label], first, staying[c.label]) if c.label in minima else c for c in found.conformers))
-
-
-def _with(conformer: Conformer, minimum: Minimum, first: Minimum | None, kept: bool) -> Conformer:
-    return replace(conformer, relaxed={
-        "positions_nm": minimum.positions.tolist(), "energy_kJ": minimum.energy,
-        "relative_energy_kJ": None if first is None else minimum.energy - first.energy,
-        "converged": minimum.converged, "true_calls": minimum.true_calls, "kept": kept})
+        replace(conformer, relaxed={
+            "positions_nm": minima.positions[n].tolist(), "energy_kJ": float(minima.energies[n]),
+            "relative_energy_kJ": float(minima.energies[n] - minima.energies[0]) if 0 in kept else None,
+            "converged": bool(minima.converged[n]), "true_calls": int(minima.true_calls[n]), "kept": bool(kept[n])})
+        if n in kept else conformer for n, conformer in enumerate(found.conformers)))

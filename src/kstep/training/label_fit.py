@@ -28,7 +28,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.training.equivalent_hydrogens import exchange_hydrogens
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
-from kstep.training.optimiser import Average, adamw, descend, learning_rate
+from kstep.training.optimiser import MovingAverage, adamw, descend, learning_rate
 from kstep.training.train_config import FitConfig
 from kstep.training.whitening import whitened
 from kstep.units import PS_PER_FS, kT
@@ -182,7 +182,7 @@ def _optimise(model, molecule, labels: Labels, weights, config: FitConfig, scale
     """Minimise the loss in place; the model ends with its averaged weights."""
     parameters = list(model.parameters())
     optimiser = adamw(parameters, lr=config.fit_lr, weight_decay=config.fit_weight_decay, beta2=config.fit_beta2)
-    average = Average(parameters, config.fit_ema_decay)
+    average = MovingAverage(parameters, config.fit_ema_decay)
     positions, forces = _single(labels.positions), torch.as_tensor(labels.forces, dtype=torch.float32)
     energies = torch.as_tensor(labels.energies)
     weights = torch.as_tensor(weights, dtype=torch.float32)

@@ -25,7 +25,7 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float) -> fl
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
 
-class Average:
+class MovingAverage:
     """Exponential moving average of the trainable weights."""
 
     def __init__(self, weights: list[torch.Tensor], decay: float):
@@ -58,7 +58,7 @@ class Average:
                 weight.copy_(value)
 
 
-def descend(optimiser: torch.optim.AdamW, weights: list[torch.Tensor], average: Average, step: int, rate: float,
+def descend(optimiser: torch.optim.AdamW, weights: list[torch.Tensor], average: MovingAverage, step: int, rate: float,
             grad_clip: float, *, way_out: str) -> None:
     """Step `step` down the gradients there are, of a norm of at most grad_clip; UserError where they are not finite."""
     if not torch.isfinite(torch.nn.utils.clip_grad_norm_(weights, grad_clip)):

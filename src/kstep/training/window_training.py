@@ -27,7 +27,7 @@ from kstep.training.batches import Windows
 from kstep.training.distributed import ALONE, Group
 from kstep.training.normalisation import sample
 from kstep.training.objective import Objective
-from kstep.training.optimiser import Average, adamw, descend, learning_rate
+from kstep.training.optimiser import MovingAverage, adamw, descend, learning_rate
 from kstep.training.step_plan import drawn, steps_per_epoch
 from kstep.training.train_config import TrainConfig
 from kstep.training.training_log import MetricsLog, StopRequest, peak_memory_MB, progress_bar
@@ -39,7 +39,7 @@ INTERRUPTED = "interrupted"
 
 
 @dataclass
-class Outcome:
+class TrainingResult:
     """best: validation metrics of best.pt; reason: why training ended; steps, epochs, wall_s."""
 
     best: dict
@@ -52,7 +52,7 @@ class Outcome:
 
 def train(model: torch.nn.Module, data: Windows, train_windows, val_windows, config: TrainConfig, scales, *,
           out_dir: str | Path, facts: dict, seed: int = 0, max_steps: int | None = None,
-          resume: dict | None = None, progress: bool = True, should_stop=None, group: Group = ALONE) -> Outcome:
+          resume: dict | None = None, progress: bool = True, should_stop=None, group: Group = ALONE) -> TrainingResult:
     """Train until the schedule ends, patience or time runs out, or someone presses Ctrl-C.
 
     facts: what the checkpoint says besides weights (see kstep/models/checkpoint.py); max_steps
@@ -87,7 +87,7 @@ class Trainer:
         self.learned = [w for w in self.loss.parameters() if w.requires_grad]  # uncertainties of terms among them
         self.weights = [w for w in model.parameters() if w.requires_grad]
         self.optimiser = adamw(self.learned, lr=config.lr, weight_decay=config.weight_decay, beta2=config.beta2)
-        self.average = Average(self.weights, config.ema_decay)
+        self.average = MovingAverage(self.weights, config.ema_decay)
         self.at = resuming.Progress()
         if resume is not None:
             self.at = resuming.restore(resume, model, self.optimiser, self.learned, self.average)
@@ -98,7 +98,7 @@ class Trainer:
         self.began = self.saved = self.lap = time.monotonic()
         self.before_s, self.lap_windows = self.at.elapsed_s, 0
 
-    def run(self, progress: bool, should_stop=None) -> Outcome:
+    def run(self, progress: bool, should_stop=None) -> TrainingResult:
         """The loop: epochs of optimiser steps, a validation after each."""
         reason = None
         bar = progress_bar(self.total, self.at.step, progress and self.group.is_first)
@@ -130,7 +130,7 @@ class Trainer:
             reason = reason or THROUGH
             self.log.row("end", step=self.at.step, wall_s=self._wall_s(), reason=reason)
         self.model.eval()
-        return Outcome(best=self.at.best or {}, reason=reason, steps=self.at.step, epochs=self.at.epoch,
+        return TrainingResult(best=self.at.best or {}, reason=reason, steps=self.at.step, epochs=self.at.epoch,
                        wall_s=self._wall_s(), interrupted=reason == INTERRUPTED)
 
     def _take(self, pieces) -> None:

@@ -13,10 +13,11 @@ to the f_k; the sum of phi over the rungs of a ladder, from one time to the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm, t as student
+from scipy.special import ndtr, stdtrit  # scipy.stats, which has them too, takes a second to import
 
 from kstep import importance
 from kstep.analysis.measure.statistics import estimate_means, split_r_hat
@@ -27,7 +28,7 @@ from kstep.units import kT
 
 FEWEST_FRAMES = 4  # of a chain
 SAME_TEMPERATURE_K = 0.01
-ONE_SIGMA = float(norm.cdf(1.0))
+ONE_SIGMA = float(ndtr(1.0))
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Ensemble:
             mean = np.clip(mean, 0.0, 1.0)  # but for rounding
             share = (mean * samples + 0.5) / (samples + 1.0)
             squared = np.where(constant, 0.0, share * (1.0 - share) / samples)
-        factor = student.ppf(ONE_SIGMA, np.maximum(samples - 1.0, 1.0))
+        factor = stdtrit(np.maximum(samples - 1.0, 1.0), ONE_SIGMA)
         return Average(mean, np.where(constant, 0.0, np.sqrt(squared) * factor), samples, self._r_hat(values))
 
     def _r_hat(self, values: np.ndarray) -> np.ndarray:
@@ -142,7 +143,7 @@ def gather(trajectories: list[Trajectory], temperature_K: float | None = None) -
     A ladder on the true potential (`tempering_K`) gives all its rungs; runs at several temperatures are joined, and
     need one that is asked for.  Raises UserError where there are no frames, and for what cannot be joined.
     """
-    _check_alike(trajectories)
+    check_joinable(trajectories)
     whole = join_trajectories(trajectories) if len(trajectories) > 1 else trajectories[0]
     chains, start = [], 0
     for t in trajectories:
@@ -168,16 +169,22 @@ def gather(trajectories: list[Trajectory], temperature_K: float | None = None) -
     return _at_temperature(found)
 
 
-def _check_alike(trajectories: list[Trajectory]) -> None:
+def check_joinable(trajectories: Sequence[Trajectory]) -> None:
+    """UserError where runs are not of one molecule, its atoms in one order, and of one method."""
     first = trajectories[0]
     for other in trajectories[1:]:
-        same = np.array_equal(first.atom_types, other.atom_types) and np.array_equal(first.bonds, other.bonds)
-        if not same:
-            raise UserError(f"a run of {other.metadata['molecule']} and one of {first.metadata['molecule']} cannot be "
-                            "joined: their atoms or bonds differ")
+        if not np.array_equal(first.atom_types, other.atom_types) or _pairs(first) != _pairs(other):
+            raise UserError(f"a run of {first.metadata.get('molecule')} and one of {other.metadata.get('molecule')} "
+                            "cannot be joined: their atoms or bonds differ; give runs of one molecule, with the same "
+                            "order of atoms")
         if first.metadata.get("method") != other.metadata.get("method"):
             raise UserError(f"runs of {first.metadata.get('method')} and of {other.metadata.get('method')} cannot be "
-                            "joined: they are of two energy surfaces")
+                            "joined: they are of two energy surfaces; give runs of one method")
+
+
+def _pairs(trajectory: Trajectory) -> set[tuple[int, ...]]:
+    """Its bonds, in whatever order they stand."""
+    return {tuple(sorted(bond)) for bond in trajectory.bonds.tolist()}
 
 
 def _follows(trajectories: list[Trajectory]) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.special import logsumexp
 
+from kstep.analysis.measure.averages import check_joinable
 from kstep.analysis.measure.profile import MOST_FRAMES, production_frames, production_temperature_K
 from kstep.errors import UserError
 from kstep.importance import BY_NETWORK, BY_RESTRAINTS, diagnose, effective_share, warning
@@ -31,6 +32,7 @@ from kstep.units import kT
 
 LEAST_OVERLAP = 0.03
 FEWEST_CHAINS = 4  # of every window, for an error
+SAME_TEMPERATURE_K = 0.5
 MOST_GROUPS = 20  # of chains, each left out once
 
 
@@ -143,8 +145,10 @@ def gather(trajectories: Sequence[Trajectory]) -> Samples:
     """
     first = trajectories[0]
     temperatures_K = [_temperature_K(t) for t in trajectories]
-    for t, temperature_K in zip(trajectories, temperatures_K):
-        _check_alike(first, t, temperatures_K[0], temperature_K)
+    check_joinable(trajectories)
+    lowest, highest = min(temperatures_K), max(temperatures_K)
+    if highest - lowest > SAME_TEMPERATURE_K:
+        raise UserError(f"runs at {lowest:g} and {highest:g} K cannot be joined: give runs at one temperature")
     windows = tuple(dict.fromkeys(t.restraints for t in trajectories))
     chains = [production_frames(t, temperatures_K[0]) for t in trajectories]
     if not all(chains):
@@ -196,16 +200,3 @@ def _temperature_K(t: Trajectory) -> float:
     if temperature_K is None:
         raise UserError(f"the run of {t.metadata.get('molecule')} has no production frames to average over")
     return temperature_K
-
-
-def _check_alike(first: Trajectory, t: Trajectory, first_K: float, temperature_K: float) -> None:
-    """UserError where two runs are not of one molecule, one method and one temperature."""
-    if not np.array_equal(first.atom_types, t.atom_types) or {*map(tuple, first.bonds.tolist())} != {
-            *map(tuple, t.bonds.tolist())}:
-        raise UserError(f"runs of {first.metadata.get('molecule')} and {t.metadata.get('molecule')} cannot be joined: "
-                        "give runs of one molecule, with the same order of atoms")
-    if first.metadata.get("method") != t.metadata.get("method"):
-        raise UserError(f"runs of {first.metadata.get('method')} and {t.metadata.get('method')} cannot be joined: give "
-                        "runs of one method")
-    if abs(first_K - temperature_K) > 0.5:
-        raise UserError(f"runs at {first_K:g} and {temperature_K:g} K cannot be joined: give runs at one temperature")

@@ -45,31 +45,31 @@ def add_flags(parser, numbered: str | None = None) -> None:
 
 def run(args) -> int:
     """Run the tasks, print the table, and say how it went."""
-    from kstep.cli.batch.jobs import Row, log_of
+    from kstep.cli.batch.jobs import TaskRow, log_of
     from kstep.cli.batch.stages import STAGES
     from kstep.files import check_writable, write_text_atomic
     from kstep.study.batch import Found
 
     stage = filled_from(STAGES[args.stage], vars(args), os.environ)
-    rows = [Row(NAMELESS, "failed", problem) for problem in stage.read_sources()]
+    rows = [TaskRow(NAMELESS, "failed", problem) for problem in stage.read_sources()]
     if stage.scheduler is not None:
         stage.placed(Path.cwd())
     tasks, without = stage.tasks()
-    rows += [Row(task, "failed", text) for task, text in without.items()]
+    rows += [TaskRow(task, "failed", text) for task, text in without.items()]
     known, todo = {}, []
     for task in tasks:
         answers = [(command, *command.found()) for command in stage.commands(task)]
         other = next((text for _, kind, text in answers if kind is Found.OTHER), None)
         if other is not None:
-            known[task] = Row(task, "failed", other)
+            known[task] = TaskRow(task, "failed", other)
         elif all(kind is Found.DONE for _, kind, _ in answers):
-            known[task] = Row(task, "skipped", next(text for command, _, text in answers if command.tells))
+            known[task] = TaskRow(task, "skipped", next(text for command, _, text in answers if command.tells))
         else:
             todo.append(task)
     stopped = None
     if stage.dry_run:
         print_commands(stage, todo)
-        known |= {task: Row(task, "planned") for task in todo}
+        known |= {task: TaskRow(task, "planned") for task in todo}
     else:
         check_writable(log_of(stage, "any"))
         made, stopped = run_tasks(stage, todo) if todo else ({}, None)
@@ -103,7 +103,7 @@ def run_tasks(stage, tasks: list[str]):
 
     Ctrl-C or SIGTERM ends every job as SIGTERM does, a second one kills them; SIGUSR1 is passed on.
     """
-    from kstep.cli.batch.jobs import STOPPED, Place, Row, perform, signal_batch
+    from kstep.cli.batch.jobs import STOPPED, Place, TaskRow, perform, signal_batch
     from kstep.cli.batch.workers import workers
 
     place, rows, stopped = Place(Path.cwd(), uuid.uuid4().hex), {}, None
@@ -128,12 +128,12 @@ def run_tasks(stage, tasks: list[str]):
             if pending:
                 who.everywhere(signal_batch, place.batch, signal.SIGKILL)
                 collect(LAST_PATIENCE_S)
-    return {task: rows.get(task, Row(task, "stopped", STOPPED)) for task in tasks}, stopped
+    return {task: rows.get(task, TaskRow(task, "stopped", STOPPED)) for task in tasks}, stopped
 
 
 def _rows(pending: dict[Future, str], who, place, limit_s: float) -> Iterator[tuple[str, Any]]:
     """(task, its row) as they come, which are pending no more, for so long at most."""
-    from kstep.cli.batch.jobs import STOPPED, Row, signal_batch
+    from kstep.cli.batch.jobs import STOPPED, TaskRow, signal_batch
 
     asked, waited = restarts_requested(), 0.0
     while pending and waited < limit_s:
@@ -146,9 +146,10 @@ def _rows(pending: dict[Future, str], who, place, limit_s: float) -> Iterator[tu
             try:
                 row = future.result()
             except CancelledError:
-                row = Row(task, "stopped", f"the scheduler is gone; {STOPPED}")
+                row = TaskRow(task, "stopped", f"the scheduler is gone; {STOPPED}")
             except Exception as error:  # a worker's own: it was killed too often, it lacks kstep
-                row = Row(task, "failed", f"its worker failed: {str(error).splitlines()[0] if str(error) else error!r}")
+                said = str(error).splitlines()[0] if str(error) else repr(error)
+                row = TaskRow(task, "failed", f"its worker failed: {said}")
             yield task, row
 
 

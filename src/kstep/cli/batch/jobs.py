@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import kstep
-from kstep.cli.batch.stages import Baseline, Stage
+from kstep.cli.batch.stage import Stage
+from kstep.cli.batch.stages import Baseline
 from kstep.errors import UserError, sentence_of
 from kstep.interruption import ENDS_WITH_STDIN, Stopped, Terminated
 from kstep.processes import THREAD_VARIABLES
@@ -33,7 +34,7 @@ STOPPED = "interrupted; the same command continues it"
 
 
 @dataclass(frozen=True)
-class Row:
+class TaskRow:
     """What became of a task: a line of the table at the end."""
 
     task: str
@@ -103,17 +104,17 @@ def signal_batch(batch: str, number: int) -> None:
     RUNNING.signal(batch, number)
 
 
-def perform(stage: Stage, task: str, place: Place) -> Row:
+def perform(stage: Stage, task: str, place: Place) -> TaskRow:
     """Make what a task lacks; whatever goes wrong is in the row."""
     if RUNNING.has_ended(place.batch):
-        return Row(task, "stopped", STOPPED)
+        return TaskRow(task, "stopped", STOPPED)
     began = time.perf_counter()
     spent = [0.0]
     try:
         status, text = _perform(stage, task, place, spent)
     except (UserError, OSError, MemoryError) as error:
         status, text = "failed", sentence_of(error)
-    return Row(task, status, text.replace("\n", " "), time.perf_counter() - began, spent[0])
+    return TaskRow(task, status, text.replace("\n", " "), time.perf_counter() - began, spent[0])
 
 
 def log_of(stage: Stage, task: str) -> Path:

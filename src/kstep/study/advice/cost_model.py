@@ -127,7 +127,7 @@ def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler,
     return out
 
 
-class Advice(StrEnum):
+class Payoff(StrEnum):
     """What a forecast of CPU seconds comes to."""
 
     PAYS = "pays"
@@ -136,28 +136,28 @@ class Advice(StrEnum):
     NOT_KNOWN = "not known"
 
 
-def verdict(row: dict, factor: float) -> Advice:
+def verdict(row: dict, factor: float) -> Payoff:
     """Whether the gain of a row of `predict` is larger than the factor that it may be off by."""
     if row["gain"] is None:
-        return Advice.NOT_KNOWN
+        return Payoff.NOT_KNOWN
     if row["gain"] < 1.0:
-        return Advice.DO_NOT_BOTHER
-    return Advice.PAYS if row["gain"] >= factor else Advice.TOO_CLOSE
+        return Payoff.DO_NOT_BOTHER
+    return Payoff.PAYS if row["gain"] >= factor else Payoff.TOO_CLOSE
 
 
 def explain(name: str, row: dict, factor: float) -> str:
     """The verdict on one observable as a sentence."""
-    if row["verdict"] == Advice.NOT_KNOWN:
+    if row["verdict"] == Payoff.NOT_KNOWN:
         return f"{name}: plain MD never crossed it here, so its cost is beyond measure; md-kstep samples it."
     n = f"{row['n_samples']:.3g} effective samples"
-    if row["verdict"] == Advice.PAYS:
+    if row["verdict"] == Payoff.PAYS:
         first, whole = row["break_even_samples"], row["break_even_from_cold_start"]
         return (f"{name}: md-kstep pays. {n} take {row['gain']:.2g} times less CPU than plain MD; it is ahead from "
                 f"{first:.2g} samples on" + (f" (learning counted: {whole:.2g})." if whole > first else "."))
     if row["break_even_samples"] is None:
         return (f"{name}: do not bother. An effective sample costs {seconds(row['plain_cpu_s_per_sample'])} with plain "
                 f"MD and {seconds(row['sampler_cpu_s_per_sample'])} with md-kstep, so it never pays back.")
-    if row["verdict"] == Advice.DO_NOT_BOTHER:
+    if row["verdict"] == Payoff.DO_NOT_BOTHER:
         return (f"{name}: do not bother. {n} are too few to pay back what is paid once; that takes "
                 f"{row['break_even_samples']:.2g}.")
     return (f"{name}: too close to call. The predicted gain of {row['gain']:.2g} is within the factor {factor:g} the "

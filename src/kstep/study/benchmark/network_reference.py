@@ -22,11 +22,12 @@ from kstep.analysis.measure.samples import Recording, Series
 from kstep.errors import PhysicsError
 from kstep.files import sha256
 from kstep.forces.pool import make_pool
+from kstep.npz import read_npz, write_npz
 from kstep.progress import progress_bar
 from kstep.runs.certificate import Certificate
 from kstep.runs.network_dynamics import Carrier, make_carrier, network_dynamics
 from kstep.runs.run_network import recipe_of
-from kstep.schemas import load_trajectory, read_npz, write_npz
+from kstep.schemas import load_trajectory
 from kstep.units import PS_PER_FS
 
 DT_FS = 1.0

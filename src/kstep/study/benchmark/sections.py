@@ -121,7 +121,7 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
                 runner.run(plan.sampler(variant, sampler(seed), seed), sampler(seed))
     lacking = []
     for scheme in DYNAMICS:
-        jumps = SCHEMES[scheme].traits.head == "jump"
+        jumps = SCHEMES[scheme].traits.jumps
         network = settings.jump_checkpoint if jumps else checkpoint if there else None
         if network and scheme in sections:
             for call in plan.dynamics(scheme, network):
