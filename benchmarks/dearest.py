@@ -40,7 +40,7 @@ SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance
     "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100),
 }
 POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; standard error and samples asked of each run
-    "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 700),
+    "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 1500),
     "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.015, 200),
     "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.02, 200),
     "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.02, 200),
