@@ -168,7 +168,7 @@ def test_a_job_waits_for_the_one_that_holds_its_log(tmp_path, place, monkeypatch
 @pytest.mark.parametrize("scheduler, words", [("tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9"),
                                               ("none.json", "scheduler file none.json does not exist")])
 def test_a_scheduler_that_is_not_there_is_one_sentence(scheduler, words, monkeypatch):
-    monkeypatch.setattr("kstep.forces.dask_pool.CONNECT_S", 1)
+    monkeypatch.setattr("kstep.forces.dask_cluster.CONNECT_S", 1)
     with pytest.raises(UserError, match=words), workers(2, 1, scheduler):
         pass
 
