@@ -81,6 +81,13 @@ def _of_restraints(held: Sequence[Restraint]) -> str:
             "weights exp(W/kT), and say nothing of what the restraints kept it from")
 
 
+def clear_remains(path: str | Path, *, calls: bool) -> None:
+    """Remove what a run whose file is whole at `path` has left in its folder of parts; calls: true calls too."""
+    for part in parts_of(path).glob("*"):
+        if calls or not part.name.startswith("calls_"):
+            part.unlink()
+
+
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
                   beside: dict[str, np.ndarray] | None = None, **more) -> None:
     """Everything needed to go on from `state`; progress and more: plain JSON; fingerprint: see `read_restart`.
@@ -265,9 +272,7 @@ class TrajectoryWriter:
     def start_over(self) -> None:
         """Remove what an earlier, unfinished run left behind, but for true calls (forces.journal looks after them)."""
         self._claim()
-        for part in self.parts.iterdir():
-            if not part.name.startswith("calls_"):
-                part.unlink()
+        clear_remains(self.path, calls=False)
 
     def finish(self, metadata: dict, *, goes_on: bool = False) -> None:
         """Stream the chunks into the final file, check it, remove the parts.
@@ -284,6 +289,8 @@ class TrajectoryWriter:
         for chunk, checksum in zip(chunks, self._chunks):
             _checked(chunk, checksum)
         merge_trajectories(self.path, chunks, self.constants, metadata, beside)
+        for restart in (previous_of(checkpoint), checkpoint):  # first, so that what a kill leaves is no unfinished run
+            restart.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.release()
 
