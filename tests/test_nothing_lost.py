@@ -30,7 +30,7 @@ from kstep.models.seal import opened, sealed
 from kstep.molecules.prepare import prepare_molecule
 from kstep.outputs import check_no_input, set_aside
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, read_restart, write_restart
+from kstep.runs.recorder import TrajectoryWriter, read_restart, reopen, write_restart
 from kstep.schemas import load_trajectory, read_npz
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
@@ -423,6 +423,17 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch, name, 
     monkeypatch.setattr(np, "load", None)  # nothing gets there
     with pytest.raises(UserError, match=words):
         read_npz(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("members, words", [({"pos": ((2**23,), bytes(2**26))}, "unpack to"),
+                                            ({"pos": ((1,), bytes(8))}, "is no restart file")])
+def test_a_restart_file_within_a_trajectory_is_trusted_no_more_than_the_file(tmp_path, members, words):
+    npz_of(tmp_path / "restart.npz", members)
+    np.savez(tmp_path / "t.npz", restart=np.frombuffer((tmp_path / "restart.npz").read_bytes(), np.uint8),
+             metadata=np.array("{}"), step=np.zeros(1))
+    with pytest.raises(UserError, match=words):
+        reopen(tmp_path / "t.npz")
+    assert not (tmp_path / "t.npz.parts").exists()
 
 
 def test_shapes_are_held_against_the_schema_before_anything_is_read(tmp_path, monkeypatch):

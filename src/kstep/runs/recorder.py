@@ -12,7 +12,6 @@ chunk, so that a damaged one is found when a run is resumed, not when it ends.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
@@ -308,19 +307,22 @@ def _checked(chunk: Path, checksum: str | None) -> str:
 def reopen(path: Path) -> bool:
     """Lay out the folder of parts of a finished run as it was at its last checkpoint; False where the file holds none.
 
-    Frames after that checkpoint are made again.
+    Frames after that checkpoint are made again.  UserError where what it holds is none.
     """
     arrays = schemas.read_npz(path)
     if RESTART not in arrays:
         return False
-    with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
-        restart = {key: archive[key] for key in archive.files}
-    text, metadata = json.loads(str(restart["text"])), json.loads(str(arrays["metadata"]))
+    restart, metadata = schemas.read_npz(path, within=arrays[RESTART].tobytes()), json.loads(str(arrays["metadata"]))
+    try:
+        text = json.loads(str(restart["text"]))
+        before = arrays["step"] <= text["step"]
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"what {path} holds to go on from is no restart file; choose another output, or {BEGIN_ANEW}"
+                        ) from None
     parts_of(path).mkdir(exist_ok=True)
     for name in SETTLED:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
-    before = arrays["step"] <= text["step"]
     frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
     chunk = kept_file(path, "chunk_00000.npz")
     schemas.write_npz(chunk, frames)
