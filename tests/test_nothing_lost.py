@@ -191,6 +191,17 @@ def test_changes_are_named_with_both_values():
     assert changes(written, {"physics": written["physics"]}) == []
 
 
+def test_a_key_that_another_version_did_not_know_is_no_change_where_it_does_nothing():
+    run = {"hybrid": {"k": 4}, "ladder": [1.0, None]}
+    assert changes(run, {"hybrid": {"k": 4, "delayed_steps": None}}) == []
+    assert changes({"hybrid": {"k": 4, "gone": None}}, run) == [] != changes(run, {"ladder": [1.0]})
+    with pytest.raises(UserError, match="keep_species was not there and is true.*, as by another version of kstep, which "
+                                        "could go on with it; use the same"):
+        check_same("x was started", run, {"hybrid": {"k": 4, "keep_species": True}}, "use the same ones")
+    with pytest.raises(UserError, match=r"\(hybrid.k was 4 and is 5\); use the same"):
+        check_same("x was started", run, {"hybrid": {"k": 5}}, "use the same ones")
+
+
 def test_what_an_earlier_version_did_not_write_is_said_aloud(caplog):
     with caplog.at_level(logging.WARNING, "kstep"):
         check_same("x was started", {"seed": 1}, {"seed": 1, "physics": {}}, "")
