@@ -18,6 +18,7 @@ import kstep
 import synthetic
 from kstep import schemas
 from kstep.analysis.evaluate import find_trajectories
+from kstep.cli.program import log_beside
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError, sentence_of
 from kstep.files import Claim, previous_of, replacing
@@ -149,6 +150,20 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"] and (tmp_path / "x.npz").read_bytes() == before
 
 
+def test_a_full_disk_stops_no_log_and_is_said_of_a_guess(water, tmp_path, capsys):
+    log = logging.getLogger("kstep")
+    with no_file_larger_than(300), log_beside(tmp_path / "x.npz"):
+        for _ in range(20):
+            log.warning("as long as this")
+    assert (tmp_path / "x.npz.log").stat().st_size == 300 and "Logging error" not in capsys.readouterr().err
+    physics = physics_spec(water, QMConfig(), warm_start=True).build()
+    physics.energy(water.conformers[0])
+    whole = physics.history(0)
+    with no_file_larger_than(300), pytest.raises(OSError, match="is the disk full") as failure:
+        physics.history(0)
+    assert len(whole) > 300 and "kstep-tblite-" in sentence_of(failure.value)
+
+
 def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
     with Claim(tmp_path / "f", "x.npz"), pytest.raises(UserError, match="another run is writing x.npz"):
         Claim(tmp_path / "f", "x.npz")
@@ -195,8 +210,8 @@ def test_a_key_that_another_version_did_not_know_is_no_change_where_it_does_noth
     run = {"hybrid": {"k": 4}, "ladder": [1.0, None]}
     assert changes(run, {"hybrid": {"k": 4, "delayed_steps": None}}) == []
     assert changes({"hybrid": {"k": 4, "gone": None}}, run) == [] != changes(run, {"ladder": [1.0]})
-    with pytest.raises(UserError, match="keep_species was not there and is true.*, as by another version of kstep, which "
-                                        "could go on with it; use the same"):
+    with pytest.raises(UserError, match="keep_species was not there and is true.*, as by another version of kstep, "
+                                        "which could go on with it; use the same"):
         check_same("x was started", run, {"hybrid": {"k": 4, "keep_species": True}}, "use the same ones")
     with pytest.raises(UserError, match=r"\(hybrid.k was 4 and is 5\); use the same"):
         check_same("x was started", run, {"hybrid": {"k": 5}}, "use the same ones")
@@ -402,6 +417,11 @@ def test_plain_md_is_not_made_again_nor_replaced(water, tmp_path, caplog):
             with pytest.raises(Exception, match=words):
                 simulate(resume=resume, **change)
     assert out.read_bytes() == before
+    (tmp_path / "t_replica_000.npz.parts").mkdir()  # what a kill leaves after the replicas are joined
+    for name in ("t_replica_000.npz", "t_replica_000.npz.parts/chunk_00000.npz", "t.npz.starts"):
+        (tmp_path / name).touch()
+    simulate()
+    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["t.npz"]
     simulate(overwrite=True, seed=1)
     assert (tmp_path / "t.npz.backup-1").read_bytes() == before and load_trajectory(out).metadata["seed"] == 1
     (tmp_path / "t.npz").unlink()

@@ -114,6 +114,12 @@ def half_an_answer_and_stop(connection):
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def test_a_full_disk_in_a_worker_is_that_in_the_run():
+    with EvaluationPool(springs(fault="full disk"), 2) as pool, pytest.raises(OSError, match="no space") as failure:
+        pool.evaluate(geometries(2, poisoned=[1]))
+    assert failure.value.filename == "/scratch"
+
+
 def test_half_an_answer_is_a_lost_worker():
     worker = Worker(half_an_answer_and_stop, ())
     worker._limit(0.2)

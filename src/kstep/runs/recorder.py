@@ -17,6 +17,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -81,10 +82,14 @@ def _of_restraints(held: Sequence[Restraint]) -> str:
 
 
 def clear_remains(path: str | Path, *, calls: bool) -> None:
-    """Remove what a run whose file is whole at `path` has left in its folder of parts; calls: true calls too."""
+    """Remove what a run whose file is whole at `path` has left in its folder of parts; calls: true calls too, and it.
+    """
     for part in parts_of(path).glob("*"):
         if calls or not part.name.startswith("calls_"):
             part.unlink()
+    if calls:
+        with suppress(OSError):
+            parts_of(path).rmdir()
 
 
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
