@@ -30,7 +30,7 @@ from kstep.cli.batch.settings import (
 )
 from kstep.config import load_config
 from kstep.errors import UserError
-from kstep.files import check_name
+from kstep.files import check_name, is_kept
 from kstep.forces import load_qm_config
 from kstep.molecules.smiles import Entry, read_smiles_file
 from kstep.molecules.structure_file import is_structure_file
@@ -279,7 +279,7 @@ class Train(Stage):
         """A training that was cut short goes on."""
         data, out = self._data(task), self.at("networks", task)
         start = []
-        if (out / "last.pt").exists() and not (out / "training.json").exists():
+        if is_kept(out / "last.pt") and not (out / "training.json").exists():
             start = ["--resume"]
         elif self.checkpoint is not None:
             start = ["--pretrained", str(self.checkpoint)]
