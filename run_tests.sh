@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Sets up .venv if it is missing, then runs ruff, mypy and the tests, two files of tests at a time (-n 0: one after the
-# other).  Arguments go to pytest.
+# other), the longest first as tests/conftest.py has them.  Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup_env.sh
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .venv/bin/python -m ruff check
 .venv/bin/python -m mypy
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -5,6 +5,10 @@ import os
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import contextlib  # noqa: E402
+import io  # noqa: E402
+import logging  # noqa: E402
+import runpy  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -19,6 +23,17 @@ from kstep.schemes.state import State  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is tested too
+
+
+LONGEST = ("test_batch_scripts.py", "test_scripts.py", "test_advise.py", "test_guides.py", "test_qmmm.py",
+           "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py",
+           "test_examples.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that none of them keeps one process busy when the others have ended."""
+    place = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 class BondPotential(Physics):
@@ -114,3 +129,42 @@ def run_python(*arguments, cwd=ROOT, timeout=300):
     """Run a script as a user would; returns the finished process."""
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
                           timeout=timeout)
+
+
+def run_here(*arguments, cwd=ROOT):
+    """The same as run_python, in this process: what a program says and does, without the seconds that imports take.
+
+    An exception that the program lets through is raised.  What only a process of its own shows (what it needs imported,
+    what it leaves behind, signals) is for run_python.
+    """
+    script, *flags = map(str, arguments)
+    said, warned, root = io.StringIO(), io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []  # setup_logging closes those it finds, and these are pytest's
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [script, *flags])
+        patch.syspath_prepend(str((Path(cwd) / script).parent))
+        try:
+            if script == "-m":
+                patch.setattr(sys, "argv", flags)
+                runpy.run_module(flags[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            root.handlers, root.level = handlers, level
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), warned.getvalue())
+
+
+_had_their_process = set()
+
+
+def run_program(*arguments, cwd=ROOT):
+    """run_python for the first run of a script, or of `-m kstep <command>`, by this process; run_here from then on."""
+    name = arguments[:3] if arguments[0] == "-m" else arguments[:1]
+    run = run_here if name in _had_their_process else run_python
+    _had_their_process.add(name)
+    return run(*arguments, cwd=cwd)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from conftest import molecule_from_smiles, run_python
+from conftest import molecule_from_smiles, run_program
 from kstep.analysis.measure.fitted_tail import correlation_time
 from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.analysis.measure.statistics import statistical_inefficiency
@@ -292,15 +292,15 @@ def work(tmp_path_factory):
     """Prepared ethanol and water; water with a network learned at MM and a run of each kind of sampler."""
     work = tmp_path_factory.mktemp("advise")
     (work / "two.smi").write_text("CCO ethanol\nO water\n")
-    finished = run_python("src/00_prep_mols.py", "--smiles", work / "two.smi", "--out-dir", work / "raw")
+    finished = run_program("src/00_prep_mols.py", "--smiles", work / "two.smi", "--out-dir", work / "raw")
     assert finished.returncode == 0, finished.stderr
     (work / "model.yaml").write_text("arch: pair_mlp\nheads: {energy: true}\npair_hidden: [24, 24]\n")
-    finished = run_python("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--learn", "--md-config",
+    finished = run_program("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--learn", "--md-config",
                           "configs/md_fast.yaml", "--model-config", work / "model.yaml", "--replicas", 16,
                           "--burn-in-steps", 5, "--steps", 20, "--out", work / "water.npz")
     assert finished.returncode == 0, finished.stderr[-2000:]
     for scheme in (EXPLORER, ONE_TRAJECTORY):
-        finished = run_python("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--md-config",
+        finished = run_program("src/06_hybrid_integrate.py", "--molecule", work / "raw/water", "--md-config",
                               "configs/md_fast.yaml", "--checkpoint", work / "water.npz.learn/network.pt", "--scheme",
                               scheme, "--tune", "--replicas", 16, "--burn-in-steps", 5, "--steps", 150,
                               "--out", work / f"{scheme}.npz")
@@ -309,7 +309,7 @@ def work(tmp_path_factory):
 
 
 def advise(work, molecule, *flags, expect=0):
-    finished = run_python("src/08_advise.py", "--molecule", work / "raw" / molecule, *flags)
+    finished = run_program("src/08_advise.py", "--molecule", work / "raw" / molecule, *flags)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     if expect:
         assert "Traceback" not in finished.stderr and finished.stderr.count("error:") == 1

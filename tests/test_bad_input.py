@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import synthetic
-from conftest import run_python
+from conftest import run_program
 from kstep.config import load_config
 from kstep.errors import UserError
 from kstep.files import check_writable
@@ -199,7 +199,7 @@ def test_two_runs_into_one_file_do_not_mix(tmp_path):
 def test_scripts_answer_in_one_line(tmp_path, arguments, words):
     (tmp_path / "file").write_text("kept")
     name, *flags = [str(tmp_path / "file") if a == "FILE" else a for a in arguments]
-    finished = run_python(f"src/{name}", *flags)
+    finished = run_program(f"src/{name}", *flags)
     assert finished.returncode == 2 and words in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert (tmp_path / "file").read_text() == "kept"

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT, run_python
+from conftest import ROOT, run_here
 from kstep.cli import main
 from kstep.cli.batch.settings import declared
 from kstep.cli.batch.stages import STAGES
@@ -69,7 +69,7 @@ def test_a_dry_run_plans_and_leaves_nothing(tmp_path, script, command):
     planned = [line for line in finished.stdout.splitlines() if line.startswith("$ ")]
     assert planned and all(f"-m kstep {command} " in line for line in planned)
     assert not (tmp_path / "out").exists()
-    known = set(run_python("-m", "kstep", command, "--help").stdout.replace(",", " ").split())
+    known = set(run_here("-m", "kstep", command, "--help").stdout.replace(",", " ").split())
     flags = {word for line in planned for word in line.split() if word.startswith("--")}
     assert flags <= known  # every flag it would give is one the stages know
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from conftest import ROOT, molecule_from_smiles, run_python
+from conftest import ROOT, molecule_from_smiles, run_program, run_python
 from kstep.analysis.measure import samples as rates
 from kstep.analysis.measure.profile import characterise
 from kstep.cli import baseline, sample
@@ -399,9 +399,9 @@ def write_files(out):
     return plan
 
 
-def benchmark(out, *flags, expect=0, timeout=300):
-    finished = run_python("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0,
-                          *flags, timeout=timeout)
+def benchmark(out, *flags, expect=0, run=run_program):
+    finished = run("src/07_benchmark.py", "--molecule", out / "raw/ethanol", "--out-dir", out, "--seeds", 0,
+                   *flags)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     assert expect == 0 or "Traceback" not in finished.stderr
     return finished
@@ -489,7 +489,7 @@ def mm(tmp_path_factory):
     """Prepared ethanol with MMFF94, and a network fitted to some hundreds of its energies."""
     out = tmp_path_factory.mktemp("benchmark")
     (out / "one.smi").write_text("CCO ethanol\n")
-    assert run_python("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
+    assert run_program("src/00_prep_mols.py", "--smiles", out / "one.smi", "--out-dir", out / "raw").returncode == 0
     from kstep.config import load_config
     from kstep.forces import physics_spec
     from kstep.forces.openmm import MDConfig
@@ -519,7 +519,7 @@ def test_a_tiny_benchmark_runs_from_end_to_end_and_keeps_what_is_there(mm):
     flags = ("--md-config", "configs/md_fast.yaml", "--checkpoint", mm / "network.pt", "--fast", "--reference-ps", 0.5,
              "--fine-reference-ps", 0.4, "--network-ps", 1, "--proposals", 10, "--sections", "plain", EXACT, RIVAL,
              "network")
-    benchmark(mm, *flags)
+    benchmark(mm, *flags, run=run_python)
     result = json.loads((mm / "benchmark.json").read_text())
     assert set(result["rows"]) == {"plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", EXACT, RIVAL}
     for scheme in (EXACT, RIVAL):

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from conftest import ROOT, run_python
+from conftest import ROOT, run_program, run_python
 from kstep import __version__
 from kstep.cli import COMMANDS, main
 from kstep.config import read_yaml
@@ -15,7 +15,7 @@ from kstep.shipped import find_config, find_molecules
 
 
 def kstep(*words, cwd=ROOT, expect=0):
-    finished = run_python("-m", "kstep", *words, cwd=cwd)
+    finished = run_program("-m", "kstep", *words, cwd=cwd)
     assert finished.returncode == expect, finished.stdout[-1000:] + finished.stderr[-1000:]
     assert "Traceback" not in finished.stderr
     return finished
@@ -92,15 +92,15 @@ def test_a_molecule_that_is_a_structure_file_is_read_and_a_damaged_one_is_told(t
     (tmp_path / "bad.xyz").write_text("1\nH 0 0 0\n")
     words = ("--scheme", "plain", "--steps", "1", "--replicas", "1", "--burn-in-steps", "0", "--num-workers", "1",
              "--out", tmp_path / "x.npz")
-    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", *words)
+    finished = run_program("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "my.xyz", *words)
     assert finished.returncode == 0 and "my plain" in finished.stderr, finished.stderr[-1000:]
-    finished = run_python("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "bad.xyz", *words)
+    finished = run_program("src/06b_hybrid_integrate_qm.py", "--molecule", tmp_path / "bad.xyz", *words)
     assert finished.returncode == 2 and "is not the number of the atoms" in finished.stderr
     assert "delete" not in finished.stderr and (tmp_path / "bad.xyz").exists()
 
 
 def test_a_name_from_a_path_speaks_of_the_path(tmp_path):
-    finished = run_python("src/06b_hybrid_integrate_qm.py", "--smiles", "CO", "--scheme", "plain", "--out",
+    finished = run_program("src/06b_hybrid_integrate_qm.py", "--smiles", "CO", "--scheme", "plain", "--out",
                           tmp_path / "my run.npz")
     assert finished.returncode == 2
     assert "--out" in finished.stderr and "--name" in finished.stderr and "--smiles" not in finished.stderr

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conftest import BatchPool, run_python
+from conftest import BatchPool, run_program
 from kstep.forces import calculator_spec, load_qm_config, physics_spec
 from kstep.front import load
 from kstep.runs.loop import initial_state, macro_steps
@@ -149,7 +149,7 @@ def test_runs_record_the_dipole_of_each_frame_and_show_its_spectrum(tmp_path):
                "--replicas", 2, "--num-workers", 2, "--dt-fs", 0.5, "--set", "checkpoint_interval=500", "--out",
                tmp_path / "water.npz")
     for steps in (600, 1700):
-        done = run_python(*command, "--steps", steps, "--resume")
+        done = run_program(*command, "--steps", steps, "--resume")
         assert done.returncode == 0, done.stderr
     result = load(tmp_path / "water.npz")
     t = result.trajectory
@@ -160,7 +160,7 @@ def test_runs_record_the_dipole_of_each_frame_and_show_its_spectrum(tmp_path):
         assert t.dipole[frame] == pytest.approx(physics.extra()["dipole"], abs=1e-5)
 
     files = [tmp_path / f"water{ending}" for ending in (".json", ".csv", ".png")]
-    done = run_python("-m", "kstep", "spectrum", tmp_path / "water.npz", "--baseline", tmp_path / "water.npz",
+    done = run_program("-m", "kstep", "spectrum", tmp_path / "water.npz", "--baseline", tmp_path / "water.npz",
                       "--out", *files, "--window-ps", 0.8)
     assert done.returncode == 0, done.stderr
     assert "infrared spectrum" in done.stdout and "shift / cm-1" in done.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT, run_python
+from conftest import ROOT, run_here
 
 GUIDES = ["README.md", "GETTING_STARTED.md", "QM_WORKFLOW.md", "QMMM_INTEGRATION.md", "MODELS.md", "ARCHITECTURE.md",
           "CONTRIBUTING.md", "docs/RESULTS.md", "docs/growth.md", "docs/TROUBLESHOOTING.md",
@@ -31,7 +31,8 @@ FASTER = [
                       "--replicas 8 --out"),
     ("--max-steps 4000", "--max-steps 100"),
     ("--k-steps 1000", "--k-steps 50"),
-    ("--steps 200", "--steps 20 --replicas 4"),
+    ("--steps 200", "--steps 20 --replicas 4 --num-workers 1"),
+    ("--max-steps 200", "--max-steps 10"),
     ("--samples 10000", "--samples 10 --replicas 8 --pilot-steps 8 --most-cpu 1"),
 ]
 FAST_LEARNING = """bootstrap_labels_per_atom: 4
@@ -80,7 +81,7 @@ def help_of(script):
     """What --help says; '' for a script that takes no flags, which --help would run."""
     if not re.search(r"ArgumentParser|make_parser|run_script", (ROOT / script).read_text()):
         return ""
-    finished = run_python(script, "--help")
+    finished = run_here(script, "--help")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -88,7 +89,7 @@ def help_of(script):
 @functools.cache
 def help_of_command(name):
     """What `kstep <name> --help` says."""
-    finished = run_python("-m", "kstep", *name.split(), "--help")
+    finished = run_here("-m", "kstep", *name.split(), "--help")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 

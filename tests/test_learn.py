@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from conftest import ROOT, run_python
+from conftest import run_program
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.files import Claim
@@ -304,7 +304,7 @@ def from_smiles(tmp_path_factory):
     flags = ("--smiles", "O", "--learn", "--learn-config", folder / "learn.yaml",
              "--model-config", folder / "model.yaml", "--md-config", "configs/md_fast.yaml", "--out",
              folder / "water.npz", "--steps", 30, "--burn-in-steps", 3, "--replicas", 8, "--set", "shortest_mean_fs=20")
-    finished = run_python("src/06_hybrid_integrate.py", *flags)
+    finished = run_program("src/06_hybrid_integrate.py", *flags)
     assert finished.returncode == 0, finished.stderr[-2000:]
     return folder, flags, load_trajectory(folder / "water.npz")
 
@@ -346,7 +346,7 @@ def test_the_evaluation_passes_over_what_was_learned(from_smiles):
 def test_resume_after_learning_learns_nothing_new(from_smiles):
     folder, flags, _ = from_smiles
     before = (folder / "water.npz.learn/rounds.jsonl").read_text()
-    finished = run_python("src/06_hybrid_integrate.py", *flags, "--resume")
+    finished = run_program("src/06_hybrid_integrate.py", *flags, "--resume")
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert (folder / "water.npz.learn/rounds.jsonl").read_text() == before
 
@@ -367,7 +367,7 @@ def test_resume_after_learning_learns_nothing_new(from_smiles):
     (("--smiles", "O", "--learn", "--learn-config", "nowhere.yaml"), "does not exist"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, flags, words):
-    finished = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / "x.npz", cwd=ROOT)
+    finished = run_program("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / "x.npz")
     assert finished.returncode == 2, finished.stderr[-1500:]
     assert words in finished.stderr and "Traceback" not in finished.stderr
     assert not (tmp_path / "x.npz").exists()

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
-from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from conftest import BatchPool, BondPotential, ForceNetwork, molecule_from_smiles, start_state
+from kstep.dihedrals import dihedrals_deg
 from kstep.forces.openmm import MDConfig
 from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
+from kstep.learning.target import Target
+from kstep.learning.turned_torsions import Scatter
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
+from kstep.topology import bonds_between
 from kstep.units import kT
 
 TABLE = {0.2: 0.79, 0.4: 0.585, 0.7: 0.336, 1.0: 0.182, 1.3: 0.090, 1.5: 0.052}  # of long simulated chains
@@ -40,10 +44,11 @@ def test_the_trend_is_the_power_law_there_was():
     assert Trend.of([(200, 1.0, 50)]).fall == pytest.approx(0.5)  # nothing known of it yet
 
 
-def stops_at(samples_wanted, overhead=0.0, growth=0.4):
+def stops_at(samples_wanted, overhead=0.0, growth=0.4, **more):
     """Labels at which learning ends whose spread in kT is 20 n^-0.6."""
     n, rounds = 200, []
-    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead):
+    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead,
+                                         **more):
         rounds.append((n, 20.0 * n**-0.6, 10**4))
         n = round(n * (1 + growth))
     return n
@@ -53,6 +58,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
     ends = [stops_at(wanted) for wanted in (20, 200, 2000, 20000)]
     assert ends == sorted(ends) and ends[0] < ends[1] < ends[3]
     assert stops_at(2000, overhead=3.0) < stops_at(2000)
+    assert stops_at(600, calls_per_sample=1.0) == stops_at(200) < stops_at(600)
     best = min(range(200, 20000, 100), key=lambda n: n + 3.0 * 200 / samples_per_call(20.0 * n**-0.6))
     assert best / 2 < ends[1] < best * 2
 
@@ -64,6 +70,13 @@ def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_hel
 
     assert pays(np.inf) and pays(60.0)
     assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
+
+
+def test_a_molecule_without_torsions_takes_fewer_calls_for_a_sample():
+    facts = {"spec": None, "method": "MMFF94", "temperatures_K": (300.0,)}
+    worth = {smiles: Target(molecule=molecule_from_smiles(smiles, "m", 1), **facts).calls_per_sample
+             for smiles in ("CO", "CCO")}
+    assert worth == {"CO": 1.0, "CCO": 3.0}
 
 
 # --- chains and holes --------------------------------------------------------------------------------------------
@@ -166,3 +179,53 @@ def test_a_conformer_that_the_network_puts_too_high_widens_the_spread_that_learn
     ({"dt_fs": 1.0, "k_steps": 20}, None)])
 def test_a_cold_start_is_tuned_where_something_is_open_and_nobody_forbids_it(asked, tune):
     assert settle_cold_start(HybridConfig(**asked), MDConfig()).tune is tune
+
+
+# --- rotamers drawn at random ------------------------------------------------------------------------------------
+
+def test_scattered_rotamers_keep_bonds_and_angles_and_do_not_clash():
+    hexanol = molecule_from_smiles("CCCCCCO", "hexanol", 3)
+    rng, torsions = np.random.default_rng(3), hexanol.rotatable_torsions()
+    start = hexanol.conformers[np.zeros(60, dtype=int)]
+    draw = Scatter(hexanol.numbers, hexanol.bonds, torsions)
+    out = draw(start, rng)
+
+    def distances(x, least, most=99):
+        apart = np.triu_indices(len(hexanol), k=1)
+        bonds = bonds_between(len(hexanol), hexanol.bonds, 4)[apart]
+        chosen = np.array(apart)[:, (bonds >= least) & (bonds <= most)]
+        return np.linalg.norm(x[:, chosen[0]] - x[:, chosen[1]], axis=-1), hexanol.numbers[chosen]
+
+    assert np.allclose(distances(out, 1, 2)[0], distances(start, 1, 2)[0])  # bonds and angles
+    assert len({tuple(row) for row in np.round(dihedrals_deg(out, torsions) / 120).astype(int) % 3}) > 30  # of 243
+    far, numbers = distances(out, 4)
+    assert 0.16 < far[:, (numbers == 1).all(axis=0)].min() < 0.25 and far[:, (numbers == 6).all(axis=0)].min() > 0.23
+    draw.least = draw.least + 10.0  # nothing fits
+    assert np.array_equal(draw(start, rng), start)
+
+
+def test_who_draws_rotamers():
+    facts = {"spec": None, "method": "MMFF94", "temperatures_K": (300.0,)}
+    drawn = {smiles: Target(molecule=molecule_from_smiles(smiles, "m", 1), **facts).scatter() is not None
+             for smiles in ("CCO", "CCCCCCO")}
+    assert drawn == {"CCO": False, "CCCCCCO": True}
+
+
+@pytest.mark.parametrize("n_parts", [1, 2])
+def test_scattered_ladders_are_asked_and_do_not_count(n_parts):
+    """Every second ladder begins far out: what is asked of it is a label, and says nothing of the network's spread."""
+    network, pool = Holed(0.0), BatchPool(TRUTH)
+    ladder = NetworkLadder(network, Carrier(network), TRUTH.masses, 0.002, (300.0, 600.0), n_moves=4, move_steps=20)
+    x = np.zeros((16, 2, 3))
+    x[:, 1, 0] = R0
+    chains = Chains(ladder, start_state(pool, x), Judgement((300.0, 600.0), 10.0),
+                    lambda frame: np.isfinite(frame.energy), np.random.default_rng(0))
+    before = chains.x.copy()
+    chains.scatter(lambda positions, rng: positions * 1.2)
+    even, odd = slice(0, 8, 2), slice(1, 8, 2)
+    assert np.array_equal(chains.x[even], before[even]) and np.allclose(chains.x[odd], 1.2 * before[odd])
+    assert not chains.sound[odd].any() and chains.sound[even].all() and np.isnan(chains.energy[odd]).all()
+    asked = []
+    chains.ask(pool, 4, lambda proposal, truth: asked.append(proposal.rows), n_parts)
+    assert {*np.concatenate(asked)} == set(range(16)) and chains.seen()["states"] == 4 * 8
+    assert chains.sound.all() and np.allclose(chains.state.energy, TRUTH.batch(chains.state.positions)[0])

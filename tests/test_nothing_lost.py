@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ import torch
 
 import kstep
 import synthetic
+from conftest import ROOT
 from kstep import schemas
 from kstep.analysis.evaluate import find_trajectories
 from kstep.cli.program import log_beside
@@ -618,3 +621,13 @@ def test_every_key_of_qm_yaml_that_is_edited_is_refused_or_changes_nothing(water
     of_plain_md = BaselineConfig.model_fields.keys() - {"temperature_K", "restraints"}
     assert len(ends) > 18
     check_ends(ends, whole, {*of_plain_md, "spin_multiplicity", "relax_starts"})  # 1, as it was: the molecule's own
+
+
+def test_a_disk_so_full_that_nothing_can_be_said_still_gives_the_exit_code(tmp_path):
+    """Standard error is a file on that disk, as in every batch job."""
+    said = tmp_path / "said.txt"
+    with open(said, "w") as handle:
+        done = subprocess.run([sys.executable, "-m", "kstep", "populations", "nothing.npz"], stdout=handle,
+                              stderr=handle, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, timeout=120,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)))
+    assert done.returncode == 2 and not said.read_text()

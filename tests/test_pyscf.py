@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from conftest import ForceNetwork, molecule_from_smiles, run_python, start_state
+from conftest import ForceNetwork, molecule_from_smiles, run_program, start_state
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec, load_qm_config, physics_spec, pyscf as backend
 from kstep.forces.local_pool import EvaluationPool
@@ -281,18 +281,18 @@ def test_01c_runs_dft_as_01b_runs_xtb(tmp_path):
     (tmp_path / "one.smi").write_text("O water\n")
     base = ("src/01c_run_pyscf_baselines.py", "--smiles-file", tmp_path / "one.smi", "--config",
             "configs/qm_pyscf_fast.yaml", "--raw", tmp_path / "raw", "--out", tmp_path / "qm", "--num-workers", 1)
-    done = run_python(*base, "--replicas", 1, "--set", "length_ps=0.005")
+    done = run_program(*base, "--replicas", 1, "--set", "length_ps=0.005")
     assert done.returncode == 0, done.stderr
     trajectory = load_trajectory(tmp_path / "qm/water/trajectory.npz")
     assert trajectory.metadata["method"] == "HF/STO-3G" and trajectory.metadata["backend"] == "pyscf"
     assert trajectory.metadata["charge"] == 0 and np.isfinite(trajectory.Epot).all()
     same = ("--replicas", 1, "--set", "length_ps=0.005", "--resume")
-    assert "is there already" in run_python(*base, *same).stderr
+    assert "is there already" in run_program(*base, *same).stderr
     for flags, words, code in (
             ((*same, "--set", "basis=6-31G"), "config.basis was STO-3G and is 6-31G", 2),
             (("--overwrite", "--set", "max_iterations=1"), "the SCF did not converge in 1 cycles", 2),
             (("--set", "functional=PBEE"), "did you mean 'PBE'?", 2),
             (("--set", "accuracy=1"), "key 'accuracy' means nothing to backend pyscf", 2),
             (("--config", "configs/qm_fast.yaml"), "run it with 01b_run_qm_baselines.py", 2)):
-        done = run_python(*base, *flags)
+        done = run_program(*base, *flags)
         assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -8,7 +8,7 @@ import openmm
 import pytest
 from openmm import app
 
-from conftest import ROOT, ForceNetwork, run_python
+from conftest import ROOT, ForceNetwork, run_program
 from kstep.config import load_config
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import PhysicsError, UserError
@@ -454,7 +454,7 @@ def test_the_example_takes_a_pdb_file_and_a_network_learned_in_vacuo(tmp_path):
     arguments = ("src/qmmm_example.py", "--pdb", DIPEPTIDE, "--qm-atoms", *atoms, "--checkpoint", tmp_path / "net.pt",
                  "--scheme", "checked", "--k-steps", 2, "--dt-fs", 0.25, "--steps", 3, "--burn-in-steps", 1,
                  "--replicas", 2, "--device", "cpu", "--model-config", "configs/model_pair_mlp.yaml")
-    done = run_python(*map(str, arguments), "--out", str(tmp_path / "x.npz"))
+    done = run_program(*map(str, arguments), "--out", str(tmp_path / "x.npz"))
     assert done.returncode == 0, done.stderr
     run = load_trajectory(tmp_path / "x.npz")
     assert run.metadata["link_hosts"] == [8] and run.metadata["true_calls_training"] == 30
@@ -825,5 +825,5 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
 ])
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
     molecule = () if "--pdb" in flags else ("--smiles", "CO", "--waters", "2")
-    done = run_python("src/qmmm_example.py", *molecule, "--out", tmp_path / "x.npz", *flags)
+    done = run_program("src/qmmm_example.py", *molecule, "--out", tmp_path / "x.npz", *flags)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr

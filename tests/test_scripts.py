@@ -1,4 +1,4 @@
-"""Every numbered script, run by subprocess as a user would, on minutes-to-seconds configurations."""
+"""Every numbered script, run as a user would, on minutes-to-seconds configurations."""
 
 import json
 import shutil
@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT, run_python
+from conftest import ROOT, run_program
 from kstep.schemas import load_dataset, load_trajectory
 
 FAST_TRAINING = ("--set", "max_epochs=1", "--max-steps", 30)
 
 
 def script(name, *arguments, expect=0):
-    finished = run_python(f"src/{name}", *arguments)
+    finished = run_program(f"src/{name}", *arguments)
     assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     if expect:
         assert "Traceback" not in finished.stderr
@@ -57,7 +57,7 @@ def hybrid(work, level, scheme, out, *flags, expect=0):
     checkpoint = () if scheme == "plain" else (
         "--checkpoint", work / level / ("jump" if scheme == "jump" else "energy") / "best.pt")
     return script(name, *config, *checkpoint, "--molecule", work / "raw/ethanol", "--scheme", scheme, "--out", out,
-                  "--replicas", 4, *flags, expect=expect)
+                  "--replicas", 4, "--num-workers", 1, *flags, expect=expect)  # more take seconds to start
 
 
 def test_preparation_writes_what_it_names(work):
@@ -98,7 +98,8 @@ def test_drift_windows_are_recorded(work):
 @pytest.mark.parametrize("level", ["qm", "md"])
 def test_hybrids_and_their_evaluation(work, level):
     out = work / level / "hybrid"
-    hybrid(work, level, "metropolis", out / "metropolis.npz", "--steps", 12, "--burn-in-steps", 2, "--k-steps", 20)
+    hybrid(work, level, "metropolis", out / "metropolis.npz", "--steps", 12, "--burn-in-steps", 2, "--k-steps", 20,
+           "--num-workers", 2)
     hybrid(work, level, "jump", out / "jump.npz", "--steps", 12, "--burn-in-steps", 2,
            "--initial-md", work / level / "ethanol/trajectory.npz")
     hybrid(work, level, "plain", out / "plain.npz", "--steps", 12, "--burn-in-steps", 2,
@@ -153,21 +154,19 @@ def test_resumed_hybrid_is_bit_equal(work, n_workers):
     whole = out / "whole.npz"
     flags = ("--k-steps", 10, "--burn-in-steps", 2, "--seed", 3, "--set", "checkpoint_interval=4")
     hybrid(work, "qm", "metropolis", whole, "--steps", 10, "--num-workers", n_workers, *flags)
-    code = ("import sys, runpy; sys.path.insert(0, 'src'); sys.argv[0] = 'src/06b_hybrid_integrate_qm.py'\n"
-            "import kstep.runs.production as r\n"
-            "steps = r.macro_steps\n"
-            "def cut(*a, **k):\n"
-            "    for n, state in enumerate(steps(*a, **k)):\n"
-            "        if n >= 9: raise KeyboardInterrupt\n"
-            "        yield state\n"
-            "r.macro_steps = cut\n"
-            "if __name__ == '__main__':\n"
-            "    runpy.run_path(sys.argv[0], run_name='__main__')")
-    arguments = ["--qm-config", "configs/qm_fast.yaml", "--checkpoint", work / "qm/energy/best.pt", "--molecule",
-                 work / "raw/ethanol", "--scheme", "metropolis", "--replicas", 4, "--steps", 10, *flags]
-    (out / "cut.py").write_text(code)  # a file, since spawned workers import the main module again
-    cut = run_python(out / "cut.py", *arguments, "--num-workers", n_workers, "--out", out / "cut.npz")
-    assert cut.returncode == 130, cut.stderr[-1000:]
+    from kstep.runs import production
+
+    steps = production.macro_steps
+
+    def cut(*arguments, **settings):
+        for n, state in enumerate(steps(*arguments, **settings)):
+            if n >= 9:
+                raise KeyboardInterrupt
+            yield state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(production, "macro_steps", cut)
+        hybrid(work, "qm", "metropolis", out / "cut.npz", "--steps", 10, "--num-workers", n_workers, *flags, expect=130)
     assert not (out / "cut.npz").exists()
     hybrid(work, "qm", "metropolis", out / "cut.npz", "--steps", 10, "--num-workers", n_workers, "--resume", *flags)
     a, b = load_trajectory(whole), load_trajectory(out / "cut.npz")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from conftest import molecule_from_smiles, run_python
+from conftest import molecule_from_smiles, run_program
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, find_backend, load_qm_config, physics_spec, qmmm_spec
 from kstep.forces.solvents import ALPB, OTHER_NAMES, XTB_SOLVENTS, spelled
@@ -138,7 +138,7 @@ def test_a_network_of_the_gas_phase_is_refused_in_water():
 
 def test_the_flag_reaches_every_stage_that_samples(tmp_path):
     """Plain MD and a hybrid, from the command line: the method of both is in water, and so are the energies."""
-    done = run_python("-m", "kstep", "baseline", "O", "--name", "water", "--config", "qm_fast", "--solvent", "h2o",
+    done = run_program("-m", "kstep", "baseline", "O", "--name", "water", "--config", "qm_fast", "--solvent", "h2o",
                       "--out", tmp_path, "--set", "length_ps=0.01", "--set", "equilibration_ps=0.002", "--set",
                       "hot_length_ps=0", "--replicas", 1)
     assert done.returncode == 0, done.stderr
@@ -147,11 +147,11 @@ def test_the_flag_reaches_every_stage_that_samples(tmp_path):
     physics = TblitePhysics(plain.atom_types, plain.masses, solvent="water")
     assert plain.Epot[-1] == pytest.approx(physics.energy(plain.pos[-1]), abs=1e-3)
     assert plain.dipole[-1] == pytest.approx(physics.extra()["dipole"], abs=1e-5)
-    done = run_python("-m", "kstep", "sample", "O", "--scheme", "plain", "--solvent", "water", "--solvation-model",
+    done = run_program("-m", "kstep", "sample", "O", "--scheme", "plain", "--solvent", "water", "--solvation-model",
                       "gbsa", "--steps", 5, "--burn-in-steps", 0, "--replicas", 1, "--out", tmp_path / "run.npz")
     assert done.returncode == 0, done.stderr
     assert load_trajectory(tmp_path / "run.npz").metadata["method"] == "GFN2-xTB/GBSA(water)"
-    again = run_python("-m", "kstep", "sample", "O", "--scheme", "plain", "--solvent", "none", "--steps", 5,
+    again = run_program("-m", "kstep", "sample", "O", "--scheme", "plain", "--solvent", "none", "--steps", 5,
                        "--burn-in-steps", 0, "--replicas", 1, "--out", tmp_path / "run.npz", "--resume")
     assert again.returncode == 2 and "method" in again.stderr
 

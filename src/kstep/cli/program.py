@@ -71,17 +71,25 @@ def exit_code(main: Callable[[], int | None]) -> int:
         with signals_heeded():
             return main() or 0
     except PhysicsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 3
     except (UserError, OSError, MemoryError) as error:  # a folder that cannot be written, a name too long, no space ...
         if not isinstance(error, UserError):
             log.debug("where it happened", exc_info=True)
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
+        _say(f"error: {sentence_of(error)}")
         return 2
     except KeyboardInterrupt as stopped:
         words, code = (stopped.words, stopped.code) if isinstance(stopped, Stopped) else (Stopped.words, Stopped.code)
-        print(f"{words}; finished work is on disk, --resume continues where the script has it", file=sys.stderr)
+        _say(f"{words}; finished work is on disk, --resume continues where the script has it")
         return code
+
+
+def _say(sentence: str) -> None:
+    """On stderr; where that is a file on the disk that is full, the exit code alone says it."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = None  # else Python tries once more when it ends, and makes the exit code 120
 
 
 def code_of_run(metadata: dict) -> int:

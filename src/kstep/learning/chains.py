@@ -77,7 +77,18 @@ class Chains:
         d = self.energy - ladder.total(self.u)
         self.sound = judgement.sound(d, d)
         self.seen_d: list[np.ndarray] = []  # (l,m) of each answer
+        self.counts = np.ones(len(self.x), dtype=bool)  # whether a ladder's states are those of the network's ensemble
         self.moves = np.zeros(2, dtype=np.int64)  # tried, accepted
+
+    def scatter(self, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+        """Every second ladder begins anew at geometries that are drawn for it, where no truth was asked.
+
+        They are no part of the network's ensemble, and what is asked of such a ladder says nothing of its spread.
+        """
+        rows = np.arange(1, len(self.x), 2)
+        self.x[rows] = draw(self.x[rows].reshape(-1, *self.x.shape[2:]), self.rng).reshape(self.x[rows].shape)
+        self.u[rows] = self.ladder.energy(self.x[rows])
+        self.energy[rows], self.forces[rows], self.sound[rows], self.counts[rows] = np.nan, np.nan, False, False
 
     @property
     def state(self) -> State:
@@ -118,10 +129,11 @@ class Chains:
         energy[rows], forces[rows] = truth.energy, truth.forces
         of_network = self.ladder.total(led.energy)
         energy = energy.reshape(of_network.shape)
-        self.seen_d.append(energy - of_network)
+        d = energy - of_network
+        self.seen_d.append(d[self.counts[part]])
         self.moves += led.moves[..., :2].sum((0, 1))
         frame = NetworkFrame(positions, np.zeros_like(positions), of_network.ravel(), np.zeros_like(positions))
-        sound = (self.judgement.sound(self.seen_d[-1], np.concatenate(self.seen_d))
+        sound = (self.judgement.sound(d, np.concatenate([*self.seen_d[:-1], d]))
                  & self.known(frame).reshape(energy.shape))
         took = sound[..., None, None]
         self.x[part] = np.where(took, led.positions, self.x[part])

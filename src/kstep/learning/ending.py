@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erfc, log_ndtr
 
-CALLS_PER_TORSION = 3.0  # energies decorrelate with an accepted proposal, the slowest torsion takes two or three
+CALLS_PER_ENERGY, CALLS_PER_TORSION = 1.0, 3.0  # taken proposals until energies, or the slowest torsion, are others
 USUAL_FALL = 0.5, 0.25  # exponent of s ~ n^-b before any round has said so, and how far it may be off
 RECENT = 4  # rounds that the trend is read off: a floor bends it, and earlier networks knew another ground
 ROUNDS_AHEAD = 6  # that are reckoned with: a gain may be two or three rounds away, an extrapolation further off is none
@@ -75,14 +75,14 @@ class Trend:
         return float(np.exp(self.level - self.fall * np.log(n_labels / self.n_0)))
 
 
-def calls_of_sampling(spread_kT: float, samples_wanted: int) -> float:
-    """True calls that samples_wanted samples of a slow torsion take."""
+def calls_of_sampling(spread_kT: float, samples_wanted: int, calls_per_sample: float) -> float:
+    """True calls that samples_wanted samples take, each of calls_per_sample taken proposals."""
     worth = samples_per_call(spread_kT)
-    return CALLS_PER_TORSION * samples_wanted / worth if worth else np.inf
+    return calls_per_sample * samples_wanted / worth if worth else np.inf
 
 
 def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, samples_wanted: int,
-                    overhead: float) -> bool:
+                    overhead: float, calls_per_sample: float = CALLS_PER_TORSION) -> bool:
     """Whether some number of further rounds is expected to cost fewer true calls than it saves in sampling.
 
     rounds: as of `Trend.of`; n_labels: there are now; growth: labels of a round, as a share of those there are;
@@ -91,13 +91,13 @@ def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, grow
     if not rounds or not all(np.isfinite(s) for _, s, _ in rounds[-RECENT:]):
         return True  # nothing is known yet
     trend = Trend.of(rounds)
-    now = calls_of_sampling(trend.spread(n_labels), samples_wanted)
+    now = calls_of_sampling(trend.spread(n_labels), samples_wanted, calls_per_sample)
     if not np.isfinite(now):
         return True
     spent, n = 0.0, float(n_labels)
     for _ in range(ROUNDS_AHEAD):
         spent += growth * n + overhead * n
         n *= 1.0 + growth
-        if spent + calls_of_sampling(trend.spread(n), samples_wanted) < now:
+        if spent + calls_of_sampling(trend.spread(n), samples_wanted, calls_per_sample) < now:
             return True
     return False

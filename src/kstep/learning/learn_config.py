@@ -9,6 +9,7 @@ from pydantic import Field
 from kstep.config import Count, NonNegative, Number, Positive, Temperature, Timestep
 from kstep.training.train_config import FitConfig
 
+FEW_LABELS = 500  # up to which a fit makes all its passes
 Share = Annotated[float, Field(gt=0, le=1), Number]
 
 
@@ -33,4 +34,12 @@ class LearnConfig(FitConfig):
     search_steps: Count = 6  # timesteps of hot true dynamics, from every start, that look for them
     verify_proposals: Count = 96  # states of the ladder that must show none, before learning ends
     max_true_calls: Count = 20000  # then the best network so far is kept, with a warning
+    least_share: NonNegative = 0.1  # of the weights of a run: below, what it asked is learned too; 0: never
     difference_batch: Count = 10  # --via: labels of the dear truth between two fits of its difference to the cheap one
+
+    def passes(self, wanted: float, n_labels: int) -> float:
+        """Over n_labels: `wanted` while they are few.
+
+        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.
+        """
+        return wanted * min(1.0, (FEW_LABELS / n_labels) ** (1 / 3))

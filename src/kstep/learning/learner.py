@@ -3,7 +3,8 @@
     bootstrap    short hot plain MD from every start, and from
                  turned ones (learning/turned_torsions.py); each true call is a label
     rounds       fit afresh; the network explores as it will in production, on all rungs of its ladder and
-                 judged by itself alone; the truth is asked where every rung arrives, and each answer is a label
+                 judged by itself alone; the truth is asked where every rung arrives, and each answer is a label; of
+                 many torsions every second ladder begins anew, now and then, at rotamers drawn at random
     the end      where more labels would cost more than they save (learning/ending.py): d = E_true - E_network is asked
                  on all starts and on hot true dynamics from them, then the last fit is made, long, on all labels, and
                  fresh states of all rungs must show no hole
@@ -51,10 +52,10 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 LABELS = "labels.npz"  # for others to train on
-OF_NO_NETWORK = {"samples_wanted", "difference_batch"}  # keys of the config that change no label and no fit
+OF_NO_NETWORK = {"samples_wanted", "difference_batch", "least_share"}  # keys of the config that change no label, no fit
 FEWEST_ROUNDS = 3  # a trend needs them, and one round's states are too few to show the tails of E_true - E_network
-FEW_LABELS = 500  # up to which a fit makes all its passes
 AFTER_HOLES = 0.25  # of the labels of a round, where nothing but the holes that were found is wanting
+SCATTERED_EVERY = 5  # questions, in a round, of a molecule of many torsions
 LONGER = 4  # moves between questions where holes are looked for: a chain comes to one in time, and moves cost no call
 
 log = logging.getLogger("kstep")
@@ -205,13 +206,13 @@ class _Learner:
     def _fit(self, passes: float) -> None:
         """Fit afresh to all labels, `passes` over all of them while they are few.
 
-        Of more labels each is seen less often, so that a fit's steps grow as their two-thirds power.  Nothing of
-        an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all rungs.
+        Nothing of an earlier fit is kept: a network is a function of its labels alone, and its scales are those of all
+        rungs.
         """
         cost = self._cost()
         self.checkpoint = self.target.fit(
             self.labels, self.model, self.config, true_calls=cost["true_calls_training"], dt_fs=self.dt_fs,
-            seed=self.seed, passes=passes * min(1.0, (FEW_LABELS / len(self.labels)) ** (1 / 3)))
+            seed=self.seed, passes=self.config.passes(passes, len(self.labels)))
         self.checkpoint.update(cost, ladder_K=list(self.rungs_K))
         checkpoints.save(self.network_path, self.checkpoint)
         self._carry_with_new_network()
@@ -221,7 +222,7 @@ class _Learner:
         before = len(self.labels)
         growth = self.config.round_growth * (AFTER_HOLES if self.progress.found else 1.0)
         wanted = math.ceil(growth * before / self.n_chains)
-        state, seen = self._explore(state, int(max(1, min(wanted, self._questions_left()))))
+        state, seen = self._explore(state, int(max(1, min(wanted, self._questions_left()))), scatter=self._scatter())
         missing = wanted - math.ceil((len(self.labels) - before) / self.n_chains)
         if missing > wanted / 2:  # a network that holds its chains fast learns nothing from them
             state = self._true_dynamics(state, int(min(missing, self._questions_left())), self._keeper())
@@ -271,16 +272,28 @@ class _Learner:
 
     # its parts --------------------------------------------------------------------------------
 
-    def _explore(self, state: State, n_questions: int, longer: int = 1) -> tuple[State, Seen]:
-        """Moves of the network on its ladder, and the truth asked n_questions times where all rungs arrive."""
+    def _explore(self, state: State, n_questions: int, longer: int = 1, scatter=None) -> tuple[State, Seen]:
+        """Moves of the network on its ladder, and the truth asked n_questions times where all rungs arrive.
+
+        scatter: draws where every second ladder begins anew, after every SCATTERED_EVERY questions.
+        """
         n_moves, length_fs = self.target.moves(self.config)
         ladder = NetworkLadder(self.network, self.carry, self.masses, self.dt_fs * PS_PER_FS, self.rungs_K,
                                n_moves=longer * n_moves, move_steps=max(1, round(length_fs / self.dt_fs)),
                                **self.target.means(self.network))
         known = self.target.known_ground(self.network, self.labels, max(self.rungs_K))
         chains = Chains(ladder, state, Judgement(self.rungs_K, self.config.hole_kT), known, self.rng)
-        chains.ask(self.pool, n_questions, self._keeper(), n_parts=2 if self.n_workers > 1 else 1)
+        n_parts, block = 2 if self.n_workers > 1 else 1, SCATTERED_EVERY if scatter else n_questions
+        for asked in range(0, n_questions, block):
+            if scatter is not None and n_questions - asked >= block:
+                chains.scatter(scatter)
+            chains.ask(self.pool, min(block, n_questions - asked), self._keeper(), n_parts=n_parts)
         return chains.state, Seen(**chains.seen())
+
+    def _scatter(self):
+        """What draws rotamers at random for a round; restraints, or one temperature alone, keep chains from them."""
+        may = len(self.rungs_K) > 1 and self.n_chains > len(self.rungs_K) and not self.target.spec.restraints
+        return self.target.scatter() if may else None
 
     def _keeper(self):
         """What makes labels of proposals and their answers, at the temperature of the rung that each belongs to."""
@@ -332,7 +345,8 @@ class _Learner:
     def _more_labels_pay(self) -> bool:
         config, p = self.config, self.progress
         return p.round < FEWEST_ROUNDS or more_labels_pay(p.rounds, len(self.labels), growth=config.round_growth,
-                               samples_wanted=config.samples_wanted, overhead=p.overhead)
+                               samples_wanted=config.samples_wanted, overhead=p.overhead,
+                               calls_per_sample=self.target.calls_per_sample)
 
     @property
     def _true_calls(self) -> int:

@@ -81,6 +81,9 @@ class RegionTarget(Target):
         """Everywhere: of the environment labels know nothing."""
         return lambda frame: np.isfinite(frame.energy)
 
+    def scatter(self) -> None:
+        """None: a region cannot be turned within its surroundings."""
+
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
         """What the QM said at positions (r,N,3), on the capped region; extra: the field, and the forces on it."""
         if not truth.extra:  # every call failed

@@ -310,7 +310,7 @@ class _Climber:
         exhausted = asked + self.config.difference_batch > self.config.max_true_calls
         pays = len(p.rounds) < FEWEST_ROUNDS or more_labels_pay(
             p.rounds, n, growth=self.config.difference_batch / n, samples_wanted=self.config.samples_wanted,
-            overhead=0.0)
+            overhead=0.0, calls_per_sample=self.bottom.calls_per_sample)
         p.done = exhausted or not pays
         if exhausted and pays:
             log.warning("the difference of %s to %s is left to %.2f kT after %d true calls; the sampling stays exact "

@@ -1,15 +1,23 @@
-"""Geometries behind a barrier: conformers with one torsion turned over.
+"""Geometries behind a barrier: conformers with one torsion turned over, or all of them.
 
 A network that has seen one side of a barrier puts a wall where the other side is, and no chain of
 its proposals gets past it, however hot.  Conformer generators leave sides out as well (the second
-form of an amide).  Who samples on a ladder of temperatures wants both.
+form of an amide).  Who samples on a ladder of temperatures wants both.  Of many torsions most rotamers are reached by
+neither: a peptide of eight has thousands, and a network that was led to a few hundred puts others 5 to 100 kT too high.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from ase.data import vdw_radii
 
 from kstep.dihedrals import far_side, turned
+from kstep.topology import bonds_between
+from kstep.units import NM_PER_ANGSTROM
+
+TRIES = 40  # of turning all torsions of a geometry, before it is left as it was
+CLOSEST, USUAL_RADIUS_A = 0.7, 2.0  # the second where nobody has given one
+FAR_BONDS = 4  # between atoms whose distance torsions alone decide
 
 
 def turn(positions: np.ndarray, bonds: np.ndarray, torsion, angle_deg: float) -> np.ndarray:
@@ -33,3 +41,36 @@ def turned_starts(starts: np.ndarray, bonds: np.ndarray, torsions: np.ndarray) -
         angle_deg = 360.0 * (place // len(torsions) + 1) / (n_angles + 1)
         positions.append(turn(starts[row], bonds, torsions[t], angle_deg))
     return rows, np.array(positions)
+
+
+class Scatter:
+    """Geometries with every torsion turned at random, where no two atoms clash that are FAR_BONDS bonds apart or more.
+
+    Clash: closer than CLOSEST of the sum of their van der Waals radii, from which a few hundred fs of dynamics relax.
+    """
+
+    def __init__(self, numbers: np.ndarray, bonds: np.ndarray, torsions: np.ndarray):
+        """numbers (N,); bonds (B,2); torsions (D,4) about acyclic bonds."""
+        self.torsions = torsions
+        self.sides = [far_side(torsion, bonds, len(numbers)) for torsion in torsions]
+        first, second = np.triu_indices(len(numbers), k=1)
+        far = bonds_between(len(numbers), bonds, FAR_BONDS)[first, second] == FAR_BONDS
+        self.first, self.second = first[far], second[far]
+        radii = np.nan_to_num(vdw_radii[numbers], nan=USUAL_RADIUS_A) * NM_PER_ANGSTROM
+        self.least = CLOSEST * (radii[self.first] + radii[self.second])
+
+    def _distances(self, positions: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(positions[:, self.first] - positions[:, self.second], axis=-1)
+
+    def __call__(self, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Positions (S,N,3), each turned anew until nothing clashes; as they were where that never is."""
+        out, left = positions.copy(), np.arange(len(positions))
+        for _ in range(TRIES):
+            new = positions[left]
+            for torsion, side in zip(self.torsions, self.sides):
+                new = turned(new, torsion, side, rng.uniform(-180.0, 180.0, len(new)))
+            fits = (self._distances(new) >= self.least).all(axis=1)
+            out[left[fits]], left = new[fits], left[~fits]
+            if not len(left):
+                break
+        return out

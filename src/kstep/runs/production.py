@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -16,14 +17,19 @@ from kstep.runs.counters import Tally
 from kstep.runs.coverage import SpeciesWatch, TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
+from kstep.runs.rehearsal import Rehearsal
 from kstep.runs.run_network import RunNetwork, n_halves
 from kstep.runs.settings import HybridRun, start_positions
-from kstep.runs.tolerance import Tolerances
+from kstep.runs.tolerance import Tolerances, learn_from
 from kstep.schemas import Trajectory
+from kstep.schemes import SCHEMES
 from kstep.schemes.base import Scheme
 from kstep.schemes.ladder import ladder_of
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import degrees_of_freedom, draw_velocities
+from kstep.schemes.state import State
+
+log = logging.getLogger("kstep")
 
 STEPS_PER_NEWS = 10  # macro-steps between two lines of the progress bar, where nobody knows how many there will be
 
@@ -37,10 +43,10 @@ class Production:
     """
 
     def __init__(self, run: HybridRun, scheme: Scheme, pool, writer: TrajectoryWriter, network: RunNetwork,
-                 tolerances: Tolerances, account: Account):
+                 tolerances: Tolerances, account: Account, rehearsal: Rehearsal | None = None):
         hybrid = run.hybrid
         self.run, self.scheme, self.pool, self.writer = run, scheme, pool, writer
-        self.network, self.tolerances, self.account = network, tolerances, account
+        self.network, self.tolerances, self.account, self.rehearsal = network, tolerances, account, rehearsal
         self.ladder = ladder_of(hybrid)
         self.thermostat = None
         if hybrid.thermostat == "langevin" and not scheme.traits.sets_temperature:
@@ -53,13 +59,18 @@ class Production:
             self.total = hybrid.burn_in_steps + hybrid.steps
         else:
             self.aim = Aim(hybrid)
-        # the rest of burn-in is of what its first half has settled
-        self.freeze_at, self.gaps = hybrid.burn_in_steps // 2 if scheme.freezes else 0, []
+        self.gaps: list = []
         # dynamics that no wall keeps within the molecule is watched
         self.species = SpeciesWatch(run.molecule) if scheme.inside is None else None
         self.segments: list[int] | None = None
         self.broken: PhysicsError | None = None
         self.stopped: str | None = None
+
+    @property
+    def freeze_at(self) -> int:
+        """After which macro-step a scheme settles what it does, so that the rest of burn-in is of that; 0: never."""
+        burn_in = self.run.hybrid.burn_in_steps
+        return self.burn_in_end - burn_in + burn_in // 2 if self.scheme.freezes else 0
 
     def begin(self, positions: np.ndarray | None, settled: dict) -> None:
         """Go on from the restart file of a resumed run, or begin at positions (R,N,3), None: the run's own.
@@ -99,14 +110,14 @@ class Production:
         self.done, self.burn_in_end, self.segments = progress["done"], progress["burn_in_end"], progress["segments"]
         self.tally = Tally(self.scheme, progress["tally"])
         self.coverage = TorsionWatch(self.run.molecule, progress["rotamers_seen"])
-        self.gaps, self.scheme.frozen = progress.get("gaps", []), progress.get("frozen")
         if self.species is not None:
             self.species.go_on(progress.get("species"))
         self.account.go_on(progress["spent"])
         self.pool.begin(self.done)
         self.tolerances.restore(self.writer.parts, progress.get("recorded"))
         if progress["learned"]:
-            self.run = self.network.go_on_with(Path(progress["learned"]), self.run, self.scheme)
+            self._go_on_with(Path(progress["learned"]))
+        self.gaps, self.scheme.frozen = progress.get("gaps", []), progress.get("frozen")
 
     def _watch_species(self) -> None:
         if self.species is not None:
@@ -116,16 +127,12 @@ class Production:
     def go(self) -> None:
         """All macro-steps that are left, or fewer where the physics fails or a tolerance is left."""
         first, total = self.done, self.total
-        steps = macro_steps(
-            self.scheme, self.pool, self.state, self.rng, total - first if total is not None else sys.maxsize,
-            thermostat=self.thermostat, n_parts=n_halves(self.run), clock=self.account.clock,
-            observe=self.tolerances.observe if self.tolerances.learns else None,
-            pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
-                             or self._restart_file_is_due(first + n)))
+        steps = self._steps()
         every = max(1, total // 50) if total is not None else STEPS_PER_NEWS
         desc = f"{self.run.molecule.name} {self.scheme.name}"
         with progress_bar(total=total, initial=first, unit="step", desc=desc) as bar:
             while self.done != total and not self.stopped and not self.is_over:
+                scheme = self.scheme
                 try:
                     self.state, self.info = next(steps)
                 except PhysicsError as error:
@@ -135,9 +142,21 @@ class Production:
                     break
                 self.done += 1
                 self._take_in()
+                if self.scheme is not scheme:
+                    steps = self._steps()
                 bar.update()
                 if self.done % every == 0 and not self.stopped:
                     bar.set_postfix_str(self._progress())
+
+    def _steps(self):
+        """The macro-steps from here on, at rest wherever something is written, judged or exchanged."""
+        first = self.done
+        return macro_steps(
+            self.scheme, self.pool, self.state, self.rng, self.total - first if self.total is not None else sys.maxsize,
+            thermostat=self.thermostat, n_parts=n_halves(self.run), clock=self.account.clock,
+            observe=self.tolerances.observe if self.tolerances.learns else None,
+            pause=lambda n: (self.tolerances.is_on or first + n in (self.freeze_at, self.burn_in_end)
+                             or self._restart_file_is_due(first + n)))
 
     def _take_in(self) -> None:
         """One macro-step more: count it, record it, learn from it, write the restart file."""
@@ -170,12 +189,42 @@ class Production:
     def _learn(self, violation: str) -> None:
         """What went before a change of network belongs to another one: burn-in, and a new one after it."""
         learned = self.tolerances.learn(violation, self.done, self.run.checkpoint, self.tally)
+        if learned is not None:
+            self._begin_anew_with(learned)
+
+    def _rehearse(self, frames: Trajectory) -> None:
+        """Where the weights of production say little, what the run has asked is learned, if there is enough of it."""
+        rows = frames.frames_of("train")
+        words = self.rehearsal.shortfall(frames.weight[rows]) if frames.is_weighted else None
+        if words is None:
+            return
+        truths = self.writer.recorded_truths()
+        if self.rehearsal.n_labels + len(truths.energy) > self.rehearsal.most_labels:
+            return
+        learned = learn_from(truths, words, self.done, self.run.checkpoint, self.run.out, self.tally,
+                             self.rehearsal.learn, self.rehearsal.n_labels)
         if learned is None:
             return
-        self.run = self.network.go_on_with(learned, self.run, self.scheme)
+        log.info("%s: the network has learned the true calls of this run too, and production begins anew", words)
+        self._begin_anew_with(learned)
+        of_truth = {name: getattr(self.state, name) for name in ("energy", "forces", "step", "dipole")}
+        self.state = State(self.state.positions, self.state.velocities, **of_truth)  # the network's own are another's
+        self.aim.known, self.judged_at = None, None
+        self._write_restart_file()
+
+    def _begin_anew_with(self, learned: Path) -> None:
+        self._go_on_with(learned)
         self.writer.call_burn_in(self.segments)
         self.burn_in_end = self.done + self.run.hybrid.burn_in_steps
         self.segments = self._open_segments("equil")
+
+    def _go_on_with(self, learned: Path) -> None:
+        """Another network, and a scheme made of it, which has settled nothing yet."""
+        self.run = self.network.go_on_with(learned, self.run)
+        self.scheme = SCHEMES[self.run.hybrid.scheme].build(
+            self.run.hybrid, self.run.molecule, network=self.network.network, carry=self.network.carry,
+            masses=self.scheme.masses, needs_forces=self.run.keeps_forces)
+        self.tally.scheme = self.scheme
 
     def _begin_production(self) -> None:
         self.account.begin_production()
@@ -201,8 +250,11 @@ class Production:
         seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
         self.aim.is_spent = not self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
         if self.aim.is_spent or self.aim.is_judged(self.done - self.burn_in_end):
-            self.judge(self.writer.recorded_frames(self.facts()))
+            frames = self.writer.recorded_frames(self.facts())
+            self.judge(frames)
             self.is_over = self.aim.is_spent or self.aim.shortfall() is None
+            if not self.is_over and self.rehearsal is not None:
+                self._rehearse(frames)
 
     def judge(self, frames: Trajectory) -> None:
         """Let the aim take stock of all frames so far, once, whoever asks."""

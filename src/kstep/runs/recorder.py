@@ -28,6 +28,7 @@ from kstep.errors import UserError
 from kstep.files import Claim, is_kept, previous_of, replacing, sha256, write_json_atomic
 from kstep.fingerprint import as_written, check_same
 from kstep.restraints import Bias, Restraint
+from kstep.runs.tolerance import Recorded
 from kstep.schemes.base import Scheme
 from kstep.schemes.state import Info, State, kinetic_energy, per_replica
 from kstep.units import PS_PER_FS
@@ -265,6 +266,19 @@ class TrajectoryWriter:
         arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
                                               **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})
         return schemas.Trajectory(**arrays, metadata={**metadata, "segments": self.segments})
+
+    def recorded_truths(self) -> Recorded:
+        """What the truth said of all frames so far that a proposal led to, without restraints; of a run that keeps
+        forces."""
+        self._write_chunk()
+        chunks = [schemas.read_npz(self._chunk(i), only={"pos", "Epot", "forces", "accepted"})
+                  for i in range(len(self._chunks))]
+        new = [chunk["accepted"].astype(bool) for chunk in chunks]  # a frame that stayed was told before
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([np.asarray(chunk[name][rows], dtype=np.float64) for chunk, rows in zip(chunks, new)])
+
+        return Recorded(joined("pos"), joined("Epot"), joined("forces"))
 
     def finished(self) -> dict | None:
         """Metadata of the final file if an earlier run with the same settings wrote it."""

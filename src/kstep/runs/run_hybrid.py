@@ -30,6 +30,7 @@ from kstep.runs.recorder import (
     parts_of,
     reopen,
 )
+from kstep.runs.rehearsal import Rehearsal
 from kstep.runs.run_network import RunNetwork
 from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun, start_positions
@@ -44,8 +45,10 @@ FROM_NETWORK = ("coupling", "true_calls_training_by_method", "rungs")  # what a 
 log = logging.getLogger("kstep")
 
 
-def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None) -> dict:
-    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (runs.tolerance).
+def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: OnViolation | None = None,
+               rehearsal: Rehearsal | None = None) -> dict:
+    """Run, write run.out, return its metadata; `on_violation` serves past_tolerance: learn (runs.tolerance),
+    `rehearsal` a weighted run whose network may learn what it asks (runs.rehearsal).
 
     What is there is never replaced: a finished file of the same settings is the result, whether or not `run` resumes;
     UserError for one of others, and for an unfinished one that `run` does not resume.
@@ -55,12 +58,13 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
         metadata = _finished(run)
         if metadata is not None:
             return metadata
-        return _run(run, claim, provenance, machine, on_violation)
+        return _run(run, claim, provenance, machine, on_violation, rehearsal)
     finally:
         claim.release()
 
 
-def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_violation: OnViolation | None) -> dict:
+def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_violation: OnViolation | None,
+         rehearsal: Rehearsal | None) -> dict:
     if run.keeps_species and not (run.resume and has_restart(run.out)):
         check_starts(run.molecule, start_positions(run))
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
@@ -80,7 +84,8 @@ def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_viola
                 run.out, masses=run.molecule.masses, masses_sampler=scheme.masses, atom_types=run.molecule.numbers,
                 bonds=run.molecule.bonds, store_forces=run.keeps_forces, fingerprint=_fingerprint(run),
                 restraints=run.spec.restraints, claim=claim)
-            production = Production(run, scheme, pool, writer, network, tolerances, account)
+            production = Production(run, scheme, pool, writer, network, tolerances, account,
+                                    rehearsal if run.keeps_forces and cheaper is None else None)
             production.begin(start, settled)
             if production.aim is not None:
                 log.info("the run ends at %s", production.aim.stated())

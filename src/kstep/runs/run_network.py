@@ -122,11 +122,11 @@ class RunNetwork:
             return run, RunNetwork(network, None, inner)
         return run, RunNetwork(network, make_carrier(network, load, arguments, n_shards_of(run)), inner)
 
-    def go_on_with(self, checkpoint: Path, run: HybridRun, scheme) -> HybridRun:
-        """Put the network of `checkpoint` in the place of a checked run's, while nothing is in flight."""
+    def go_on_with(self, checkpoint: Path, run: HybridRun) -> HybridRun:
+        """Put the network of `checkpoint` in the place of the run's, while nothing is in flight."""
         run = replace(run, checkpoint=checkpoint)
         arguments = {**_arguments_of(run), "inner": run.hybrid.inner}
-        self.network = scheme.network = recipe_of_run(run).load(**arguments)
+        self.network = recipe_of_run(run).load(**arguments)
         self.carry.change_network(self.network, arguments)
         return run
 

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import LBFGS
 
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec
@@ -81,6 +80,8 @@ def relax(ask, molecule: Molecule, positions: np.ndarray) -> Relaxed:
 
     A row ends at FORCE_TOLERANCE, after MOST_CALLS, or where the method fails, and is left where its energy was lowest.
     """
+    from ase.optimize import LBFGS  # here, since it takes scipy.optimize along: half a second
+
     x = np.array(positions, dtype=np.float64)
     best, energies = x.copy(), np.full(len(x), np.inf)
     converged, failures = np.zeros(len(x), dtype=bool), {}

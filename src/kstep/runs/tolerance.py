@@ -35,6 +35,24 @@ class Recorded:
 OnViolation = Callable[[Recorded, Path, Path], None]
 
 
+def learn_from(recorded: Recorded, words: str, done: int, start: Path, out: Path, tally, learn: OnViolation,
+               n_known: int = 0) -> Path | None:
+    """A network that has learned the true answers of a run into `out` too, made after `done` macro-steps for a reason
+    in words; None while there is too little that is new, beside n_known labels of before.
+
+    The tally starts over, since it belongs to one network, and remembers what it learned at.
+    """
+    learned = tally.counts.setdefault("learned", [])
+    before = n_known + (learned[-1]["truths"] if learned else 0)
+    if n_known + len(recorded.energy) < (1.0 + GROWTH) * before:
+        return None
+    checkpoint = out.with_name(f"{out.stem}.learned_{len(learned) + 1}.pt")
+    learn(recorded, start, checkpoint)
+    tally.start_over(learned=[*learned, {"macro_step": done, "why": words, "truths": len(recorded.energy),
+                                         "checkpoint": str(checkpoint)}])
+    return checkpoint
+
+
 @dataclass
 class Tolerances:
     """Compares the running certificate with the tolerances after every macro-step.
@@ -84,22 +102,12 @@ class Tolerances:
         return tally.certificate.past(*self._limits)
 
     def learn(self, words: str, done: int, start: Path, tally) -> Path | None:
-        """Have the network learn; returns its new checkpoint, None while there is too little new to learn from.
-
-        The tally starts over, since it belongs to one network, and remembers what it learned at.
-        """
+        """Have the network learn; returns its new checkpoint, None while there is too little new to learn from."""
         answers = self._joined()
         positions, energy, forces = (answers.pop(name) for name in ("positions", "energy", "forces"))
         extra = {name.removeprefix(EXTRA): values for name, values in answers.items()}
-        recorded = Recorded(positions, energy, forces, extra)
-        learned = tally.counts.setdefault("learned", [])
-        if learned and len(recorded.energy) < (1.0 + GROWTH) * learned[-1]["truths"]:
-            return None
-        out = self.out.with_name(f"{self.out.stem}.learned_{len(learned) + 1}.pt")
-        self.on_violation(recorded, start, out)
-        tally.start_over(learned=[*learned, {"macro_step": done, "why": words, "truths": len(recorded.energy),
-                                             "checkpoint": str(out)}])
-        return out
+        return learn_from(Recorded(positions, energy, forces, extra), words, done, start, self.out, tally,
+                          self.on_violation)
 
     def save(self, parts: Path) -> None:
         """Into a run's restart folder: what is to be learned."""

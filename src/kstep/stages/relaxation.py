@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.optimize import LBFGS
 
 from kstep.analysis.measure.populations import Conformer, Populations, stay_within
 from kstep.config import BaselineConfig
@@ -49,6 +48,8 @@ class _Truth(Calculator):
 
 def minimise(physics: Physics, positions: np.ndarray, *, most_calls: int = MOST_CALLS) -> Minimum:
     """The minimum next to positions (N,3) nm by ASE's L-BFGS; PhysicsError where the method has no answer."""
+    from ase.optimize import LBFGS  # here, since it takes scipy.optimize along: half a second
+
     atoms = Atoms(numbers=physics.numbers, positions=positions * ANGSTROM_PER_NM, calculator=_Truth(physics))
     before = physics.true_calls
     converged = LBFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE / FORCE_PER_EV_ANGSTROM, steps=most_calls)

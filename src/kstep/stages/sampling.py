@@ -25,6 +25,7 @@ from kstep.outputs import check_no_input, check_one_of, set_aside
 from kstep.provenance import machine, provenance
 from kstep.restraints import check_restraints
 from kstep.runs.recorder import BEGIN_ANEW, parts_of
+from kstep.runs.rehearsal import Rehearsal
 from kstep.runs.run_hybrid import run_hybrid
 from kstep.runs.settings import HybridRun, check_start, prepare_run, restraints_of
 from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts, unrelaxed_starts
@@ -253,7 +254,20 @@ def sample(settings: SamplingSettings) -> dict:
     if run.checkpoint and not s.learns:
         warn_beyond(run.checkpoint, temperatures_of(run.hybrid, physics.config))
     earlier = None if s.learns else s.labels  # which learning has used
-    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
+    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier),
+                      _rehearsal(s, run, target))
+
+
+def _rehearsal(s: SamplingSettings, run: HybridRun, target: Target) -> Rehearsal | None:
+    """How a run goes on learning whose network was learned for it, of the true physics itself."""
+    labels = learned_at(s.out) / LABELS
+    if not s.learn or s.via or not s.learn_config.least_share or run.checkpoint is None or not labels.is_file():
+        return None
+    from kstep.learning.relearning import Relearner
+
+    relearn = Relearner(run.checkpoint, target, s.learn_config, dt_fs=s.learn_config.inner_dt_fs, seed=run.seed,
+                        earlier=labels, fresh=True)
+    return Rehearsal(relearn, s.learn_config.least_share, len(relearn.earlier), s.learn_config.max_true_calls)
 
 
 def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, starts: Starts | None) -> HybridRun:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm, t as student
+from scipy.special import ndtr, stdtrit  # scipy.stats, which has them too, takes a second to import
 
 from kstep import importance
 from kstep.analysis.measure.statistics import estimate_means, split_r_hat
@@ -27,7 +27,7 @@ from kstep.units import kT
 
 FEWEST_FRAMES = 4  # of a chain
 SAME_TEMPERATURE_K = 0.01
-ONE_SIGMA = float(norm.cdf(1.0))
+ONE_SIGMA = float(ndtr(1.0))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Ensemble:
             mean = np.clip(mean, 0.0, 1.0)  # but for rounding
             share = (mean * samples + 0.5) / (samples + 1.0)
             squared = np.where(constant, 0.0, share * (1.0 - share) / samples)
-        factor = student.ppf(ONE_SIGMA, np.maximum(samples - 1.0, 1.0))
+        factor = stdtrit(np.maximum(samples - 1.0, 1.0), ONE_SIGMA)
         return Average(mean, np.where(constant, 0.0, np.sqrt(squared) * factor), samples, self._r_hat(values))
 
     def _r_hat(self, values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from kstep.analysis.measure.geometry import symbol
 from kstep.analysis.measure.statistics import MeanEstimate, estimate_means
@@ -56,7 +56,7 @@ def energy_drift(trajectory: Trajectory) -> dict | None:
         return None
     half = None
     if len(slopes) > 1:
-        half = float(stats.t.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes)))
+        half = float(stdtrit(len(slopes) - 1, 0.975) * slopes.std(ddof=1) / np.sqrt(len(slopes)))
     mean = float(slopes.mean())
     return {
         "drift_kJ_per_mol_ps": mean,

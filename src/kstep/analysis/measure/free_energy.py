@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from scipy.signal import find_peaks
-from scipy.stats import norm, t as student
+from scipy.special import ndtr, stdtrit
 
 from kstep.analysis.measure.geometry import on_circle, symbol
 from kstep.analysis.measure.statistics import split_r_hat
@@ -150,7 +150,7 @@ class FreeEnergy:
         """Standard error (...) from estimates (G,...) without each of G groups."""
         n = len(deleted)
         spread = (n - 1) / n * ((deleted - deleted.mean(axis=0)) ** 2).sum(axis=0)
-        return np.sqrt(spread) * student.ppf(norm.cdf(1.0), n - 1)
+        return np.sqrt(spread) * stdtrit(n - 1, ndtr(1.0))
 
     def extrema(self) -> tuple[list[dict], list[dict]]:
         """Wells and barriers of one coordinate: {"at", "free_energy", "error"} relative to the lowest bin.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.profile import GRIDS, Profile
@@ -209,7 +209,7 @@ def ratio(a: dict | None, b: dict | None) -> dict | None:
 def most_samples_by_poisson(entry: dict, confidence: float = 0.95) -> float:
     """Upper bound on the samples that a run of this length makes on average, from its crossings alone.
 
-    With k crossings seen, their mean is below chi2.ppf(confidence, 2k + 2) / 2 (Garwood, Biometrika
-    28, 437 (1936)), and a sample takes sum p (1 - p) crossings at least (torsions.most_samples).
+    With k crossings seen, their mean is below half the chi-square quantile of 2k + 2 degrees of freedom (Garwood,
+    Biometrika 28, 437 (1936)), and a sample takes sum p (1 - p) crossings at least (torsions.most_samples).
     """
-    return float(chi2.ppf(confidence, 2 * entry["crossings"] + 2) / 2.0 / entry["crossings_per_sample"])
+    return float(gammaincinv(entry["crossings"] + 1.0, confidence) / entry["crossings_per_sample"])

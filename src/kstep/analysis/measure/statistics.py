@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 VIBRATION_BLOCK_PS = 0.05  # longer than any molecular vibration above 700 cm-1
 MINIMUM_LAG = 3  # pymbar's mintime: no stop at a zero crossing before this lag
@@ -132,7 +132,7 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float,
         varies = mean_variance > 1e-24
         spread = (lengths[:, None] * (replica_means - mean) ** 2).sum(axis=0) / (len(replicas) - 1) / total
         ratio = float((spread[varies] / mean_variance[varies]).mean())
-        if ratio > chi2.ppf(0.95, len(replicas) - 1) / (len(replicas) - 1):
+        if ratio > gammaincinv((len(replicas) - 1) / 2, 0.95) / ((len(replicas) - 1) / 2):
             inflation = ratio
     mean_variance = mean_variance * inflation
     constant = variance <= 0

@@ -13,7 +13,7 @@ that would have been seen: agreement of two blurred figures says nothing.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import f as f_distribution, norm
+from scipy.special import fdtrc, ndtri
 
 from kstep.analysis.measure.profile import Profile
 from kstep.analysis.measure.samples import Rotamers
@@ -21,7 +21,7 @@ from kstep.dihedrals import wrap_deg
 
 FEWEST_CHAINS = 8  # of each sampler
 CHAINS_PER_DIRECTION = 4  # at least, so that the covariance of the directions is known
-SEEN = float(norm.ppf(0.975) + norm.ppf(0.8))  # errors that are found at the 5 % level four times in five
+SEEN = float(ndtri(0.975) + ndtri(0.8))  # errors that are found at the 5 % level four times in five
 SAME = 1e-9  # relative: rounding, no spread
 
 
@@ -71,7 +71,7 @@ def same_mean(a: np.ndarray, b: np.ndarray) -> dict | None:
                  for each, chains in ((of_a, len(a)), (of_b, len(b))) for part in (to_unit.T @ each @ to_unit,))
     freedom = (n + n**2) / spread
     last = freedom - n + 1.0
-    return {**out, "directions": n, "p": float(f_distribution.sf(t_squared * last / (freedom * n), n, last))}
+    return {**out, "directions": n, "p": float(fdtrc(n, last, t_squared * last / (freedom * n)))}
 
 
 def agreement(a: list[Profile], b: list[Profile], rotamers: list[Rotamers | None]) -> dict:
