@@ -13,7 +13,7 @@ from kstep.molecules.prepare import ensure_prepared
 from kstep.molecules.smiles import Entry
 from kstep.schemas import load_trajectory
 
-EACH, OF_A_RUN = 3, 5  # kills of a command, of which there are many: places and signals are drawn
+EACH, OF_A_RUN = 2, 3  # kills of a command, of which there are many: places and signals are drawn
 COMMANDS = {  # and with what an earlier result was made, which gives way
     "populations": (("populations", "run.npz", "--out", "o/p.json"), ("--smallest", "0.2")),
     "average": (("average", "run.npz", "--distance", "0-2", "--out", "o/a.json"), ("--temperature", "310")),
