@@ -3,6 +3,7 @@
 A geometry whose first atom lies beyond x = 5 nm is poisoned; `spec.settings["fault"]` says with what.
 """
 
+import errno
 import os
 import signal
 import time
@@ -36,6 +37,8 @@ class Springs(Physics):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "hang":
                 time.sleep(1000)
+            if self.fault == "full disk":
+                raise OSError(errno.ENOSPC, "cannot be written (no space)", "/scratch")
             energy = {"low": -1e6, "nan": np.nan, "inf": np.inf}.get(self.fault, 0.0)
             return energy, np.full_like(positions, np.nan if self.fault == "nan forces" else 0.0)
         apart = positions - self.rest

@@ -7,20 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conftest import ROOT
+from kstep.cli import batch as batch_module
+from kstep.cli.batch import jobs
 from kstep.cli.batch.jobs import Place, perform, signal_batch
 from kstep.cli.batch.stage import Command, Stage
 from kstep.cli.batch.stages import STAGES
 from kstep.cli.batch.workers import workers
 from kstep.errors import UserError
+from kstep.interruption import ENDS_WITH_STDIN
+from kstep.processes import THREAD_VARIABLES
 from kstep.schemas import load_trajectory
 
 TINY = "equilibration_ps: 0.01\nlength_ps: {}\nredraw_interval_ps: 0.1\nhot_length_ps: 0.0\nreplicas: 1\n"
+DEAF = ("import signal, time; signal.signal(signal.SIGUSR1, lambda *_: print('heard', flush=True)); "
+        "print('ready', flush=True); [time.sleep(1) for _ in range(60)]")
 FILE = "O water\nC methane\nN ammonia\n"
 
 
@@ -155,6 +163,46 @@ def test_a_job_says_in_one_sentence_why_it_failed(tmp_path, place):
     assert perform(Given(tmp_path, making(tmp_path / "later", "--version")), "x", place).status == "stopped"
 
 
+def test_a_job_has_one_thread_a_starter_that_it_outlives_not_and_the_last_of_its_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    found = jobs._environment()
+    assert {found[name] for name in THREAD_VARIABLES} == {"1"} and found[ENDS_WITH_STDIN] == "1"
+    log = tmp_path / "log"
+    log.write_text("error: of before\n")
+    start = log.stat().st_size
+    assert jobs._last_error(log, start) == ""
+    with log.open("a") as more:
+        more.write("12:00 I well\nE one\nerror: another\nwell\n")
+    assert jobs._last_error(log, start) == "another"
+
+
+def test_sigusr1_ends_no_program_of_a_batch():
+    for number, code in ((signal.SIGUSR1, None), (signal.SIGTERM, -signal.SIGTERM)):
+        program = jobs.RUNNING.start("usr1", args=[sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
+        assert program.stdout.readline() == b"ready\n"
+        jobs.signal_batch("usr1", number)
+        assert jobs.RUNNING.has_ended("usr1") == (code is not None)
+        if code is None:
+            assert program.stdout.readline() == b"heard\n"
+            program.kill()
+        assert jobs.RUNNING.wait("usr1", program)[0] == (code or -signal.SIGKILL)
+        program.stdout.close()
+
+
+def test_a_batch_hands_sigusr1_down(monkeypatch):
+    asked, heard = iter([0, 0, 1, 1]), []
+    monkeypatch.setattr(batch_module, "restarts_requested", lambda: next(asked))
+    monkeypatch.setattr(batch_module, "LOOKS_APART_S", 0.01)
+    future = Future()
+
+    def everywhere(function, batch, number):
+        heard.append((function, batch, number))
+        future.set_result(jobs.Row("x", "done"))
+
+    rows = batch_module._rows({future: "x"}, SimpleNamespace(everywhere=everywhere), Place(Path(), "b"), 10.0)
+    assert [task for task, _ in rows] == ["x"] and heard == [(signal_batch, "b", signal.SIGUSR1)]
+
+
 def test_a_job_waits_for_the_one_that_holds_its_log(tmp_path, place, monkeypatch):
     monkeypatch.setattr("kstep.cli.batch.jobs.PATIENCE_S", 0.2)
     log = tmp_path / "logs/given/x.log"
@@ -169,7 +217,7 @@ def test_a_job_waits_for_the_one_that_holds_its_log(tmp_path, place, monkeypatch
 @pytest.mark.parametrize("scheduler, words", [("tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9"),
                                               ("none.json", "scheduler file none.json does not exist")])
 def test_a_scheduler_that_is_not_there_is_one_sentence(scheduler, words, monkeypatch):
-    monkeypatch.setattr("kstep.forces.dask_pool.CONNECT_S", 1)
+    monkeypatch.setattr("kstep.forces.dask_cluster.CONNECT_S", 1)
     with pytest.raises(UserError, match=words), workers(2, 1, scheduler):
         pass
 

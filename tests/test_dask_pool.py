@@ -4,7 +4,9 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from conftest import ForceNetwork, start_state
 from faulty import FaultySpec, springs
 from kstep.cli import main
 from kstep.errors import PhysicsError, UserError
-from kstep.forces import dask_pool
+from kstep.forces import dask_cluster, dask_pool
 from kstep.forces.dask_pool import DaskPool, calls_per_task
 from kstep.forces.journal import JournaledPool
 from kstep.forces.local_pool import EvaluationPool
@@ -132,23 +134,69 @@ def test_a_row_whose_worker_is_lost_goes_on_with_its_last_guess(cluster, schedul
     assert not np.array_equal(again, right[1])  # or nothing above would show it
 
 
-def test_a_geometry_that_costs_three_workers_is_refused_and_the_others_are_answered(scheduler, tmp_path):
-    notes, x = tmp_path / "notes", geometries(4, poisoned=[1])
+@pytest.mark.parametrize("n_rows, deadly", [(4, [1]), (40, [31, 38])], ids=["first", "behind quick ones"])
+def test_a_geometry_costs_exactly_three_workers_and_the_others_are_answered(scheduler, tmp_path, n_rows, deadly):
+    notes, x = tmp_path / "notes", geometries(n_rows, poisoned=deadly)
+    others = np.delete(np.arange(n_rows), deadly)
     with make_pool(springs(fault="die", notes=str(notes), scheduler=scheduler)) as pool:
         truth = pool.evaluate(x)
-        assert truth.failed.tolist() == [False, True, False, False] and "lost three workers" in truth.messages[1]
-        assert pool.true_calls == 4 and pool.failures == [truth.messages[1]]
-    asked = [line.split()[0] for line in notes.read_text().splitlines()].count("1")
-    assert asked >= 3  # more where Dask forgets the worker's backend before it says that it is gone: nobody is blamed
+        assert np.flatnonzero(truth.failed).tolist() == deadly and pool.true_calls == n_rows
+        assert all("lost three workers" in truth.messages[row] for row in deadly) and len(pool.failures) == len(deadly)
+    asked = Counter(int(line.split()[0]) for line in notes.read_text().splitlines())
+    assert [asked[row] for row in deadly] == [3] * len(deadly)
     with EvaluationPool(springs(), 1) as local:
-        assert np.array_equal(local.evaluate(x[[0, 2, 3]]).energy, truth.energy[[0, 2, 3]])
+        assert np.array_equal(local.evaluate(x[others]).energy, truth.energy[others])
+
+
+def test_who_may_have_killed_a_worker():
+    def sent(place, status, in_turn=False):
+        return dask_pool._Sent(place, None, SimpleNamespace(status=status), in_turn)
+
+    answered, now, behind = sent(0, "lost"), sent(1, "pending"), sent(2, "pending")
+    known, alone, next_ = sent(3, "finished", True), sent(4, "pending", True), sent(5, "pending", True)
+    for waiting, suspects in (([answered, now, behind], [now, behind]), ([known, alone, next_], [alone]),
+                              ([answered, now, alone, next_], [now]), ([known, answered], []), ([], [])):
+        assert dask_pool._may_have_been_at(waiting) == suspects
+
+
+def test_a_seat_that_was_lost_with_the_scheduler_is_nobodys_doing(scheduler):
+    with make_pool(springs(scheduler=scheduler)) as pool:
+        cluster = pool._cluster
+        first, second = list(cluster.seated)
+        cluster.seated[first].seat.cancel()
+        wait_until(lambda: cluster.seated[first].seat.status == "cancelled")
+        assert [(one.address, one.is_its_own_doing) for one in cluster.look(at_once=True)] == [(first, False)]
+        cluster.seated[first] = dask_cluster.Seated(SimpleNamespace(status="lost"), "gone")
+        assert [(one.address, one.is_its_own_doing) for one in cluster.look(at_once=True)] == [(first, True)]
+        assert second in cluster.seated
+        wait_until(lambda: pool._look() or len(cluster.seated) == 2)
+
+
+def test_a_worker_that_comes_back_at_its_old_address_is_another_one(monkeypatch):
+    """As where a firewall leaves it a few ports: Dask builds the seat anew, and asks it as if nothing were lost."""
+    monkeypatch.setattr(dask_cluster, "LOOKS_APART_S", 1e9)  # nobody sees that it was away
+    x = [geometries(2, seed=seed) for seed in range(2)]
+    with EvaluationPool(springs(warm_start=True), 1) as local:
+        right = [local.evaluate(at).energy for at in x]
+    first = 20_000 + os.getpid() % 10_000
+    ports = f"{first}:{first + 20}"
+    with distributed.LocalCluster(n_workers=1, processes=True, worker_port=ports, **QUIET) as narrow, \
+            make_pool(springs(warm_start=True, scheduler=narrow.scheduler_address)) as pool:
+        address = kill_a_worker(narrow)
+        wait_until(lambda: address not in narrow.scheduler_info["workers"])
+        wait_until(lambda: address in narrow.scheduler_info["workers"])
+        assert np.array_equal(pool.evaluate(x[0]).energy, right[0]) and list(pool._workers) == [address]
+        tokens = {seated.token for seated in pool._cluster.seated.values()}
+        kill_a_worker(narrow)
+        assert np.array_equal(pool.evaluate(x[1]).energy, right[1]) and pool.true_calls == 4
+        assert tokens.isdisjoint(seated.token for seated in pool._cluster.seated.values())
 
 
 def test_a_call_that_hangs_is_given_up_and_its_nanny_starts_another_worker(scheduler, tmp_path):
     x, once = geometries(3, poisoned=[2]), tmp_path / "once"
     with make_pool(springs(fault="hang", once=str(once), call_limit_s=1.5, scheduler=scheduler)) as pool:
         truth = pool.evaluate(x)
-        assert not truth.failed.any() and once.exists() and pool.true_calls == 3 and len(pool._barred) == 1
+        assert not truth.failed.any() and once.exists() and pool.true_calls == 3 and len(pool._cluster.barred) == 1
         wait_until(lambda: pool._look() or pool.n_workers == 2)
 
 
@@ -198,7 +246,7 @@ def test_a_worker_that_comes_later_gets_its_share_and_the_guesses_that_go_with_i
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dask_pool, "CONNECT_S", 1.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 1.0)
     for where, said in (("tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1"),
                         (str(tmp_path / "none.json"), "none.json does not exist"), ("nonsense://x", "no Dask")):
         assert main(["sample", "O", "--scheme", "plain", "--config", "qm_fast", "--steps", "1", "--replicas", "1",
@@ -221,7 +269,7 @@ def test_workers_of_another_version_or_with_threads_are_refused(scheduler, monke
 
 
 def test_a_cluster_without_workers_is_waited_for_and_one_that_ends_is_said_to_be_gone(caplog, monkeypatch):
-    monkeypatch.setattr(dask_pool, "REPLY_S", 2.0)
+    monkeypatch.setattr(dask_cluster, "REPLY_S", 2.0)
     with distributed.LocalCluster(n_workers=0, processes=False, **QUIET) as late:
         pool = DaskPool.__new__(DaskPool)
         monkeypatch.setattr(pool, "attend", lambda: late.scale(1), raising=False)

@@ -21,6 +21,7 @@ import synthetic
 from conftest import ROOT
 from kstep import npz
 from kstep.analysis.evaluate import find_trajectories
+from kstep.cli.program import log_beside
 from kstep.config import BaselineConfig, load_config
 from kstep.errors import UserError, sentence_of
 from kstep.files import Claim, previous_of, replacing
@@ -34,7 +35,7 @@ from kstep.molecules.prepare import prepare_molecule
 from kstep.npz import read_npz
 from kstep.outputs import check_no_input, set_aside
 from kstep.runs.production import Production
-from kstep.runs.recorder import TrajectoryWriter, read_restart, write_restart
+from kstep.runs.recorder import TrajectoryWriter, read_restart, reopen, write_restart
 from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
@@ -153,6 +154,20 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"] and (tmp_path / "x.npz").read_bytes() == before
 
 
+def test_a_full_disk_stops_no_log_and_is_said_of_a_guess(water, tmp_path, capsys):
+    log = logging.getLogger("kstep")
+    with no_file_larger_than(300), log_beside(tmp_path / "x.npz"):
+        for _ in range(20):
+            log.warning("as long as this")
+    assert (tmp_path / "x.npz.log").stat().st_size == 300 and "Logging error" not in capsys.readouterr().err
+    physics = physics_spec(water, QMConfig(), warm_start=True).build()
+    physics.energy(water.conformers[0])
+    whole = physics.history(0)
+    with no_file_larger_than(300), pytest.raises(OSError, match="is the disk full") as failure:
+        physics.history(0)
+    assert len(whole) > 300 and "kstep-tblite-" in sentence_of(failure.value)
+
+
 def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
     with Claim(tmp_path / "f", "x.npz"), pytest.raises(UserError, match="another run is writing x.npz"):
         Claim(tmp_path / "f", "x.npz")
@@ -193,6 +208,17 @@ def test_changes_are_named_with_both_values():
     assert changes(written, asked) == ["physics.charge was 0 and is 1", "physics.masses.1 was 1.0 and is 2.0",
                                        "physics.more was not there and is {}"]
     assert changes(written, {"physics": written["physics"]}) == []
+
+
+def test_a_key_that_another_version_did_not_know_is_no_change_where_it_does_nothing():
+    run = {"hybrid": {"k": 4}, "ladder": [1.0, None]}
+    assert changes(run, {"hybrid": {"k": 4, "delayed_steps": None}}) == []
+    assert changes({"hybrid": {"k": 4, "gone": None}}, run) == [] != changes(run, {"ladder": [1.0]})
+    with pytest.raises(UserError, match="keep_species was not there and is true.*, as by another version of kstep, "
+                                        "which could go on with it; use the same"):
+        check_same("x was started", run, {"hybrid": {"k": 4, "keep_species": True}}, "use the same ones")
+    with pytest.raises(UserError, match=r"\(hybrid.k was 4 and is 5\); use the same"):
+        check_same("x was started", run, {"hybrid": {"k": 5}}, "use the same ones")
 
 
 def test_what_an_earlier_version_did_not_write_is_said_aloud(caplog):
@@ -395,6 +421,11 @@ def test_plain_md_is_not_made_again_nor_replaced(water, tmp_path, caplog):
             with pytest.raises(Exception, match=words):
                 simulate(resume=resume, **change)
     assert out.read_bytes() == before
+    (tmp_path / "t_replica_000.npz.parts").mkdir()  # what a kill leaves after the replicas are joined
+    for name in ("t_replica_000.npz", "t_replica_000.npz.parts/chunk_00000.npz", "t.npz.starts"):
+        (tmp_path / name).touch()
+    simulate()
+    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["t.npz"]
     simulate(overwrite=True, seed=1)
     assert (tmp_path / "t.npz.backup-1").read_bytes() == before and load_trajectory(out).metadata["seed"] == 1
     (tmp_path / "t.npz").unlink()
@@ -427,6 +458,17 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path, monkeypatch, name, 
     monkeypatch.setattr(np, "load", None)  # nothing gets there
     with pytest.raises(UserError, match=words):
         read_npz(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("members, words", [({"pos": ((2**23,), bytes(2**26))}, "unpack to"),
+                                            ({"pos": ((1,), bytes(8))}, "is no restart file")])
+def test_a_restart_file_within_a_trajectory_is_trusted_no_more_than_the_file(tmp_path, members, words):
+    npz_of(tmp_path / "restart.npz", members)
+    np.savez(tmp_path / "t.npz", restart=np.frombuffer((tmp_path / "restart.npz").read_bytes(), np.uint8),
+             metadata=np.array("{}"), step=np.zeros(1))
+    with pytest.raises(UserError, match=words):
+        reopen(tmp_path / "t.npz")
+    assert not (tmp_path / "t.npz.parts").exists()
 
 
 def test_shapes_are_held_against_the_schema_before_anything_is_read(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_a_preparation_is_kept_and_another_one_never_replaces_it(tmp_path, monke
         assert prepared(tmp_path) == 0 and "is there already" in capsys.readouterr().err
         for flags, words in ((["--seed", "1"], "seed was 0 and is 1"), (["--charge", "1"], "charge was null and is 1"),
                              (["--force-field", "none"], "force_field was mmff94 and is none"),
-                             (["--qm-config", "qm"], "qm was null and is not there")):
+                             (["--qm-config", "qm"], "with other settings (qm.")):
             assert prepared(tmp_path, *flags) == 2
             assert words in capsys.readouterr().err
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -184,6 +185,30 @@ def test_a_soak_that_does_not_hold_says_what(tmp_path, change, fails):
             patient = soak.Patient([], tmp_path, None, memory=more, wrong_ends=["end run: exit code 1"])
             found = soak.judge(tmp_path / "quiet.npz", tmp_path / "noisy.npz", patient, quiet_memory)
             assert found["fails"] == ["ends", "memory"] and not found["holds"]
+
+
+def test_a_soak_notes_a_run_that_does_not_end_as_it_should(tmp_path):
+    import soak
+
+    ends_with_5 = ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); "
+                   "print(flush=True); time.sleep(60)")
+    for kind, notes in (("end run", ["end run: exit code 5"]), ("kill run", [])):
+        patient = soak.Patient([sys.executable, "-c", "pass"], tmp_path / "x.npz", random.Random(0))
+        patient.process = subprocess.Popen([sys.executable, "-c", ends_with_5], stdout=subprocess.PIPE)
+        patient.process.stdout.readline()
+        patient.process.stdout.close()
+        patient.fault(kind)
+        assert patient.process.wait() == 0 and patient.wrong_ends == notes and patient.history[0][1] == kind
+
+
+def test_a_soak_knows_a_gap_that_both_runs_have():
+    import soak
+
+    whole = synthetic.ethanol(0, replicas=4, frames=20)
+    k = int(np.diff(whole.step[:2])[0])
+    gap = copy.deepcopy(whole)
+    frames(gap, np.arange(len(gap.pos)) != np.flatnonzero(gap.replica == 1)[5])
+    assert soak.out_of_step(whole, k) == 0 and soak.out_of_step(gap, k) == 1 and not soak.lost_or_doubled(gap, gap)
 
 
 def test_a_soak_tells_populations_apart():

@@ -218,6 +218,31 @@ def test_two_trainings_into_one_folder_do_not_mix(trained, tmp_path):
         train_network(settings(out_dir=tmp_path / "out"))
 
 
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_training_killed_at_its_first_checkpoint_goes_on(trained, tmp_path, monkeypatch, name):
+    settings, _ = trained
+    save, length = checkpoints.save, {"max_steps": 3}
+
+    def killed(path, *more, **how):
+        if path.name == name:
+            raise KeyboardInterrupt
+        save(path, *more, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_network(settings(out_dir=tmp_path / "cut", **length))
+    assert (tmp_path / "cut/last.pt").exists() == (name == "best.pt")
+    train_network(settings(out_dir=tmp_path / "cut", resume=True, **length))
+    train_network(settings(out_dir=tmp_path / "whole", **length))
+    cut, whole = (checkpoints.load(tmp_path / each / "best.pt")["state_dict"] for each in ("cut", "whole"))
+    assert all(torch.equal(cut[key], whole[key]) for key in whole)
+    for last in (tmp_path / "cut").glob("last*.pt"):
+        last.unlink()
+    with pytest.raises(UserError, match="holds best.pt of a training that left no last.pt to go on from"):
+        train_network(settings(out_dir=tmp_path / "cut", resume=True, **length))
+
+
 def test_a_full_disk_ends_a_training_that_can_be_resumed(trained, tmp_path):
     """Too small for the weights: last.pt stays the one before, and its path is named."""
     settings, out_dir = trained

@@ -341,7 +341,8 @@ def test_the_log_keeps_its_contract(methanol, tmp_path):
     assert {"val_loss", "energy_rmse_kJ_per_mol", "force_rmse_kJ_per_mol_nm"} < set(of["validation"][0])
     files = [row["file"] for row in of["checkpoint"]]
     assert [name for name in files if name.startswith("step")] == [f"step_{n}.pt" for n in range(5, total + 1, 5)]
-    assert files.count("last.pt") == 2 and files.count("best.pt") == sum(row["best"] for row in of["validation"])
+    assert files.count("last.pt") == 3 and files[0] == "last.pt"
+    assert files.count("best.pt") == sum(row["best"] for row in of["validation"])
     assert [row["reason"] for row in of["end"]] == ["stopped by the caller", "the schedule is through"]
     again = rows.index(of["start"][1])
     for session in (rows[:again], rows[again:]):

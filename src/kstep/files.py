@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 LONGEST_NAME = 100  # file systems end at 255, and files add to it
 RESERVED_NAMES = {"metadata.json", "con", "prn", "aux", "nul"}  # ours, and what Windows cannot copy
 MOST_EXPANDED, SMALL_BYTES = 20, 2**24  # of an archive to what it unpacks to, beyond what no memory minds
+HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[:40]  # in names of temporary files
 SIGNIFICANT_DIGITS = 5  # of a published float: below the error of anything that is measured here
 
 
@@ -30,12 +32,13 @@ def replacing(path: str | Path, *, keep_previous: bool = False) -> Iterator[Path
     """A temporary path beside `path`: renamed to it when the block ends well, removed when it fails.
 
     A rename is atomic on POSIX, so a killed run leaves the last good file; it is on the disk before it has its name, so
-    that a machine which loses its power does.  keep_previous: the file that was there before becomes `previous_of`
-    it.  OSError names `path`.
+    that a machine which loses its power does.  What a killed process of this machine has left of it is removed.
+    keep_previous: the file that was there before becomes `previous_of` it.  OSError names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_orphans(path)
+    temporary = path.with_name(_temporary_name(path, os.getpid()))
     try:
         with naming(path, temporary):
             yield temporary
@@ -47,6 +50,30 @@ def replacing(path: str | Path, *, keep_previous: bool = False) -> Iterator[Path
             _on_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path, process: int | str) -> str:
+    return f".{path.name}.{HOST}.{process}.tmp"
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove temporary files of `path` whose process, of this machine, is gone."""
+    before, _, after = _temporary_name(path, "*").rpartition("*")
+    for name in os.listdir(path.parent):
+        if name.startswith(before) and name.endswith(after):
+            process = name[len(before):-len(after)]
+            if process.isdecimal() and not _is_alive(int(process)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass  # another user's; no number of a process
+    return True
 
 
 def previous_of(path: str | Path) -> Path:

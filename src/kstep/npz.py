@@ -7,6 +7,7 @@ known arrays is held against a table {key: (dtype, shape)}, where a letter in a 
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -50,8 +51,10 @@ def _layout_of(archive: zipfile.ZipFile) -> Layout:
 
 
 def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layout: None,
-             only: Set[str] | None = None) -> dict[str, np.ndarray]:
+             only: Set[str] | None = None, within: bytes | None = None) -> dict[str, np.ndarray]:
     """All arrays of an npz file, or only some; a missing, truncated or pickled file is a UserError.
+
+    within: of a whole npz file that the one at `path` holds, instead.
 
     What the file says of its sizes is held against the file, and then given to `check`, before any array is read.
     """
@@ -59,15 +62,16 @@ def read_npz(path: str | Path, *, check: Callable[[Layout], None] = lambda layou
     if not path.is_file():
         raise UserError(f"{path} does not exist; run the stage that writes it first")
     try:
-        with open(path, "rb") as handle:
+        with open(path, "rb") if within is None else io.BytesIO(within) as handle:
             if handle.read(2) != b"PK":
                 raise ValueError("no zip header")
-        with zipfile.ZipFile(path) as members:
-            check_unpacked(members, path.stat().st_size)
-            layout = _layout_of(members)
-        check(layout)
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if only is None or key in only}
+            with zipfile.ZipFile(handle) as members:
+                check_unpacked(members, handle.seek(0, io.SEEK_END))
+                layout = _layout_of(members)
+            check(layout)
+            handle.seek(0)
+            with np.load(handle, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files if only is None or key in only}
     except UserError:
         raise
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kstep.errors import PhysicsError, UserError, sentence_of
@@ -27,12 +27,25 @@ def setup_logging(level: str = "info") -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not stop: all of it is on stderr too, and the run says itself what it cannot write.
+    """
+
+    def handleError(self, record):
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self):
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_beside(out: Path) -> Iterator[Path]:
     """What is logged goes to <out>.log as well, with the time, after what is there; and how it ended, if not well."""
     path = out.with_name(f"{out.name}.log")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)  # what is refused at once leaves no file
+    handler = _LogFile(path, encoding="utf-8", delay=True)  # what is refused at once leaves no file
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
     log.addHandler(handler)
     try:

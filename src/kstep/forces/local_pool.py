@@ -64,6 +64,8 @@ def _serve(connection, spec: PhysicsSpec) -> None:
                 connection.send((number, "ready"))
             else:
                 return
+        except OSError as error:  # of a disk
+            connection.send((number, "error", error))
         except Exception:
             connection.send((number, "error", RuntimeError(traceback.format_exc())))
 

@@ -1,7 +1,7 @@
 """True evaluations of R geometries: what any pool of them promises, and what those with workers share.
 
     local_pool    spawned processes of this machine
-    dask_pool     workers of a Dask cluster, where the spec names its scheduler
+    dask_pool     workers of a Dask cluster, where the spec names its scheduler; with dask_cluster and dask_seat
 
 A worker that dies or hangs is replaced and its geometry asked again, then once more alone; a geometry that costs a
 third worker is refused, a failed true call like any other.  So is a number out of any reason (`Reference`).

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -99,7 +100,11 @@ class TblitePhysics(Physics):
             return np.zeros(0, dtype=np.uint8)
         with tempfile.TemporaryDirectory(prefix="kstep-tblite-") as folder:
             path = Path(folder) / "wavefunction.npz"
-            self._last[slot].save(str(path))
+            try:
+                self._last[slot].save(str(path))
+            except RuntimeError as error:
+                raise OSError(errno.EIO, "the wavefunction cannot be written there; is the disk full?", folder
+                              ) from error
             return np.frombuffer(path.read_bytes(), dtype=np.uint8)
 
     def remember(self, slot: int, history: np.ndarray) -> None:

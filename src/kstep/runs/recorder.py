@@ -12,12 +12,12 @@ chunk, so that a damaged one is found when a run is resumed, not when it ends.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -80,6 +80,17 @@ def _record_of(held: Sequence[Restraint]) -> dict:
 def _of_restraints(held: Sequence[Restraint]) -> str:
     return (f"restraints held the molecule: {'; '.join(map(str, held))}; averages are of the ensemble without them, by "
             "weights exp(W/kT), and say nothing of what the restraints kept it from")
+
+
+def clear_remains(path: str | Path, *, calls: bool) -> None:
+    """Remove what a run whose file is whole at `path` has left in its folder of parts; calls: true calls too, and it.
+    """
+    for part in parts_of(path).glob("*"):
+        if calls or not part.name.startswith("calls_"):
+            part.unlink()
+    if calls:
+        with suppress(OSError):
+            parts_of(path).rmdir()
 
 
 def write_restart(path: Path, state: State, rng: np.random.Generator, fingerprint: dict, progress: dict,
@@ -260,7 +271,7 @@ class TrajectoryWriter:
         """What the truth said of all frames so far that a proposal led to, without restraints; of a run that keeps
         forces."""
         self._write_chunk()
-        chunks = [schemas.read_npz(self._chunk(i), only={"pos", "Epot", "forces", "accepted"})
+        chunks = [npz.read_npz(self._chunk(i), only={"pos", "Epot", "forces", "accepted"})
                   for i in range(len(self._chunks))]
         new = [chunk["accepted"].astype(bool) for chunk in chunks]  # a frame that stayed was told before
 
@@ -279,9 +290,7 @@ class TrajectoryWriter:
     def start_over(self) -> None:
         """Remove what an earlier, unfinished run left behind, but for true calls (forces.journal looks after them)."""
         self._claim()
-        for part in self.parts.iterdir():
-            if not part.name.startswith("calls_"):
-                part.unlink()
+        clear_remains(self.path, calls=False)
 
     def finish(self, metadata: dict, *, goes_on: bool = False) -> None:
         """Stream the chunks into the final file, check it, remove the parts.
@@ -298,6 +307,8 @@ class TrajectoryWriter:
         for chunk, checksum in zip(chunks, self._chunks):
             _checked(chunk, checksum)
         merge_trajectories(self.path, chunks, self.constants, metadata, beside)
+        for restart in (previous_of(checkpoint), checkpoint):  # first, so that what a kill leaves is no unfinished run
+            restart.unlink(missing_ok=True)
         shutil.rmtree(self.parts, ignore_errors=True)
         self.release()
 
@@ -315,19 +326,22 @@ def _checked(chunk: Path, checksum: str | None) -> str:
 def reopen(path: Path) -> bool:
     """Lay out the folder of parts of a finished run as it was at its last checkpoint; False where the file holds none.
 
-    Frames after that checkpoint are made again.
+    Frames after that checkpoint are made again.  UserError where what it holds is none.
     """
     arrays = npz.read_npz(path)
     if RESTART not in arrays:
         return False
-    with np.load(io.BytesIO(arrays[RESTART].tobytes()), allow_pickle=False) as archive:
-        restart = {key: archive[key] for key in archive.files}
-    text, metadata = json.loads(str(restart["text"])), json.loads(str(arrays["metadata"]))
+    restart, metadata = npz.read_npz(path, within=arrays[RESTART].tobytes()), json.loads(str(arrays["metadata"]))
+    try:
+        text = json.loads(str(restart["text"]))
+        before = arrays["step"] <= text["step"]
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"what {path} holds to go on from is no restart file; choose another output, or {BEGIN_ANEW}"
+                        ) from None
     parts_of(path).mkdir(exist_ok=True)
     for name in SETTLED:
         if metadata.get(name):
             write_json_atomic(kept_file(path, f"{name}.json"), metadata[name])
-    before = arrays["step"] <= text["step"]
     frames = {key: arrays[key][before] for key in schemas.PER_FRAME if len(arrays.get(key, ()))}
     chunk = kept_file(path, "chunk_00000.npz")
     npz.write_npz(chunk, frames)

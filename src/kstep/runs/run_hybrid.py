@@ -24,6 +24,7 @@ from kstep.runs.production import Production
 from kstep.runs.recorder import (
     BEGIN_ANEW,
     TrajectoryWriter,
+    clear_remains,
     has_restart,
     holds_parts,
     parts_of,
@@ -121,7 +122,8 @@ def _finished(run: HybridRun) -> dict | None:
     UserError where its settings were others; what a run measures for itself is not compared.  A file that is to become
     longer, or to know more, is opened again, for `run` to go on with where it resumes.
     """
-    if holds_parts(run.out) or not run.out.is_file():
+    is_there = run.out.is_file()  # without a restart file beside it, parts are what a kill has left at its end
+    if not is_there or has_restart(run.out):
         if holds_parts(run.out) and not run.resume:
             raise UserError(f"{run.out} is being made by a run that has not finished; --resume goes on with it, "
                             f"{BEGIN_ANEW}")
@@ -140,12 +142,14 @@ def _finished(run: HybridRun) -> dict | None:
         if all(was == now for was, now in ends.values()):
             log.info("%s is finished already; a larger --steps or aim with --resume goes on with it, %s", run.out,
                      BEGIN_ANEW)
+            clear_remains(run.out, calls=True)
             return metadata
     if not run.resume:
         raise UserError(f"{run.out} is there already; --resume goes on with it, {BEGIN_ANEW}")
     if metadata["status"] != "finished":  # it broke, and holds no restart file to go on from
         set_aside(run.out)
         return None
+    clear_remains(run.out, calls=False)
     if not reopen(run.out):
         log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)
     return None

@@ -213,12 +213,16 @@ def _split(s: TrainingSettings, arrays, metadata) -> tuple[np.ndarray, np.ndarra
 
 
 def _initial_weights(s: TrainingSettings, model, data, on_device, facts: dict, device: str) -> tuple[dict | None, dict]:
-    """What a resumed training goes on from (else None), and the facts of the network.
+    """What a resumed training goes on from (else None: where nothing is, it begins), and the facts of the network.
 
     Pretrained weights go into `model`.
     """
-    if s.resume:
-        path = s.out_dir / LAST
+    path = s.out_dir / LAST
+    if s.resume and not is_kept(path):
+        if left := [name for name in KEPT if (s.out_dir / name).exists()]:
+            raise UserError(f"{s.out_dir} holds {left[0]} of a training that left no {LAST} to go on from; "
+                            f"{BEGIN_ANEW}")
+    elif s.resume:
         resume = checkpoints.load_last_whole(path, device)
         check_same_data(resume, facts, path, exactly=True)
         if resume["config"] != s.model_config.model_dump():

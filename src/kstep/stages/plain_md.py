@@ -25,7 +25,7 @@ from kstep.provenance import provenance
 from kstep.runs.baseline import finish_baseline
 from kstep.runs.baseline_jobs import ReplicaJob, ReplicaResult, run_jobs, run_replica
 from kstep.runs.baseline_plan import plan_baseline
-from kstep.runs.recorder import BEGIN_ANEW, holds_parts
+from kstep.runs.recorder import BEGIN_ANEW, clear_remains, holds_parts
 from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts
 from kstep.schemas import load_trajectory
 from kstep.shipped import find_molecules
@@ -139,6 +139,10 @@ def _is_finished(physics: TruePhysics, out: Path, settings: PlainMDSettings) -> 
     if isinstance(written.get("config"), dict):
         written["config"] = {key: value for key, value in written["config"].items() if key not in HOW_IT_WORKS}
     check_same(f"{out} was made", written, asked, f"use another --out, or {BEGIN_ANEW}")
+    for piece in pieces:  # of a run that was killed after they were joined
+        piece.unlink(missing_ok=True)
+        clear_remains(piece, calls=True)
+    kept_starts(out).unlink(missing_ok=True)
     return True
 
 

@@ -104,6 +104,8 @@ class Trainer:
         bar = progress_bar(self.total, self.at.step, progress and self.group.is_first)
         with StopRequest() as stop, self.log, bar:
             self._announce()
+            if not self.at.step:  # before any network, so that whatever a kill leaves can be gone on with
+                self._save_last()
             while self.at.step < self.total and not reason:
                 epoch = drawn(self.data, self.train_windows, self.seed, self.at.epoch, self.config, self.exchange,
                               self.group)

@@ -14,6 +14,7 @@ from kstep.cli.batch.settings import CONFIG, FILE, PATH, SWITCH, WHOLE, WHOLES, 
 from kstep.cli.batch.stage import Command, Stage
 from kstep.config import load_config
 from kstep.errors import UserError
+from kstep.files import is_kept
 from kstep.forces import load_qm_config
 from kstep.runs.aim import ENDS
 from kstep.schemes import CONTROL, PREFERRED, SAMPLERS, SCHEMES
@@ -132,7 +133,7 @@ class Train(Stage):
         """A training that was cut short goes on."""
         data, out = self._data(task), self.at("networks", task)
         start = []
-        if (out / "last.pt").exists() and not (out / "training.json").exists():
+        if is_kept(out / "last.pt") and not (out / "training.json").exists():
             start = ["--resume"]
         elif self.checkpoint is not None:
             start = ["--pretrained", str(self.checkpoint)]

@@ -20,7 +20,7 @@ from typing import Any
 
 import kstep
 from kstep.errors import UserError
-from kstep.forces.dask_pool import connect
+from kstep.forces.dask_cluster import connect
 
 CONNECT_S = 20
 # of a cluster of this machine: a task waits at the scheduler, not behind another one
