@@ -197,7 +197,7 @@ def test_a_batch_hands_sigusr1_down(monkeypatch):
 
     def everywhere(function, batch, number):
         heard.append((function, batch, number))
-        future.set_result(jobs.Row("x", "done"))
+        future.set_result(jobs.TaskRow("x", "done"))
 
     rows = batch_module._rows({future: "x"}, SimpleNamespace(everywhere=everywhere), Place(Path(), "b"), 10.0)
     assert [task for task, _ in rows] == ["x"] and heard == [(signal_batch, "b", signal.SIGUSR1)]
