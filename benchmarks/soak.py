@@ -182,14 +182,14 @@ class Patient:
 
 def disturbed(command: list[str], out: Path, faults, mean_s: float, most_s: float, rng: random.Random,
               most_faults: int, loading_cpu_s: float) -> Patient:
-    """Run to the end under faults, of each kind in turn in a random order, exponentially apart.
+    """Run to the end under faults, of each kind in turn in a random order, the first at once, then exponentially apart.
 
     loading_cpu_s: what a run takes before its first step; none is disturbed before that, or where faults come faster
     than it loads it would never be disturbed at its work.
     """
     patient, queue = Patient(command, out, rng), []
     patient.start()
-    due = time.monotonic() + rng.expovariate(1.0 / mean_s)
+    due = time.monotonic()
     while not patient.look():
         if time.monotonic() - patient.began > most_s:
             patient.process.kill()

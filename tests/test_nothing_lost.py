@@ -154,8 +154,9 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"] and (tmp_path / "x.npz").read_bytes() == before
 
 
-def test_a_full_disk_stops_no_log_and_is_said_of_a_guess(water, tmp_path, capsys):
+def test_a_full_disk_stops_no_log_and_is_said_of_a_guess(water, tmp_path, capsys, monkeypatch):
     log = logging.getLogger("kstep")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # of commands that ran in this process before
     with no_file_larger_than(300), log_beside(tmp_path / "x.npz"):
         for _ in range(20):
             log.warning("as long as this")

@@ -327,3 +327,22 @@ def test_sigusr1_writes_what_is_known_and_sigterm_ends_once(tmp_path, caplog):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # does not cut short what the first one began
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_sigterm_that_nobody_heard_is_raised_where_the_run_looks_next(tmp_path, monkeypatch):
+    class Deaf:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)  # what is raised in here reaches nobody
+            for _ in range(100):
+                pass
+
+    with interruption.signals_heeded():
+        look = interruption.ExitFile([tmp_path])
+        deaf = Deaf()
+        del deaf
+        look.check()  # it may still be on its way
+        monkeypatch.setattr(interruption, "UNHEARD_S", 0.0)
+        with pytest.raises(interruption.Terminated):
+            look.check()
+        look.check()  # once

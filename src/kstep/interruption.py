@@ -23,6 +23,7 @@ from pathlib import Path
 EXIT = "EXIT"
 ENDS_WITH_STDIN = "KSTEP_ENDS_WITH_STDIN"  # set by a starter that holds it open as long as it lives
 GRACE_S = 60.0  # to end in order, before it ends at once
+UNHEARD_S = 5.0  # after SIGTERM, by when whoever still looks for a file EXIT has not heard of it
 LOOKS_APART_S = 1.0  # between two looks for the file, which may lie on a slow file system
 
 
@@ -51,6 +52,7 @@ class EndedSoftly(Stopped):
 
 
 _requests = 0
+_ended_at: float | None = None  # when SIGTERM came, until that is known to have ended something
 
 
 def restarts_requested() -> int:
@@ -69,7 +71,9 @@ def signals_heeded() -> Iterator[None]:
         return
 
     def end(number, frame):
+        global _ended_at
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut short what the first one began
+        _ended_at = time.monotonic()
         raise Terminated
 
     def count(number, frame):
@@ -82,6 +86,8 @@ def signals_heeded() -> Iterator[None]:
     try:
         yield
     finally:
+        global _ended_at
+        _ended_at = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -109,8 +115,16 @@ class ExitFile:
         self._looked = time.monotonic()
 
     def check(self) -> None:
-        """Raise EndedSoftly where it is there; looks once a second."""
+        """Raise EndedSoftly where it is there; looks once a second.
+
+        And Terminated where SIGTERM came a while ago and this program still goes on: an exception that is raised while
+        Python clears an object away reaches nobody.
+        """
+        global _ended_at
         now = time.monotonic()
+        if _ended_at is not None and now - _ended_at > UNHEARD_S:
+            _ended_at = None
+            raise Terminated
         if now - self._looked < LOOKS_APART_S:
             return
         self._looked = now
