@@ -296,9 +296,31 @@ def scaling(data: dict) -> str:
             + "\n\n`python benchmarks/scaling.py` draws it from the records of the other benchmarks.")
 
 
+def experiment(data: dict) -> str:
+    """What a method gives beside experiment, of benchmarks/experiment.py."""
+    digits = {"share": 3}
+    rows = [[name.replace("_", " "), entry["method"], f["figure"], number(f, "method", "method_error", digits),
+             number(f, "experiment", "experiment_error", digits), f["unit"], f["source"]]
+            for name, entry in data["molecules"].items() for f in entry["figures"]]
+    calls = "; ".join(f"{name.replace('_', ' ')}: {entry['true_calls_training']:,} labels and "
+                      f"{sum(entry['true_calls']):,} true calls" for name, entry in data["molecules"].items())
+    return ("### Conformers beside experiment\n\n"
+            "Sampling is exact within the errors, so that a difference is the method's own and that of classical "
+            "nuclei.\n\n" + table(["", "method", "figure", "method gives", "experiment", "unit", "from"], rows)
+            + f"\n\n{calls}.\n\n`python benchmarks/experiment.py` repeats it.")
+
+
+def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
+    """A figure of a record with its standard error, if it has one."""
+    places = digits.get(figure["unit"], 0)
+    value = f"{figure[key]:.{places}f}"
+    return value if figure[error] is None else f"{value} +- {figure[error]:.{places}f}"
+
+
 SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
          "validation": validation, "cold_start": cold_start, "unseen": unseen, "dearest": dearest, "memory": memory,
-         "inner_loop": inner_loop, "crest": crest, "scaling": scaling}  # by record, in the order of the page
+         "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
+         "scaling": scaling}  # by record, in the order of the page
 
 
 def tables() -> str:
