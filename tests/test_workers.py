@@ -346,3 +346,26 @@ def test_a_sigterm_that_nobody_heard_is_raised_where_the_run_looks_next(tmp_path
         with pytest.raises(interruption.Terminated):
             look.check()
         look.check()  # once
+
+
+def sleeps_before_it_ends(connection, folder):
+    connection.send("here")
+    connection.recv()
+    time.sleep(1.5)  # as for a slow disk: no work of its own
+    (folder / "written").touch()
+
+
+def never_ends(connection):
+    connection.send("here")
+    while True:
+        pass
+
+
+def test_patience_with_a_worker_that_ends_is_of_its_own_work_and_not_of_the_clock(tmp_path):
+    slow, busy = Worker(sleeps_before_it_ends, (tmp_path,)), Worker(never_ends, ())
+    assert slow.receive(60.0) == busy.receive(60.0) == "here"
+    began = time.monotonic()
+    end_all([slow], "end", patience_s=0.5)
+    assert (tmp_path / "written").is_file() and slow.process.exitcode == 0
+    end_all([busy], "end", patience_s=0.5)
+    assert busy.process.exitcode == -signal.SIGKILL and time.monotonic() - began < 20.0
