@@ -124,6 +124,16 @@ def pytest_runtest_setup(item):
             pytest.skip("no CUDA GPU")
 
 
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A program that a test calls sets up logging for the process; the next test finds none of it."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+
+
 @pytest.fixture(scope="session")
 def ethanol():
     return molecule_from_smiles("CCO", "ethanol")

