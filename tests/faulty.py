@@ -39,6 +39,8 @@ class Springs(Physics):
                 time.sleep(1000)
             if self.fault == "full disk":
                 raise OSError(errno.ENOSPC, "cannot be written (no space)", "/scratch")
+            if self.fault == "bug":
+                raise KeyError("a bug")
             energy = {"low": -1e6, "nan": np.nan, "inf": np.inf}.get(self.fault, 0.0)
             return energy, np.full_like(positions, np.nan if self.fault == "nan forces" else 0.0)
         apart = positions - self.rest

@@ -96,6 +96,16 @@ def test_guesses_stay_with_their_row_and_a_cut_run_gets_them_back(scheduler, tmp
         assert pool.pool.true_calls < 24
 
 
+def test_a_full_disk_at_a_worker_is_that_in_the_run_and_a_bug_is_a_traceback(scheduler, caplog):
+    x = geometries(2, poisoned=[1])
+    with make_pool(springs(fault="full disk", scheduler=scheduler)) as pool, \
+            pytest.raises(OSError, match="no space") as failure:
+        pool.evaluate(x)
+    assert failure.value.filename == "/scratch" and "the Dask worker at tcp://" in caplog.text
+    with make_pool(springs(fault="bug", scheduler=scheduler)) as pool, pytest.raises(RuntimeError, match="Traceback"):
+        pool.evaluate(x)
+
+
 def metropolis(pool, n_steps, between=lambda done: None):
     """Six chains in two half-batches; the last State and Info."""
     rest, rng = springs().build().rest, np.random.default_rng(5)
@@ -270,6 +280,7 @@ def test_workers_of_another_version_or_with_threads_are_refused(scheduler, monke
 
 def test_a_cluster_without_workers_is_waited_for_and_one_that_ends_is_said_to_be_gone(caplog, monkeypatch):
     monkeypatch.setattr(dask_cluster, "REPLY_S", 2.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 5.0)  # how long the client tries to come back, too
     with distributed.LocalCluster(n_workers=0, processes=False, **QUIET) as late:
         pool = DaskPool.__new__(DaskPool)
         monkeypatch.setattr(pool, "attend", lambda: late.scale(1), raising=False)

@@ -33,6 +33,7 @@ FASTER = [
     ("--k-steps 1000", "--k-steps 50"),
     ("--steps 200", "--steps 20 --replicas 4 --num-workers 1"),
     ("--max-steps 200", "--max-steps 10"),
+    ("advise data/raw/ethyl_acetate", "advise data/raw/methanol"),
     ("--samples 10000", "--samples 10 --replicas 8 --pilot-steps 8 --most-cpu 1"),
 ]
 FAST_LEARNING = """bootstrap_labels_per_atom: 4

@@ -20,7 +20,7 @@ def test_an_installation_that_runs_the_tests_works():
     assert by_name[Part.MACHINE, "python"].version == sys.version.split()[0]
     missing = [row for row in rows if row.state is not State.WORKS]
     assert all(row.remedy for row in missing)
-    assert {row.name for row in missing} & set(BACKENDS) <= {"aimnet2"}  # of an extra, whose package is not ours to need
+    assert {row.name for row in missing} & set(BACKENDS) <= {"aimnet2"}  # of an extra
     assert logging.root.manager.disable == logging.NOTSET
 
 

@@ -268,7 +268,7 @@ class DaskPool(WorkerPool):
             for sent in worker.waiting:
                 reply = said.get(sent.place)
                 if reply is not None and not reply.is_other:
-                    self._settle(sent.question, reply)
+                    self._settle(sent.question, reply, address)
                 elif reply is not None:
                     of_worker.append((sent.question, f"at {address} was started anew"))
                     anew.append(address)
@@ -289,9 +289,10 @@ class DaskPool(WorkerPool):
         for question, why in broken:
             self._ask_again(question, why)
 
-    def _settle(self, question: Question, reply: Reply) -> None:
-        if reply.error:
-            raise RuntimeError(f"a Dask worker failed: {reply.error}")
+    def _settle(self, question: Question, reply: Reply, address: str) -> None:
+        if reply.error is not None:
+            log.error("the Dask worker at %s failed", address)
+            raise reply.error
         self._calls, self._cpu_s = self._calls + reply.calls, self._cpu_s + reply.cpu_s
         self._open[question.number] -= 1
         if reply.answers is not None:

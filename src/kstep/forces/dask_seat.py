@@ -11,7 +11,6 @@ import os
 import pickle
 import platform
 import time
-import traceback
 import uuid
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +20,7 @@ import numpy as np
 import kstep
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, find_backend
-from kstep.forces.evaluator import Answers, Evaluator
+from kstep.forces.evaluator import Answers, Evaluator, to_report
 from kstep.processes import THREAD_VARIABLES, one_thread
 
 
@@ -39,7 +38,7 @@ class Seat:
 
 @dataclass
 class Reply:
-    """Of question number `sent` of a pool: true calls and CPU seconds that it took; error: a traceback, of a bug.
+    """Of question number `sent` of a pool: true calls and CPU seconds that it took; error: `to_report`.
 
     is_other: the seat is not the one that was meant, and was not asked.
     """
@@ -48,7 +47,7 @@ class Reply:
     answers: Answers | None
     calls: int
     cpu_s: float
-    error: str = ""
+    error: Exception | None = None
     is_other: bool = False
 
 
@@ -95,7 +94,7 @@ def answer(seat: Seat, token: str, sent: int, task: str, guesses: dict[int, np.n
     """
     if seat.token != token:
         return Reply(sent, None, 0, 0.0, is_other=True)
-    physics, cpu, answers, error = seat.evaluator.physics, time.process_time(), None, ""
+    physics, cpu, answers, error = seat.evaluator.physics, time.process_time(), None, None
     calls, seat.began = physics.true_calls, time.monotonic()
     try:
         for row, history in guesses.items():
@@ -104,8 +103,8 @@ def answer(seat: Seat, token: str, sent: int, task: str, guesses: dict[int, np.n
             answers = seat.evaluator(*payload)
         else:
             seat.evaluator.forget()
-    except Exception:  # reported to the client, which raises it; what Dask itself reports is about Dask
-        error = traceback.format_exc()
+    except Exception as failure:  # told to the client, which raises it; what Dask itself reports is about Dask
+        error = to_report(failure)
     finally:
         seat.began = None
     cpu_s, seat.cpu_s = seat.cpu_s + time.process_time() - cpu, 0.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kstep.errors import PhysicsError
+from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 
 # between two looks at a replica's SCF guess, which cost milliseconds: the first, doubled each time, and the longest
@@ -74,6 +75,11 @@ class Evaluator:
         """Drop SCF guesses, and when they are told next."""
         self.physics.forget()
         self._due.clear()
+
+
+def to_report(error: Exception) -> Exception:
+    """What a worker tells of a failure: what is a sentence already (of a setting, of a disk), or a bug's traceback."""
+    return error if isinstance(error, UserError | OSError) else RuntimeError(traceback.format_exc())
 
 
 def put_answers(extra: dict, answers: dict, rows, n_rows: int) -> None:

@@ -12,7 +12,6 @@ import logging
 import queue
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Iterable
 from multiprocessing.connection import wait
@@ -21,7 +20,7 @@ import numpy as np
 
 from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
-from kstep.forces.evaluator import Evaluator
+from kstep.forces.evaluator import Evaluator, to_report
 from kstep.forces.pool import Question, Truth, WorkerPool, asked_of
 from kstep.processes import MOST_LOST, SLICE_S, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
 
@@ -34,7 +33,7 @@ def _serve(connection, spec: PhysicsSpec) -> None:
     try:
         evaluate = Evaluator(spec)
     except Exception as error:  # reported to the parent, which raises it
-        connection.send((0, "error", error if isinstance(error, UserError) else RuntimeError(traceback.format_exc())))
+        connection.send((0, "error", to_report(error)))
         return
     try:
         connection.send((0, "ready"))
@@ -64,10 +63,8 @@ def _serve(connection, spec: PhysicsSpec) -> None:
                 connection.send((number, "ready"))
             else:
                 return
-        except OSError as error:  # of a disk
-            connection.send((number, "error", error))
-        except Exception:
-            connection.send((number, "error", RuntimeError(traceback.format_exc())))
+        except Exception as error:
+            connection.send((number, "error", to_report(error)))
 
 
 class EvaluationPool(WorkerPool):
