@@ -163,6 +163,22 @@ def test_a_job_says_in_one_sentence_why_it_failed(tmp_path, place):
     assert perform(Given(tmp_path, making(tmp_path / "later", "--version")), "x", place).status == "stopped"
 
 
+@pytest.mark.parametrize("batch_ends", [True, False])
+def test_a_job_that_a_signal_ends_before_it_listens_is_stopped_where_its_batch_ends(tmp_path, place, monkeypatch,
+                                                                                   batch_ends):
+    wait = jobs.RUNNING.wait
+
+    def at_once(batch, program):
+        if batch_ends:
+            signal_batch(batch, signal.SIGTERM)
+        os.kill(program.pid, signal.SIGKILL)  # Python has not begun: SIGTERM would do the same
+        return wait(batch, program)
+
+    monkeypatch.setattr(jobs.RUNNING, "wait", at_once)
+    row = perform(Given(tmp_path, making(tmp_path / "made", "--version")), "x", place)
+    assert row.status == ("stopped" if batch_ends else "failed"), row
+
+
 def test_a_job_has_one_thread_a_starter_that_it_outlives_not_and_the_last_of_its_errors(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     found = jobs._environment()
