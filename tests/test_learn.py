@@ -18,6 +18,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
+from kstep.learning.explorer import Explorer
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
 from kstep.learning.target import Target
@@ -216,7 +217,7 @@ def test_a_ladder_is_learned_at_all_its_temperatures(water, tmp_path):
 
 def test_a_false_wall_is_found_by_true_dynamics_and_learned_away(water, tmp_path, monkeypatch):
     """The network forbids what it never saw: its own chains keep away, and only the truth leads there."""
-    fits, original = [], module._Learner._carry_with_new_network
+    fits, original = [], module._Learner._fit
 
     class Walled:
         def __init__(self, network):
@@ -229,13 +230,13 @@ def test_a_false_wall_is_found_by_true_dynamics_and_learned_away(water, tmp_path
             energy, forces = self.network.energy_and_forces(x)
             return energy + 1e3 * (np.linalg.norm(x[:, 1] - x[:, 0], axis=-1) > 0.099), forces
 
-    def planted(self):
-        original(self)
-        fits.append((len(self.labels), self.progress.found))
+    def planted(self, passes):
+        original(self, passes)
+        fits.append((len(self.explorer.labels), self.progress.found))
         if not self.progress.found:
-            self.network = Walled(self.network)
+            self.explorer.network = Walled(self.explorer.network)
 
-    monkeypatch.setattr(module._Learner, "_carry_with_new_network", planted)
+    monkeypatch.setattr(module._Learner, "_fit", planted)
     path = learn_it(water, tmp_path, LearnConfig(**{**QUICK, "search_steps": 6, "round_passes": 30, "fit_passes": 60}))
     found = [n for _, n in fits]
     assert found[0] == 0 and found[-1] > 0  # seen, and a network made after it
@@ -412,8 +413,7 @@ def test_a_turn_moves_one_torsion_and_nothing_else():
 
 
 def test_a_clash_starts_no_chain(peroxide, tmp_path):
-    learner = module._Learner(target(peroxide, temperatures_K=(300.0, 500.0)), SMALL, LearnConfig(**QUICK), tmp_path, 1,
-                              1, None, Earlier())
+    explorer = Explorer(target(peroxide, temperatures_K=(300.0, 500.0)), LearnConfig(**QUICK), 1, 1)
     x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
     state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
     answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))
@@ -423,8 +423,8 @@ def test_a_clash_starts_no_chain(peroxide, tmp_path):
             assert list(rows) == [1, 3, 5]
             return answer
 
-    learner.pool = Pool()
-    new = learner._turn_over(state)
+    explorer.pool = Pool()
+    new = explorer.turn_over(state)
     assert [r for r in range(6) if not np.array_equal(new.positions[r], x[r])] == [1]
     assert list(new.energy) == [0.0, 20.0, 0.0, 0.0, 0.0, 0.0] and new.forces[1].all() and not new.forces[3].any()
-    assert len(learner.labels) == 2  # the clash says where a wall is
+    assert len(explorer.labels) == 2  # the clash says where a wall is

@@ -13,7 +13,7 @@ from kstep.config import load_config
 from kstep.errors import UserError
 from kstep.forces import calculator_spec, load_qm_config, physics_spec
 from kstep.forces.local_pool import EvaluationPool
-from kstep.learning import truth_ladder as module
+from kstep.learning import climber, truth_ladder as module
 from kstep.learning.cold_start import learn_for
 from kstep.learning.corrected import CorrectedPool
 from kstep.learning.learn_config import LearnConfig
@@ -125,7 +125,7 @@ def test_forces_and_a_rung_between_need_fewer_calls_of_the_dearest(base, water, 
 
 def test_a_teacher_alone_makes_the_network_and_the_dear_method_is_asked_nothing(base, water, tmp_path, monkeypatch):
     """The same network under the dear method's name, whose calls are none; another teacher's is another's."""
-    monkeypatch.setattr(module, "_Climber", None)  # what asks the dear method
+    monkeypatch.setattr(module, "Climber", None)  # what asks the dear method
     path = climb_to(DearEnergy(), base, water, tmp_path / "w.npz", taught=True)
     first, taught = checkpoints.load(base[1]), checkpoints.load(path)
     assert path == tmp_path / "w.npz.via1" / "network.pt" and taught["method"] == "DearEnergy 1"
@@ -150,7 +150,7 @@ def test_a_teacher_alone_makes_the_network_and_the_dear_method_is_asked_nothing(
 
 
 def test_a_cut_climb_goes_on_to_the_same_network(base, water, tmp_path, monkeypatch, climbed):
-    asked, original = [], module.fit_difference
+    asked, original = [], climber.fit_difference
 
     def cut(positions, *args):
         asked.append(len(positions))
@@ -158,10 +158,10 @@ def test_a_cut_climb_goes_on_to_the_same_network(base, water, tmp_path, monkeypa
             raise KeyboardInterrupt
         return original(positions, *args)
 
-    monkeypatch.setattr(module, "fit_difference", cut)
+    monkeypatch.setattr(climber, "fit_difference", cut)
     with pytest.raises(KeyboardInterrupt):
         climb_to(DearEnergy(), base, water, tmp_path / "w.npz")
-    monkeypatch.setattr(module, "fit_difference", original)
+    monkeypatch.setattr(climber, "fit_difference", original)
     with pytest.raises(UserError, match="has not finished; --resume"):
         climb_to(DearEnergy(), base, water, tmp_path / "w.npz")
     with pytest.raises(UserError, match="other settings"):
@@ -213,7 +213,7 @@ def test_a_run_says_whose_calls_it_cost_and_a_bad_rung_costs_acceptance_alone(wa
     assert m["method"] == physics(DearEnergy(), water).method and m["acceptance"] > 0.8
     assert m["true_calls_training"] <= 40 < m["true_calls_training_by_method"][physics(Cheap(), water).method]
     assert m["true_calls"] == 8 * 66 + 8  # and none to measure what one costs
-    monkeypatch.setattr(module, "fit_difference", lambda x, energy, *others: fit_difference(
+    monkeypatch.setattr(climber, "fit_difference", lambda x, energy, *others: fit_difference(
         x, energy.mean() + 0.2 * (energy - energy.mean()), *others))
     bad = run_of(water, tmp_path / "bad.npz", DearEnergy(), Cheap())
     assert bad.metadata["acceptance"] < m["acceptance"] - 0.1

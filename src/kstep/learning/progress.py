@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kstep.errors import UserError
-from kstep.files import is_kept, naming, write_text_atomic
+from kstep.files import naming, write_text_atomic
 from kstep.fingerprint import as_written
 from kstep.learning.ending import acceptance
 from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
@@ -64,6 +67,27 @@ class Progress:
     done: bool = False
 
 
+class Meter:
+    """CPU and wall seconds since it was made, of this process and of what works for it."""
+
+    def __init__(self) -> None:
+        self._began, self._workers = (time.perf_counter(), time.process_time()), []
+
+    def of(self, *workers: Callable[[], float]) -> None:
+        """Count the CPU seconds that each of these says, too."""
+        self._workers += workers
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds so far."""
+        return time.process_time() - self._began[1] + sum(worker() for worker in self._workers)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of the clock so far."""
+        return time.perf_counter() - self._began[0]
+
+
 class Record:
     """rounds.jsonl and chains.npz in a learning's folder; `fingerprint` is what a resumed one must share."""
 
@@ -72,12 +96,44 @@ class Record:
         self.fingerprint = as_written(fingerprint)
         self.rows: list[dict] = []
 
+    def check_asked(self, what: str, state: State | None, resume: bool) -> None:
+        """UserError where there is something to go on with, and nobody asked for that."""
+        if state is not None and not resume:
+            raise UserError(f"{self.folder} holds a {what} that has not finished; --resume goes on with it, "
+                            f"{BEGIN_ANEW}")
+
+    def keep(self, state: State, rng: np.random.Generator, progress: dict, arrays: dict[str, np.ndarray]) -> None:
+        """Write all that a cut one goes on from, rows too, whole."""
+        write_restart(self.chains, state, rng, self.fingerprint, progress, rows=self.rows, beside=arrays)
+
+    def kept(self) -> tuple[State, np.random.Generator, dict[str, Any], dict[str, np.ndarray]] | None:
+        """What `keep` wrote last, None when nothing was; UserError when it belongs to other settings.
+
+        Rows on rounds that a killed learning wrote after that are taken back, since it makes these rounds again.
+        """
+        saved = read_restart(self.chains, self.fingerprint, "learned")
+        if saved is None:
+            return None
+        state, rng, text, arrays = saved
+        if "rows" in text:
+            self.rows = text["rows"]
+            self.write_rows()
+        return state, rng, text["progress"], arrays
+
+    def write_rows(self) -> None:
+        """rounds.jsonl as the rows are."""
+        write_text_atomic(self.rounds, "".join(json.dumps(row) + "\n" for row in self.rows))
+
     def check_free(self, names: tuple[str, ...]) -> None:
         """UserError where the folder holds files of these names, or rounds, and no restart file to go on from."""
         found = [name for name in (*names, self.rounds.name) if (self.folder / name).exists()]
         if found:
             raise UserError(f"{self.folder} holds {found[0]}, and no restart file of a learning to go on from; choose "
                             f"another output, or {BEGIN_ANEW}")
+
+
+class Rounds(Record):
+    """Of the learning of a network: its rounds, labels and `Progress`."""
 
     def add(self, what: str, progress: Progress, seen: Seen, cost: dict, *, labels: int, ladder_K: list[float],
             failed_true_calls: int) -> None:
@@ -98,30 +154,18 @@ class Record:
                 "cpu_s": cost["cpu_s_training"], "wall_s": cost["wall_s_training"]}
         arrays = {name: getattr(labels, name) for name in FIELDS} | {
             EXTRA + name: values for name, values in labels.extra.items()}
-        write_restart(self.chains, state, rng, self.fingerprint, kept, rows=self.rows,
-                      beside={LABELS + name: values for name, values in arrays.items()})
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether there is something to restore."""
-        return is_kept(self.chains)
+        self.keep(state, rng, kept, {LABELS + name: values for name, values in arrays.items()})
 
     def restore(self) -> tuple[State, np.random.Generator, Progress, Labels] | None:
-        """What was saved last, None when nothing was; UserError when it belongs to other settings.
-
-        Rows on rounds that a killed learning wrote after that are taken back, since it makes these rounds again.
-        """
-        saved = read_restart(self.chains, self.fingerprint, "learned")
+        """What was saved last (see `kept`)."""
+        saved = self.kept()
         if saved is None:
             return None
-        state, rng, text, arrays = saved
-        if "rows" in text:
-            self.rows = text["rows"]
-            write_text_atomic(self.rounds, "".join(json.dumps(row) + "\n" for row in self.rows))
+        state, rng, progress, arrays = saved
         arrays = {name.removeprefix(LABELS): values for name, values in arrays.items() if name.startswith(LABELS)}
         if arrays:
             labels = Labels(**{name: arrays.pop(name) for name in FIELDS},
                             extra={name.removeprefix(EXTRA): values for name, values in arrays.items()})
         else:
             labels, _ = Labels.load(self.folder / "labels.npz")
-        return state, rng, Progress(**text["progress"]), labels
+        return state, rng, Progress(**progress), labels
