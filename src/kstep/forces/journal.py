@@ -27,7 +27,7 @@ import numpy as np
 from kstep import interruption, npz
 from kstep.errors import UserError
 from kstep.forces.evaluator import put_answers
-from kstep.forces.pool import Pool, Truth
+from kstep.forces.pool import Pool, PoolAround, Truth
 
 FLUSH_S = 10.0  # between two writings
 NAME = re.compile(r"calls_(\d+)_(\d+)\.npz")
@@ -92,17 +92,17 @@ def _key(row: int, positions: np.ndarray, want_forces: bool) -> tuple:
     return row, np.ascontiguousarray(positions, dtype=np.float64).tobytes(), want_forces
 
 
-class JournaledPool(Pool):
+class JournaledPool(PoolAround):
     """Another pool whose answers are kept in `folder`, beside the restart files of a run that writes into its parent.
 
     `begin` says after which restart file answers come; before that nothing is kept.  true_calls and cpu_s count what is
-    told from memory as if it had been computed now, wall_s is what the earlier part of the run took for it.
+    told from memory as if it had been computed now, wall_s is what the earlier part of the run took for it.  An SCF
+    guess that is given with an answer from memory is of after any `forget` before it.
     """
 
     def __init__(self, pool: Pool, folder: Path):
-        super().__init__(pool.spec)
-        self.pool, self.folder, self.n_workers = pool, Path(folder), pool.n_workers
-        self.failures, self.wall_s = pool.failures, 0.0
+        super().__init__(pool)
+        self.folder, self.wall_s = Path(folder), 0.0
         pool.attend = self._attend
         self._exit = interruption.ExitFile([self.folder.parent])
         self._told_calls, self._told_cpu_s = 0, 0.0
@@ -200,11 +200,6 @@ class JournaledPool(Pool):
         return self.pool.true_calls + self._told_calls
 
     @property
-    def call_limit_s(self) -> float:
-        """Of the pool."""
-        return self.pool.call_limit_s
-
-    @property
     def cpu_s(self) -> float:
         """Of the workers, and of what is told."""
         return self.pool.cpu_s + self._told_cpu_s
@@ -269,14 +264,6 @@ class JournaledPool(Pool):
                 put_answers(extra, answer.extra, i, len(rows))
                 self.failures += [answer.message] if answer.message else []
         return self.restrained(positions, Truth(energy, forces, np.isnan(energy), tuple(messages), extra))
-
-    def forget(self) -> None:
-        """As any pool; a guess that is to be given with a later answer from memory is of after this."""
-        self.pool.forget()
-
-    def remember(self, row: int, history: np.ndarray) -> None:
-        """As any pool."""
-        self.pool.remember(row, history)
 
     def close(self, at_once: bool = False) -> None:
         """Write down what was answered, and stop the workers."""

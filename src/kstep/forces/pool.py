@@ -166,6 +166,41 @@ class Pool(ABC):
         self.close(at_once=kind is not None)
 
 
+class PoolAround(Pool):
+    """Another pool, of whose questions or answers a subclass makes something else; the rest is handed on."""
+
+    def __init__(self, pool: Pool):
+        super().__init__(pool.spec)
+        self.pool, self.n_workers, self.failures = pool, pool.n_workers, pool.failures
+
+    @property
+    def true_calls(self) -> int:
+        """Of the pool."""
+        return self.pool.true_calls
+
+    @property
+    def cpu_s(self) -> float:
+        """Of the pool."""
+        return self.pool.cpu_s
+
+    @property
+    def call_limit_s(self) -> float:
+        """Of the pool."""
+        return self.pool.call_limit_s
+
+    def forget(self) -> None:
+        """As any pool."""
+        self.pool.forget()
+
+    def remember(self, row: int, history: np.ndarray) -> None:
+        """As any pool."""
+        self.pool.remember(row, history)
+
+    def close(self, at_once: bool = False) -> None:
+        """Stop the workers."""
+        self.pool.close(at_once)
+
+
 @dataclass(frozen=True)
 class Question:
     """A task of a worker.

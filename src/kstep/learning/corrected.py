@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kstep.files import sha256
-from kstep.forces.pool import Pool, Truth
+from kstep.forces.pool import Pool, PoolAround, Truth
 from kstep.learning.earlier import Earlier
 from kstep.learning.target import Target
 from kstep.training.difference import Difference
@@ -32,13 +32,12 @@ def sum_of(differences: tuple[Difference, ...], positions: np.ndarray) -> tuple[
     return energy, forces
 
 
-class CorrectedPool(Pool):
+class CorrectedPool(PoolAround):
     """A pool of the cheap potential whose answers hold the differences; true calls are the cheap potential's."""
 
     def __init__(self, pool: Pool, differences: tuple[Difference, ...]):
-        self.pool, self.differences = pool, differences
-        super().__init__(pool.spec)
-        self.n_workers, self.failures = pool.n_workers, pool.failures
+        super().__init__(pool)
+        self.differences = differences
 
     @property
     def attend(self):
@@ -49,21 +48,6 @@ class CorrectedPool(Pool):
     def attend(self, call) -> None:
         """Let the pool call this instead."""
         self.pool.attend = call
-
-    @property
-    def true_calls(self) -> int:
-        """Of the cheap potential."""
-        return self.pool.true_calls
-
-    @property
-    def cpu_s(self) -> float:
-        """Of the workers."""
-        return self.pool.cpu_s
-
-    @property
-    def call_limit_s(self) -> float:
-        """Of the pool."""
-        return self.pool.call_limit_s
 
     def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None):
         """As any pool."""
@@ -79,18 +63,6 @@ class CorrectedPool(Pool):
         energy[~truth.failed], forces[~truth.failed] = sum_of(self.differences, positions[~truth.failed])
         bare = truth.bare[0] + energy, truth.bare[1] + forces
         return replace(truth, energy=truth.energy + energy, forces=truth.forces + forces, bare=bare)
-
-    def forget(self) -> None:
-        """As any pool."""
-        self.pool.forget()
-
-    def remember(self, row: int, history: np.ndarray) -> None:
-        """As any pool."""
-        self.pool.remember(row, history)
-
-    def close(self, at_once: bool = False) -> None:
-        """Stop the workers."""
-        self.pool.close(at_once)
 
 
 @dataclass(frozen=True, kw_only=True)
