@@ -1,4 +1,4 @@
-"""What README shows of the measurements: six figures and one picture, from the JSON files in benchmarks/results.
+"""What README shows of the measurements: its figures and one picture, from the JSON files in benchmarks/results.
 
     python benchmarks/readme.py        write both
 """
@@ -85,7 +85,7 @@ def svg(data: dict) -> str:
 
 def figures(read) -> str:
     """README's table; read(name) gives what a benchmark has published."""
-    fast, dft, ester = read("exact_and_fast"), read("dft"), read("tempering")
+    fast, dft, ester, unseen = read("exact_and_fast"), read("dft"), read("tempering"), read("unseen")["molecules"]
     chains = [row["metropolis"] for row in read("molecules")["molecules"].values()]
 
     def each(words) -> str:
@@ -100,9 +100,18 @@ def figures(read) -> str:
     def drift(entry: dict) -> str:
         return f"{entry['drift_kJ_per_mol_ps']:+.2g} ± {entry['half_width_95']:.1g}"
 
+    def one_command(run: dict) -> str:
+        samples = min(run["effective_samples"].values())
+        return (f"{samples:.0f} samples (R-hat {max(run['r_hat'].values()):.2f}) of "
+                f"{run['true_calls_training'] + run['true_calls']} calls, {run['cpu_s_training'] + run['cpu_s']:.0f} s")
+
     identity = [abs(1 - c["exp_minus_beta_dH"]["mean"]) / c["exp_minus_beta_dH"]["standard_error"] for c in chains]
     z, e = (ester[f"ladder_from_{form}"]["E_300K"] for form in "ZE")
     rows = [
+        ("`kstep sample SMILES --learn` (`nested`) on molecules that nothing was tuned on, start to end: effective samples "
+         "of the slowest torsion, true calls, CPU seconds",
+         "; ".join(f"{name.replace('_', ' ')} {one_command(run)}" for name, run in sorted(
+             unseen.items(), key=lambda item: item[1]["atoms"]) if run["method"] == "GFN2-xTB")),
         ("CPU time of 10,000 independent samples of the slowest torsion, `metropolis` from a cold start against plain "
          "MD at 1 fs",
          each(lambda entry: ratio(total_of(entry)["ratio"])) + " times less"),
