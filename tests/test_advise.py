@@ -26,7 +26,7 @@ from kstep.study.advice import check, cost_model as model, ladder_rates, stand_i
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
-SAMPLER = model.Sampler(cpu_s_per_call=4e-3, samples_per_call={"torsion": 0.1, "energy": 0.2}, acceptance=0.9,
+SAMPLER = model.SamplerCost(cpu_s_per_call=4e-3, samples_per_call={"torsion": 0.1, "energy": 0.2}, acceptance=0.9,
                         dt_fs=2.0, k_steps=200, burn_in_cpu_s=6.0)  # 40 ms, 20 ms
 TO_LEARN = model.Learning(true_calls=500, cpu_s=90.0, paid=False)
 
@@ -72,7 +72,7 @@ def test_cheap_physics_is_told_not_to_bother():
 
 
 def test_what_was_never_seen_is_not_predicted():
-    assert predict(10, sampler=model.Sampler(1.0, {"torsion": None, "energy": 0.1}, 0.9, 2.0, 10)) is None
+    assert predict(10, sampler=model.SamplerCost(1.0, {"torsion": None, "energy": 0.1}, 0.9, 2.0, 10)) is None
     row = predict(10, plain=model.PlainMD(1e-3, 1.0, {"torsion": None, "energy": 1.0}))
     assert row["verdict"] == "not known" and row["gain"] is None
     model.table({"torsion": row}, PLAIN, TO_LEARN)
@@ -130,7 +130,7 @@ def test_effective_samples_of_a_known_trajectory():
 EXPLORER = next(kind.name for kind in SAMPLERS if kind.traits.explores)
 ONE_TRAJECTORY = next(kind.name for kind in SAMPLERS if not kind.traits.explores)
 TRIAL = Trial((300.0, 420.0), 100, 9.0, "t", 2e-3, (0.3,), (), {"energy": 3.0, "torsion": 9.0})
-PILOT = model.Sampler(cpu_s_per_call=0.03, samples_per_call={"energy": 0.5, "torsion": 0.01}, acceptance=0.8,
+PILOT = model.SamplerCost(cpu_s_per_call=0.03, samples_per_call={"energy": 0.5, "torsion": 0.01}, acceptance=0.8,
                       dt_fs=2.0, k_steps=1000, burn_in_cpu_s=6.0, moves=10, ladder_K=(300.0, 420.0))
 
 

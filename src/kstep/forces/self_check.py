@@ -38,7 +38,7 @@ class Part(Enum):
     PACKAGE = "package"
 
 
-class State(Enum):
+class Condition(Enum):
     """Whether it can be used."""
 
     WORKS = "works"
@@ -52,7 +52,7 @@ class Row:
 
     part: Part
     name: str
-    state: State
+    state: Condition
     is_core: bool
     version: str = ""
     found: str = ""
@@ -67,22 +67,23 @@ def check_installation() -> list[Row]:
 
 def core_works(rows: list[Row]) -> bool:
     """Whether everything works that every installation has."""
-    return all(row.state is State.WORKS for row in rows if row.is_core)
+    return all(row.state is Condition.WORKS for row in rows if row.is_core)
 
 
 def check_machine() -> list[Row]:
     """Python, cores, and the devices that PyTorch sees."""
     python = sys.version.split()[0]
-    rows = [Row(Part.MACHINE, "python", State.WORKS, True, python, sys.executable),
-            Row(Part.MACHINE, "cores", State.WORKS, True, found=f"{physical_cores()} for this process")]
+    rows = [Row(Part.MACHINE, "python", Condition.WORKS, True, python, sys.executable),
+            Row(Part.MACHINE, "cores", Condition.WORKS, True, found=f"{physical_cores()} for this process")]
     torch, _ = _load("torch")
     if torch is None:
         return rows  # the package has a row of its own
     cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     devices = {"CUDA": ", ".join(map(torch.cuda.get_device_name, cuda)),
                "MPS": "an Apple GPU" if torch.backends.mps.is_available() else ""}
-    return rows + [Row(Part.MACHINE, name, State.WORKS, False, found=found) if found else
-                   Row(Part.MACHINE, name, State.MISSING, False, found="no such GPU", remedy="networks run on the CPU")
+    return rows + [Row(Part.MACHINE, name, Condition.WORKS, False, found=found) if found else
+                   Row(Part.MACHINE, name, Condition.MISSING, False, found="no such GPU",
+                       remedy="networks run on the CPU")
                    for name, found in devices.items()]
 
 
@@ -91,25 +92,25 @@ def check_backend(name: str) -> Row:
     try:
         backend = find_backend(name)
     except UserError as error:
-        return Row(Part.BACKEND, name, State.BROKEN, False, found=str(error), remedy="mend or remove that package")
+        return Row(Part.BACKEND, name, Condition.BROKEN, False, found=str(error), remedy="mend or remove that package")
     versions = [_version(package) for package in backend.packages]
     row: dict[str, Any] = dict(part=Part.BACKEND, name=name, is_core=backend.is_core and name in BACKENDS,
                                version=", ".join(versions))
     known = backend.known
     if known is None:
-        return Row(**row, state=State.WORKS, found="it has no known energy to be asked for")
+        return Row(**row, state=Condition.WORKS, found="it has no known energy to be asked for")
     numbers = np.array(known.numbers)
     try:
         physics = backend.physics(numbers=numbers, masses=atomic_masses[numbers], **known.keywords())
         energy = physics.energy(np.array(known.positions))
     except Exception as error:  # a library that is there and cannot be loaded: each fails in its own way
         reason = str(error) if isinstance(error, (UserError, PhysicsError)) else f"{type(error).__name__}: {error}"
-        state = State.BROKEN if all(versions) else State.MISSING
+        state = Condition.BROKEN if all(versions) else Condition.MISSING
         return Row(**row, state=state, found=reason, remedy=backend.install)
     if abs(energy - known.energy) > known.tolerance:
-        return Row(**row, state=State.BROKEN, remedy=backend.install,
+        return Row(**row, state=Condition.BROKEN, remedy=backend.install,
                    found=f"its energy of a known geometry is {energy:.4f} kJ/mol and should be {known.energy:.4f}")
-    return Row(**row, state=State.WORKS, found=f"{energy:.4f} kJ/mol, as it should")
+    return Row(**row, state=Condition.WORKS, found=f"{energy:.4f} kJ/mol, as it should")
 
 
 def check_packages() -> list[Row]:
@@ -139,8 +140,8 @@ def check_package(name: str, remedy: str, *, is_core: bool = False) -> Row:
     row: dict[str, Any] = dict(part=Part.PACKAGE, name=name, is_core=is_core, version=_version(name))
     module, reason = _load(_module(name))
     if module is None:
-        return Row(**row, state=State.BROKEN if reason else State.MISSING, found=reason, remedy=remedy)
-    return Row(**{**row, "version": row["version"] or getattr(module, "__version__", "")}, state=State.WORKS)
+        return Row(**row, state=Condition.BROKEN if reason else Condition.MISSING, found=reason, remedy=remedy)
+    return Row(**{**row, "version": row["version"] or getattr(module, "__version__", "")}, state=Condition.WORKS)
 
 
 def _module(name: str) -> str:

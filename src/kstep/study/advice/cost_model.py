@@ -47,7 +47,7 @@ class PlainMD:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class SamplerCost:
     """A frozen exact sampler: c_call in CPU seconds, r for each observable, and its settings.
 
     k_steps: timesteps of the network per true call; moves: that they make up; ladder_K: the rungs that all make them.
@@ -77,7 +77,7 @@ class Sampler:
         return None if not rate else self.cpu_s_per_call / rate
 
 
-def cpu_s(by: PlainMD | Sampler, n_samples: float, observable: str) -> float | None:
+def cpu_s(by: PlainMD | SamplerCost, n_samples: float, observable: str) -> float | None:
     """CPU seconds of so many effective samples, burn-in included; None where they have no price."""
     each = by.cpu_s_per_sample(observable)
     return each and by.burn_in_cpu_s + n_samples * each
@@ -98,7 +98,7 @@ def expected_learning(n_atoms: int, cpu_s_per_call: float) -> Learning:
     return Learning(labels, labels * cpu_s_per_call + TRAINING_S[0] * n_atoms ** TRAINING_S[1], False)
 
 
-def predict(n_samples: float, observable: str, plain: PlainMD, sampler: Sampler, learning: Learning,
+def predict(n_samples: float, observable: str, plain: PlainMD, sampler: SamplerCost, learning: Learning,
             n_workers: int, factor: float) -> dict | None:
     """CPU and wall seconds of n_samples effective samples with and without md-kstep; None if unknown.
 

@@ -35,7 +35,7 @@ def rate(trial: Trial, observable: str, n_moves: int, acceptance: float) -> floa
     return each and samples_per_call(max(each, 1.0), n_moves, acceptance)
 
 
-def with_ladder(pilot: model.Sampler, trial: Trial, enough_energy: bool) -> model.Sampler:
+def with_ladder(pilot: model.SamplerCost, trial: Trial, enough_energy: bool) -> model.SamplerCost:
     """The sampler of a pilot run, with the rate of the slowest torsion from a trial of its own ladder.
 
     The pilot gives acceptance and costs; its chains are too short to say how slow a slow torsion is.  The energy
@@ -49,7 +49,7 @@ def with_ladder(pilot: model.Sampler, trial: Trial, enough_energy: bool) -> mode
 
 
 def foretold(run: HybridRun, explorer: Explorer, positions: np.ndarray, costs: Costs,
-             most_cpu_s: float) -> tuple[model.Sampler, Trial]:
+             most_cpu_s: float) -> tuple[model.SamplerCost, Trial]:
     """The sampler that tuning would choose if the network moved as `explorer` does, and the trial that it rests on.
 
     positions (R,N,3): samples of the explorer's potential; costs: of a true call, and of a timestep of the network to
@@ -70,13 +70,13 @@ def foretold(run: HybridRun, explorer: Explorer, positions: np.ndarray, costs: C
     per_call = costs.true_call_s + n_moves * trial.cpu_s_per_move
     slowest = samples_per_call(trial.moves_per_sample, n_moves, model.ACCEPTANCE_AFTER_LEARNING)
     burn_in = burn_in_of(slowest) if hybrid.burn_in_steps is None else hybrid.burn_in_steps
-    return model.Sampler(
+    return model.SamplerCost(
         per_call, {o: rate(trial, o, n_moves, model.ACCEPTANCE_AFTER_LEARNING) for o in model.OBSERVABLES},
         model.ACCEPTANCE_AFTER_LEARNING, dt_fs, n_moves * length, burn_in * hybrid.replicas * per_call, n_moves,
         trial.temperatures_K), trial
 
 
-def by_moves(sampler: model.Sampler, trial: Trial, true_call_s: float) -> list[dict]:
+def by_moves(sampler: model.SamplerCost, trial: Trial, true_call_s: float) -> list[dict]:
     """CPU seconds per effective sample at other numbers of moves per true call, one row each.
 
     Rates, and costs of a true call with its moves on all rungs, are the trial's, times what the sampler's own are over

@@ -73,7 +73,7 @@ class Survey:
 
     numbers: np.ndarray
     plain: model.PlainMD
-    sampler: model.Sampler
+    sampler: model.SamplerCost
     learning: model.Learning
     factor: dict[str, float]
     lengths: list[dict]
@@ -100,11 +100,11 @@ def check_pilot(pilot: Trajectory, run: HybridRun, path) -> None:
         raise UserError(f"{path} was run at other temperatures than {run.hybrid.temperature_K:g} K")
 
 
-def sampler_of(run: Trajectory) -> tuple[model.Sampler, dict]:
-    """The Sampler that a finished run was, and its effective samples."""
+def sampler_of(run: Trajectory) -> tuple[model.SamplerCost, dict]:
+    """The SamplerCost that a finished run was, and its effective samples."""
     metadata, found = run.metadata, samples_of_run(run)
     calls, config = metadata["tally"]["macro_steps"], metadata.get("config") or {}
-    return model.Sampler(
+    return model.SamplerCost(
         cpu_s_per_call=metadata["cpu_production_s"] / calls,
         samples_per_call={o: found[o] and found[o] / calls for o in model.OBSERVABLES},
         acceptance=metadata["acceptance"], dt_fs=metadata["dt_fs"], k_steps=metadata["k_steps"],
@@ -178,7 +178,7 @@ def without_network(settings: AdviceSettings, run: HybridRun, system_xml: str, r
 
 
 def _one_trajectory(settings: AdviceSettings, run: HybridRun, field: ForceField, positions, masses, dt_fs: float,
-                    costs: Costs, rng) -> tuple[model.Sampler, list[dict], np.ndarray]:
+                    costs: Costs, rng) -> tuple[model.SamplerCost, list[dict], np.ndarray]:
     """A sampler whose proposal is one trajectory, as a force field moves; its lengths; last positions (R,N,3)."""
     hybrid = run.hybrid
     k_steps = hybrid.k_steps or steps_per_call(costs, dt_fs, hybrid.shortest_mean_fs)
@@ -187,7 +187,7 @@ def _one_trajectory(settings: AdviceSettings, run: HybridRun, field: ForceField,
     # a stand-in rejects for integration errors alone; a network that has learned rejects this much
     share = min(1.0, model.ACCEPTANCE_AFTER_LEARNING / max(here["acceptance"], 1e-3))
     burn_in = SCHEMES[hybrid.scheme].default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps
-    sampler = model.Sampler(
+    sampler = model.SamplerCost(
         costs.true_call_s + k_steps * costs.inner_step_s,
         {o: here[o] and with_rejections(here[o], share) for o in model.OBSERVABLES}, share * here["acceptance"],
         dt_fs, k_steps, burn_in * hybrid.replicas * k_steps * costs.inner_step_s)
@@ -202,7 +202,7 @@ def _plain_dynamics(settings: AdviceSettings, run: HybridRun, network, carry, po
 
 
 def _survey(settings: AdviceSettings, run: HybridRun, costs: Costs, own: dict, step_s: float, lengths: list[dict],
-            sampler: model.Sampler, learning: model.Learning, factor: dict[str, float], **facts) -> Survey:
+            sampler: model.SamplerCost, learning: model.Learning, factor: dict[str, float], **facts) -> Survey:
     """The survey of what was measured."""
     facts |= {"plain_dynamics": own, "cpu_s_per_true_call": costs.true_call_s,
               "cpu_s_per_inner_step": costs.inner_step_s}
@@ -226,13 +226,13 @@ def _lengths(settings: AdviceSettings, run: HybridRun, network, carry, positions
     return sorted(rows, key=lambda row: row["k_steps"]), last
 
 
-def _priced(lengths: list[dict], sampler: model.Sampler, costs: Costs) -> list[dict]:
+def _priced(lengths: list[dict], sampler: model.SamplerCost, costs: Costs) -> list[dict]:
     """Rows of `_lengths` with what a sample costs at each of them."""
     here = next(row for row in lengths if row["k_steps"] == sampler.k_steps)
     return [_price(row, here, sampler, costs) for row in lengths]
 
 
-def _price(row: dict, here: dict, sampler: model.Sampler, costs: Costs) -> dict:
+def _price(row: dict, here: dict, sampler: model.SamplerCost, costs: Costs) -> dict:
     """CPU seconds per effective sample at another length, from those of the sampler at `here`.
 
     Rates are the stand-in's, with rejections at random, times the sampler's / the same formula at `here`; the
