@@ -3,9 +3,10 @@
 CREST's file is an xyz with an energy (hartree) on each comment line, GFN2-xTB in the gas phase; it stays where it is.
 The run is made with `--learn` until the slowest torsion has so many effective samples, and kept under
 outputs/crest/NAME.  Then its frames are relaxed, first on its network and, one of each conformer, at GFN2-xTB, as are
-CREST's geometries, so that both have energies of one method; these true calls are counted apart.  A conformer of
-CREST's is found where one of ours lies within 0.3 A (heavy atoms) and 0.5 kJ/mol.  Populations are measured, with
-errors from chains; CREST's are of energies alone.  Figures go to benchmarks/results/crest.json.
+CREST's geometries, so that both have energies of one method; these true calls are counted apart, and what is relaxed is
+kept there too.  A conformer of CREST's is found where one of ours lies within 0.3 A (heavy atoms) and 0.5 kJ/mol.
+Populations are measured, with errors from chains; CREST's are of energies alone.  Figures go to
+benchmarks/results/crest.json.
 
     python benchmarks/crest.py --ensemble ../crest/WG01.xyz --name WG01 --crest-cpu-h 1.82 \\
         --smiles 'N[C@@H](Cc1c[nH]c2ccccc12)C(=O)NCC(=O)O'
@@ -14,6 +15,7 @@ errors from chains; CREST's are of energies alone.  Figures go to benchmarks/res
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -100,6 +102,7 @@ class Conformers:
     energy: np.ndarray
     of_frame: np.ndarray
     report: dict
+    true_calls: int  # that relaxing took
 
 
 def on_network(molecule: Molecule, physics: TruePhysics, checkpoint: Path, positions: np.ndarray) -> Relaxed:
@@ -112,26 +115,35 @@ def on_network(molecule: Molecule, physics: TruePhysics, checkpoint: Path, posit
                      for key in ("positions", "energy", "converged")))
 
 
-def on_truth(pool: EvaluationPool, molecule: Molecule, positions: np.ndarray) -> Relaxed:
-    """Geometries (S,N,3) nm relaxed at the true potential; one that is another species at its minimum has no energy."""
+def on_truth(pool: EvaluationPool, molecule: Molecule, positions: np.ndarray, folder: Path) -> tuple[Relaxed, int]:
+    """Geometries (S,N,3) nm relaxed at the true potential, and the true calls that it takes, or took.
+
+    One that is another species at its minimum has no energy.  folder: where the same geometries lie relaxed, or will.
+    """
     def ask(x):
         truth = pool.evaluate(x)
         return truth.energy, truth.forces
 
-    found = relax(ask, positions)
+    known = folder / f"relaxed_{hashlib.sha256(np.ascontiguousarray(positions).tobytes()).hexdigest()[:16]}.npz"
+    if not known.is_file():
+        before, found = pool.true_calls, relax(ask, positions)
+        np.savez(known, **vars(found), true_calls=pool.true_calls - before)
+    with np.load(known, allow_pickle=False) as arrays:
+        found = Relaxed(*(arrays[key] for key in ("positions", "energy", "converged")))
+        calls = int(arrays["true_calls"])
     inside = molecule.species().inside(found.positions)
-    return Relaxed(found.positions, np.where(inside, found.energy, np.nan), found.converged)
+    return Relaxed(found.positions, np.where(inside, found.energy, np.nan), found.converged), calls
 
 
 def our_conformers(molecule: Molecule, likeness: Likeness, frames: Frames, near: Relaxed,
-                   pool: EvaluationPool) -> Conformers:
+                   pool: EvaluationPool, folder: Path) -> Conformers:
     """From frames relaxed on the network, one of each conformer relaxed at the true potential, and told apart again."""
     inside = molecule.species().inside(near.positions)
     group, lowest = likeness.group(near.positions, np.where(inside, near.energy, np.nan))
     weight = np.bincount(group[group >= 0], frames.weights[group >= 0], len(lowest)) / frames.weights.sum()
     height = near.energy[lowest] - near.energy[lowest].min()
     wanted = np.flatnonzero((height <= WINDOW_KJ + MARGIN_KJ) | (weight >= WORTH_RELAXING))
-    truth = on_truth(pool, molecule, near.positions[lowest[wanted]])
+    truth, calls = on_truth(pool, molecule, near.positions[lowest[wanted]], folder)
     merged, best = likeness.group(truth.positions, truth.energy)
     if not len(best):
         raise UserError(f"no frame of the run relaxes to a minimum of {molecule.smiles}")
@@ -142,7 +154,7 @@ def our_conformers(molecule: Molecule, likeness: Likeness, frames: Frames, near:
         "frames": len(near.energy), "on_the_network": len(lowest), "relaxed": len(wanted), "distinct": len(best),
         "unconverged_on_the_network": int((~near.converged).sum()), "unconverged": int((~truth.converged).sum()),
         "another_species": int((~inside).sum()) + int(np.isnan(truth.energy).sum()),
-        "weight_without_conformer": float(frames.weights[of_frame < 0].sum() / frames.weights.sum())})
+        "weight_without_conformer": float(frames.weights[of_frame < 0].sum() / frames.weights.sum())}, calls)
 
 
 @dataclass(frozen=True)
@@ -158,9 +170,11 @@ class Ensemble:
     static: np.ndarray
     listed: np.ndarray
     report: dict
+    true_calls: int  # that relaxing took
 
 
-def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: EvaluationPool) -> Ensemble:
+def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: EvaluationPool,
+                     folder: Path) -> Ensemble:
     """CREST's conformers in the molecule's order of atoms, of its species, relaxed, each once."""
     numbers, positions, hartree = read_ensemble(path)
     order = next(filter(lambda found: found is not None, (order_of(molecule, numbers, x) for x in positions)), None)
@@ -169,7 +183,7 @@ def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: E
     positions, same, mirrored = as_named(molecule, positions[:, order])
     if not same.any():
         raise UserError(f"{path} holds another stereoisomer than {molecule.smiles}; give its own SMILES")
-    relaxed = on_truth(pool, molecule, positions[same])
+    relaxed, calls = on_truth(pool, molecule, positions[same], folder)
     _, minima = Likeness(molecule, rmsd_A=TWICE_A, energy_kJ=TWICE_KJ).group(relaxed.positions, relaxed.energy)
     x, energy = relaxed.positions[minima], relaxed.energy[minima]
     static = boltzmann(energy, np.array([likeness.images(one) for one in x]), STATIC_K)
@@ -177,7 +191,7 @@ def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: E
     listed = (hartree[same] - hartree.min())[minima][best] * KJ_PER_HARTREE
     return Ensemble(x[best], energy[best], np.bincount(conformer, static, len(best)), listed, {
         "listed": len(hartree), "another_species": int((~same).sum()), "minima": len(minima), "distinct": len(best),
-        "mirrored": mirrored, "unconverged": int((~relaxed.converged).sum())})
+        "mirrored": mirrored, "unconverged": int((~relaxed.converged).sum())}, calls)
 
 
 def matched(likeness: Likeness, ours: Conformers, theirs: Ensemble) -> np.ndarray:
@@ -268,18 +282,20 @@ def cost(run: Trajectory, preparation_s: float, crest_cpu_h: float | None) -> di
     return {"cpu_h": ours, "crest_cpu_h": crest_cpu_h, "over_crest": ours / crest_cpu_h if crest_cpu_h else None}
 
 
-def judge(molecule: Molecule, physics: TruePhysics, run: Trajectory, ensemble: Path, *, most_frames: int = 2000,
-          n_workers: int = 1) -> dict:
-    """Everything but the cost: what a finished run of a molecule holds of the conformers in a file of CREST's."""
+def judge(molecule: Molecule, physics: TruePhysics, run: Trajectory, ensemble: Path, folder: Path, *,
+          most_frames: int = 2000, n_workers: int = 1) -> dict:
+    """Everything but the cost: what a finished run of a molecule holds of the conformers in a file of CREST's.
+
+    folder: for what was relaxed.
+    """
     likeness, frames = Likeness(molecule), Frames.of(run, most_frames)
     figures, began = sampled(run), time.process_time()
     near = on_network(molecule, physics, Path(run.metadata["checkpoint"]), frames.positions)
     network_s = time.process_time() - began
     with EvaluationPool(physics.spec(warm_start=False), n_workers) as pool:
-        ours = our_conformers(molecule, likeness, frames, near, pool)
-        calls = pool.true_calls
-        theirs = their_conformers(molecule, likeness, ensemble, pool)
-        analysis = {"true_calls": calls, "true_calls_crest": pool.true_calls - calls, "cpu_s_network": network_s}
+        ours = our_conformers(molecule, likeness, frames, near, pool, folder)
+        theirs = their_conformers(molecule, likeness, ensemble, pool, folder)
+    analysis = {"true_calls": ours.true_calls, "true_calls_crest": theirs.true_calls, "cpu_s_network": network_s}
     least = min(n for n in (figures["energy_samples"], figures["torsion_samples"]) if n is not None)
     return {**figures, "ours": ours.report, "crest": theirs.report, "analysis": analysis,
             **beside(likeness, ours, theirs, frames, least), "halves": halves(molecule, run, frames, ours.of_frame)}
@@ -308,7 +324,8 @@ def main() -> None:
     preparation_s = time.process_time() - began
     run, physics = load_trajectory(path), TruePhysics(molecule, load_physics(ROOT / CONFIG))
     row = {"smiles": args.smiles, **cost(run, preparation_s, args.crest_cpu_h),
-           **judge(molecule, physics, run, args.ensemble, most_frames=args.frames, n_workers=args.num_workers)}
+           **judge(molecule, physics, run, args.ensemble, path.parent, most_frames=args.frames,
+                   n_workers=args.num_workers)}
     results = json.loads(args.out.read_text()) if args.out.is_file() else {}
     results.setdefault("molecules", {})[args.name] = row
     results.update(machine=machine(), **provenance())

@@ -108,8 +108,8 @@ def figures(read) -> str:
     identity = [abs(1 - c["exp_minus_beta_dH"]["mean"]) / c["exp_minus_beta_dH"]["standard_error"] for c in chains]
     z, e = (ester[f"ladder_from_{form}"]["E_300K"] for form in "ZE")
     rows = [
-        ("`kstep sample SMILES --learn` (`nested`) on molecules that nothing was tuned on, start to end: effective samples "
-         "of the slowest torsion, true calls, CPU seconds",
+        ("`kstep sample SMILES --learn` (`nested`) on molecules that nothing was tuned on, start to end: effective "
+         "samples of the slowest torsion, true calls, CPU seconds",
          "; ".join(f"{name.replace('_', ' ')} {one_command(run)}" for name, run in sorted(
              unseen.items(), key=lambda item: item[1]["atoms"]) if run["method"] == "GFN2-xTB")),
         ("CPU time of 10,000 independent samples of the slowest torsion, `metropolis` from a cold start against plain "

@@ -116,6 +116,16 @@ def test_the_fitted_tail_is_right_and_scatters_less_than_the_sum():
     assert fitted.std() < 0.8 * summed.std()
 
 
+def test_a_tail_is_not_fitted_to_two_noisy_points():
+    """Most of the observable is forgotten at once, and C begins about where its tail is to be fitted."""
+    c, lasting = 0.8, 0.2
+    rng = np.random.default_rng(2)
+    runs = [[np.sqrt(lasting) * synthetic.autoregressive(rng, 196, 1, c)
+             + np.sqrt(1 - lasting) * rng.normal(size=(196, 1)) for _ in range(16)] for _ in range(60)]
+    over = np.array([correlation_time(run, 1, 0.15) for run in runs]) / (1 + 2 * lasting * c / (1 - c))
+    assert over.mean() == pytest.approx(1.0, abs=0.1) and 0.6 < over.min() and over.max() < 1.7
+
+
 def test_effective_samples_of_a_known_trajectory():
     """The energy is a sum of squares of AR(1) series of correlation c, so its own correlation is c^2."""
     trajectory = synthetic.ethanol(replicas=8, frames=3000, correlation=0.8, hop=0.05, scheme="metropolis")

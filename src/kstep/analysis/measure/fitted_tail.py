@@ -17,6 +17,7 @@ from kstep.analysis.measure.statistics import (
 
 TAIL_PS, TAIL_END = 1.0, 0.35  # the correlation of dynamics is fitted from this time on, down to this value
 CHAIN_END = 0.15  # that of a Metropolis chain, and of energies in blocks, from the first lag on
+FEWEST_POINTS = 4  # of a line: the slope of two or three is noise, and a flat one makes the tail endless
 ENERGY_BLOCK_PS = 0.1
 
 
@@ -67,7 +68,7 @@ def correlation_time(replicas: list[np.ndarray], first: int, end: float) -> floa
     correlation = autocorrelation(replicas)[0][:, 0]
     below = correlation < end
     last = int(np.argmax(below)) if below.any() else len(correlation) // 3
-    if last - first >= 1 and (correlation[first: last + 1] > 0).all():
+    if last - first + 1 >= FEWEST_POINTS and (correlation[first: last + 1] > 0).all():
         slope = -np.polyfit(np.arange(first, last + 1), np.log(correlation[first: last + 1]), 1)[0]
         if slope > 0:
             return float(1.0 + 2.0 * correlation[1: last + 1].sum() + 2.0 * correlation[last] / np.expm1(slope))
