@@ -400,6 +400,28 @@ def test_a_ladder_is_learned_from_turned_conformers_too(peroxide, tmp_path, monk
     assert np.allclose(sorted(np.abs(wrap_deg(then - starts[1::2]))), [90, 90, 180], atol=1e-3)  # every second chain
 
 
+@pytest.mark.parametrize("wall_kJ", [0.0, 100.0])
+def test_a_wall_behind_a_barrier_is_found_at_rotamers(peroxide, wall_kJ):
+    """Neither starts nor 5 fs of dynamics from them come to the other side of a torsion, nor the network's chains."""
+    molecule, spec = peroxide
+    torsion = find_rotatable_torsions(molecule.numbers, molecule.bonds)
+    config = LearnConfig(**{**QUICK, "learn_replicas": 40})
+    explorer = Explorer(target(peroxide, temperatures_K=(300.0, 500.0)), config, 1, 1)
+    start = dihedrals_deg(molecule.conformers, torsion)[:, 0]
+    with EvaluationPool(spec, 1) as truth:
+        class Walled:
+            def energy_and_forces(self, x):
+                away = np.abs(wrap_deg(dihedrals_deg(x, torsion)[:, :1] - start)).min(axis=1) > 60.0
+                found = truth.evaluate(x)
+                return found.energy + wall_kJ * away, found.forces
+
+        explorer.pool, explorer.network = truth, Walled()
+        x, energy = explorer.searched()
+        assert truth.true_calls == explorer.search_calls == 40 * 5
+        assert len(x) == len(energy) <= 200 and len(explorer.labels) == 200
+        assert (explorer.holes_among(x, energy) > 5) == (wall_kJ > 0.0)
+
+
 def test_a_turn_moves_one_torsion_and_nothing_else():
     molecule = prepare_molecule("methoxyethanol", "COCCO").molecule
     torsions = find_rotatable_torsions(molecule.numbers, molecule.bonds)

@@ -10,7 +10,7 @@ from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
 from kstep.learning.target import Target
-from kstep.learning.turned_torsions import Scatter
+from kstep.learning.turned_torsions import Rotamers
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
@@ -183,11 +183,11 @@ def test_a_cold_start_is_tuned_where_something_is_open_and_nobody_forbids_it(ask
 
 # --- rotamers drawn at random ------------------------------------------------------------------------------------
 
-def test_scattered_rotamers_keep_bonds_and_angles_and_do_not_clash():
+def test_rotamers_drawn_at_random_keep_bonds_and_angles_and_do_not_clash():
     hexanol = molecule_from_smiles("CCCCCCO", "hexanol", 3)
     rng, torsions = np.random.default_rng(3), hexanol.rotatable_torsions()
     start = hexanol.conformers[np.zeros(60, dtype=int)]
-    draw = Scatter(hexanol.numbers, hexanol.bonds, torsions)
+    draw = Rotamers(hexanol.numbers, hexanol.bonds, torsions)
     out = draw(start, rng)
 
     def distances(x, least, most=99):
@@ -206,14 +206,15 @@ def test_scattered_rotamers_keep_bonds_and_angles_and_do_not_clash():
 
 def test_who_draws_rotamers():
     facts = {"spec": None, "method": "MMFF94", "temperatures_K": (300.0,)}
-    drawn = {smiles: Target(molecule=molecule_from_smiles(smiles, "m", 1), **facts).scatter() is not None
-             for smiles in ("CCO", "CCCCCCO")}
-    assert drawn == {"CCO": False, "CCCCCCO": True}
+    drawn = {smiles: Target(molecule=molecule_from_smiles(smiles, "m", 1), **facts).rotamers() is not None
+             for smiles in ("CC", "CCO")}
+    assert drawn == {"CC": False, "CCO": True}
 
 
 @pytest.mark.parametrize("n_parts", [1, 2])
 def test_scattered_ladders_are_asked_and_do_not_count(n_parts):
-    """Every second ladder begins far out: what is asked of it is a label, and says nothing of the network's spread."""
+    """Every second ladder begins far out: what is asked there, before anything moves, and of it later is a label, and
+    says nothing of the network's spread."""
     network, pool = Holed(0.0), BatchPool(TRUTH)
     ladder = NetworkLadder(network, Carrier(network), TRUTH.masses, 0.002, (300.0, 600.0), n_moves=4, move_steps=20)
     x = np.zeros((16, 2, 3))
@@ -221,10 +222,20 @@ def test_scattered_ladders_are_asked_and_do_not_count(n_parts):
     chains = Chains(ladder, start_state(pool, x), Judgement((300.0, 600.0), 10.0),
                     lambda frame: np.isfinite(frame.energy), np.random.default_rng(0))
     before = chains.x.copy()
-    chains.scatter(lambda positions, rng: positions * 1.2)
+    told = []
+    for begin_there in (False, True):
+        assert np.array_equal(chains.x, before)
+        chains.ask_apart(lambda positions, rng: positions * 1.2, pool, lambda *said: told.append(said),
+                         begin_there=begin_there)
     even, odd = slice(0, 8, 2), slice(1, 8, 2)
     assert np.array_equal(chains.x[even], before[even]) and np.allclose(chains.x[odd], 1.2 * before[odd])
-    assert not chains.sound[odd].any() and chains.sound[even].all() and np.isnan(chains.energy[odd]).all()
+    assert not chains.sound[odd].any() and chains.sound[even].all()
+    (before_that, _), (proposal, truth) = told
+    assert np.array_equal(before_that.positions, proposal.positions)
+    assert list(proposal.rows) == [2, 3, 6, 7, 10, 11, 14, 15]
+    assert np.array_equal(proposal.positions, chains.x[odd].reshape(-1, *x.shape[1:]))
+    assert np.array_equal(truth.energy, TRUTH.batch(proposal.positions)[0])
+    assert np.array_equal(chains.energy[odd].ravel(), truth.energy) and truth.energy.min() > chains.energy[even].max()
     asked = []
     chains.ask(pool, 4, lambda proposal, truth: asked.append(proposal.rows), n_parts)
     assert {*np.concatenate(asked)} == set(range(16)) and chains.seen()["states"] == 4 * 8

@@ -80,15 +80,25 @@ class Chains:
         self.counts = np.ones(len(self.x), dtype=bool)  # whether a ladder's states are those of the network's ensemble
         self.moves = np.zeros(2, dtype=np.int64)  # tried, accepted
 
-    def scatter(self, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
-        """Every second ladder begins anew at geometries that are drawn for it, where no truth was asked.
+    def ask_apart(self, draw: Callable[[np.ndarray, np.random.Generator], np.ndarray], pool, observe, *,
+                  begin_there: bool) -> None:
+        """The truth at geometries that are drawn from every second ladder's, as observe sees it.
 
-        They are no part of the network's ensemble, and what is asked of such a ladder says nothing of its spread.
+        No move of the network leads there: one that puts a wall around them leads away, and its own questions never
+        show the wall.  begin_there: these ladders go on from them.  They are no part of the network's ensemble, and
+        what is asked of such a ladder says nothing of its spread.
         """
-        rows = np.arange(1, len(self.x), 2)
-        self.x[rows] = draw(self.x[rows].reshape(-1, *self.x.shape[2:]), self.rng).reshape(self.x[rows].shape)
-        self.u[rows] = self.ladder.energy(self.x[rows])
-        self.energy[rows], self.forces[rows], self.sound[rows], self.counts[rows] = np.nan, np.nan, False, False
+        ladders = np.arange(1, len(self.x), 2)
+        rows = (ladders[:, None] * self.ladder.n_rungs + np.arange(self.ladder.n_rungs)).ravel()
+        positions = draw(self.x[ladders].reshape(-1, *self.x.shape[2:]), self.rng)
+        truth = pool.evaluate(positions, rows)
+        observe(Proposal(rows, positions, np.zeros_like(positions), np.zeros_like(rows)), truth)
+        if not begin_there:
+            return
+        for array, values in ((self.x, positions), (self.energy, truth.energy), (self.forces, truth.forces)):
+            array[ladders] = values.reshape(array[ladders].shape)
+        self.u[ladders] = self.ladder.energy(self.x[ladders])
+        self.sound[ladders], self.counts[ladders] = False, False
 
     @property
     def state(self) -> State:

@@ -24,6 +24,7 @@ from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
 SCATTERED_EVERY = 5  # questions, in a round, of a molecule of many torsions
+MANY_TORSIONS = 5  # from which on chains begin anew at rotamers drawn at random: there are more than chains find
 
 
 def ladder_of(target: Target, config: LearnConfig, network, carry, longer: int = 1) -> NetworkLadder:
@@ -92,33 +93,38 @@ class Explorer:
             return state
         truth = self.pool.evaluate(turned, rows)
         self.labels.join(self.target.labels(turned, truth, self.hot_K))
-        # a clash starts no chain: farther up than heat gets
-        reach = self.config.fit_outlier_kT * max(1, 3 * len(self.target.labelled) - 6) * kT(self.hot_K)
-        with np.errstate(invalid="ignore"):
-            calm = ~truth.failed & (truth.energy < state.energy.min() + reach)
+        calm = self._is_calm(truth.energy, state.energy.min())  # a clash starts no chain
         return put_rows(state, rows[calm], positions=turned[calm], energy=truth.energy[calm], forces=truth.forces[calm])
 
-    def explore(self, state: State, n_questions: int, *, longer: int = 1, scatter: bool = False) -> tuple[State, Seen]:
+    def _is_calm(self, energy: np.ndarray, lowest: float) -> np.ndarray:
+        """Which of energies (S,) are no farther up than heat gets."""
+        reach = self.config.fit_outlier_kT * max(1, 3 * len(self.target.labelled) - 6) * kT(self.hot_K)
+        with np.errstate(invalid="ignore"):
+            return np.isfinite(energy) & (energy < lowest + reach)
+
+    def explore(self, state: State, n_questions: int, *, longer: int = 1, apart: bool = False) -> tuple[State, Seen]:
         """Moves of the network on its ladder, and the truth asked n_questions times where all rungs arrive.
 
-        scatter: of many torsions every second ladder begins anew at random rotamers, after every SCATTERED_EVERY
-        questions.
+        apart: the truth is asked at random rotamers too, where no move may lead; of many torsions that happens after
+        every SCATTERED_EVERY questions, and every second ladder begins anew there.
         """
         ladder = ladder_of(self.target, self.config, self.network, self.carry, longer)
         known = self.target.known_ground(self.network, self.labels, max(self.rungs_K))
         chains = Chains(ladder, state, Judgement(self.rungs_K, self.config.hole_kT), known, self.rng)
-        draw, keep = self._scatter() if scatter else None, self._keeper(np.array(self.rungs_K))
-        n_parts, block = 2 if self.n_workers > 1 else 1, SCATTERED_EVERY if draw else n_questions
+        draw, keep = self._rotamers() if apart else None, self._keeper(np.array(self.rungs_K))
+        many = draw is not None and len(draw.torsions) >= MANY_TORSIONS
+        n_parts, block = 2 if self.n_workers > 1 else 1, SCATTERED_EVERY if many else n_questions
         for asked in range(0, n_questions, block):
-            if draw is not None and n_questions - asked >= block:
-                chains.scatter(draw)
+            if draw is not None:
+                chains.ask_apart(draw, self.pool, self._keeper(max(self.rungs_K)),
+                                 begin_there=many and n_questions - asked >= block)
             chains.ask(self.pool, min(block, n_questions - asked), keep, n_parts=n_parts)
         return chains.state, Seen(**chains.seen())
 
-    def _scatter(self):
+    def _rotamers(self):
         """What draws rotamers at random; restraints, or one temperature alone, keep chains from them."""
         may = len(self.rungs_K) > 1 and self.n_chains > len(self.rungs_K) and not self.target.spec.restraints
-        return self.target.scatter() if may else None
+        return self.target.rotamers() if may else None
 
     def _keeper(self, temperatures_K, also=None):
         """What makes labels of proposals and their answers: at one temperature, or at that of each row's rung."""
@@ -132,15 +138,30 @@ class Explorer:
 
         return keep
 
+    @property
+    def search_calls(self) -> int:
+        """True calls of `searched`."""
+        return self.n_searchers * (self.config.search_steps + 1 + (self._rotamers() is not None))
+
     def searched(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (S,N,3) and true energies (S,) of all starts and of hot true dynamics from them; labels too."""
+        """Positions (S,N,3) and true energies (S,) of all starts, of hot true dynamics from them, and of rotamers drawn
+        at random that do not clash; labels too."""
         positions, energies = [], []
 
         def note(proposal, truth):
             positions.append(proposal.positions)
             energies.append(truth.energy)
 
-        self.true_dynamics(self.at_starts(self.n_searchers, note), self.config.search_steps, note)
+        state = self.at_starts(self.n_searchers, note)
+        draw = self._rotamers()
+        if draw is not None:
+            drawn = draw(state.positions, self.rng)
+            truth = self.pool.evaluate(drawn)
+            self.labels.join(self.target.labels(drawn, truth, max(self.rungs_K)))
+            calm = self._is_calm(truth.energy, state.energy.min())
+            positions.append(drawn[calm])
+            energies.append(truth.energy[calm])
+        self.true_dynamics(state, self.config.search_steps, note)
         return np.concatenate(positions), np.concatenate(energies)
 
     def holes_among(self, positions: np.ndarray, energy: np.ndarray) -> int:

@@ -3,15 +3,15 @@
     bootstrap    short hot plain MD from every start, and from
                  turned ones (learning/turned_torsions.py); each true call is a label
     rounds       fit afresh; the network explores as it will in production, on all rungs of its ladder and
-                 judged by itself alone; the truth is asked where every rung arrives, and each answer is a label; of
-                 many torsions every second ladder begins anew, now and then, at rotamers drawn at random
+                 judged by itself alone; the truth is asked where every rung arrives, and at rotamers drawn at random,
+                 and each answer is a label; of many torsions every second ladder begins anew there, now and then
     the end      where more labels would cost more than they save (learning/ending.py): d = E_true - E_network is asked
-                 on all starts and on hot true dynamics from them, then the last fit is made, long, on all labels, and
-                 fresh states of all rungs must show no hole
+                 on all starts, on hot true dynamics from them and at random rotamers, then the last fit is made, long,
+                 on all labels, and fresh states of all rungs must show no hole
 
 A hole is a state whose d is far from the median: a network too low there holds chains fast, one too high (a false wall)
-hides a part of the molecule in silence, which only starts and true dynamics can show.  What is found becomes labels
-and leads to another round.
+hides a part of the molecule in silence, which only starts, true dynamics and rotamers can show.  What is found becomes
+labels and leads to another round.
 
 Everything here is burn-in: adaptation breaks detailed balance, so nothing of it is ever counted as
 a sample, and its true calls and CPU seconds go on the network's bill.  The idea of self-learning
@@ -172,7 +172,7 @@ class _Learner:
         before = len(explorer.labels)
         growth = self.config.round_growth * (AFTER_HOLES if self.progress.found else 1.0)
         wanted = math.ceil(growth * before / explorer.n_chains)
-        state, seen = explorer.explore(state, int(max(1, min(wanted, self._questions_left()))), scatter=True)
+        state, seen = explorer.explore(state, int(max(1, min(wanted, self._questions_left()))), apart=True)
         missing = wanted - math.ceil((len(explorer.labels) - before) / explorer.n_chains)
         if missing > wanted / 2:  # a network that holds its chains fast learns nothing from them
             state = explorer.true_dynamics(state, int(min(missing, self._questions_left())))
@@ -185,8 +185,8 @@ class _Learner:
         Calls that are not left are not made; seen: what the round before showed.
         """
         p, config, explorer = self.progress, self.config, self.explorer
-        calls = explorer.n_searchers * (config.search_steps + 1)
-        x, energy = explorer.searched() if self._questions_left() * explorer.n_chains >= calls else (None, None)
+        may = self._questions_left() * explorer.n_chains >= explorer.search_calls
+        x, energy = explorer.searched() if may else (None, None)
         if x is not None:
             found = explorer.holes_among(x, energy)
             p.searched += len(x)

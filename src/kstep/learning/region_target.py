@@ -81,7 +81,7 @@ class RegionTarget(Target):
         """Everywhere: of the environment labels know nothing."""
         return lambda frame: np.isfinite(frame.energy)
 
-    def scatter(self) -> None:
+    def rotamers(self) -> None:
         """None: a region cannot be turned within its surroundings."""
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:

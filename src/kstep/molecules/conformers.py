@@ -9,6 +9,7 @@ import openmm
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
+from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
 from kstep.errors import UserError
 from kstep.molecules.mmff94 import guessed_parameters
 from kstep.molecules.molecule import Molecule
@@ -22,6 +23,7 @@ log = logging.getLogger("kstep")
 
 DUPLICATE_RMSD_A = 0.25  # over heavy atoms and polar hydrogens
 MINIMISER_ITERATIONS = 5000
+TURNED = 10  # conformers at most that are turned about a torsion
 
 
 def settle_stereochemistry(molecule: Chem.Mol, name: str, max_attempts: int) -> None:
@@ -122,6 +124,46 @@ def minimise_with_openmm(molecule: Chem.Mol, system: openmm.System) -> np.ndarra
         conformer.SetPositions(np.asarray(state.getPositions(asNumpy=True)._value) * ANGSTROM_PER_NM)
         energies.append(state.getPotentialEnergy()._value)
     return np.array(energies)
+
+
+def locked_torsions(molecule: Molecule, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Torsions (L,4) about single bonds that all of positions (C,N,3) have on one side, and which side (L,) degrees.
+
+    On one side: within 90 degrees of their mean.  An acid's O-H, an ester, an amide: crystals have them so, and
+    generators of conformers with them.  In the gas phase an acid turned over may hold a hydrogen bond, and be the
+    lowest.
+    """
+    torsions = molecule.rotatable_torsions()
+    order = {tuple(sorted(bond)): order for bond, order in zip(molecule.bonds.tolist(), molecule.bond_orders)}
+    single = [order[tuple(sorted(bond))] == 1.0 for bond in torsions[:, 1:3].tolist()]
+    torsions = torsions[np.array(single, dtype=bool)]
+    angles = dihedrals_deg(positions, torsions)
+    middle = np.degrees(np.angle(np.exp(1j * np.radians(angles)).sum(axis=0)))
+    locked = (np.abs(wrap_deg(angles - middle)) < 90.0).all(axis=0)
+    return torsions[locked], middle[locked]
+
+
+def turned_over(molecule: Molecule, positions: np.ndarray, torsions: np.ndarray) -> np.ndarray:
+    """The first TURNED of positions (C,N,3) with each of torsions (L,4) turned by 180 degrees: (T,N,3)."""
+    some, half, n = positions[:TURNED], np.full(min(TURNED, len(positions)), 180.0), len(molecule)
+    return np.concatenate([positions[:0], *(turned(some, torsion, far_side(torsion, molecule.bonds, n), half)
+                                            for torsion in torsions)])
+
+
+def of_every_side(kept: list[tuple[int, float]], far: np.ndarray, n: int) -> list[tuple[int, float]]:
+    """n of the conformers `kept` (id, energy), by rising energy: the lowest, and the lowest of every side.
+
+    far (L,C): which conformers have a torsion on its other side.  One of each is taken in, in the place of the highest.
+    """
+    chosen, rest = kept[:n], kept[n:]
+    for side in far:
+        if len(chosen) > 1 and not side[[conformer for conformer, _ in chosen]].any():
+            one = next((entry for entry in rest if side[entry[0]]), None)
+            spare = [entry for entry in chosen if not far[:, entry[0]].any()]
+            if one is not None and len(spare) > 1:
+                chosen.remove(spare[-1])
+                chosen.append(one)
+    return sorted(chosen, key=lambda entry: entry[1])
 
 
 def select_distinct(molecule: Chem.Mol, energies: np.ndarray) -> list[tuple[int, float]]:

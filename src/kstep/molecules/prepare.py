@@ -18,16 +18,20 @@ import openmm
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
+from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.files import write_json_atomic, write_text_atomic
 from kstep.molecules import DEFAULT, EXAMPLES, build_system, check_force_field
 from kstep.molecules.conformers import (
     embed_conformers,
+    locked_torsions,
     minimise_with_openmm,
     minimise_with_rdkit,
     mmff_variant,
+    of_every_side,
     select_distinct,
     settle_stereochemistry,
+    turned_over,
 )
 from kstep.molecules.geometry_faults import FORCE_FIELD_WINDOW_KJ, Judged, causes_of, judge
 from kstep.molecules.mmff94 import guessed_parameters
@@ -36,6 +40,7 @@ from kstep.molecules.perception import Structure, add_conformers, smiles_of
 from kstep.molecules.smiles import Entry, parse_smiles, rdkit_of
 from kstep.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
+NOBODY = np.zeros((0, 0), dtype=bool)
 NONE = "none"  # conformers only, no System: enough for QM
 FORCE_FIELDS = (*EXAMPLES, NONE)
 EMBEDDINGS = 4  # how often what was dropped is embedded anew
@@ -70,8 +75,9 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
     """Embed, minimise, sort and thin out conformers; build the System.
 
     `n_conformers` are embedded with ETKDGv3 and as many without its preferences, minimised in `force_field` (mmff94,
-    mmff94s, *.offxml, gaff-*; 'none' minimises with whatever RDKit has and builds no System), duplicates dropped, and
-    the n_conformers lowest kept.
+    mmff94s, *.offxml, gaff-*; 'none' minimises with whatever RDKit has and builds no System), and so are some with what
+    all have alike turned over (`conformers.locked_torsions`); duplicates are dropped, and the n_conformers lowest kept,
+    one of every side among them.
     Raises UserError, one sentence without the name, for everything a user can get wrong.
     """
     check_name(name)
@@ -94,7 +100,8 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
         return energies
 
     energies, dropped = _sound_conformers(molecule, bare, minimise, n_conformers, seed, max_attempts)
-    kept = select_distinct(molecule, energies)[:n_conformers]
+    energies, far = _turn_over(molecule, bare, minimise, energies) if n_conformers > 1 else (energies, NOBODY)
+    kept = of_every_side(select_distinct(molecule, energies), far, n_conformers)
     conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
     found = replace(bare, conformers=conformers, conformer_energies=np.array([energy for _, energy in kept]))
     return Prepared(found, molecule, system, dropped, guesses).with_conformers(found)
@@ -192,6 +199,28 @@ def _sound_conformers(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Ch
                         "raise --n-conformers or --max-attempts, or check its SMILES")
     add_conformers(molecule, positions * ANGSTROM_PER_NM)
     return energies, dropped
+
+
+def _turn_over(molecule: Chem.Mol, bare: Molecule, minimise: Callable[[Chem.Mol], np.ndarray],
+               energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add, in place, conformers whose locked torsions are turned over, where these are the molecule.
+
+    The energies (C,) kJ/mol of all; far (L,C): which have a torsion on the side that no embedded one has.
+    """
+    positions = np.array([conformer.GetPositions() for conformer in molecule.GetConformers()]) * NM_PER_ANGSTROM
+    torsions, middle = locked_torsions(bare, positions)
+    if len(torsions):
+        more = Chem.Mol(molecule)
+        add_conformers(more, turned_over(bare, positions[np.argsort(energies, kind="stable")],
+                                         torsions) * ANGSTROM_PER_NM)
+        own = minimise(more)
+        new = np.array([conformer.GetPositions() for conformer in more.GetConformers()]) * NM_PER_ANGSTROM
+        positions, both = np.concatenate([positions, new]), np.concatenate([energies, own])
+        sound = judge(bare, positions, np.where(np.isfinite(both), both, np.inf), FORCE_FIELD_WINDOW_KJ).kept
+        rows = np.unique(np.concatenate([np.arange(len(energies)), sound]))
+        positions, energies = positions[rows], both[rows]
+        add_conformers(molecule, positions * ANGSTROM_PER_NM)
+    return energies, np.abs(wrap_deg(dihedrals_deg(positions, torsions) - middle)).T > 90.0
 
 
 def prepare_entry(entry: Entry, **options) -> Prepared:
