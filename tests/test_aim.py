@@ -425,8 +425,36 @@ def test_a_fixed_length_can_grow(sample, tmp_path, first, begins_anew, caplog):
     sample(tmp_path / "whole.npz", steps=90, **settings)
     same_run(tmp_path / "a.npz", tmp_path / "whole.npz")
     assert ("begins anew" in caplog.text) == begins_anew
+
+
+@pytest.mark.parametrize("first", [15, 50])
+def test_a_finished_run_does_not_become_shorter(sample, tmp_path, first):
+    """With its last restart file before, behind or without what is asked for: 15 macro-steps have none."""
+    settings = {"burn_in_steps": 0, "checkpoint_interval": 20, **TEMPERED}
+    sample(tmp_path / "a.npz", steps=first, **settings)
+    before = (tmp_path / "a.npz").read_bytes()
+    for fewer in (5, first - 1):
+        for resume in (False, True):
+            with pytest.raises(UserError, match=f"finished already, with {first} macro-steps.*ask for more --steps"):
+                sample(tmp_path / "a.npz", steps=fewer, resume=resume, **settings)
+    assert (tmp_path / "a.npz").read_bytes() == before and not (tmp_path / "a.npz.parts").exists()
+
+
+def test_neither_does_one_that_had_an_aim(sample, tmp_path):
+    sample(tmp_path / "a.npz", effective_samples=60, max_true_calls=120)
+    before = (tmp_path / "a.npz").read_bytes()
     with pytest.raises(UserError, match="ask for more --steps"):
-        sample(tmp_path / "a.npz", steps=30, resume=True, **settings)
+        sample(tmp_path / "a.npz", steps=3, resume=True)
+    assert (tmp_path / "a.npz").read_bytes() == before and not (tmp_path / "a.npz.parts").exists()
+
+
+def test_a_fixed_length_that_an_aim_ends_sooner_is_kept(sample, tmp_path):
+    settings = {"checkpoint_interval": 20, "burn_in_steps": 0}
+    sample(tmp_path / "a.npz", steps=59, **settings)
+    before = (tmp_path / "a.npz").read_bytes()
+    sample(tmp_path / "a.npz", effective_samples=1, max_true_calls=200, resume=True, **settings)
+    assert len(load_trajectory(tmp_path / "a.npz").pos) < 4 * 59
+    assert (tmp_path / "a.npz.backup-1").read_bytes() == before
 
 
 def test_hours_are_a_budget_too(sample, tmp_path):

@@ -15,6 +15,7 @@ from kstep.files import Claim, sha256
 from kstep.fingerprint import as_written, check_same
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import Pool, make_pool
+from kstep.npz import read_npz
 from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
@@ -129,9 +130,10 @@ def _finished(run: HybridRun) -> dict | None:
                             f"{BEGIN_ANEW}")
         return None
     try:
-        metadata = load_trajectory(run.out).metadata
+        frames = load_trajectory(run.out)
     except UserError as error:
         raise UserError(f"{error}; it is not replaced: choose another output, or {BEGIN_ANEW}") from None
+    metadata = frames.metadata
     asked, there = as_written(_fingerprint(run)), dict(metadata.get("fingerprint", {}))
     given = {key: value for key, value in asked["hybrid"].items() if value not in (None, "auto")}
     there["hybrid"] = {key: value for key, value in there.get("hybrid", {}).items() if key in given}
@@ -144,6 +146,7 @@ def _finished(run: HybridRun) -> dict | None:
                      BEGIN_ANEW)
             clear_remains(run.out, calls=True)
             return metadata
+        _check_length(run, frames)
     if not run.resume:
         raise UserError(f"{run.out} is there already; --resume goes on with it, {BEGIN_ANEW}")
     if metadata["status"] != "finished":  # it broke, and holds no restart file to go on from
@@ -153,6 +156,16 @@ def _finished(run: HybridRun) -> dict | None:
     if not reopen(run.out):
         log.warning("%s was finished before the first restart file of its run, which begins anew", run.out)
     return None
+
+
+def _check_length(run: HybridRun, frames: Trajectory) -> None:
+    """UserError where a run of fixed length would be shorter than these frames, which an earlier run has finished."""
+    config = frames.metadata["config"]
+    held = len(frames.step) // config["replicas"] * config["save_interval_steps"]  # an aim ends where a frame is due
+    there = config["steps"] or held - config["burn_in_steps"]
+    if run.hybrid.steps is not None and run.hybrid.steps < there:
+        raise UserError(f"{run.out} is finished already, with {there} macro-steps, and is not made shorter; ask for "
+                        f"more --steps to continue it, choose another output, or {BEGIN_ANEW}")
 
 
 def _fingerprint(run: HybridRun) -> dict:
@@ -212,6 +225,8 @@ def _finish(production: Production, settled: dict, provenance: dict, machine: di
     known = production.aim.known if production.aim is not None else None
     metadata |= _populations(frames, known.populations if known is not None else None)
     # what a learning run has recorded to learn from is not in its restart file
+    if run.out.is_file() and len(read_npz(run.out, only={"step"})["step"]) > len(frames.step):
+        set_aside(run.out)  # an aim that was reached sooner than an earlier run of fixed length had ended
     production.writer.finish(metadata, goes_on=metadata["status"] == "finished" and not production.tolerances.learns)
     production.pool.end()
     if broken is not None:
