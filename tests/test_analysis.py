@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from kstep.analysis.evaluate import evaluate
+from kstep.analysis.evaluate import evaluate, load_baseline
 from kstep.analysis.judge.compare import compare
 from kstep.analysis.judge.controls import BASELINE, judge
 from kstep.analysis.judge.verdict import Outcome
@@ -21,7 +22,7 @@ from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.words import sentence_of
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
-from kstep.schemas import Trajectory, complete_trajectory
+from kstep.schemas import Trajectory, complete_trajectory, load_trajectory
 from kstep.units import WAVENUMBER_PER_THZ, kT
 
 SCRIPTS = Path(__file__).parent.parent / "src"
@@ -397,6 +398,16 @@ def test_05_reports_a_bad_file_judges_the_others_and_exits_2(folders, tmp_path):
     assert "NaN" in done.stderr
     assert list(json.loads((tmp_path / "out/metrics.json").read_text())["molecules"]["ethanol"]["runs"]) == [
         "ethanol_k8.npz"]
+
+
+def test_a_copy_of_a_baseline_is_named_and_counts_once(tmp_path):
+    for seed, name in ((0, "trajectory"), (0, "copy"), (1, "other")):
+        run = synthetic.ethanol(seed, 2, 40)
+        synthetic.save(tmp_path / f"data/{name}.npz", replace(run, metadata={**run.metadata, "seed": seed}))
+    synthetic.save(tmp_path / "run.npz", synthetic.ethanol(2, 2, 40))
+    problems = evaluate(tmp_path / "data", tmp_path / "run.npz", tmp_path / "out", draw=False)[1]
+    assert len(problems) == 1 and "this and another baseline are one run of ethanol" in problems[0]
+    assert len(load_baseline(load_trajectory(tmp_path / "run.npz"), tmp_path / "data").pos) == 2 * 2 * (20 + 40)
 
 
 def test_missing_baseline_is_one_sentence(folders, tmp_path):

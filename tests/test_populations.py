@@ -14,6 +14,7 @@ from kstep.analysis.measure.averages import gather
 from kstep.analysis.measure.conformers import assign, find_centres, find_conformer_torsions
 from kstep.analysis.measure.populations import name_of, populations
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
+from kstep.analysis.measure.umbrella import gather as windows_of
 from kstep.cli import main
 from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
 from kstep.errors import UserError
@@ -142,6 +143,23 @@ def test_unequal_chains_and_one_chain_alone_are_taken(propanol):
     assert populations([short]).chains == 3
     one = populations([made_up(propanol, 1, chains=1, frames=400, stay=0.5)])
     assert one.chains == 1 and 0 < one.conformers[0].population_error < 0.1
+
+
+def test_a_run_is_not_counted_twice(propanol):
+    """Nor one that another goes on with: its frames are no further samples."""
+    def run(seed, frames=60):
+        made = made_up(propanol, seed, chains=2, frames=60, stay=0.5)
+        kept = np.concatenate([np.arange(frames), 60 + np.arange(frames)])
+        return dataclasses.replace(made, metadata={**made.metadata, "seed": seed}, **{
+            key: getattr(made, key)[kept] for key in (
+                "pos", "vel", "Ekin", "Epot", "Etot", "time_ps", "step", "replica", "segment")})
+
+    assert populations([run(1), run(2)]).chains == 4
+    for runs, words in (([run(1), run(1)], "runs 1 and 2 of 2"), ([run(2), run(1), run(2, 20)], "runs 1 and 3 of 3")):
+        with pytest.raises(UserError, match=f"{words} are one run of .*; give each run once"):
+            populations(runs)
+        with pytest.raises(UserError, match=f"{words} are one run"):
+            windows_of(runs)
 
 
 # what is not known is said

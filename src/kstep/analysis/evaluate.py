@@ -14,6 +14,7 @@ import numpy as np
 from kstep.analysis.judge.compare import check_comparable, compare
 from kstep.analysis.judge.controls import BASELINE, judge
 from kstep.analysis.judge.verdict import Outcome, Role, Verdict
+from kstep.analysis.measure.averages import check_distinct
 from kstep.analysis.measure.profile import characterise, production_temperature_K
 from kstep.analysis.metrics import METRICS
 from kstep.analysis.metrics.sampling import rates_of
@@ -137,6 +138,8 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
             trajectory = _load(path)
             if loaded:
                 check_comparable(loaded[0], trajectory)
+            for other in loaded:
+                check_distinct(other, trajectory, "this and another baseline")
             loaded.append(trajectory)
         except UserError as error:
             problems.append(_naming(path, error))

@@ -170,7 +170,8 @@ def gather(trajectories: list[Trajectory], temperature_K: float | None = None) -
 
 
 def check_joinable(trajectories: Sequence[Trajectory]) -> None:
-    """UserError where runs are not of one molecule, its atoms in one order, and of one method."""
+    """UserError where runs are not of one molecule, its atoms in one order, and of one method, and where one is given
+    twice."""
     first = trajectories[0]
     for other in trajectories[1:]:
         if not np.array_equal(first.atom_types, other.atom_types) or _pairs(first) != _pairs(other):
@@ -180,6 +181,28 @@ def check_joinable(trajectories: Sequence[Trajectory]) -> None:
         if first.metadata.get("method") != other.metadata.get("method"):
             raise UserError(f"runs of {first.metadata.get('method')} and of {other.metadata.get('method')} cannot be "
                             "joined: they are of two energy surfaces; give runs of one method")
+    for number, other in enumerate(trajectories[1:], 1):
+        for before, one in enumerate(trajectories[:number], 1):
+            check_distinct(one, other, f"runs {before} and {number + 1} of {len(trajectories)}")
+
+
+def check_distinct(one: Trajectory, other: Trajectory, what: str) -> None:
+    """UserError, which calls them `what`, where two files hold one run, or one goes on with the other: frames that
+    count twice are no samples."""
+    if _ends_within(one, other) or _ends_within(other, one):
+        raise UserError(f"{what} are one run of {one.metadata.get('molecule')}, whose frames would count twice; give "
+                        "each run once, the longest file of it")
+
+
+def _ends_within(one: Trajectory, other: Trajectory) -> bool:
+    """Whether the last frame of a run is one of another with the same seed and restraints."""
+    seed = one.metadata.get("seed")
+    if seed is None or seed != other.metadata.get("seed") or not len(one.pos) or one.restraints != other.restraints:
+        return False
+    alike = other.step == one.step[-1]
+    for energies, last in ((other.Epot, one.Epot[-1]), (other.Ekin, one.Ekin[-1])):
+        alike &= np.isclose(energies, last, rtol=0.0, atol=0.0, equal_nan=True)
+    return bool((other.pos[alike] == one.pos[-1]).all(axis=(1, 2)).any())
 
 
 def _pairs(trajectory: Trajectory) -> set[tuple[int, ...]]:
