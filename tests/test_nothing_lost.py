@@ -177,6 +177,18 @@ def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
     assert (tmp_path / "f/kept").exists()
 
 
+def test_what_another_process_is_writing_is_not_set_aside(water, tmp_path):
+    """Its restart files would go on under the old name, into the folder of the run that comes now."""
+    out, parts = tmp_path / "x.npz", tmp_path / "x.npz.parts"
+    with Claim(parts, out):
+        (parts / "checkpoint.npz").write_text("theirs")
+        with pytest.raises(UserError, match="another run is writing .*x.npz; wait for it, or choose another output"):
+            run(water, out, overwrite=True)
+        assert os.listdir(tmp_path) == [parts.name] and os.listdir(parts) == ["checkpoint.npz"]
+    assert set_aside(out, ".parts") == tmp_path / "x.npz.backup-1"
+    assert os.listdir(tmp_path) == ["x.npz.backup-1.parts"]
+
+
 def test_what_is_set_aside_can_be_put_back(tmp_path):
     for round_ in (1, 2):
         (tmp_path / "x.npz").write_text(f"file {round_}")

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from kstep.errors import UserError
-from kstep.files import check_writable
+from kstep.files import Claim, check_writable
 
 MARK = "md-kstep"  # what our pictures and pages say they were made by
 HEAD_BYTES = 1000  # in which they say it
@@ -104,7 +105,8 @@ def check_one_of(resume: bool, overwrite: bool) -> None:
 def set_aside(path: Path, *ends: str) -> Path | None:
     """Rename a file or folder, and those beside it whose names go on with one of `ends`, to a free numbered name.
 
-    Returns the new name of `path`, None where nothing was there.
+    Returns the new name of `path`, None where nothing was there.  UserError where another process writes into one of
+    the folders, whose parts would go on under the old name and mix with those of who comes now.
     """
     here = {end: path.with_name(path.name + end) for end in ("", *ends)}
     if not any(map(os.path.lexists, here.values())):
@@ -112,9 +114,12 @@ def set_aside(path: Path, *ends: str) -> Path | None:
     number = 1
     while any(os.path.lexists(backup_of(path, number, end)) for end in here):
         number += 1
-    for end, old in here.items():
-        if os.path.lexists(old):
-            os.rename(old, backup_of(path, number, end))
+    with ExitStack() as claims:
+        for old in filter(Path.is_dir, here.values()):
+            claims.enter_context(Claim(old, path))
+        for end, old in here.items():
+            if os.path.lexists(old):
+                os.rename(old, backup_of(path, number, end))
     log.info("what was there is kept as %s", backup_of(path, number))
     return backup_of(path, number)
 
