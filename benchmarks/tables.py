@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import pipeline_tables
@@ -149,6 +150,21 @@ def memory(data: dict) -> str:
     return ("### Memory of whole runs\n\n"
             + table(["", "highest memory, all processes, MB", "trajectory file, MB"], rows)
             + "\n\n`python benchmarks/memory.py` repeats it.")
+
+
+def soak(data: dict) -> str:
+    """What benchmarks/soak.py measured."""
+    kinds = Counter(fault.partition(": ")[2].removesuffix(" checkpoint.npz") for fault in data["faults"])
+    rows = [[name, data["frames" + key], data["true_calls" + key], f"{100 * data['memory_growth' + key]:+.2f} %"]
+            for name, key in (("quiet", "_of_quiet_run"), ("under faults", ""))]
+    return (f"### Methanol, `{data['scheme']}`, under faults\n\n"
+            f"{data['minutes']:.0f} minutes of both runs together; faults: "
+            + ", ".join(f"{kind} {n} times" for kind, n in sorted(kinds.items())) + ".\n\n"
+            + table(["", "frames", "true calls", "memory, last quarter over the second"], rows)
+            + f"\n\nFrames that are lost or doubled: {data['lost_or_doubled']}, out of step: {data['out_of_step']}; "
+            f"ends with another exit code than they should have: {len(data['wrong_ends'])}; mean energies "
+            f"{data['deviation']:.1g} standard errors apart, populations {data['shares_apart']:.1g}. "
+            "`python benchmarks/soak.py` repeats it.")
 
 
 def cold_start(data: dict) -> str:
@@ -319,7 +335,7 @@ def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
 
 SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
          "validation": validation, "cold_start": cold_start, "unseen": unseen, "dearest": dearest, "memory": memory,
-         "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
+         "soak": soak, "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
          "scaling": scaling}  # by record, in the order of the page
 
 
