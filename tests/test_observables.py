@@ -124,7 +124,8 @@ def help_of(capsys):
 
 
 @pytest.mark.parametrize("words, answer", [
-    ([], "say what is to be averaged"), (["--distance", "0-99"], "names atom 99"), (["--distance", "0"], "2 atoms"),
+    ([], "say what is to be averaged"), (["--distance", "0-99"], "names atom 99"),
+    (["--distance", "0"], "2 different atoms"), (["--distance", "0-0"], "2 different atoms"),
     (["--function", "none.py:f"], "none.py does not exist"), (["--function", "numpy:nothing"], "cannot be loaded"),
     (["--function", "broken.py:f"], "SyntaxError"), (["--function", "empty.py:f"], "has no 'f'"),
     (["--function", "f"], "must read file.py:name"), (["--dipole"], "stored no dipole"),

@@ -19,6 +19,7 @@ from kstep.cli.flags import add_common_arguments, add_overwrite_of_result
 from kstep.cli.populations import add_runs, check_out
 from kstep.errors import UserError
 from kstep.outputs import json_with
+from kstep.restraints import parse_atoms
 
 log = logging.getLogger("kstep")
 
@@ -27,8 +28,9 @@ def add_flags(parser, numbered: str | None = None) -> None:
     """Flags of `kstep average`."""
     add_runs(parser)
     what = parser.add_argument_group("observables; atoms are counted from 0")
-    what.add_argument("--distance", type=_atoms(2), action="append", default=[], metavar="A-B", help="nm")
-    what.add_argument("--angle", type=_atoms(3), action="append", default=[], metavar="A-B-C", help="degrees, at B")
+    what.add_argument("--distance", type=_atoms("distance"), action="append", default=[], metavar="A-B", help="nm")
+    what.add_argument("--angle", type=_atoms("angle"), action="append", default=[], metavar="A-B-C",
+                      help="degrees, at B")
     what.add_argument("--radius-of-gyration", action="store_true", help="nm, by mass")
     what.add_argument("--dipole", action="store_true", help="its length in debye, of runs that stored it")
     what.add_argument("--function", action="append", default=[], metavar="FILE.py:NAME|MODULE:NAME",
@@ -39,12 +41,12 @@ def add_flags(parser, numbered: str | None = None) -> None:
     add_common_arguments(parser, seed=False)
 
 
-def _atoms(n: int) -> Callable[[str], tuple[int, ...]]:
+def _atoms(kind: str) -> Callable[[str], tuple[int, ...]]:
     def read(text: str) -> tuple[int, ...]:
-        parts = text.split("-")
-        if len(parts) != n or not all(part.isdecimal() for part in parts):
-            raise argparse.ArgumentTypeError(f"{text} does not name {n} atoms, such as {'-'.join(map(str, range(n)))}")
-        return tuple(map(int, parts))
+        try:
+            return parse_atoms(kind, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
 
