@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is tested too
 
 
+USUAL_LEVEL = logging.getLogger().level
 LONGEST = ("test_batch_scripts.py", "test_scripts.py", "test_advise.py", "test_guides.py", "test_qmmm.py",
            "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py",
            "test_examples.py")
@@ -126,11 +127,9 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """A program that a test calls sets up logging for the process; the next test finds none of it."""
+    """A program sets up logging for its process; no test finds what another, or the fixture of a module, has set up."""
     root = logging.getLogger()
-    level = root.level
-    yield
-    root.setLevel(level)
+    root.setLevel(USUAL_LEVEL)
     root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
 
 
