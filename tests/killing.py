@@ -6,6 +6,7 @@ signal that ends it in order.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -32,6 +33,9 @@ def _changes_something(event, arguments, folder):
     return isinstance(path, (str, os.PathLike)) and Path(os.path.abspath(path)).is_relative_to(folder)
 
 
+LONGEST_S = 300  # of a command, many times what it takes
+
+
 def ended(command, folder, at=None, number=signal.SIGKILL):
     """(exit code, or less the signal that ended it, things done to files) of `kstep <command>`, run in a folder.
 
@@ -44,6 +48,8 @@ def ended(command, folder, at=None, number=signal.SIGKILL):
         with os.fdopen(read, "rb") as pipe:
             count = len(pipe.read())
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), count
+    gc.freeze()  # what other tests have left, threads of OpenMM among it, would wait for ever to be destroyed here
+    signal.alarm(LONGEST_S)
     try:
         os.close(read)
         os.chdir(folder)

@@ -31,9 +31,23 @@ def work(tmp_path_factory):
     return work
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left():
+    """What a test that failed has started works on for hours, and makes all others slow."""
+    yield
+    while STARTED:
+        run = STARTED.pop()
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+
+
 def start(*command):
-    return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, text=True,
-                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    STARTED.append(subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, text=True,
+                                    stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True))
+    return STARTED[-1]
 
 
 def baseline(work, out, length_ps, *flags):
