@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from faulty import POISONED_NM, FaultySpec, springs
-from kstep import interruption
+from kstep import interruption, npz
 from kstep.errors import PhysicsError
 from kstep.forces.journal import JournaledPool
 from kstep.forces.local_pool import EvaluationPool
@@ -259,6 +259,24 @@ def test_answers_of_another_surface_and_damaged_ones_are_asked_again(tmp_path, c
     assert asked == 12 and np.array_equal(found, whole) and "are made again" in caplog.text
     found, asked = part(6)
     assert asked == 0 and np.array_equal(found, whole)
+
+
+def test_a_second_ctrl_c_while_answers_are_written_loses_none(tmp_path, monkeypatch):
+    write, cut = npz.write_npz, []
+
+    def once(path, arrays):
+        cut.append(path)
+        if len(cut) == 1:
+            raise KeyboardInterrupt
+        write(path, arrays)
+
+    pool = JournaledPool(EvaluationPool(springs(), 1), tmp_path / "p")
+    pool.begin(3, fresh=True)
+    pool.evaluate(geometries(2))
+    monkeypatch.setattr(npz, "write_npz", once)
+    with pytest.raises(KeyboardInterrupt):
+        pool.close()
+    assert len(cut) == 2 and [path.name for path in (tmp_path / "p").glob("calls_*")] == ["calls_00000003_00000.npz"]
 
 
 def test_answers_in_several_files_are_known_and_so_are_failures_among_them(tmp_path):

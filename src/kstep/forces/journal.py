@@ -266,8 +266,12 @@ class JournaledPool(PoolAround):
         return self.restrained(positions, Truth(energy, forces, np.isnan(energy), tuple(messages), extra))
 
     def close(self, at_once: bool = False) -> None:
-        """Write down what was answered, and stop the workers."""
+        """Write down what was answered, even if a second Ctrl-C comes meanwhile, and stop the workers."""
         try:
-            self.flush()
+            try:
+                self.flush()
+            except KeyboardInterrupt:
+                self.flush()
+                raise
         finally:
             self.pool.close(at_once)

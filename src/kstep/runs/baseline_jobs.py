@@ -126,10 +126,11 @@ class _Reporter:
 def _serve(connection) -> None:
     """Of a worker process: run the jobs that come; an unphysical run becomes its result's error, and stops no other."""
     exit_with_parent()
+    # Ctrl-C goes to all of a terminal: heeded here, the parent's SIGTERM would cut short what it made this one write
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     report = _Reporter(connection)
     try:
         with signals_heeded():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
             while (job := connection.recv()) is not None:
                 try:
                     result = run_replica(job, report.done, report.say, report.beat)
