@@ -366,6 +366,40 @@ def test_a_sigterm_that_nobody_heard_is_raised_where_the_run_looks_next(tmp_path
         look.check()  # once
 
 
+@pytest.mark.parametrize("number, error", [(signal.SIGTERM, interruption.Terminated),
+                                           (signal.SIGINT, KeyboardInterrupt)])
+def test_an_end_waits_for_what_is_not_to_be_broken_into(number, error):
+    done = []
+
+    class Deaf:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            for _ in range(100):
+                pass
+            done.append("cleared away")
+
+    @interruption.unbroken
+    def inner():
+        deaf = Deaf()
+        del deaf
+        done.append("inner")
+
+    @interruption.unbroken
+    def outer():
+        inner()
+        done.append("outer")
+
+    before = signal.getsignal(signal.SIGINT)
+    with interruption.signals_heeded():
+        with pytest.raises(error) as ended:
+            outer()
+        assert ended.type is error and done == ["cleared away", "inner", "outer"]
+        assert interruption.unbroken(lambda: 3)() == 3  # once
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # at once, where nothing holds it
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def sleeps_before_it_ends(connection, folder):
     connection.send("here")
     connection.recv()

@@ -13,12 +13,14 @@ order; SIGUSR1 is a request, which whoever waits for the true physics sees.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 EXIT = "EXIT"
 ENDS_WITH_STDIN = "KSTEP_ENDS_WITH_STDIN"  # set by a starter that holds it open as long as it lives
@@ -51,7 +53,12 @@ class EndedSoftly(Stopped):
         self.words = f"ended by {path}"
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _requests = 0
+_unbroken = 0  # calls of the main thread that are not to be broken into
+_late: KeyboardInterrupt | None = None  # what came meanwhile
 _ended_at: float | None = None  # when SIGTERM came, until that is known to have ended something
 
 
@@ -60,9 +67,40 @@ def restarts_requested() -> int:
     return _requests
 
 
+def _end_by(error: KeyboardInterrupt) -> None:
+    """Of a signal's handler: raise now, or where what must not be broken into is over."""
+    global _late
+    if not _unbroken:
+        raise error
+    _late = error
+
+
+def unbroken(call: Callable[P, R]) -> Callable[P, R]:
+    """`call`, at whose end Ctrl-C and SIGTERM are raised that come while it runs.
+
+    For short calls of a library that clears its objects away in Python: what is raised in there reaches nobody.
+    """
+    @functools.wraps(call)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        global _unbroken, _late
+        if threading.current_thread() is not threading.main_thread():
+            return call(*args, **kwargs)
+        _unbroken += 1
+        try:
+            return call(*args, **kwargs)
+        finally:
+            _unbroken -= 1
+            if _late is not None and not _unbroken:
+                late, _late = _late, None
+                raise late
+
+    return whole
+
+
 @contextlib.contextmanager
 def signals_heeded() -> Iterator[None]:
-    """SIGTERM raises Terminated, once, and SIGUSR1 is counted; nothing changes outside the main thread.
+    """SIGTERM raises Terminated, once, Ctrl-C KeyboardInterrupt, neither in the middle of what is `unbroken`, and
+    SIGUSR1 is counted; nothing changes outside the main thread.
 
     All three signals are let in, also where a starter that keeps them for itself has handed down that they are blocked.
     """
@@ -74,13 +112,18 @@ def signals_heeded() -> Iterator[None]:
         global _ended_at
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut short what the first one began
         _ended_at = time.monotonic()
-        raise Terminated
+        _end_by(Terminated())
+
+    def interrupt(number, frame):
+        _end_by(KeyboardInterrupt())
 
     def count(number, frame):
         global _requests
         _requests += 1
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end), signal.SIGUSR1: signal.signal(signal.SIGUSR1, count)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it ignored
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *before})
     _end_with_starter()
     try:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from kstep import interruption
 from kstep.config import ChargedConfig, Count, Number, Temperature
 from kstep.errors import UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics, as_physics_error, check_electrons, check_elements
@@ -84,6 +85,7 @@ class TblitePhysics(Physics):
         self._charge = charge
         self._warm_start = warm_start
 
+    @interruption.unbroken
     def _compute(self, positions, slot):
         with as_physics_error("the xTB calculation"):
             self._calculator.update(positions / NM_PER_BOHR)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kstep import interruption
 from kstep.errors import UserError
 from kstep.forces.base import Backend, KnownEnergy, Physics, as_physics_error, check_electrons, check_elements
 from kstep.forces.solvents import check_xtb_solvent, refuse_model_alone
@@ -75,6 +76,7 @@ class XtbPhysics(Physics):
                 self._calculator.set_solvent(get_solvent(SPELLED_IN_XTB.get(self._solvent, self._solvent)))
         self._calculator.update(bohr)
 
+    @interruption.unbroken
     def _compute(self, positions, slot):
         with contextlib.chdir(self._folder.name), as_physics_error("the xTB calculation"):
             self._prepare(positions / NM_PER_BOHR)
