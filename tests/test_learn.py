@@ -18,7 +18,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
-from kstep.learning.explorer import Explorer
+from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
 from kstep.learning.target import Target
@@ -406,7 +406,7 @@ def test_a_wall_behind_a_barrier_is_found_at_rotamers(peroxide, wall_kJ):
     molecule, spec = peroxide
     torsion = find_rotatable_torsions(molecule.numbers, molecule.bonds)
     config = LearnConfig(**{**QUICK, "learn_replicas": 40})
-    explorer = Explorer(target(peroxide, temperatures_K=(300.0, 500.0)), config, 1, 1)
+    explorer = LabelSeeker(target(peroxide, temperatures_K=(300.0, 500.0)), config, 1, 1)
     start = dihedrals_deg(molecule.conformers, torsion)[:, 0]
     with EvaluationPool(spec, 1) as truth:
         class Walled:
@@ -435,7 +435,7 @@ def test_a_turn_moves_one_torsion_and_nothing_else():
 
 
 def test_a_clash_starts_no_chain(peroxide, tmp_path):
-    explorer = Explorer(target(peroxide, temperatures_K=(300.0, 500.0)), LearnConfig(**QUICK), 1, 1)
+    explorer = LabelSeeker(target(peroxide, temperatures_K=(300.0, 500.0)), LearnConfig(**QUICK), 1, 1)
     x = np.repeat(peroxide[0].conformers[:1], 6, axis=0)
     state = State(x, np.zeros_like(x), np.zeros(6), np.zeros_like(x))
     answer = Truth(np.array([20.0, 1e4, np.nan]), np.ones((3, 4, 3)), np.array([False, False, True]))

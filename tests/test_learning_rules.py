@@ -10,7 +10,7 @@ from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
 from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
 from kstep.learning.target import Target
-from kstep.learning.turned_torsions import Rotamers
+from kstep.learning.turned_torsions import RandomRotamers
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.network_ladder import NetworkLadder
@@ -187,7 +187,7 @@ def test_rotamers_drawn_at_random_keep_bonds_and_angles_and_do_not_clash():
     hexanol = molecule_from_smiles("CCCCCCO", "hexanol", 3)
     rng, torsions = np.random.default_rng(3), hexanol.rotatable_torsions()
     start = hexanol.conformers[np.zeros(60, dtype=int)]
-    draw = Rotamers(hexanol.numbers, hexanol.bonds, torsions)
+    draw = RandomRotamers(hexanol.numbers, hexanol.bonds, torsions)
     out = draw(start, rng)
 
     def distances(x, least, most=99):

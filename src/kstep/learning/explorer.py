@@ -35,8 +35,8 @@ def ladder_of(target: Target, config: LearnConfig, network, carry, longer: int =
                          move_steps=max(1, round(length_fs / dt_fs)), **target.means(network))
 
 
-class Explorer:
-    """Chains, as many as learn_replicas says and rungs share evenly.
+class LabelSeeker:
+    """Who finds labels: chains, as many as learn_replicas says and rungs share evenly.
 
     labels: all so far, and rng, what everything is drawn from: both are set anew where a cut learning goes on; pool:
     who answers for the truth; network, carry: who leads the chains, once there is one.

@@ -31,7 +31,7 @@ from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
 from kstep.learning.ending import acceptance, more_labels_pay
-from kstep.learning.explorer import Explorer
+from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
 from kstep.learning.target import Target
@@ -71,7 +71,7 @@ class _Learner:
                  n_workers: int, most_true_calls: int | None, earlier: Earlier):
         self.target, self.model, self.config = target, model, config
         self.folder, self.seed, self.n_workers, self.earlier = folder, seed, n_workers, earlier
-        self.explorer = Explorer(target, config, seed, n_workers)
+        self.explorer = LabelSeeker(target, config, seed, n_workers)
         self.progress = Progress()
         self.n_bootstrap = config.bootstrap_labels_per_atom * len(target.labelled)
         self.most_true_calls = most_true_calls

@@ -12,7 +12,7 @@ from kstep.forces import PhysicsSpec
 from kstep.forces.pool import Pool, Truth
 from kstep.learning.ending import CALLS_PER_ENERGY, CALLS_PER_TORSION
 from kstep.learning.learn_config import LearnConfig
-from kstep.learning.turned_torsions import Rotamers, turned_starts
+from kstep.learning.turned_torsions import RandomRotamers, turned_starts
 from kstep.molecules.molecule import Molecule
 from kstep.runs.network_dynamics import NetworkFrame
 from kstep.runs.network_geometries import KnownGround
@@ -99,10 +99,10 @@ class Target:
         """Some of the chains (R,N,3) with a torsion turned over: rows (T,), positions (T,N,3)."""
         return turned_starts(positions, self.molecule.bonds, self.molecule.rotatable_torsions())
 
-    def rotamers(self) -> Rotamers | None:
+    def rotamers(self) -> RandomRotamers | None:
         """What draws rotamers at random; None where there is nothing to turn."""
         torsions = self.molecule.rotatable_torsions()
-        return Rotamers(self.molecule.numbers, self.molecule.bonds, torsions) if len(torsions) else None
+        return RandomRotamers(self.molecule.numbers, self.molecule.bonds, torsions) if len(torsions) else None
 
     def labels(self, positions: np.ndarray, truth: Truth, temperature_K) -> Labels:
         """What the truth without restraints said at positions (r,N,3), as labels; temperature_K: one number or (r,)."""

@@ -43,7 +43,7 @@ def turned_starts(starts: np.ndarray, bonds: np.ndarray, torsions: np.ndarray) -
     return rows, np.array(positions)
 
 
-class Rotamers:
+class RandomRotamers:
     """Geometries with every torsion turned at random, where no two atoms clash that are FAR_BONDS bonds apart or more.
 
     Clash: closer than CLOSEST of the sum of their van der Waals radii, from which a few hundred fs of dynamics relax.
