@@ -116,7 +116,8 @@ def test_a_worker_of_01b_that_is_killed_or_stopped_costs_nothing(work, tmp_path)
     assert whole.returncode == 0, whole.stderr
     run = start(*baseline(work, tmp_path / "cut", length_ps, "--set", "call_limit_s=3"))
     wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 60)
-    time.sleep(0.2)
+    run.send_signal(signal.SIGUSR1)  # whose files say that both are past loading, for which they have ten minutes
+    wait_until(lambda: parts_of(tmp_path / "cut", 2), 120)
     first, *_, last = workers_of(run)  # before another one takes the place of the first
     os.kill(first, signal.SIGKILL)
     os.kill(last, signal.SIGSTOP)

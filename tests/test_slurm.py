@@ -1,5 +1,6 @@
 """The scripts of examples/slurm, as far as they can be tried without SLURM."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -12,6 +13,9 @@ from conftest import ROOT
 
 SLURM = ROOT / "examples/slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
+
+# looked for, not imported: whoever imports it has another handler of Ctrl-C from then on
+needs_jobqueue = pytest.mark.skipif(importlib.util.find_spec("dask_jobqueue") is None, reason="no dask-jobqueue")
 
 
 def environment(tmp_path, **more):
@@ -52,8 +56,8 @@ def test_the_job_array_deals_out_the_whole_list(tmp_path):
     assert sorted(planned) == names
 
 
+@needs_jobqueue
 def test_the_job_of_a_worker_says_what_was_asked_for():
-    pytest.importorskip("dask_jobqueue")
     asked = ["--partition", "long", "--walltime", "12:00:00", "--memory", "3GB", "--directive=--constraint=amd",
              "--prologue", "module load x"]
     lines = subprocess.run([sys.executable, str(SLURM / "cluster.py"), *asked, "--print-job"], capture_output=True,
@@ -65,10 +69,10 @@ def test_the_job_of_a_worker_says_what_was_asked_for():
     assert any(re.fullmatch(r"#SBATCH --mem=(3G|2862M)", line) for line in lines)
 
 
+@needs_jobqueue
 @pytest.mark.parametrize("script", ["many_molecules.sbatch", "one_molecule.sbatch"])
 def test_the_command_of_a_script_is_given_the_scheduler(tmp_path, script):
     """cluster.py passes --scheduler on, which the command knows, as every flag that the script gives."""
-    pytest.importorskip("dask_jobqueue")
     text = (SLURM / script).read_text()
     command = re.search(r"-- \\\n\s+(kstep (batch \w+|\w+) .*)", text)
     helped = subprocess.run([sys.executable, "-m", "kstep", *command[2].split(), "--help"], capture_output=True,
