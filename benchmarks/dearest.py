@@ -1,8 +1,8 @@
 """The dearest truths: how few calls of a dear method an exact ensemble of it takes when it is learned via cheaper ones.
 
 Each section is one molecule and method: `kstep sample SMILES --config DEAR --via CHEAP`, from the SMILES to 200
-effective samples of the energy.  What is cut goes on where it was when the same command is given again.  Writes
-benchmarks/results/dearest.json, the sections that were asked for; the others stay.
+effective samples of the energy, or 100 of that and of the slowest torsion.  What is cut goes on where it was when the
+same command is given again.  Writes benchmarks/results/dearest.json, the sections that were asked for; the others stay.
 
     python benchmarks/dearest.py methanol_ccsdt
     python benchmarks/dearest.py methanol_pbe
@@ -11,6 +11,11 @@ Sections ethanol_METHOD_populations: gauche and anti of ethanol, from two runs t
 network nor labels nor seed, and that began in gauche alone and in anti alone.
 
     python benchmarks/dearest.py ethanol_gfn2_populations ethanol_aimnet2_populations
+
+Sections MOLECULE_METHOD_exact: the energy and the torsion of the methyl group of the run above, whose proposals the
+truth accepts or refuses, beside those of samples of the same network alone, each weighed by its true energy.
+
+    python benchmarks/dearest.py methanol_ccsdt_exact
 """
 
 from __future__ import annotations
@@ -28,16 +33,17 @@ from kstep.analysis.measure.run_samples import samples_of
 from kstep.analysis.measure.samples import series_of
 from kstep.dihedrals import dihedrals_deg
 from kstep.files import write_json_compact
-from kstep.schemas import load_trajectory
+from kstep.schemas import Trajectory, load_trajectory
+from kstep.study.benchmark.agreement import same_mean
 from kstep.units import ANGSTROM_PER_NM
 from running import RESULTS, machine, provenance, sh
 
 RESULT = RESULTS / "dearest.json"
-SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance and labels that were promised
-    "methanol_ccsdt": ("CO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 60),
-    "methanol_pbe": ("CO", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 60),
-    "fluoroethanol_pbe": ("OCCF", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 100),
-    "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100),
+SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance and labels promised, samples wanted
+    "methanol_ccsdt": ("CO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 60, 200),
+    "methanol_pbe": ("CO", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 60, 200),
+    "fluoroethanol_pbe": ("OCCF", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 100, 100),
+    "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100, 100),
 }
 POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; standard error and samples asked of each run
     "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 1500),
@@ -45,23 +51,25 @@ POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; stand
     "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.02, 200),
     "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.02, 200),
 }
+EXACT = {"methanol_ccsdt_exact": "methanol_ccsdt"}
+H_C_O_H, THIRD_DEG, BINS = np.array([[2, 0, 1, 5]]), 120.0, 6  # of methanol, whose methyl group has three sides alike
+WEIGHED_STEPS = 30
 C_C_O_H, GAUCHE_DEG = np.array([[0, 1, 2, 8]]), 120.0
 MOVES = 20  # of 100 fs each: proposals are longer than 1 ps, as was promised
-WANTED = 200
 
 
 def run(name: str, work: Path) -> Path:
     """The trajectory of a section, kept where it is there."""
-    smiles, dear, cheap, _, _ = SECTIONS[name]
+    smiles, dear, cheap, _, _, wanted = SECTIONS[name]
     out = work / f"{name}.npz"
     sh(out, "-m", "kstep", "sample", smiles, "--config", dear, *(word for each in cheap for word in ("--via", each)),
-       "--moves", MOVES, "--effective-samples", WANTED, "--num-workers", 1, "--resume", "--out", out)
+       "--moves", MOVES, "--effective-samples", wanted, "--num-workers", 1, "--resume", "--out", out)
     return out
 
 
 def measured(name: str, path: Path) -> dict:
     """What it took, and what it gave."""
-    run, (_, _, _, acceptance, most) = load_trajectory(path), SECTIONS[name]
+    run, (_, _, _, acceptance, most, wanted) = load_trajectory(path), SECTIONS[name]
     m = run.metadata
     folder = Path(f"{path}.via{len(m['rungs']) - 1}")
     rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
@@ -69,16 +77,52 @@ def measured(name: str, path: Path) -> dict:
     found = samples_of(series_of(characterise(run)), of_dynamics=False)
     total = m["cpu_s"] + m["cpu_s_training"]
     calls = m["true_calls"] - m["true_calls_burn_in"]
+    fewest = min(number for number in (found["energy"], found["torsion"]) if number is not None)
     return {"method": m["method"], "calls_by_method": m["true_calls_training_by_method"],
             "rounds": [{key: row[key] for key in ("labels", "spread_kT", "acceptance", "fresh_kT")} for row in rounds],
             "wanted_acceptance": acceptance, "most_calls": most, "calls_to_acceptance": min(enough, default=None),
             "acceptance": m["acceptance"], "jump_fs": m["jump_fs"], "true_calls": m["true_calls"],
             "true_calls_training": m["true_calls_training"], "energy_samples": found["energy"],
-            "samples_per_1000_calls": 1e3 * found["energy"] / calls, "cpu_s": total,
-            "cpu_s_to_200_samples": m["cpu_s_training"] + m["cpu_burn_in_s"]
-            + m["cpu_production_s"] * WANTED / found["energy"],
+            "torsion": found["label"], "torsion_samples": found["torsion"],
+            "samples_per_1000_calls": 1e3 * fewest / calls, "cpu_s": total, "wanted_samples": wanted,
+            "calls_to_wanted": m["true_calls_training"] + m["true_calls_burn_in"] + calls * wanted / fewest,
+            "cpu_s_to_wanted": m["cpu_s_training"] + m["cpu_burn_in_s"] + m["cpu_production_s"] * wanted / fewest,
             "exp_minus_beta_dH": [m["mean_exp_minus_beta_dH"], m["mean_exp_minus_beta_dH_error"]],
             "machine": machine(), **provenance()}
+
+
+def exactness(name: str, work: Path) -> dict:
+    """The energy and the torsion of methanol, judged by a chain and by weights."""
+    smiles, dear, _, _, _, _ = SECTIONS[EXACT[name]]
+    judged, out = run(EXACT[name], work), work / f"{name}.npz"
+    network = load_trajectory(judged).metadata["checkpoint"]
+    sh(out, "-m", "kstep", "sample", smiles, "--config", dear, "--checkpoint", network, "--set", "judge=weights",
+       "--moves", 2 * MOVES, "--steps", WEIGHED_STEPS, "--seed", 1, "--num-workers", 1, "--resume", "--out", out)
+    runs = {"chain": load_trajectory(judged), "weights": load_trajectory(out)}
+    if (ways := {key: each.metadata["judge"]["judge"] for key, each in runs.items()}) != {key: key for key in runs}:
+        raise SystemExit(f"error: the runs were judged otherwise: {ways}")
+    means = {key: means_of_chains(each) for key, each in runs.items()}
+    found = same_mean(*means.values())
+    assert found is not None  # both have sixteen chains
+    return {**found, "method": runs["chain"].metadata["method"],
+            "true_calls": runs["weights"].metadata["true_calls"],
+            "chains": [len(each) for each in means.values()],
+            "energy": {key: [float(each[:, 0].mean()), float(each[:, 0].std(ddof=1) / len(each) ** 0.5)]
+                       for key, each in means.items()},
+            "shares": {key: [each[:, 1:].mean(axis=0).tolist(), (each[:, 1:].std(axis=0, ddof=1)
+                                                                 / len(each) ** 0.5).tolist()]
+                       for key, each in means.items()},
+            "machine": machine(), **provenance()}
+
+
+def means_of_chains(run: Trajectory) -> np.ndarray:
+    """(R,1+B): of every chain the mean energy, kJ/mol, and the shares of the torsion's third of a turn, under weights
+    where frames have them."""
+    torsion = dihedrals_deg(run.pos, H_C_O_H)[:, 0] % THIRD_DEG
+    values = np.column_stack([run.Epot, np.eye(BINS)[(torsion * BINS / THIRD_DEG).astype(int) % BINS]])
+    weight = run.weight if len(run.weight) else np.ones(len(values))
+    return np.array([np.average(values[here], axis=0, weights=weight[here])
+                     for here in (run.replica == number for number in np.unique(run.replica))])
 
 
 def is_gauche(positions: np.ndarray) -> np.ndarray:
@@ -122,22 +166,28 @@ def populations(name: str, work: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, *POPULATIONS])
+    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, *POPULATIONS, *EXACT])
     parser.add_argument("--work", type=Path, default=Path("outputs/dearest"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     for name in args.sections:
-        is_table = name in POPULATIONS
-        found = populations(name, args.work) if is_table else measured(name, run(name, args.work))
+        if name in POPULATIONS:
+            found = populations(name, args.work)
+        elif name in EXACT:
+            found = exactness(name, args.work)
+        else:
+            found = measured(name, run(name, args.work))
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         write_json_compact(RESULT, {**kept, name: found})
-        if is_table:
+        if name in EXACT:
+            print(f"{name}: p = {found['p']:.2g} in {found['directions']} directions", flush=True)
+        elif name in POPULATIONS:
             print(f"{name}: {100 * found['gauche']:.1f} +- {100 * found['error']:.1f} % gauche, two starts "
                   f"{found['sigmas_apart']:.1f} standard errors apart", flush=True)
         else:
             print(f"{name}: acceptance {found['acceptance']:.2f} after {found['true_calls_training']} labels, "
-                  f"{found['energy_samples']:.0f} samples of the energy, {WANTED} of them in "
-                  f"{found['cpu_s_to_200_samples'] / 60:.0f} min of CPU", flush=True)
+                  f"{found['wanted_samples']} samples by {found['calls_to_wanted']:.0f} calls and "
+                  f"{found['cpu_s_to_wanted'] / 60:.0f} min of CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -190,15 +190,32 @@ def unseen(data: dict) -> str:
 
 def dearest(data: dict) -> str:
     """What benchmarks/dearest.py measured."""
+    climbed = {name: row for name, row in data.items() if "rounds" in row}
     rows = [[name, row["method"], row["calls_to_acceptance"], row["true_calls_training"], f"{row['acceptance']:.2f}",
-             f"{row['energy_samples']:.0f} in {row['true_calls']} calls", f"{row['cpu_s_to_200_samples'] / 60:.0f}",
-             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in data.items() if "rounds" in row]
+             row["true_calls"], f"{row['wanted_samples']} of the {row['torsion'] or 'energy'}",
+             f"{row['calls_to_wanted']:.0f}", f"{row['cpu_s_to_wanted'] / 60:.0f}",
+             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in climbed.items()]
     four = {name: row for name, row in data.items() if "sigmas_apart" in row}
     return ("### Dear methods, learned via GFN2-xTB (`--via`)\n\n"
             + table(["", "method", "its calls until the acceptance expected is as promised", "its calls to learn",
-                     "acceptance measured", "samples of the energy", "CPU minutes from the SMILES to 200 samples",
-                     "<exp(-ΔH/kT)>"], rows)
-            + "\n\n`python benchmarks/dearest.py methanol_ccsdt` repeats it." + _four_methods(four))
+                     "acceptance measured", "its calls to sample", "effective samples",
+                     "its calls from the SMILES to these", "CPU minutes", "<exp(-ΔH/kT)>"], rows)
+            + f"\n\n`python benchmarks/dearest.py {' '.join(climbed)}` repeats it."
+            + _judged_twice({name: row for name, row in data.items() if "directions" in row}) + _four_methods(four))
+
+
+def _judged_twice(data: dict) -> str:
+    """Energies by a chain and by weights, a molecule a row."""
+    if not data:
+        return ""
+    rows = [[name, row["method"], *("{:.2f} ± {:.2f}".format(*row["energy"][way]) for way in ("chain", "weights")),
+             f"{row['p']:.2g} ({row['directions']} directions of {row['observables']} observables)"]
+            for name, row in data.items()]
+    return ("\n\n### The same network judged in two ways\n\nA chain of proposals that the true energy accepts or "
+            "refuses, and samples of the network alone that the true energy weighs: mean energy, kJ/mol, and p of the "
+            "energy and the torsion's histogram together.\n\n"
+            + table(["", "method", "energy, chain", "energy, weights", "p"], rows)
+            + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
 
 
 def _four_methods(data: dict) -> str:
