@@ -20,6 +20,8 @@ def sentence_of(error: Exception) -> str:
         return str(error)
     name = getattr(error, "filename", None)
     where = f"{name}: " if name else ""
+    if isinstance(error, FileExistsError):  # by whoever makes the folders of an output
+        return f"{where}a file is there, where a folder is needed; choose another output"
     return f"{where}{getattr(error, 'strerror', None) or error or 'not enough memory'}"
 
 
