@@ -195,7 +195,7 @@ def test_two_runs_into_one_file_do_not_mix(tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (("00_prep_mols.py", "--seed", "nan"), "nan is not a whole number >= 0"),
     (("00_prep_mols.py", "--n-conformers", "99999999999999999999"), "whole number >= 1 and <="),
-    (("00_prep_mols.py", "--smiles", "CCO", "--name", "x", "--out-dir", "FILE"), "file: a file is there, where a folder is"),
+    (("00_prep_mols.py", "--smiles", "CCO", "--name", "x", "--out-dir", "FILE"), "file: a file is there, where"),
     (("06b_hybrid_integrate_qm.py", "--smiles", "O", "--learn", "--out", "FILE/x.npz"), "file: a file is there, where"),
 ])
 def test_scripts_answer_in_one_line(tmp_path, arguments, words):
