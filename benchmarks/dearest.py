@@ -16,6 +16,12 @@ Sections MOLECULE_METHOD_exact: the energy and the torsion of the methyl group o
 truth accepts or refuses, beside those of samples of the same network alone, each weighed by its true energy.
 
     python benchmarks/dearest.py methanol_ccsdt_exact
+
+Sections MOLECULE_METHOD_ways: the run above beside shorter ones that make the same ensemble without a label of the dear
+method, each by another use of a cheap one: the network of its labels alone, that and a method in between that judges
+first, and its own dynamics.
+
+    python benchmarks/dearest.py methanol_ccsdt_ways
 """
 
 from __future__ import annotations
@@ -54,6 +60,12 @@ POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; stand
 EXACT = {"methanol_ccsdt_exact": "methanol_ccsdt"}
 H_C_O_H, THIRD_DEG, BINS = np.array([[2, 0, 1, 5]]), 120.0, 6  # of methanol, whose methyl group has three sides alike
 WEIGHED_STEPS = 30
+WAYS = {"methanol_ccsdt_ways": ("methanol_ccsdt", {
+    "--teacher": ("--teacher", "configs/qm.yaml"),
+    "--teacher --delay-with": ("--teacher", "configs/qm.yaml", "--delay-with", "configs/qm_pyscf.yaml"),
+    "--propose-with": ("--propose-with", "configs/qm.yaml", "--dt-fs", 1.25, "--hydrogen-mass", 4),
+})}
+WAY_STEPS, WAY_REPLICAS, MINUTE_S = 25, 8, 60.0
 C_C_O_H, GAUCHE_DEG = np.array([[0, 1, 2, 8]]), 120.0
 MOVES = 20  # of 100 fs each: proposals are longer than 1 ps, as was promised
 
@@ -115,6 +127,28 @@ def exactness(name: str, work: Path) -> dict:
             "machine": machine(), **provenance()}
 
 
+def ways(name: str, work: Path) -> dict:
+    """What a sample of the energy takes by each way, and would take if a call of the dear method took a minute."""
+    (base, others), rows = WAYS[name], {}
+    smiles, dear, cheap, _, _, _ = SECTIONS[base]
+    files = {" ".join(f"--via {each}" for each in cheap): run(base, work)}
+    for number, (way, flags) in enumerate(others.items(), 1):
+        files[way] = work / f"{name}_{number}.npz"
+        sh(files[way], "-m", "kstep", "sample", smiles, "--config", dear, *flags, "--moves", MOVES, "--steps",
+           WAY_STEPS, "--replicas", WAY_REPLICAS, "--num-workers", 1, "--resume", "--out", files[way])
+    call_s = load_trajectory(files[next(iter(files))]).metadata["tuning"]["cpu_s_per_true_call"]
+    for way, path in files.items():
+        trajectory = load_trajectory(path)
+        m, found = trajectory.metadata, samples_of(series_of(characterise(trajectory)), of_dynamics=False)
+        calls = m["true_calls"] - m["true_calls_burn_in"]
+        cpu_s, calls = m["cpu_production_s"] / found["energy"], calls / found["energy"]
+        rows[way] = {"acceptance": m["acceptance"], "true_calls_training": m["true_calls_training"],
+                     "energy_samples": found["energy"], "true_calls_per_sample": calls, "cpu_s_per_sample": cpu_s,
+                     "cpu_s_per_sample_of_dear_calls": cpu_s + calls * (MINUTE_S - call_s),
+                     "true_calls_by_method": m.get("true_calls_by_method", {m["method"]: m["true_calls"]})}
+    return {"method": m["method"], "cpu_s_per_true_call": call_s, "ways": rows, "machine": machine(), **provenance()}
+
+
 def means_of_chains(run: Trajectory) -> np.ndarray:
     """(R,1+B): of every chain the mean energy, kJ/mol, and the shares of the torsion's third of a turn, under weights
     where frames have them."""
@@ -166,20 +200,25 @@ def populations(name: str, work: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, *POPULATIONS, *EXACT])
+    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, *POPULATIONS, *EXACT, *WAYS])
     parser.add_argument("--work", type=Path, default=Path("outputs/dearest"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     for name in args.sections:
         if name in POPULATIONS:
             found = populations(name, args.work)
+        elif name in WAYS:
+            found = ways(name, args.work)
         elif name in EXACT:
             found = exactness(name, args.work)
         else:
             found = measured(name, run(name, args.work))
         kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         write_json_compact(RESULT, {**kept, name: found})
-        if name in EXACT:
+        if name in WAYS:
+            print(f"{name}: CPU s a sample", {way: round(row["cpu_s_per_sample"], 1)
+                                              for way, row in found["ways"].items()}, flush=True)
+        elif name in EXACT:
             print(f"{name}: p = {found['p']:.2g} in {found['directions']} directions", flush=True)
         elif name in POPULATIONS:
             print(f"{name}: {100 * found['gauche']:.1f} +- {100 * found['error']:.1f} % gauche, two starts "

@@ -201,7 +201,8 @@ def dearest(data: dict) -> str:
                      "acceptance measured", "its calls to sample", "effective samples",
                      "its calls from the SMILES to these", "CPU minutes", "<exp(-ΔH/kT)>"], rows)
             + f"\n\n`python benchmarks/dearest.py {' '.join(climbed)}` repeats it."
-            + _judged_twice({name: row for name, row in data.items() if "directions" in row}) + _four_methods(four))
+            + _judged_twice({name: row for name, row in data.items() if "directions" in row})
+            + _ways({name: row for name, row in data.items() if "ways" in row}) + _four_methods(four))
 
 
 def _judged_twice(data: dict) -> str:
@@ -215,6 +216,20 @@ def _judged_twice(data: dict) -> str:
             "refuses, and samples of the network alone that the true energy weighs: mean energy, kJ/mol, and p of the "
             "energy and the torsion's histogram together.\n\n"
             + table(["", "method", "energy, chain", "energy, weights", "p"], rows)
+            + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
+
+
+def _ways(data: dict) -> str:
+    """What a sample takes by each use of a cheaper method."""
+    if not data:
+        return ""
+    rows = [[name, way, f"{row['acceptance']:.2f}", row["true_calls_training"], f"{row['energy_samples']:.0f}",
+             *(f"{row[key]:.2g}" for key in ("true_calls_per_sample", "cpu_s_per_sample")),
+             f"{row['cpu_s_per_sample_of_dear_calls']:.0f}"]
+            for name, section in data.items() for way, row in section["ways"].items()]
+    return ("\n\n### What a cheap method can do for a dear one\n\n"
+            + table(["", "way", "acceptance", "dear calls to learn", "samples of the energy", "dear calls a sample",
+                     "CPU s a sample", "and if a dear call took a minute"], rows)
             + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
 
 

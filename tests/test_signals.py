@@ -1,6 +1,7 @@
 """Runs as a user starts them, told to end or robbed of a worker: nothing is lost, nobody stays behind."""
 
 import copy
+import functools
 import json
 import os
 import random
@@ -45,8 +46,10 @@ def nobody_is_left():
 
 
 def start(*command):
+    hears = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # in a shell's background too
     STARTED.append(subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, text=True,
-                                    stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True))
+                                    stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+                                    preexec_fn=hears))
     return STARTED[-1]
 
 

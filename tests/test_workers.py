@@ -389,15 +389,18 @@ def test_an_end_waits_for_what_is_not_to_be_broken_into(number, error):
         inner()
         done.append("outer")
 
-    before = signal.getsignal(signal.SIGINT)
-    with interruption.signals_heeded():
-        with pytest.raises(error) as ended:
-            outer()
-        assert ended.type is error and done == ["cleared away", "inner", "outer"]
-        assert interruption.unbroken(lambda: 3)() == 3  # once
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)  # at once, where nothing holds it
-    assert signal.getsignal(signal.SIGINT) is before
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with interruption.signals_heeded():
+            with pytest.raises(error) as ended:
+                outer()
+            assert ended.type is error and done == ["cleared away", "inner", "outer"]
+            assert interruption.unbroken(lambda: 3)() == 3  # once
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)  # at once, where nothing holds it
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 def sleeps_before_it_ends(connection, folder):

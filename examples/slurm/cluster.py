@@ -15,7 +15,6 @@ import subprocess
 import sys
 
 import dask
-from dask_jobqueue import SLURMCluster
 
 # a worker whose time is over or whose node is lost costs the job that it was at a new start, not its result
 TIMES_A_JOB_MAY_LOSE_ITS_WORKER = 100
@@ -39,6 +38,8 @@ def parse():
 
 def cluster_of(args):
     """A SLURMCluster without workers: one core, one process and one thread each, by the Python of this script."""
+    from dask_jobqueue import SLURMCluster  # which takes Ctrl-C for itself
+
     return SLURMCluster(cores=1, processes=1, memory=args.memory, walltime=args.walltime, queue=args.partition,
                         account=args.account, interface=args.interface, python=sys.executable,
                         job_name="kstep-worker", job_extra_directives=args.directive,
