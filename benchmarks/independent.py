@@ -3,6 +3,8 @@
     python benchmarks/independent.py water.npz                  # counted anew with numpy and MDTraj
     python benchmarks/independent.py water.npz --md-ps 0.5      # and: does ASE's own dynamics leave them as they are?
     python benchmarks/independent.py gas.npz water.npz          # and: do they differ as the two methods' energies say?
+    python benchmarks/independent.py outputs/unseen/glycine_dipeptide.npz outputs/unseen/glycine_dipeptide_water.npz \\
+        --md-ps 0.5 --publish glycine_dipeptide                 # and: keep it in benchmarks/results/independent.json
 
 Nothing here asks kstep's analysis: it opens the file, takes the torsions that kstep names, and finds wells of its own,
 between the valleys of each torsion's histogram (mirror images are one, unless the SMILES names a stereocentre;
@@ -39,6 +41,10 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 from tblite.ase import TBLite
 
+from kstep.files import write_json_compact
+from running import RESULTS, machine, provenance
+
+RESULT = RESULTS / "independent.json"
 BINS, SMOOTH_DEG, SHALLOW = 72, 10.0, 0.6  # a valley is lower than this share of the lower of its two hills
 DRAWS, FRAMES = 200, 400
 K_PER_EV = 1.0 / units.kB
@@ -311,6 +317,7 @@ def main() -> None:
     parser.add_argument("--md-ps", type=float, default=0.0, help="of ASE's dynamics from each start")
     parser.add_argument("--md-starts", type=int, default=48)
     parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--publish", metavar="NAME", help="keep it in benchmarks/results/independent.json under this")
     args = parser.parse_args()
     if len(args.runs) > 2:
         parser.error("give one run, or two")
@@ -318,6 +325,9 @@ def main() -> None:
     print(as_text(found))
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
+    if args.publish:
+        kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        write_json_compact(RESULT, {**kept, args.publish: found | {"machine": machine(), **provenance()}})
 
 
 if __name__ == "__main__":

@@ -188,6 +188,26 @@ def unseen(data: dict) -> str:
             + "\n\n`python benchmarks/unseen.py` repeats it.")
 
 
+def independent(data: dict) -> str:
+    """What benchmarks/independent.py counted anew."""
+    def spread(found, key):
+        return "" if key not in found else f"{found[key]['z']:.2f}"
+
+    rows = [[name, run["method"], len(found["states"]),
+             f"{100 * run['largest_difference']:.1f} % ({run['z_with_the_file']:.2f})" if "of_the_file" in run else "",
+             spread(run, "dynamics"), "{:+.2f} ± {:.2f}".format(*(run["dynamics"][key] for key in (
+                 "energy_rise_kJ", "energy_rise_error_kJ"))) if "dynamics" in run else "",
+             spread(found, "by_energies") if number else ""]
+            for found in data.values() for number, (name, run) in enumerate(found["runs"].items())]
+    return ("### Populations counted again, without kstep's analysis\n\nWells of a second program of their own; ASE's "
+            "Langevin dynamics over tblite's own calculator, begun in frames of the run, which an exact ensemble does "
+            "not notice; and the second run's shares as the first run's and the energies of the two methods say "
+            "(Bennett). z is a difference over its error, root mean square over the wells: 1 is what chance gives.\n\n"
+            + table(["", "method", "wells", "largest difference from the run's own table (z)", "z after ASE's dynamics",
+                     "energy's rise in it, kJ/mol", "z of the shares from the other run's"], rows)
+            + "\n\n`python benchmarks/unseen.py` makes the runs, `python benchmarks/independent.py` judges them.")
+
+
 def dearest(data: dict) -> str:
     """What benchmarks/dearest.py measured."""
     climbed = {name: row for name, row in data.items() if "rounds" in row}
@@ -366,8 +386,8 @@ def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
 
 
 SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
-         "validation": validation, "cold_start": cold_start, "unseen": unseen, "dearest": dearest, "memory": memory,
-         "soak": soak, "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
+         "validation": validation, "cold_start": cold_start, "unseen": unseen, "independent": independent,
+         "dearest": dearest, "memory": memory, "soak": soak, "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
          "scaling": scaling}  # by record, in the order of the page
 
 

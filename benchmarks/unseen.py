@@ -3,6 +3,7 @@
     python benchmarks/unseen.py                           # 1-propanol, ethyl acetate, alanine dipeptide
     python benchmarks/unseen.py --molecules propanol
     python benchmarks/unseen.py --molecules fluoroethanol --qm-config configs/qm_pyscf.yaml --samples 100    # with DFT
+    python benchmarks/unseen.py --molecules alanine_dipeptide glycine_dipeptide --solvent water
 
 `kstep sample SMILES --learn` and nothing else, at 300 K, GFN2-xTB unless told otherwise; what is there under
 outputs/unseen is kept.
@@ -21,7 +22,7 @@ from running import RESULTS, ROOT, machine, provenance, sh
 RESULT = RESULTS / "unseen.json"
 WORK = Path("outputs/unseen")
 MOLECULES = {"propanol": "CCCO", "ethyl_acetate": "CCOC(C)=O", "alanine_dipeptide": "CC(=O)N[C@@H](C)C(=O)NC",
-             "fluoroethanol": "OCCF"}
+             "fluoroethanol": "OCCF", "glycine_dipeptide": "CC(=O)NCC(=O)NC"}
 DEFAULT = ("propanol", "ethyl_acetate", "alanine_dipeptide")
 
 
@@ -44,15 +45,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecules", nargs="+", choices=list(MOLECULES), default=list(DEFAULT))
     parser.add_argument("--qm-config", default="configs/qm.yaml", help="YAML of the true physics")
+    parser.add_argument("--solvent", help="implicit solvent, such as water (default: the gas phase)")
     parser.add_argument("--samples", type=int, help="effective samples that end a run (default: the run's own)")
     args = parser.parse_args()
     other = Path(args.qm_config).stem.removeprefix("qm").strip("_")
     rows = json.loads(RESULT.read_text())["molecules"] if RESULT.exists() else {}
     for molecule in args.molecules:
-        name = f"{molecule}_{other}" if other else molecule
+        name = "_".join(filter(None, (molecule, other, args.solvent)))
         path = WORK / f"{name}.npz"
         sh(ROOT / path, "src/06b_hybrid_integrate_qm.py", "--smiles", MOLECULES[molecule], "--qm-config",
-           args.qm_config, "--learn", "--out", path, *(["--effective-samples", args.samples] if args.samples else []))
+           args.qm_config, "--learn", "--out", path, *(["--effective-samples", args.samples] if args.samples else []),
+           *(["--solvent", args.solvent] if args.solvent else []))
         rows[name] = row(ROOT / path)
         print(name, rows[name]["why"], f"{rows[name]['true_calls']} true calls after "
               f"{rows[name]['true_calls_training']} labels", flush=True)
