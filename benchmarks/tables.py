@@ -387,8 +387,8 @@ def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
 
 SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
          "validation": validation, "cold_start": cold_start, "unseen": unseen, "independent": independent,
-         "dearest": dearest, "memory": memory, "soak": soak, "inner_loop": inner_loop, "crest": crest, "experiment": experiment,
-         "scaling": scaling}  # by record, in the order of the page
+         "dearest": dearest, "memory": memory, "soak": soak, "inner_loop": inner_loop, "crest": crest,
+         "experiment": experiment, "scaling": scaling}  # by record, in the order of the page
 
 
 def tables() -> str:
