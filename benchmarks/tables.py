@@ -211,12 +211,14 @@ def independent(data: dict) -> str:
 def dearest(data: dict) -> str:
     """What benchmarks/dearest.py measured."""
     climbed = {name: row for name, row in data.items() if "rounds" in row}
-    rows = [[name, row["method"], row["calls_to_acceptance"], row["true_calls_training"], f"{row['acceptance']:.2f}",
+    rows = [[name, row["method"], row["calls_to_acceptance"] if row["rounds"] else "", row["true_calls_training"],
+             f"{row['acceptance']:.2f}" if row["judge"] == "chain" else "weights",
              row["true_calls"], f"{row['wanted_samples']} of the {row['torsion'] or 'energy'}",
              f"{row['calls_to_wanted']:.0f}", f"{row['cpu_s_to_wanted'] / 60:.0f}",
-             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"])] for name, row in climbed.items()]
+             "{:.3f} ± {:.3f}".format(*row["exp_minus_beta_dH"]) if row["judge"] == "chain" else ""]
+            for name, row in climbed.items()]
     four = {name: row for name, row in data.items() if "sigmas_apart" in row}
-    return ("### Dear methods, learned via GFN2-xTB (`--via`)\n\n"
+    return ("### Dear methods, learned via GFN2-xTB (`--via`), and two that are not\n\n"
             + table(["", "method", "its calls until the acceptance expected is as promised", "its calls to learn",
                      "acceptance measured", "its calls to sample", "effective samples",
                      "its calls from the SMILES to these", "CPU minutes", "<exp(-ΔH/kT)>"], rows)
