@@ -330,6 +330,26 @@ def test_minima_of_different_energy_are_different_conformers(smiles, wanted):
         assert np.ptp(np.array(energies)[found == conformer]) < 0.01  # kcal/mol
 
 
+def test_a_flat_nitrogen_has_no_sides():
+    """Glycine's: where phi is nearly 180 degrees the amide's hydrogen is a little above the plane or below it."""
+    from rdkit import Chem
+    from rdkit.Chem import AllChem, rdMolTransforms
+    from scipy.spatial.transform import Rotation
+
+    graph = Chem.AddHs(Chem.MolFromSmiles("CC(=O)NCC(=O)NC"))
+    AllChem.EmbedMolecule(graph, randomSeed=1)
+    AllChem.MMFFOptimizeMolecule(graph)
+    shape, rng, rows = graph.GetConformer(), np.random.default_rng(0), []
+    for phi in (*rng.normal(85, 15, 200), *rng.uniform(110, 180, 100)):
+        rdMolTransforms.SetDihedralDeg(shape, 1, 3, 4, 5, phi)
+        x = shape.GetPositions()
+        lifted = Rotation.from_rotvec(np.radians(rng.normal(0, 12)) * (x[4] - x[3]) / np.linalg.norm(x[4] - x[3]))
+        x[12] = x[3] + lifted.apply(x[12] - x[3])
+        rows += [0.1 * x, 0.1 * x * [1.0, 1.0, -1.0]]
+    molecule = molecule_from_smiles("CC(=O)NCC(=O)NC", "m", 1)
+    assert len(np.unique(conformers_of(molecule, np.array(rows)))) == 1
+
+
 def test_axial_and_equatorial_are_two_conformers_and_enantiomers_are_not_merged():
     """Ring torsions alone do not tell them apart: turned round, those of one are those of the other."""
     molecule = molecule_from_smiles("CC1CCCCC1", "m", 30)
@@ -468,7 +488,7 @@ def test_the_command_prints_the_table_and_writes_it(propanol, tmp_path, capsys):
     (["none.npz"], "none.npz does not exist"),
     (["a.npz", "--temperature", "0"], "0 is not a number > 0"),
     (["a.npz", "--relax", "--config", "qm"], "the run is of made up and the physics given is GFN2-xTB"),
-    (["a.npz", "--out", "a.npz/x.json"], "cannot be written"),
+    (["a.npz", "--out", "a.npz/x.json"], "a file is there, where a folder"),
     (["a.npz", "--out", "a.npz"], "the run a.npz would be overwritten"),
 ])
 def test_a_mistake_is_one_sentence(propanol, tmp_path, monkeypatch, capsys, words, answer):

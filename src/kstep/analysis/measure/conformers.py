@@ -30,21 +30,22 @@ KEEP_THEIR_HAND = (15, 16)  # phosphorus and sulphur of three neighbours, which 
 def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.ndarray, list[str], int]:
     """Torsions (D,4) whose wells make conformers, their labels, and how many, the first of them, are one to a bond.
 
-    The rotatable ones and those of puckering rings, and where one of their middle atoms is a nitrogen with three
-    neighbours, those of its other neighbour too: a lone pair points where neither is.  There are none about a carbon of
-    two neighbours, which is straight.
+    The rotatable ones and those of puckering rings; and for a middle atom of theirs that is a nitrogen with three
+    neighbours, the angle between two of these, seen along the bond to the third: 180 degrees where they are in a plane,
+    one well, and about 120 or -120 where a lone pair points to one side of it or the other.  There are none about a
+    carbon of two neighbours, which is straight.
     """
     numbers, table = np.asarray(numbers), neighbours(len(numbers), bonds)
     rows = np.concatenate([find_rotatable_torsions(numbers, bonds), find_ring_torsions(numbers, bonds)]).tolist()
     rows = [row for row in rows if not any(numbers[a] == 6 and len(table[a]) == 2 for a in row[1:3])]
-    others: list[list[int]] = []
+    pyramids: dict[int, list[int]] = {}
     for i, j, k, last in rows:
-        for end, middle, before, far in ((last, k, j, i), (i, j, k, last)):
+        for end, middle, before in ((last, k, j), (i, j, k)):
             if numbers[middle] == 7 and len(table[middle]) == 3:
                 third = next(a for a in table[middle] if a not in (end, before))
-                others.append([far, before, middle, third])
+                pyramids.setdefault(middle, [end, before, middle, third])
     n = len(rows)
-    rows += [row for row in others if row not in rows and row[::-1] not in rows]
+    rows += pyramids.values()
     return (np.array(rows, dtype=np.int64).reshape(-1, 4),
             ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in rows], n)
 

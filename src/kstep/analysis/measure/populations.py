@@ -16,7 +16,7 @@ from kstep.analysis.measure.averages import Average, Ensemble, gather
 from kstep.analysis.measure.conformers import Assignment, assign, find_centres, find_conformer_torsions
 from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_ERROR, MOST_R_HAT
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
-from kstep.analysis.measure.torsions import count_transitions
+from kstep.analysis.measure.torsions import core_states, count_transitions
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
@@ -311,9 +311,10 @@ def _on_both_sides(ensemble: Ensemble, angle: np.ndarray) -> bool:
 
 
 def _told_apart(assigned: Assignment) -> list[str]:
-    """Labels of torsions that are in several wells where mirror images are one, so that some are to be crossed."""
+    """Labels of torsions that are in the cores of several wells where mirror images are one, so that some are to be
+    crossed; a frame in the middle between two of them is in none."""
     return [label for label, angle, wells in zip(assigned.labels, assigned.angles.T, assigned.wells)
-            if len(np.unique(np.abs(wrap_deg(angle[:, None] - wells)).argmin(axis=1))) > 1]
+            if len(set(core_states(angle, wells).tolist()) - {-1}) > 1]
 
 
 def _common(conformers: tuple[Conformer, ...]) -> tuple[Conformer, ...]:
