@@ -116,8 +116,8 @@ def figures(read) -> str:
          "samples of the slowest torsion, true calls, CPU seconds",
          "; ".join(f"{name.replace('_', ' ')} {one_command(run)}" for name, run in sorted(
              unseen.items(), key=lambda item: item[1]["atoms"]) if run["method"] == "GFN2-xTB")),
-        ("conformers and populations from the SMILES alone, beside CREST's list: CPU hours; found of those that it gives "
-         "3 % or more; measured population of all that it lacks",
+        ("conformers and populations from the SMILES alone, beside CREST's list: CPU hours; found of those that it "
+         "gives 3 % or more; measured population of all that it lacks",
          "; ".join(f"{name} ({row['atoms']} atoms) {row['cpu_h']:.2f} h against {row['crest_cpu_h']:.2f} h; "
                    f"{len(row['important']) - row['important_missed']} of {len(row['important'])}; "
                    f"{100 * sum(conformer['measured'] for conformer in row['excess']):.0f} %"

@@ -218,6 +218,28 @@ def test_the_networks_own_dynamics_is_redrawn_as_often_as_asked(frames_per_draw)
         assert all(map(np.array_equal, (frame.energy, frame.forces), network.energy_and_forces(x)))
 
 
+def test_a_replica_that_leaves_goes_on_from_where_it_was_within():
+    network, masses, x = Spring(), np.array([12.0, 16.0]), np.repeat(bonds_at_rest(8)[3:4], 8, axis=0)
+
+    def inside(positions):
+        return np.linalg.norm(positions[:, 0] - positions[:, 1], axis=-1) < 0.154
+
+    frames = network_dynamics(network, Carrier(network), x, masses, 300.0, np.random.default_rng(3), dt_fs=0.5,
+                              steps_per_frame=7, frames_per_draw=50, inside=inside)
+    v, times = None, 0
+    for number, frame in enumerate(islice(frames, 40)):
+        assert inside(frame.positions).all()
+        if number:
+            forward = Carrier(network)(x, v, masses, 0.0005, 7)
+            left = ~inside(forward[0])
+            assert np.array_equal(frame.positions, np.where(left[:, None, None], x, forward[0]))
+            assert np.array_equal(frame.velocities[~left], forward[1][~left])
+            assert not (frame.velocities[left] == forward[1][left]).any()
+            times += left.sum()
+        x, v = frame.positions, frame.velocities
+    assert times > 3
+
+
 def test_known_ground_has_bonds_and_distances_and_energies():
     start = bonds_at_rest()
     known = explore.KnownGround(Spring(), start, [[0, 1]], 300.0)

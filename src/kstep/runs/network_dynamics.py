@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,17 +187,21 @@ class NetworkFrame(NamedTuple):
 
 
 def network_dynamics(network, carry, positions: np.ndarray, masses: np.ndarray, temperature_K: float,
-                     rng: np.random.Generator, *, dt_fs: float, steps_per_frame: int,
-                     frames_per_draw: int) -> Iterator[NetworkFrame]:
+                     rng: np.random.Generator, *, dt_fs: float, steps_per_frame: int, frames_per_draw: int,
+                     inside: Callable[[np.ndarray], np.ndarray] | None = None) -> Iterator[NetworkFrame]:
     """The frames of `carry` from positions (R,N,3) nm, without end; velocities are drawn anew every frames_per_draw.
 
-    masses (N,) Da: any give the same geometries.  A replica in a hole of the network goes on, perhaps as NaN.
+    masses (N,) Da: any give the same geometries.  A replica in a hole of the network goes on, perhaps as NaN; or, with
+    inside((R,N,3)) -> (R,) bool, goes on from the frame before the one that is not inside, with velocities drawn anew.
     """
     x, masses = positions, np.asarray(masses, dtype=np.float64)
     for frame in itertools.count():
         if frame % frames_per_draw == 0:
             v = draw_velocities(len(x), masses, temperature_K, rng)
+        before = x
         x, v = carry(x, v, masses, dt_fs * PS_PER_FS, steps_per_frame)
+        if inside is not None and not (stays := inside(x)[:, None, None]).all():
+            x, v = np.where(stays, x, before), np.where(stays, v, draw_velocities(len(x), masses, temperature_K, rng))
         with np.errstate(all="ignore"):
             energy, forces = network.energy_and_forces(x)
         yield NetworkFrame(x, v, energy, forces)

@@ -1,13 +1,14 @@
 """The network's own dynamics, long: how fast plain dynamics forgets, where plain runs are too short to say.
 
 Network force, physical masses, 1 fs, and the velocity redraws of the plain reference; the true
-physics is asked now and then and certifies, it changes nothing.  Kept are the observables, not the
+physics is asked now and then and certifies, it changes nothing.  A replica that leaves its species, which the truth
+does not do in so short a time, goes on from where it was before; that is counted.  Kept are the observables, not the
 positions:
 
     energy    (R,T)    kJ/mol  of the network
     torsions  (R,T,D)  degrees, rotatable torsions in the order of analysis.geometry
     metadata: spacing_ps, length_ps, labels, certificate (runs.certificate), true_calls, cpu_s, wall_s,
-    us_per_replica_step, checkpoint_sha256
+    us_per_replica_step, times_outside, checkpoint_sha256
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from kstep.units import PS_PER_FS
 DT_FS = 1.0
 SPACING_PS = 0.05
 CHECK_PS = 10.0  # of one replica's dynamics per true call
+MOST_OUTSIDE = 0.1  # times that a replica may leave its species, on average
 INNER_STEPS, INNER_REPLICAS = 200, 64
 
 
@@ -50,7 +52,9 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
     certificate, wall, cpu = Certificate(), time.perf_counter(), time.process_time()
     frames = network_dynamics(network, carry, starts, molecule.masses, temperature_K, np.random.default_rng([seed, 2]),
                               dt_fs=DT_FS, steps_per_frame=per_frame,
-                              frames_per_draw=max(1, round(redraw_ps / SPACING_PS)))
+                              frames_per_draw=max(1, round(redraw_ps / SPACING_PS)),
+                              inside=molecule.species().inside)
+    outside, before = 0, starts
     try:
         with make_pool(spec, n_workers) as pool:
             for done in progress_bar(iterable=range(1, n_frames + 1), unit="frame", desc="the network's dynamics"):
@@ -58,6 +62,11 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
                 if not np.isfinite(frame.energy).all():
                     raise PhysicsError(f"the network's own dynamics broke after {done * SPACING_PS:g} ps; train it on "
                                        "more of what the molecule does")
+                outside += int((frame.positions == before).all(axis=(1, 2)).sum())
+                if outside > MOST_OUTSIDE * len(starts):
+                    raise PhysicsError(f"replicas of the network's own dynamics left the species {outside} times in "
+                                       f"{done * SPACING_PS:g} ps; train it on more of what the molecule does")
+                before = frame.positions
                 recording.add(frame.positions, frame.energy)
                 if done % frames_per_check == 0:
                     truth = pool.evaluate(frame.positions)
@@ -76,7 +85,7 @@ def run(out: Path, molecule, spec, checkpoint: Path, starts: np.ndarray, *, meth
         "redraw_ps": redraw_ps, "dt_fs": DT_FS, "temperature_K": temperature_K, "labels": series.labels,
         "certificate": certificate.figures(), "true_calls": calls, "cpu_s": cpu_s, "wall_s": time.perf_counter() - wall,
         "us_per_replica_step": 1e6 * cpu_s / (n_frames * per_frame * len(starts)),
-        "checkpoint_sha256": sha256(checkpoint)}
+        "times_outside": outside, "checkpoint_sha256": sha256(checkpoint)}
     write_npz(out, {"energy": np.array(series.energy), "torsions": np.array(series.torsions),
                     "metadata": np.array(json.dumps(metadata))})
 
