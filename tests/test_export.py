@@ -202,6 +202,19 @@ def test_one_command_writes_several_formats(tmp_path):
     assert len(read_sdf(tmp_path / "there/e.sdf")) == 12 and "12 frames" in done.stderr
 
 
+def test_of_several_formats_none_is_written_where_one_is_refused(tmp_path, capsys):
+    from kstep.cli import main
+
+    run = synthetic.ethanol(0, 2, 6)
+    run.weight = np.linspace(1.0, 2.0, len(run.pos))
+    synthetic.save(tmp_path / "e.npz", run)
+    assert main(["export", str(tmp_path / "e.npz"), "--to", "sdf", "xtc"]) == 2
+    assert "xtc" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["e.npz"]
+    (tmp_path / "e.extxyz").write_text("kept")
+    assert main(["export", str(tmp_path / "e.npz"), "--to", "sdf", "extxyz"]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.extxyz", "e.npz"]
+
+
 @pytest.mark.parametrize("words, sentence", [
     (["run.npz"], "give either a file to write, such as run.sdf, or formats with --to"),
     (["run.npz", "run.sdf", "--to", "pdb"], "give either a file to write"),

@@ -38,7 +38,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
 
 def run(args) -> None:
     """Write the frames, and say how many."""
-    from kstep.analysis.show.formats import file_of
+    from kstep.analysis.show.formats import check_export, file_of
     from kstep.front import export
     from kstep.result import Result
 
@@ -55,6 +55,8 @@ def run(args) -> None:
     files = [(args.out, args.format)] if args.out else [
         (file_of(args.trajectory, name, args.out_dir, suffix), name) for name in args.to]
     found = result.populations() if args.conformers else None
+    for path, name in files if found is None else ():  # all, before the first is written
+        check_export(result.chosen, path, name, overwrite=args.overwrite)
     for path, name in files:
         if found is None:
             log.info("%d frames -> %s", len(result), export(result, path, format=name, overwrite=args.overwrite))

@@ -18,7 +18,7 @@ from kstep.files import replacing
 from kstep.outputs import check_free
 from kstep.schemas import Trajectory
 
-__all__ = ["FORMATS", "export", "file_of", "format_of", "to_atoms", "to_mdtraj", "to_rdkit",
+__all__ = ["FORMATS", "check_export", "export", "file_of", "format_of", "to_atoms", "to_mdtraj", "to_rdkit",
            "written"]
 
 FORMATS: dict[str, Callable[[Trajectory, Path], None]] = {
@@ -51,6 +51,16 @@ def file_of(run: Path, format: str, folder: Path | None = None, suffix: str = ""
     return (folder or run.parent) / f"{run.stem}{suffix}.{ending}"
 
 
+def check_export(trajectory: Trajectory, path: Path, format: str | None = None, *, overwrite: bool = False) -> str:
+    """The format that `export` writes; UserError where it would refuse to, but for a library that is missing."""
+    name = format_of(path, format)
+    if name not in HOLD_WEIGHTS:
+        trajectory.check_alike(name)
+    if not overwrite:
+        check_free(path, overwrite=False)
+    return name
+
+
 def export(trajectory: Trajectory, path: str | Path, format: str | None = None, *, overwrite: bool = False) -> Path:
     """Write all frames, replica after replica, whole or not at all; format: of FORMATS, None: by the ending of `path`.
 
@@ -58,9 +68,7 @@ def export(trajectory: Trajectory, path: str | Path, format: str | None = None, 
     of a weighted trajectory's frames, and where something lies at `path` (see kstep.outputs).
     """
     path = Path(path)
-    name = format_of(path, format)
-    if name not in HOLD_WEIGHTS:
-        trajectory.check_alike(name)
+    name = check_export(trajectory, path, format, overwrite=overwrite)
     return written(path, lambda temporary: FORMATS[name](trajectory, temporary), overwrite=overwrite)
 
 
