@@ -51,6 +51,8 @@ SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance
     "methanol_pbe": ("CO", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 60, 200),
     "fluoroethanol_pbe": ("OCCF", "configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.8, 100, 100),
     "ethanol_ccsdt": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml",), 0.6, 100, 100),
+    "ethanol_ccsdt_via_pbe": ("CCO", "configs/qm_ccsdt.yaml", ("configs/qm.yaml", "configs/qm_pyscf.yaml"), 0.6, 100,
+                              100),
     "aspirin_aimnet2": ("CC(=O)Oc1ccccc1C(=O)O", "configs/qm_aimnet2.yaml", (), None, None, 200),
     "aspirin_gfn2": ("CC(=O)Oc1ccccc1C(=O)O", "configs/qm.yaml", (), None, None, 200),
 }
