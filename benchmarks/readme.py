@@ -119,8 +119,9 @@ def figures(read) -> str:
     rows = [
         ("`kstep sample SMILES --learn` (`nested`) on molecules that nothing was tuned on, start to end: effective "
          "samples of the slowest torsion, true calls, CPU seconds",
-         "; ".join(f"{name.replace('_', ' ')} {one_command(run)}" for name, run in sorted(
-             unseen.items(), key=lambda item: item[1]["atoms"]) if run["method"] == "GFN2-xTB" and name not in MOLECULES)),
+         "; ".join(f"{name.replace('_', ' ')} {one_command(run)}"
+                   for name, run in sorted(unseen.items(), key=lambda item: item[1]["atoms"])
+                   if run["method"] == "GFN2-xTB" and name not in MOLECULES)),
         ("conformers and populations from the SMILES alone, beside CREST's list: CPU hours; found of those that it "
          "gives 3 % or more; measured population of all that it lacks",
          "; ".join(f"{name} ({row['atoms']} atoms) {row['cpu_h']:.2f} h against {row['crest_cpu_h']:.2f} h; "
