@@ -26,7 +26,7 @@ PANELS = {"torsion_per_1000_calls": "samples of the slowest torsion per 1000 tru
           "labels": "true calls to learn", "cpu_s_training": "CPU seconds to learn"}
 KEYS = ("atoms", *PANELS)
 WIDTH, PANEL, TOP, LEFT, RIGHT, GAP, BELOW = 760, 150, 66, 64, 24, 46, 50
-ROOM = 100  # that a name and a number take beside a point
+LETTER = 6.8  # width of one at size 12
 
 
 def collect(read) -> dict[str, dict]:
@@ -83,17 +83,27 @@ def _panel(molecules: dict[str, dict], key: str, words: str, top: float, across)
         y = up(10.0**exponent)
         out += [f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{FAINT}"/>',
                 text(LEFT - 8, y + 4, f"{10.0**exponent:g}", size=13, anchor="end")]
-    places = [LEFT - ROOM, *sorted(across(row["atoms"]) for row in molecules.values()), WIDTH]
-    for name, row in molecules.items():
-        x, y = across(row["atoms"]), up(row[key])
-        before, after = (min(abs(x - other) for other in side) for side in (
-            [p for p in places if p < x], [p for p in places if p > x]))
-        label = f"{name} {float(f'{row[key]:.3g}'):g}"
+    points = {name: (across(row["atoms"]), up(row[key])) for name, row in molecules.items()}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.values()]
+    for name, (x, y) in points.items():
+        label = f"{name.replace('_', ' ')} {float(f'{molecules[name][key]:.3g}'):g}"
+        across_px, at, box = _room(x, y, len(label) * LETTER, taken)
+        taken.append(box)
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{OURS}"/>',
-                text(x + 9, y + 4, label, size=12) if after > ROOM else
-                text(x - 9, y + 4, label, size=12, anchor="end") if before > ROOM else
-                text(x, y + 20, label, size=12, anchor="middle")]
+                text(*at, label, size=12, anchor=across_px)]
     return out
+
+
+def _room(x: float, y: float, width: float, taken: list) -> tuple[str, tuple[float, float], tuple]:
+    """Where a label of this width goes beside a point: its anchor, its place, and the box that it fills."""
+    places = []
+    for anchor, at, left in (("start", (x + 9, y + 4), x + 9), ("end", (x - 9, y + 4), x - 9 - width),
+                             ("middle", (x, y - 11), x - width / 2), ("middle", (x, y + 20), x - width / 2)):
+        places.append((anchor, at, (left, at[1] - 11, left + width, at[1] + 3)))
+    free = [place for place in places if LEFT <= place[2][0] and place[2][2] <= WIDTH
+            and not any(a < place[2][2] and place[2][0] < c and b < place[2][3] and place[2][1] < d
+                        for a, b, c, d in taken)]
+    return (free or places)[0]
 
 
 def read(name: str) -> dict:
