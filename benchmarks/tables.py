@@ -364,10 +364,10 @@ def scaling(data: dict) -> str:
             "against the number of atoms](scaling.svg)\n\n"
             + table(["", "atoms", "samples of the slowest torsion per 1000 true calls", "labels to learn",
                      "CPU s to learn"], rows)
-            + "\n\nWhat limits it: the network's error grows with the molecule, so that fewer proposals are taken, or frames "
-            "weigh less; and labels go with the torsions whose sides have to be asked for more than with atoms (alanine "
-            "dipeptide beside aspirin).\n\n`python benchmarks/scaling.py` draws it from the records of the other "
-            "benchmarks.")
+            + "\n\nWhat limits it: the network's error grows with the molecule, so that fewer proposals are taken, or "
+            "frames weigh less; and labels go with the torsions whose sides have to be asked for more than with atoms "
+            "(alanine dipeptide beside aspirin).\n\n`python benchmarks/scaling.py` draws it from the records of the "
+            "other benchmarks.")
 
 
 def experiment(data: dict) -> str:
