@@ -9,6 +9,7 @@ import contextlib  # noqa: E402
 import io  # noqa: E402
 import logging  # noqa: E402
 import runpy  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -147,6 +148,11 @@ def run_python(*arguments, cwd=ROOT, timeout=300):
     """Run a script as a user would; returns the finished process."""
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
                           timeout=timeout)
+
+
+def hears_ctrl_c():
+    """For Popen's preexec_fn: a shell that is started in the background ignores Ctrl-C, and so does all below it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_here(*arguments, cwd=ROOT):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT, run_here
+from conftest import ROOT, hears_ctrl_c, run_here
 from kstep.cli import main
 from kstep.cli.batch.settings import declared
 from kstep.cli.batch.stages import STAGES
@@ -221,10 +221,9 @@ def test_a_control_that_breaks_is_an_answer(monkeypatch):
 def test_ctrl_c_stops_the_jobs(tmp_path):
     (tmp_path / "long.yaml").write_text("length_ps: 1000\nreplicas: 1\n")
     given = environment(tmp_path, {"QM_CONFIG": str(tmp_path / "long.yaml"), "MOLECULES": "water"})
-    # a shell that is started in the background ignores Ctrl-C, and so would everything below it
     running = subprocess.Popen(["bash", str(ROOT / SCRIPTS[0])], env=given, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+                               preexec_fn=hears_ctrl_c)
 
     def jobs():
         pattern = f"kstep baseline.*{tmp_path}/long.yaml"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, hears_ctrl_c
 from kstep.cli import batch as batch_module
 from kstep.cli.batch import jobs
 from kstep.cli.batch.jobs import Place, perform, signal_batch
@@ -36,7 +36,7 @@ def start(folder, *words):
     environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH")}
     command = [sys.executable, "-m", "kstep", "batch", *map(str, words), "--out-dir", str(folder / "out")]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, start_new_session=True)
+                            text=True, start_new_session=True, preexec_fn=hears_ctrl_c)
 
 
 def ended(batch, timeout=300):

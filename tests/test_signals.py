@@ -1,7 +1,6 @@
 """Runs as a user starts them, told to end or robbed of a worker: nothing is lost, nobody stays behind."""
 
 import copy
-import functools
 import json
 import os
 import random
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from conftest import ROOT, run_python
+from conftest import ROOT, hears_ctrl_c, run_python
 from kstep.schemas import PER_FRAME, load_trajectory
 from test_scripts import alive, children, wait_until
 
@@ -46,10 +45,9 @@ def nobody_is_left():
 
 
 def start(*command):
-    hears = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # in a shell's background too
     STARTED.append(subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT, text=True,
                                     stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
-                                    preexec_fn=hears))
+                                    preexec_fn=hears_ctrl_c))
     return STARTED[-1]
 
 
@@ -114,13 +112,13 @@ def cpu_s(pid, *, with_children=False):
 
 
 def test_a_worker_of_01b_that_is_killed_or_stopped_costs_nothing(work, tmp_path):
-    length_ps = 0.4
+    length_ps = 1.0
     whole = run_python(*baseline(work, tmp_path / "whole", length_ps))
     assert whole.returncode == 0, whole.stderr
     run = start(*baseline(work, tmp_path / "cut", length_ps, "--set", "call_limit_s=3"))
     wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 60)
-    run.send_signal(signal.SIGUSR1)  # whose files say that both are past loading, for which they have ten minutes
-    wait_until(lambda: parts_of(tmp_path / "cut", 2), 120)
+    # files say that both are past loading, for which they have ten minutes
+    wait_until(lambda: run.send_signal(signal.SIGUSR1) or parts_of(tmp_path / "cut", 2), 120)
     first, *_, last = workers_of(run)  # before another one takes the place of the first
     os.kill(first, signal.SIGKILL)
     os.kill(last, signal.SIGSTOP)
