@@ -38,7 +38,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from pymbar import bar
 from rdkit import Chem
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import argrelmin
+from scipy.signal import find_peaks
 from tblite.ase import TBLite
 
 from kstep.files import write_json_compact
@@ -92,7 +92,8 @@ def valleys(angle: np.ndarray, weight: np.ndarray, both_hands: bool) -> np.ndarr
     width = 360.0 / BINS  # bins lie about -180, ..., 0, ..., so that each has a mirror image
     counts = np.bincount(np.round(angle / width).astype(int) % BINS, weight, BINS)
     density = gaussian_filter1d(np.roll(counts, BINS // 2), SMOOTH_DEG / width, mode="wrap") + 1e-9 * weight.sum()
-    found = list(argrelmin(density, mode="wrap", order=2)[0])
+    thrice = find_peaks(-np.tile(density, 3))[0]  # the middle of what is flat, where nothing is between two wells
+    found = [v - BINS for v in thrice.tolist() if BINS <= v < 2 * BINS]
     while len(found) > 1:
         hills = [max(density[np.arange(a, b if b > a else b + BINS) % BINS]) for a, b in
                  zip(found, found[1:] + found[:1])]

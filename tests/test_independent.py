@@ -49,6 +49,11 @@ def test_valleys_lie_between_wells_alone():
     states = independent.states_of(angle[:, None], [found], True)
     assert np.mean(states == "+180") == pytest.approx(0.6, abs=0.01) and len(set(states)) == 2
     assert not len(independent.valleys(rng.normal(170, 30, 4000), np.ones(4000), both_hands=False))
+    amide = np.concatenate([rng.normal(0, 8, 900), rng.normal(170, 8, 100)])  # with nothing in between
+    for angle in (amide, -amide, amide[:900]):
+        found = independent.valleys(angle, np.ones(len(angle)), both_hands=False)
+        assert len(found) == (2 if len(angle) == 1000 else 0)
+        assert not len(found) or len(set(independent.states_of(angle[:, None], [found], False))) == 2
 
 
 def ensemble(rng, n, centre, offset, depth):
