@@ -14,6 +14,7 @@ from kstep.analysis.measure.averages import gather
 from kstep.analysis.measure.conformers import assign, find_centres, find_conformer_torsions
 from kstep.analysis.measure.populations import name_of, populations
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
+from kstep.analysis.measure.torsions import find_borders, find_rotamers, well_of
 from kstep.analysis.measure.umbrella import gather as windows_of
 from kstep.cli import main
 from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
@@ -328,6 +329,23 @@ def test_minima_of_different_energy_are_different_conformers(smiles, wanted):
     assert len(np.unique(found)) == wanted
     for conformer in np.unique(found):
         assert np.ptp(np.array(energies)[found == conformer]) < 0.01  # kcal/mol
+
+
+def test_a_well_ends_where_the_density_is_lowest_and_not_half_way():
+    rng = np.random.default_rng(0)
+
+    def found(*angles):
+        histogram = np.histogram(wrap_deg(np.concatenate(angles)), 360, (-180.0, 180.0))[0]
+        return find_rotamers(histogram), find_borders(histogram, find_rotamers(histogram))
+
+    shoulder = [rng.normal(-30, 15, 6000), rng.normal(-90, 30, 3000), rng.normal(145, 10, 600)]  # psi in water
+    centres, borders = found(*shoulder)
+    assert len(centres) == 2 and borders % 360 == pytest.approx([180.0, 70.0], abs=20.0)  # half-way: 238 and 58
+    inside = [np.mean(well_of(x, borders) == n) for x, n in zip(shoulder, (0, 0, 1))]
+    assert inside == pytest.approx([1.0, 1.0, 1.0], abs=0.03)
+    centres, borders = found(rng.normal(0, 8, 900), rng.normal(170, 8, 100))  # nothing in between
+    assert len(centres) == 2 and np.sort(borders) == pytest.approx([-95.0, 85.0], abs=15.0)
+    assert well_of(np.array([170.0, -175.0, 3.0, -3.0]), borders).tolist() == [1, 1, 0, 0]
 
 
 def test_a_flat_nitrogen_has_no_sides():

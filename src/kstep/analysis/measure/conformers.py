@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kstep.analysis.measure.geometry import symbol
-from kstep.analysis.measure.torsions import core_states, find_rotamers
+from kstep.analysis.measure.torsions import core_states, find_borders, find_rotamers, well_of
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.topology import find_ring_torsions, find_rotatable_torsions, neighbours
 
@@ -132,18 +132,18 @@ def assign(pos: np.ndarray, chains: list[np.ndarray], weights: np.ndarray, torsi
     describer = Describer(torsions, centres, orders)
     angles, signs = describer.measure(pos, frames)
     mirrored = _mirror_images_belong(signs, describer.signs)
-    wells = [_wells(angles[:, np.unique(describer.columns[:, d])], weights, mirrored) for d in range(len(torsions))]
+    found = [_wells(angles[:, np.unique(describer.columns[:, d])], weights, mirrored) for d in range(len(torsions))]
+    wells, borders = [centres for centres, _ in found], [each for _, each in found]
     descriptions = _Descriptions(describer, wells, mirrored)
-
-    def nearest(angle, centres_deg):
-        return np.abs(wrap_deg(angle[:, None] - centres_deg)).argmin(axis=1)
-
     ends = np.cumsum([len(c) for c in chains])[:-1]
 
-    def entered(angle, centres_deg):
-        return np.concatenate([core_states(part, centres_deg) for part in np.split(angle, ends)])
+    def within(angle, d):
+        return well_of(angle, borders[d])
 
-    keys, exchange, turned, images = descriptions.of(angles, signs, nearest)
+    def entered(angle, d):
+        return np.concatenate([core_states(part, wells[d]) for part in np.split(angle, ends)])
+
+    keys, exchange, turned, images = descriptions.of(angles, signs, within)
     names, conformer = np.unique(keys, return_inverse=True)
     held = np.zeros((len(names), 2))
     np.add.at(held, (conformer, images - 1), weights)
@@ -168,17 +168,20 @@ def _mirror_images_belong(signs: np.ndarray, columns: np.ndarray) -> bool:
     return bool(named(1) & named(-1))
 
 
-def _wells(angles: np.ndarray, weights: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Centres (W,) of the wells of all images (F,U) of one torsion, symmetric where mirror images belong."""
+def _wells(angles: np.ndarray, weights: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and borders (W,) of the wells of all images (F,U) of one torsion, symmetric where mirror images belong;
+    no borders of a single one."""
     histogram = np.histogram(angles, 360, (-180.0, 180.0),
                              weights=np.broadcast_to(weights[:, None], angles.shape))[0]
-    centres = find_rotamers(histogram + histogram[::-1] if mirrored else histogram)
+    histogram = histogram + histogram[::-1] if mirrored else histogram
+    centres = find_rotamers(histogram)
     if len(centres) < 2:
-        return np.zeros(1) if not len(centres) else centres
+        return np.zeros(1) if not len(centres) else centres, np.zeros(0)
     if mirrored:  # a peak that lies on two bins is found in the first of them
         partner = -centres[np.abs(wrap_deg(centres[:, None] + centres)).argmin(axis=1)]
         centres = wrap_deg(centres + 0.5 * wrap_deg(partner - centres))
-    return np.sort(centres)
+    centres = np.sort(centres)
+    return centres, find_borders(histogram, centres)
 
 
 class _Descriptions:
@@ -189,15 +192,15 @@ class _Descriptions:
     def __init__(self, describer: Describer, wells: list[np.ndarray], mirrored: bool):
         self._describer, self._wells, self._hands = describer, wells, (1, -1) if mirrored else (1,)
 
-    def of(self, angles: np.ndarray, signs: np.ndarray, well_of):
-        """Names (F,), exchange (F,), hand (F,) that gives it, and 1 or 2 images (F,); well_of(angle (F,), wells)."""
+    def of(self, angles: np.ndarray, signs: np.ndarray, place_of):
+        """Names (F,), exchange (F,), hand (F,) that gives it, and 1 or 2 images (F,); place_of(angle (F,), torsion)."""
         places: dict[tuple[int, int, int], int] = {}
         columns = []
         for hand in self._hands:
             for d, centres in enumerate(self._wells):
                 for u in np.unique(self._describer.columns[:, d]):
                     places[hand, d, int(u)] = len(columns)
-                    columns.append(well_of(hand * angles[:, u], centres) + 1 + self.OPEN if len(centres) > 1
+                    columns.append(place_of(hand * angles[:, u], d) + 1 + self.OPEN if len(centres) > 1
                                    else np.full(len(angles), 1 + self.OPEN))
         n_wells = len(columns)
         table = np.column_stack([*columns, signs + 2]).astype(np.uint8) if columns or signs.shape[1] else (

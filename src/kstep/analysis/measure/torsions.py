@@ -8,6 +8,7 @@ from kstep.dihedrals import wrap_deg
 
 CORE_HALF_WIDTH_DEG = 30.0  # a crossing counts when the next core is entered, not at the barrier top
 SMALLEST_POPULATION = 0.01
+ALIKE = 1e-3  # of the lower hill: densities between two wells that are the lowest one
 
 
 def find_rotamers(histogram: np.ndarray) -> np.ndarray:
@@ -29,6 +30,30 @@ def find_rotamers(histogram: np.ndarray) -> np.ndarray:
     if len(centres) == 0:
         return centres
     return centres[rotamer_populations(histogram, centres) >= SMALLEST_POPULATION]
+
+
+def find_borders(histogram: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Where each of two or more wells (W,) begins, degrees: the lowest density between its centre and the one before.
+
+    Not half-way: a well may have a shoulder.  Where nothing lies between two wells it is the middle of that.
+    """
+    bins = len(histogram)
+    width = 360.0 / bins
+    density = _smooth(histogram / max(histogram.sum(), 1.0), 10.0 / width)
+    places = np.round((centres + 180.0) / width - 0.5).astype(int)
+    borders = []
+    for before, after in zip(np.roll(places, 1), places):
+        between = (before + np.arange((after - before) % bins or bins)) % bins
+        hills = min(density[before], density[after])
+        lowest = np.flatnonzero(density[between] <= density[between].min() + ALIKE * hills)
+        borders.append(-180.0 + (before + lowest.mean() + 0.5) * width)
+    return wrap_deg(np.array(borders))
+
+
+def well_of(angle_deg: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """The well (...), counted as borders (W,) of `find_borders` are, that each angle (...) lies in."""
+    starts = (borders - borders[0]) % 360.0
+    return np.searchsorted(starts, (angle_deg - borders[0]) % 360.0, side="right") - 1
 
 
 def _smooth(density, sigma_bins):
