@@ -128,8 +128,9 @@ def exactness(name: str, work: Path) -> dict:
     return {**found, "method": runs["chain"].metadata["method"],
             "true_calls": runs["weights"].metadata["true_calls"],
             "chains": [len(each) for each in means.values()],
-            "energy": {key: [float(each[:, 0].mean()), float(each[:, 0].std(ddof=1) / len(each) ** 0.5)]
-                       for key, each in means.items()},
+            "energy_above_the_chains": {key: [float(each[:, 0].mean() - means["chain"][:, 0].mean()),
+                                              float(each[:, 0].std(ddof=1) / len(each) ** 0.5)]
+                                        for key, each in means.items()},
             "shares": {key: [each[:, 1:].mean(axis=0).tolist(), (each[:, 1:].std(axis=0, ddof=1)
                                                                  / len(each) ** 0.5).tolist()]
                        for key, each in means.items()},

@@ -232,12 +232,13 @@ def _judged_twice(data: dict) -> str:
     """Energies by a chain and by weights, a molecule a row."""
     if not data:
         return ""
-    rows = [[name, row["method"], *("{:.2f} ± {:.2f}".format(*row["energy"][way]) for way in ("chain", "weights")),
+    rows = [[name, row["method"],
+             *("{:.2f} ± {:.2f}".format(*row["energy_above_the_chains"][way]) for way in ("chain", "weights")),
              f"{row['p']:.2g} ({row['directions']} directions of {row['observables']} observables)"]
             for name, row in data.items()]
     return ("\n\n### The same network judged in two ways\n\nA chain of proposals that the true energy accepts or "
-            "refuses, and samples of the network alone that the true energy weighs: mean energy, kJ/mol, and p of the "
-            "energy and the torsion's histogram together.\n\n"
+            "refuses, and samples of the network alone that the true energy weighs: mean energy, kJ/mol above the "
+            "chain's, and p of the energy and the torsion's histogram together.\n\n"
             + table(["", "method", "energy, chain", "energy, weights", "p"], rows)
             + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
 
