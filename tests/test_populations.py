@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import synthetic
 from conftest import molecule_from_smiles
 from kstep.analysis.measure.averages import gather
 from kstep.analysis.measure.conformers import assign, find_centres, find_conformer_torsions
-from kstep.analysis.measure.populations import name_of, populations
+from kstep.analysis.measure.populations import _told_apart, name_of, populations
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
 from kstep.analysis.measure.torsions import find_borders, find_rotamers, well_of
 from kstep.analysis.measure.umbrella import gather as windows_of
@@ -346,6 +347,14 @@ def test_a_well_ends_where_the_density_is_lowest_and_not_half_way():
     centres, borders = found(rng.normal(0, 8, 900), rng.normal(170, 8, 100))  # nothing in between
     assert len(centres) == 2 and np.sort(borders) == pytest.approx([-95.0, 85.0], abs=15.0)
     assert well_of(np.array([170.0, -175.0, 3.0, -3.0]), borders).tolist() == [1, 1, 0, 0]
+
+
+def test_a_frame_between_two_wells_is_in_neither_of_those_to_be_crossed():
+    def told_apart(*angles):
+        return _told_apart(SimpleNamespace(labels=["T"], angles=np.array(angles)[:, None],
+                                           wells=[np.array([-88.0, 88.0])]))
+
+    assert told_apart(-88.0, -70.0, -5.0, 5.0) == [] and told_apart(-88.0, -5.0, 70.0) == ["T"]
 
 
 def test_a_flat_nitrogen_has_no_sides():
