@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import time
 
@@ -313,6 +314,43 @@ def test_answers_are_kept_for_the_restart_file_before_the_last(tmp_path):
         assert pool.true_calls == 8 and pool.pool.true_calls == 0
         pool.end()
     assert not list(tmp_path.iterdir())
+
+
+# a question that takes long ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_long_question_is_asked_in_pieces_and_a_kill_costs_one_of_them(tmp_path, monkeypatch, caplog, n_workers):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("kstep.forces.journal.FLUSH_S", 0.05)  # of which two calls are one piece
+    monkeypatch.setattr("kstep.forces.journal.LINES_APART_S", 0.03)
+    monkeypatch.setattr(FaultySpec, "surface", "springs")
+    x, last = geometries(12), np.full((1, 3, 3), 0.1)
+    with EvaluationPool(springs(), 1) as pool:
+        pool.evaluate(last)
+        whole = pool.evaluate(x)
+    spec = springs(slow_s=0.02)
+    with JournaledPool(EvaluationPool(spec, n_workers), tmp_path) as pool:
+        pool.begin(0, fresh=True)
+        pool.evaluate(last)  # what a call takes is known from here on
+        truth = pool.evaluate(x)
+        assert np.array_equal(truth.energy, whole.energy) and np.array_equal(truth.forces, whole.forces)
+        assert np.array_equal(truth.extra["dipole"], whole.extra["dipole"])
+        on_disk = sum(len(npz.read_npz(path)["row"]) for path in tmp_path.glob("calls_*"))
+        assert on_disk >= 13 - 2 * 2 * n_workers  # what a kill here would have left
+        monkeypatch.setattr(pool, "flush", lambda: None)
+    assert re.search(r"\d+ of 12 true calls are answered, 0.02\d? s each", caplog.text)
+    with JournaledPool(EvaluationPool(spec, n_workers), tmp_path) as pool:
+        pool.begin(0)
+        pool.evaluate(last)
+        assert np.array_equal(pool.evaluate(x).energy, whole.energy)
+        assert pool.true_calls == 13 and pool.pool.true_calls == 13 - on_disk
+
+
+def test_first_energies_are_asked_for_together_so_that_a_wrong_one_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr("kstep.forces.journal.FLUSH_S", 0.0)
+    with JournaledPool(EvaluationPool(springs(fault="low"), 1), tmp_path) as pool:
+        assert pool.evaluate(geometries(4, poisoned=[0])).failed.tolist() == [True, False, False, False]
 
 
 # being told to end -----------------------------------------------------------------------------

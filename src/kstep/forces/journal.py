@@ -7,7 +7,8 @@ When that is written, and how often, changes no number, and the loops know nothi
     <parts>/calls_<restart>_<n>.npz     answers after restart file number `restart`, in their order
 
 They are written every ten seconds, when a run is ended, and at SIGUSR1; those before the last restart file but one are
-removed when a new one is there.  An SCF that begins at the last one of its replica has to have that guess back too: of
+removed when a new one is there.  What takes longer to answer is asked in pieces, so that a kill costs ten seconds there
+too, or one call.  An SCF that begins at the last one of its replica has to have that guess back too: of
 such a backend a replica's answers are written up to the last one whose guess was told (`Pool.histories`).
 """
 
@@ -27,13 +28,12 @@ import numpy as np
 from kstep import interruption, npz
 from kstep.errors import UserError
 from kstep.forces.evaluator import put_answers
-from kstep.forces.pool import Pool, PoolAround, Truth
+from kstep.forces.pool import Pool, PoolAround, Truth, asked_of
+from kstep.progress import LINES_APART_S
 
-FLUSH_S = 10.0  # between two writings
+FLUSH_S = 10.0  # between two writings, and of work in one question where calls are known to be long
 NAME = re.compile(r"calls_(\d+)_(\d+)\.npz")
 EXTRA, HISTORY = "extra_", "history_"  # before names of `Truth.extra`, and before numbers of rows
-
-NOBODY = Truth(np.zeros(0), np.zeros((0, 0, 3)), np.zeros(0, dtype=bool))
 
 log = logging.getLogger("kstep")
 
@@ -218,13 +218,22 @@ class JournaledPool(PoolAround):
         """As any pool; what is known is not asked again."""
         self._attend()
         want_forces = self.wants_forces(want_forces)
-        positions = np.asarray(positions, dtype=np.float64)
-        rows = np.arange(len(positions)) if rows is None else np.asarray(rows)
+        positions, rows = asked_of(positions, rows)
         told = [self._told(row, x, want_forces) for row, x in zip(rows.tolist(), positions)] if self._known else []
         asked = np.array([i for i, a in enumerate(told) if a is None], dtype=int) if told else np.arange(len(rows))
-        began = time.process_time()
-        ticket = self.pool.submit(positions[asked], rows[asked], want_forces) if len(asked) or not told else None
-        return positions, rows, want_forces, told, asked, ticket, time.process_time() - began
+        pieces = [(piece, self.pool.submit(positions[piece], rows[piece], want_forces))
+                  for piece in self._pieces(asked)]
+        return positions, rows, want_forces, told, pieces
+
+    def _pieces(self, asked: np.ndarray) -> list[np.ndarray]:
+        """The places (r,) of what is asked, in pieces that take no longer than what is at stake between two writings.
+
+        All at once while nobody knows what a call takes: the first energies are each other's measure (`Reference`).
+        """
+        size = max(1, len(asked))
+        if self.pool.call_s is not None:
+            size = max(1, self.pool.n_workers) * max(1, int(FLUSH_S / max(self.pool.call_s, 1e-6)))
+        return [asked[first:first + size] for first in range(0, len(asked), size)]
 
     def _told(self, row: int, positions: np.ndarray, want_forces: bool) -> _Answer | None:
         """The answer in memory; with the last one of a row its SCF guess goes to the worker."""
@@ -243,27 +252,34 @@ class JournaledPool(PoolAround):
 
     def collect(self, ticket) -> Truth:
         """As any pool."""
-        positions, rows, want_forces, told, asked, inner, cpu_s = ticket
-        self.histories, before = {}, self.pool.cpu_s
-        truth = NOBODY
-        if inner is not None:
-            truth, self.histories = _bare(self.pool.collect(inner)), self.pool.histories
-            if self._restart is not None:
-                self._new.append(_Ticket(rows[asked], positions[asked], want_forces, truth, self.histories,
-                                         (cpu_s + self.pool.cpu_s - before) / max(1, len(asked))))
-        if not any(told):
-            return self.restrained(positions, truth)
+        positions, rows, want_forces, told, pieces = ticket
         energy, forces = np.full(len(rows), np.nan), np.full(positions.shape, np.nan)
         messages, extra = np.full(len(rows), "", dtype=object), {}
-        if len(asked):
-            energy[asked], forces[asked], messages[asked] = truth.energy, truth.forces, truth.messages
-            put_answers(extra, truth.extra, asked, len(rows))
+        self.histories, said = {}, time.monotonic()
+        for number, (piece, inner) in enumerate(pieces):
+            self._attend()
+            if time.monotonic() - said > LINES_APART_S:
+                said = time.monotonic()
+                log.info("%d of %d true calls are answered, %.2g s each", sum(len(done) for done, _ in pieces[:number]),
+                         sum(len(each) for each, _ in pieces), self.pool.call_s)
+            before = self._spent_s()
+            truth = _bare(self.pool.collect(inner))
+            self.histories |= self.pool.histories
+            energy[piece], forces[piece], messages[piece] = truth.energy, truth.forces, truth.messages
+            put_answers(extra, truth.extra, piece, len(rows))
+            if self._restart is not None:
+                self._new.append(_Ticket(rows[piece], positions[piece], want_forces, truth, self.pool.histories,
+                                         (self._spent_s() - before) / len(piece)))
         for i, answer in enumerate(told):
             if answer is not None:
                 energy[i], forces[i], messages[i] = answer.energy, answer.forces, answer.message
                 put_answers(extra, answer.extra, i, len(rows))
                 self.failures += [answer.message] if answer.message else []
         return self.restrained(positions, Truth(energy, forces, np.isnan(energy), tuple(messages), extra))
+
+    def _spent_s(self) -> float:
+        """CPU seconds of this process and of the workers."""
+        return time.process_time() + self.pool.cpu_s
 
     def close(self, at_once: bool = False) -> None:
         """Write down what was answered, even if a second Ctrl-C comes meanwhile, and stop the workers."""

@@ -81,6 +81,7 @@ class EvaluationPool(WorkerPool):
         self.n_workers = n_workers
         in_process = n_workers == 1 and spec.threads == 1 and spec.call_limit_s is None
         self._local = Evaluator(spec) if in_process else None
+        self._put_off: dict[int, tuple[np.ndarray, bool]] = {}  # questions to this process: rows, whether of forces
         self._loads = CallTimes(first_s=START_S)
         self._calls, self._cpu_s = [0] * n_workers, [0.0] * n_workers
         self._of_earlier = [(0, 0.0)] * n_workers  # true calls and CPU seconds of the workers that each one replaced
@@ -193,9 +194,8 @@ class EvaluationPool(WorkerPool):
         """Start evaluating positions (r,N,3) of the replicas `rows` (r,); `collect` waits for it."""
         (positions, rows), want_forces = asked_of(positions, rows), self.wants_forces(want_forces)
         number = next(self._numbers)
-        if self._local is not None:
-            self.attend()
-            self._take(number, np.arange(len(rows)), self._local(positions, rows, want_forces))
+        if self._local is not None:  # which works when it is waited for
+            self._put_off[number] = rows, want_forces
             return positions, number
         for worker in range(self.n_workers):
             mine = np.flatnonzero(rows % self.n_workers == worker)
@@ -206,6 +206,10 @@ class EvaluationPool(WorkerPool):
     def collect(self, ticket) -> Truth:
         """Wait for what `submit` started."""
         positions, number = ticket
+        if self._local is not None:
+            self.attend()
+            rows, want_forces = self._put_off.pop(number)
+            self._take(number, np.arange(len(rows)), self._local(positions, rows, want_forces))
         self._await(number)
         return self._truth(number, positions)
 

@@ -118,6 +118,11 @@ class Pool(ABC):
     def call_limit_s(self) -> float:
         """Seconds after which a true call counts as hung."""
 
+    @property
+    @abstractmethod
+    def call_s(self) -> float | None:
+        """Seconds that a true call takes, the median of the last ones; None while nobody knows."""
+
     @abstractmethod
     def submit(self, positions: np.ndarray, rows: np.ndarray | None = None, want_forces: bool | None = None) -> Any:
         """Start evaluating positions (r,N,3) nm of the replicas `rows` (r,); `collect` waits for the ticket.
@@ -188,6 +193,11 @@ class PoolAround(Pool):
         """Of the pool."""
         return self.pool.call_limit_s
 
+    @property
+    def call_s(self) -> float | None:
+        """Of the pool."""
+        return self.pool.call_s
+
     def forget(self) -> None:
         """As any pool."""
         self.pool.forget()
@@ -251,6 +261,11 @@ class WorkerPool(Pool):
     def call_limit_s(self) -> float:
         """Seconds after which a true call counts as hung."""
         return self._times.limit_for(1)
+
+    @property
+    def call_s(self) -> float | None:
+        """Seconds that a true call takes, the median of the last ones."""
+        return self._times.median_s
 
     def _take(self, number: int, mine: np.ndarray, answers: Answers) -> None:
         """Keep what was said at some places of a `submit` until it is collected."""
