@@ -40,6 +40,7 @@ from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.state import State
 from kstep.stages.physics import load_physics, open_physics
+from springs import write_trajectory
 
 MM = {"platform": "Reference", "temperature_K": 300.0}
 SHORT = dict(scheme="plain", dt_fs=0.5, replicas=2, workers=1, burn_in_steps=0, save_interval_steps=1,
@@ -322,6 +323,13 @@ def test_a_finished_run_is_the_result_of_the_same_command(water, whole, tmp_path
     assert list(find_trajectories(tmp_path, [])) == [out]  # no report takes a backup for a run
     with pytest.raises(UserError, match="give one of them"):
         run(water, out, resume=True, overwrite=True)
+
+
+def test_a_file_of_plain_md_is_no_run_of_another_version(water, tmp_path):
+    out = write_trajectory(tmp_path / "x.npz")
+    for resume in (False, True):
+        with pytest.raises(UserError, match="x.npz is there already, made by kstep baseline; choose another output"):
+            run(water, out, resume=resume)
 
 
 def test_an_unfinished_run_is_not_started_over_unasked(water, cut, whole):

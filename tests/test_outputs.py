@@ -181,3 +181,16 @@ def test_every_long_command_has_its_log_beside_its_output(tmp_path, monkeypatch,
     assert main([*command]) == 2
     lines = (tmp_path / log).read_text().splitlines()
     assert lines[0].endswith("W it has begun") and lines[-1].endswith("E and ends in a sentence")
+
+
+# runs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint", "--labels"])
+def test_what_learning_goes_on_from_is_read_before_anything_is_renamed(runs, tmp_path, capsys, flag):
+    out, broken = tmp_path / "run.npz", tmp_path / "broken"
+    out.write_bytes((runs / "run.npz").read_bytes())
+    broken.write_bytes(b"broken")
+    assert main(["sample", "CCO", "--name", "ethanol", "--learn", "--out", str(out), flag, str(broken),
+                 "--overwrite"]) == 2
+    assert str(broken) in capsys.readouterr().err and not list(tmp_path.rglob("*backup*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from kstep.errors import UserError
 from kstep.files import sha256
 from kstep.learning.target import Target
+from kstep.molecules.molecule import Molecule
 from kstep.training.labels import Labels
 
 log = logging.getLogger("kstep")
@@ -28,20 +29,40 @@ class Earlier:
     @property
     def facts(self) -> dict:
         """What a resumed learning must share; UserError for files that are not there."""
-        files = {"checkpoint": self.checkpoint, "labels": self.labels}
+        return {"earlier": {name: sha256(path) for name, path in self._files().items()}}
+
+    def _files(self) -> dict[str, Path]:
+        """Those that are given, all of them there."""
+        given = {"checkpoint": self.checkpoint, "labels": self.labels}
+        files = {name: Path(path) for name, path in given.items() if path is not None}
         for path in files.values():
-            if path is not None and not Path(path).is_file():
+            if not path.is_file():
                 raise UserError(f"{path} does not exist; give the network.pt and labels.npz of an earlier <out>.learn")
-        return {"earlier": {name: sha256(path) for name, path in files.items() if path is not None}}
+        return files
+
+    def check(self, molecule: Molecule) -> None:
+        """UserError for files that are not there, cannot be read, or are of another molecule."""
+        from kstep.models import checkpoint as checkpoints
+
+        files = self._files()
+        if "checkpoint" in files:
+            path = files["checkpoint"]
+            checkpoints.check_fits(checkpoints.load(path), path, molecule.numbers, molecule.bonds)
+        if "labels" in files:
+            self._labels_of(molecule)
+
+    def _labels_of(self, molecule: Molecule) -> tuple[Labels, dict]:
+        labels, metadata = Labels.load(self.labels or "")
+        if labels.positions.shape[1] != len(molecule):
+            raise UserError(f"{self.labels} holds labels of another molecule than {molecule.name}")
+        return labels, metadata
 
     def labels_of(self, target: Target) -> tuple[Labels, int]:
         """Labels that are true of the target, and the true calls they cost."""
         nothing = Labels.empty(len(target.labelled)), 0
         if self.labels is None:
             return nothing
-        labels, metadata = Labels.load(self.labels)
-        if labels.positions.shape[1] != len(target.labelled):
-            raise UserError(f"{self.labels} holds labels of another molecule than {target.labelled.name}")
+        labels, metadata = self._labels_of(target.labelled)
         if metadata["method"] != target.method:
             log.warning("%s holds labels of %s, which say nothing of %s; they are left aside", self.labels,
                         metadata["method"], target.method)

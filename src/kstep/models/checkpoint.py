@@ -78,11 +78,10 @@ def load(path: str | Path, device: str = "cpu") -> dict:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); put back a copy of it, or train again") from None
     try:
-        if archive.startswith(b"PK"):
-            with zipfile.ZipFile(io.BytesIO(archive)) as members:
-                check_unpacked(members, len(archive))
+        with zipfile.ZipFile(io.BytesIO(archive)) as members:  # older formats of PyTorch are pickles, and none of ours
+            check_unpacked(members, len(archive))
         checkpoint = torch.load(io.BytesIO(archive), map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError,
             zipfile.BadZipFile):
         raise UserError(f"{path} is truncated or not a checkpoint of 04_train.py") from None
     if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in REQUIRED):

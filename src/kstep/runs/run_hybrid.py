@@ -37,7 +37,7 @@ from kstep.runs.sampler import settle_sampler
 from kstep.runs.settings import HybridRun, start_positions
 from kstep.runs.tolerance import OnViolation, Tolerances
 from kstep.schemas import Trajectory, load_trajectory
-from kstep.schemes import SCHEMES
+from kstep.schemes import CONTROL, SCHEMES
 from kstep.units import FS_PER_PS
 
 MOST_LISTED_FAILURES = 100
@@ -135,6 +135,8 @@ def _finished(run: HybridRun) -> dict | None:
         raise UserError(f"{error}; it is not replaced: choose another output, or {BEGIN_ANEW}") from None
     metadata = frames.metadata
     asked, there = as_written(_fingerprint(run)), dict(metadata.get("fingerprint", {}))
+    if metadata["scheme"] == CONTROL.name and "hybrid" not in there:
+        raise UserError(f"{run.out} is there already, made by kstep baseline; choose another output, or {BEGIN_ANEW}")
     given = {key: value for key, value in asked["hybrid"].items() if value not in (None, "auto")}
     there["hybrid"] = {key: value for key, value in there.get("hybrid", {}).items() if key in given}
     other = f"choose another output, or {BEGIN_ANEW}"

@@ -191,6 +191,7 @@ def _check_learning(s: SamplingSettings) -> HybridConfig:
         _check_ladder(s)
     else:
         s.physics.spec().require_forces("learning a network of it", "learn with --via a cheaper method that has them")
+        Earlier(s.checkpoint, s.labels).check(s.physics.molecule)
     check_start(s.initial_md, s.frame)
     hybrid = settle_cold_start(s.hybrid, s.physics.config)
     check_restraints(restraints_of(hybrid, s.physics.config), len(s.physics.molecule))
