@@ -158,6 +158,12 @@ def test_a_network_is_learned_and_then_sampled_with(tmp_path, monkeypatch):
     assert again.metadata["checkpoint_sha256"] == result.metadata["checkpoint_sha256"]
 
 
+def test_a_single_atom_has_nothing_to_learn_and_no_true_call_is_made_for_it(tmp_path):
+    with pytest.raises(kstep.UserError, match="single atom"):
+        kstep.sample("[He]", learn=True, workers=1, out=tmp_path / "he.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_production_follows_the_roles(tmp_path):
     run = synthetic.ethanol(replicas=2, frames=20)
     synthetic.save(tmp_path / "t.npz", run)

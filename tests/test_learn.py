@@ -96,6 +96,15 @@ def test_every_true_call_is_a_label_and_is_paid_for(learned, water):
     assert len(np.unique(labels.energies)) >= len(labels) - 2 * 6 + 1
 
 
+def test_chains_leave_the_one_start_before_a_network_is_fitted(water, tmp_path):
+    """Of two atoms, or with many chains, the starts alone are as many labels as the bootstrap asks for."""
+    config = LearnConfig(**{**QUICK, "bootstrap_labels_per_atom": 1.0, "learn_replicas": 12, "round_passes": 5,
+                            "fit_passes": 10, "max_true_calls": 12})
+    learn_it(water, tmp_path, config)
+    labels, _ = Labels.load(tmp_path / "labels.npz")
+    assert set(labels.temperature_K[:24]) == {450.0} and labels.energies[12:24].std() > 0.1  # before the first fit
+
+
 def test_fits_begin_afresh_and_cost_no_more_than_labels_do(water, tmp_path, monkeypatch):
     """Each is made of all labels, of which a round adds a share: all fits of rounds together are a few last ones."""
     fits, original = [], Target.fit

@@ -131,6 +131,7 @@ class _Learner:
         """The first labels, of every start in turn: by hot plain MD, or where an earlier network leads."""
         began, p, explorer = self.spent.cpu_s, self.progress, self.explorer
         explorer.labels, p.earlier_calls = self.earlier.labels_of(self.target)
+        fewest = 0 if len(explorer.labels) else 1  # chains at one start are one geometry, which shows no slope
         before = self.target.starts_spent
         p.earlier_calls += int(before.get("true_calls", 0))
         p.cpu_s, p.wall_s = before.get("cpu_s", 0.0), before.get("wall_s", 0.0)
@@ -139,7 +140,7 @@ class _Learner:
         if len(explorer.rungs_K) > 1 and not self.target.spec.restraints:
             state = explorer.turn_over(state)
         p.call_s = (self.spent.cpu_s - began) / max(1, self.pool.true_calls)
-        n_steps = max(0, math.ceil((self.n_bootstrap - len(explorer.labels)) / explorer.n_chains))
+        n_steps = max(fewest, math.ceil((self.n_bootstrap - len(explorer.labels)) / explorer.n_chains))
         if self.earlier.checkpoint is not None and n_steps:
             explorer.lead_with(self.earlier.arguments(self.target))
             return explorer.explore(state, n_steps)[0]

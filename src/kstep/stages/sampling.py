@@ -184,6 +184,9 @@ def learn_alone(settings: SamplingSettings) -> Path:
 def _check_learning(s: SamplingSettings) -> HybridConfig:
     """How to sample with the network that is to be learned; UserError for what contradicts itself."""
     s.physics.check()
+    if len(s.physics.molecule) < 2:
+        raise UserError(f"{s.physics.molecule.name} is a single atom, whose energy is one number: there is no network "
+                        "to learn; --scheme plain computes it")
     if s.propose_with is not None:
         raise UserError("--propose-with takes the place of a network, so that nothing is learned; leave --learn, "
                         "--via and --teacher out, or --propose-with")
