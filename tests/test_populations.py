@@ -188,6 +188,20 @@ def test_crossing_into_the_mirror_image_is_no_matter(propanol):
     assert trans.one_well == ["C0-C1-C2-O3", "C1-C2-O3-H11"] and "another may have been missed" in trans.notes[0]
 
 
+def test_a_run_too_short_to_have_left_its_one_conformer_is_not_converged(propanol):
+    """Its population is 1 with an error of 0 however short it was; of a molecule without torsions that is no matter."""
+    run = made_up(propanol, 0, chains=4, frames=400, stay=0.0, starts=[0] * 4)
+    slow = np.cumsum(np.random.default_rng(1).standard_normal(len(run.pos)))  # a random walk: a few samples
+    short = populations([dataclasses.replace(run, Epot=slow, Etot=slow)])
+    assert populations([run]).converged and not short.converged
+    assert "too few to have seen another well of C0-C1-C2-O3, C1-C2-O3-H11" in short.problems[0]
+    water = molecule_from_smiles("O", "water", 1)
+    pos = water.conformers[:1] + 0.001 * np.random.default_rng(0).standard_normal((16, 3, 3))
+    few = as_trajectory(water, pos, np.repeat([0.0, 1.0], 8), np.repeat(np.arange(2), 8), np.tile(np.arange(8), 2),
+                        [segment(r) for r in range(2)])
+    assert populations([few]).converged
+
+
 def test_a_ring_that_puckers_to_both_sides_has_been_seen_there():
     """Cyclobutanol, its puckers made flat: one wide well; that of a run that knew one side alone is named."""
     molecule = molecule_from_smiles("OC1CCC1", "cyclobutanol", 6)

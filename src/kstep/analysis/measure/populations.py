@@ -78,7 +78,8 @@ class Populations:
     None; converged: whether nothing below says otherwise; problems: why not, in clauses; notes: what else is to be
     known, in sentences.  The chains must agree on conformers of 2 % and more, which need 50 independent samples too,
     and no error may be above the one that the run itself was to come down to (population_error of its config), for
-    conformers below 2 % of a run without such an aim above 0.02.
+    conformers below 2 % of a run without such an aim above 0.02.  Where a single conformer was seen and a torsion that
+    no chain turned over, the energy needs 50 independent samples: a chain of few sees no other one.
     """
 
     molecule: str
@@ -158,7 +159,7 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
     others = {"count": len(rest), "population": float(averages.mean[-1]) if len(rest) else 0.0,
               "error": float(averages.error[-1]) if len(rest) else 0.0}
     stuck = [label for label in never_crossed if label in _told_apart(assigned)]
-    problems = _problems(ensemble, conformers, others, stuck, diagnosed)
+    problems = _problems(ensemble, conformers, others, stuck, one_well + never_crossed, diagnosed)
     notes += _of_rare_ones(conformers)
     return Populations(
         molecule=metadata["molecule"], smiles=metadata.get("smiles"), method=metadata.get("method"),
@@ -349,8 +350,8 @@ def _too_wide(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
 
 
 def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dict[str, float],
-              stuck: list[str], diagnosed: dict | None) -> list[str]:
-    """Why these populations are not converged, in clauses."""
+              stuck: list[str], kept: list[str], diagnosed: dict | None) -> list[str]:
+    """Why these populations are not converged, in clauses; kept: labels of torsions that no chain turned over."""
     out = []
     if ensemble.follows != "true":
         out.append("the frames follow the network's potential, not the method's" if ensemble.follows == "network"
@@ -368,6 +369,12 @@ def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
         unentered = [c.label for c in common if not c.entered]
         if unentered:
             out.append(f"no chain came into {', '.join(unentered)}: only chains that began there saw it")
+    elif kept:
+        energies = ensemble.trajectory.Epot[ensemble.frames][:, None]
+        samples = float(ensemble.average(energies).effective_samples[0])
+        if samples < FEWEST_SAMPLES:
+            out.append(f"{samples:.0f} independent samples of the energy, fewer than {FEWEST_SAMPLES}, are too few to "
+                       f"have seen another well of {', '.join(kept)}")
     wide = _too_wide(ensemble, conformers, others)
     if wide:
         out.append(f"the population is known of {wide}")
