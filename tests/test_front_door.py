@@ -158,6 +158,23 @@ def test_a_network_is_learned_and_then_sampled_with(tmp_path, monkeypatch):
     assert again.metadata["checkpoint_sha256"] == result.metadata["checkpoint_sha256"]
 
 
+def test_a_network_of_another_method_is_refused_before_a_true_call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = dict(bootstrap_labels_per_atom=4, learn_moves=2, learn_move_fs=20, learn_replicas=4, round_passes=5,
+                 fit_passes=10, search_steps=1, verify_proposals=8, max_true_calls=60)
+    network = kstep.learn("O", "md_fast", out="water", workers=1, device="cpu", **small)
+    with pytest.raises(kstep.UserError, match="was trained on mmff94, this run uses GFN2-xTB"):
+        kstep.sample("O", network=network, k_steps=20, dt_fs=0.5, out="water_xtb.npz", **SHORT)
+    assert not list(tmp_path.glob("water_xtb*"))  # its starts would lie there
+
+
+def test_frames_of_an_isomer_start_nothing(tmp_path):
+    """Atoms alone are no molecule: those of 1-propanol and of 2-propanol stand in the same order."""
+    other = kstep.sample("CC(C)O", "md_fast", scheme="plain", out=tmp_path / "iso.npz", **SHORT)
+    with pytest.raises(kstep.UserError, match="iso.npz is a trajectory of another molecule than propanol"):
+        kstep.sample("CCCO", "md_fast", name="propanol", scheme="plain", start=other, out=tmp_path / "n.npz", **SHORT)
+
+
 def test_a_single_atom_has_nothing_to_learn_and_no_true_call_is_made_for_it(tmp_path):
     with pytest.raises(kstep.UserError, match="single atom"):
         kstep.sample("[He]", learn=True, workers=1, out=tmp_path / "he.npz")

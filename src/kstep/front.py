@@ -65,10 +65,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            via: Any = (), teacher: Any = None, network: str | Path | None = None, labels: str | Path | None = None,
            out: str | Path | None = None, name: str | None = None,
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
-           start: str | Path | None = None, frame: int | None = None, seed: int = 0, workers: int | None = None,
-           scheduler: str | Path | None = None, device: str = "auto", delay_with: Any = None, propose_with: Any = None,
-           resume: bool = False, overwrite: bool = False,
-           **settings: Any) -> Result:
+           start: Result | str | Path | None = None, frame: int | None = None, seed: int = 0,
+           workers: int | None = None, scheduler: str | Path | None = None, device: str = "auto",
+           delay_with: Any = None, propose_with: Any = None, resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
@@ -236,7 +235,8 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
     return SamplingSettings(
         physics=true, hybrid=load_config(HybridConfig, HYBRID, settings), out=_file(out, true.molecule.name), via=below,
         checkpoint=network and Path(network), labels=labels and Path(labels), learn=learn is not False,
-        learn_config=config, initial_md=start and Path(start), seed=subject["seed"], n_workers=workers, **others)
+        learn_config=config, initial_md=None if start is None else _path(start), seed=subject["seed"],
+        n_workers=workers, **others)
 
 
 def _physics(molecule: Subject, physics: Any, settings: dict[str, Any], **subject) -> TruePhysics:

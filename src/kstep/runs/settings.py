@@ -25,6 +25,7 @@ from kstep.scheme_traits import SchemeTraits
 from kstep.schemes import CONTROL, PREFERRED, SAMPLERS, SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_others
 from kstep.schemes.sampler import SamplerConfig
+from kstep.topology import neighbours
 from kstep.units import kT
 
 
@@ -211,6 +212,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
         loaded = checkpoints.load(checkpoint)
         if model_config:
             checkpoints.check_config(loaded, checkpoint, model_config)
+        if recipe is None and propose is None:  # said now, and not when starts have cost true calls
+            checkpoints.check_fits(loaded, checkpoint, molecule.numbers, molecule.bonds, method=method)
     check_start(initial_md, frame)
     check_name(molecule.name)
     if propose is not None:
@@ -259,7 +262,9 @@ def start_positions(run: HybridRun) -> np.ndarray:
         share = share_replicas(run.molecule.conformer_energies, n, run.hybrid.temperature_K)
         return run.molecule.conformers[share].copy()
     trajectory = load_trajectory(run.initial_md)
-    if not np.array_equal(trajectory.atom_types, run.molecule.numbers):
+    n_atoms = len(run.molecule)
+    if (not np.array_equal(trajectory.atom_types, run.molecule.numbers)
+            or neighbours(n_atoms, trajectory.bonds) != neighbours(n_atoms, run.molecule.bonds)):
         raise UserError(f"{run.initial_md} is a trajectory of another molecule than {run.molecule.name}")
     if run.frame is not None:
         if not -len(trajectory.pos) <= run.frame < len(trajectory.pos):
