@@ -11,6 +11,7 @@ import pytest
 import kstep
 import synthetic
 from kstep.analysis.show.formats import FORMATS
+from kstep.models.device import pick_device
 from kstep.schemas import load_trajectory
 from kstep.units import KJ_PER_EV
 
@@ -179,6 +180,22 @@ def test_a_single_atom_has_nothing_to_learn_and_no_true_call_is_made_for_it(tmp_
     with pytest.raises(kstep.UserError, match="single atom"):
         kstep.sample("[He]", learn=True, workers=1, out=tmp_path / "he.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ask, answer", [
+    (lambda run: run.average("radius_of_gyration", 0), "above 0, and not at 0 K"),
+    (lambda run: run.average("radius_of_gyration", -300), "above 0, and not at -300 K"),
+    (lambda run: run.populations(float("nan")), "above 0, and not at nan K"),
+    (lambda run: run.average(lambda x: 1j * x[:, 0, 0]), "complex"),
+    (lambda run: kstep.populations([]), "no run was given"),
+    (lambda run: run.profile("distance:0-1", bins=0), "bins = 0 is no whole number of 2 or more"),
+    (lambda run: kstep.prepare("CO", seed=-1), "seed = -1 is no whole number of 0 or more"),
+    (lambda run: kstep.simulate("CO", "md_fast", workers=0), "workers = 0 is no whole number of 1 or more"),
+    (lambda run: pick_device("gpu"), "no device called 'gpu'; known: auto, cpu, cuda")])
+def test_numbers_that_are_none_are_one_sentence(plain, ask, answer):
+    """Average, population and profile at no temperature came out as numbers; others ended in a traceback."""
+    with pytest.raises(kstep.UserError, match=answer):
+        ask(plain)
 
 
 def test_what_is_production_follows_the_roles(tmp_path):

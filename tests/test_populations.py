@@ -504,6 +504,9 @@ def test_what_differs_is_not_joined(propanol):
     other = dataclasses.replace(run, metadata={**run.metadata, "method": "another"})
     with pytest.raises(UserError, match="two energy surfaces"):
         populations([run, other])
+    singlet, triplet = (dataclasses.replace(run, metadata={**run.metadata, "multiplicity": m}) for m in (1, 3))
+    with pytest.raises(UserError, match="multiplicity 1 and one of multiplicity 3 cannot be joined"):
+        populations([singlet, triplet])
     with pytest.raises(UserError, match="atoms or bonds differ"):
         populations([run, synthetic.ethanol(frames=50)])
     with pytest.raises(UserError, match="no production frames"):

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def prepare(smiles: Subject, name: str | None = None, *, out: str | Path | None 
     see 00 (None: MMFF94 where it has parameters).  n_conformers, seed: of a SMILES; a structure file and ase.Atoms have
     their own.  Raises UserError for what is no molecule, and where another preparation lies in that folder.
     """
+    _check_counts(seed)
     prepared = prepare_subject(smiles, name=name, force_field=force_field, charge=charge, multiplicity=multiplicity,
                                n_conformers=n_conformers, seed=seed)
     if out is not None:
@@ -67,7 +69,8 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
            charge: int | None = None, multiplicity: int | None = None, solvent: str | None = None,
            start: Result | str | Path | None = None, frame: int | None = None, seed: int = 0,
            workers: int | None = None, scheduler: str | Path | None = None, device: str = "auto",
-           delay_with: Any = None, propose_with: Any = None, resume: bool = False, overwrite: bool = False, **settings: Any) -> Result:
+           delay_with: Any = None, propose_with: Any = None, resume: bool = False, overwrite: bool = False,
+           **settings: Any) -> Result:
     """A hybrid run, exact where its scheme is: k network steps, one true call.
 
     learn: first learn a network from true calls alone (True, or the keys of configs/learn.yaml, or such a file);
@@ -116,6 +119,7 @@ def simulate(molecule: Subject, physics: Any = "configs/qm.yaml", *, out: str | 
     out: file to write (None: <name>_plain.npz in the current folder, or the next free name); settings: keys of the
     config of the physics, such as length_ps, dt_fs, replicas, scheduler.
     """
+    _check_counts(seed, workers)
     true = _physics(molecule, physics, settings, name=name, charge=charge, multiplicity=multiplicity, seed=seed)
     check_lengths(true.config, "settings")
     if not true.is_mm:
@@ -220,6 +224,7 @@ def _sampling(molecule: Subject, physics: Any, learn: Settings, settings: dict[s
               out, workers: int | None, network=None, labels=None, start=None, solvent=None, scheduler=None,
               via: Any = (), teacher: Any = None, **others) -> SamplingSettings:
     """The settings of a hybrid run, checked; subject: keywords of `open_physics`; others: those that need no check."""
+    _check_counts(subject["seed"], workers)
     keys = {"solvent": solvent, "scheduler": scheduler and str(scheduler)}
     changes = {key: value for key, value in keys.items() if value is not None}
     true = _physics(molecule, physics, changes, **subject)
@@ -275,6 +280,13 @@ def _file(out: str | Path | None, name: str) -> Path:
         n += 1
         path = Path(f"{name}_{n}.npz")
     return path
+
+
+def _check_counts(seed: int, workers: int | None = None) -> None:
+    """UserError for a seed below 0, and for workers that are none."""
+    for key, value, least in (("seed", seed, 0), ("workers", workers, 1)):
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            raise UserError(f"{key} = {value!r} is no whole number of {least} or more")
 
 
 def _check_guard() -> None:

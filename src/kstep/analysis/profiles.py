@@ -28,8 +28,10 @@ def profiles(samples: Samples, coordinates: Sequence[Coordinate] = (), *, as_map
              bins: int = BINS) -> list[FreeEnergy]:
     """F along each coordinate (none: the rotatable torsions), or as_map: on the plane of two.
 
-    UserError for a map of other than two, and for a molecule that has no torsion to take.
+    UserError for a map of other than two, for a molecule that has no torsion to take, and for fewer than two bins.
     """
+    if not isinstance(bins, int) or bins < 2:
+        raise UserError(f"bins = {bins!r} is no whole number of 2 or more")
     chosen = list(coordinates) or rotatable(samples)
     if as_map:
         if len(chosen) != 2:

@@ -144,6 +144,8 @@ def gather(trajectories: list[Trajectory], temperature_K: float | None = None) -
     need one that is asked for.  Raises UserError where there are no frames, and for what cannot be joined.
     """
     check_joinable(trajectories)
+    if temperature_K is not None and not 0.0 < temperature_K < np.inf:
+        raise UserError(f"an average is one at a temperature above 0, and not at {temperature_K:g} K")
     whole = join_trajectories(trajectories) if len(trajectories) > 1 else trajectories[0]
     chains, start = [], 0
     for t in trajectories:
@@ -171,7 +173,9 @@ def gather(trajectories: list[Trajectory], temperature_K: float | None = None) -
 
 def check_joinable(trajectories: Sequence[Trajectory]) -> None:
     """UserError where runs are not of one molecule, its atoms in one order, and of one method, and where one is given
-    twice."""
+    twice, or none at all."""
+    if not trajectories:
+        raise UserError("no run was given; give one, or several of one molecule")
     first = trajectories[0]
     for other in trajectories[1:]:
         if not np.array_equal(first.atom_types, other.atom_types) or _pairs(first) != _pairs(other):
@@ -181,6 +185,11 @@ def check_joinable(trajectories: Sequence[Trajectory]) -> None:
         if first.metadata.get("method") != other.metadata.get("method"):
             raise UserError(f"runs of {first.metadata.get('method')} and of {other.metadata.get('method')} cannot be "
                             "joined: they are of two energy surfaces; give runs of one method")
+        for key in ("charge", "multiplicity"):
+            one, two = (t.metadata.get(key) for t in (first, other))
+            if None not in (one, two) and one != two:
+                raise UserError(f"a run of {key} {one} and one of {key} {two} cannot be joined: they are of two energy "
+                                "surfaces; give runs of one")
     for number, other in enumerate(trajectories[1:], 1):
         for before, one in enumerate(trajectories[:number], 1):
             check_distinct(one, other, f"runs {before} and {number + 1} of {len(trajectories)}")

@@ -135,7 +135,10 @@ def _of_each(function: Function) -> Function:
 def _called(function: Function, x: np.ndarray) -> np.ndarray:
     """Values (F,...) of positions (F,N,3), which the function gets a copy of."""
     try:
-        values = np.asarray(function(x.copy()), dtype=np.float64)
+        values = np.asarray(function(x.copy()))
+        if np.iscomplexobj(values):
+            raise ValueError("its values are complex, and an average is one of real numbers")
+        values = np.asarray(values, dtype=np.float64)
     except Exception as error:  # whatever a user's function does
         raise UserError(f"the function failed on positions {x.shape}: {type(error).__name__}: {error}") from None
     if values.ndim == 0 or len(values) != len(x):
