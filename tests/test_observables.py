@@ -64,6 +64,15 @@ def test_weights_are_heeded(run, weighted):
     assert shifted.effective_samples < 0.8 * plain.effective_samples
 
 
+def test_a_temperature_that_no_frame_knows_of_is_not_converged(run, tmp_path, capsys):
+    """At 1 K one frame has all the weight: its value came with an error of 0 and as many samples as there are frames."""
+    warm, cold = (kstep.average(run, distance(0, 1), temperature_K=T) for T in (None, 1.0))
+    assert warm.converged and warm.doubt is None
+    assert not cold.converged and cold.effective_samples == pytest.approx(1.0) and "sample at that" in cold.doubt
+    assert main(["average", str(run), "--distance", "0-1", "--temperature", "1"]) == 0
+    assert "not converged: the weights say nothing" in capsys.readouterr().out.splitlines()[1]
+
+
 def test_vectors_and_functions_of_one_frame(run):
     rows = kstep.average(run, lambda x: x.std(axis=1))
     assert rows.mean.shape == rows.error.shape == rows.r_hat.shape == (3,)
@@ -81,6 +90,7 @@ def test_radius_of_gyration_is_by_mass(run):
 @pytest.mark.parametrize("function, answer", [
     (lambda x: np.linalg.norm(x[0] - x[1]), r"gave values \(\) for positions"),
     (lambda x: np.linalg.norm(x[:, 0] - x[0, 1], axis=1), "depends on the other frames"),
+    (lambda x: np.full(len(x), x.mean()), "depends on the other frames"),
     (lambda x: x[:, 99, 0], "failed on positions .* IndexError"),
     (lambda x: np.full(len(x), np.nan), "no finite number"),
     ("radius_of_gyraton", "did you mean 'radius_of_gyration'"),

@@ -9,6 +9,7 @@ MOST_OF_ONE_FRAME = 0.5  # of all weight
 # ways to better weights
 BY_NETWORK = "teach the network more, or set judge: chain"
 BY_RESTRAINTS = "restrain less, or join windows of restraints (kstep umbrella)"
+BY_TEMPERATURE = "sample at that temperature, or on a ladder that reaches it (--tempering)"
 PRIOR_TAIL, PRIOR_K = 10.0, 0.5  # a weak prior on k: so many frames of the tail at this value
 
 

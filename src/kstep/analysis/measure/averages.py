@@ -87,6 +87,16 @@ class Ensemble:
         """kstep.importance.diagnose where frames do not all count alike, else None."""
         return None if np.ptp(self.weight) < 1e-12 * self.weight.max() else importance.diagnose(self.weight)
 
+    def doubt(self) -> str | None:
+        """Why averages of these weights cannot be trusted, in words, and the way out; None where they can."""
+        found = self.diagnose()
+        if found is None:
+            return None
+        if self.trajectory.is_restrained:
+            return importance.warning(found, importance.BY_RESTRAINTS)
+        there = np.abs(self.rungs_K - self.temperature_K).min() <= SAME_TEMPERATURE_K
+        return importance.warning(found, importance.BY_NETWORK if there else importance.BY_TEMPERATURE)
+
     def average(self, values: np.ndarray, *, shares: bool = False) -> Average:
         """Averages of values (F,C) of `frames`; shares: they are 0 or 1, and few events are no reason to be sure."""
         values = np.asarray(values, dtype=np.float64)
@@ -105,7 +115,8 @@ class Ensemble:
         squared = estimate_means(series, self.spacing_ps).mean_variance
         constant = variance <= 1e-24 * np.maximum(1.0, mean**2)
         safe = np.where(constant, 1.0, np.maximum(squared, 1e-300))
-        samples = np.where(constant, float(len(values)), variance / safe)
+        alike = len(values) * importance.effective_share(self.weight)  # constant, or one frame has all the weight
+        samples = np.where(constant, alike, variance / safe)
         if shares:
             mean = np.clip(mean, 0.0, 1.0)  # but for rounding
             share = (mean * samples + 0.5) / (samples + 1.0)

@@ -16,7 +16,7 @@ from kstep.schemas import Trajectory
 from kstep.units import DEBYE_PER_E_NM
 
 CHUNK = 10_000  # frames at a time
-PROBED = 5  # frames that are given in two orders, to see that the function takes them one by one
+PROBED = 5  # frames that are given in two orders, and without the first, to see that each has a value of its own
 
 WAY_OUT = "(--one-by-one, one_by_one=True)"
 
@@ -28,7 +28,8 @@ class Observed:
     """The average of an observable at a temperature.
 
     mean, error, effective_samples and r_hat (split-R-hat of the chains) have the shape of one frame's value, a number
-    where that is one; frames, chains: what it rests on; follows: what the frames do, "true", "network" or "none".
+    where that is one; frames, chains: what it rests on; follows: what the frames do, "true", "network" or "none";
+    doubt: why the weights of its frames cannot be trusted, in words (None: they can).
     """
 
     mean: np.ndarray | float
@@ -39,6 +40,7 @@ class Observed:
     frames: int
     chains: int
     follows: str
+    doubt: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
@@ -46,8 +48,9 @@ class Observed:
 
     @property
     def converged(self) -> bool:
-        """Whether the chains agree on every part of it, and enough independent samples stand behind each."""
-        return bool(np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
+        """Whether the chains agree on every part of it, enough independent samples stand behind each, and their weights
+        can be trusted."""
+        return bool(self.doubt is None and np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
                     and np.all(np.asarray(self.effective_samples) >= FEWEST_SAMPLES))
 
 
@@ -125,7 +128,7 @@ def _observed(ensemble: Ensemble, values: np.ndarray) -> Observed:
     columns = (found.mean, found.error, found.effective_samples, found.r_hat)
     mean, error, samples, r_hat = (c.reshape(shape) if shape else float(c[0]) for c in columns)
     return Observed(mean, error, samples, r_hat, ensemble.temperature_K, len(values), len(ensemble.chains),
-                    ensemble.follows)
+                    ensemble.follows, ensemble.doubt())
 
 
 def _of_each(function: Function) -> Function:
@@ -149,7 +152,8 @@ def _called(function: Function, x: np.ndarray) -> np.ndarray:
 
 def _check_by_frame(function: Function, x: np.ndarray) -> None:
     """UserError where a frame's value depends on the frames beside it: positions[0] is a frame, not an atom."""
-    first, turned = _called(function, x), _called(function, x[::-1])
-    if not np.allclose(first, turned[::-1], rtol=1e-9, atol=1e-12, equal_nan=True):
+    first, turned, fewer = _called(function, x), _called(function, x[::-1]), _called(function, x[1:])
+    if not all(np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+               for one, other in ((first, turned[::-1]), (first[1:], fewer))):
         raise UserError("the function's value of a frame depends on the other frames; it gets positions (F,N,3), where "
                         f"atom a is positions[:, a]; or have it called one by one {WAY_OUT}")

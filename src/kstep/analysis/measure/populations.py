@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from kstep import importance
 from kstep.analysis.measure.averages import Average, Ensemble, gather
 from kstep.analysis.measure.conformers import Assignment, assign, find_centres, find_conformer_torsions
 from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_ERROR, MOST_R_HAT
@@ -155,11 +154,10 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
     if never_crossed and len(conformers) < 2:
         notes.append("no chain left its wells, so that other conformers may have been missed: "
                      f"{', '.join(never_crossed)}")
-    diagnosed = ensemble.diagnose()
     others = {"count": len(rest), "population": float(averages.mean[-1]) if len(rest) else 0.0,
               "error": float(averages.error[-1]) if len(rest) else 0.0}
     stuck = [label for label in never_crossed if label in _told_apart(assigned)]
-    problems = _problems(ensemble, conformers, others, stuck, one_well + never_crossed, diagnosed)
+    problems = _problems(ensemble, conformers, others, stuck, one_well + never_crossed)
     notes += _of_rare_ones(conformers)
     return Populations(
         molecule=metadata["molecule"], smiles=metadata.get("smiles"), method=metadata.get("method"),
@@ -167,7 +165,7 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
         entropy_J_per_mol_K=float(entropy.mean[0]), entropy_error_J_per_mol_K=float(entropy.error[0]),
         torsions=[label for label, wells in zip(assigned.labels, assigned.wells) if len(wells) > 1],
         one_well=one_well, never_crossed=never_crossed, chains=len(ensemble.chains), frames=len(ensemble.weight),
-        rungs_K=[float(T) for T in ensemble.rungs_K], ensemble=ensemble.follows, weights=diagnosed,
+        rungs_K=[float(T) for T in ensemble.rungs_K], ensemble=ensemble.follows, weights=ensemble.diagnose(),
         converged=not problems, problems=problems, notes=notes)
 
 
@@ -350,7 +348,7 @@ def _too_wide(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
 
 
 def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dict[str, float],
-              stuck: list[str], kept: list[str], diagnosed: dict | None) -> list[str]:
+              stuck: list[str], kept: list[str]) -> list[str]:
     """Why these populations are not converged, in clauses; kept: labels of torsions that no chain turned over."""
     out = []
     if ensemble.follows != "true":
@@ -380,6 +378,7 @@ def _problems(ensemble: Ensemble, conformers: tuple[Conformer, ...], others: dic
         out.append(f"the population is known of {wide}")
     if stuck and len(conformers) > 1:
         out.append(f"no chain crossed between the wells of {', '.join(stuck)}")
-    if diagnosed is not None and importance.warning(diagnosed):
-        out.append(str(importance.warning(diagnosed)))
+    doubt = ensemble.doubt()
+    if doubt is not None:
+        out.append(doubt)
     return out

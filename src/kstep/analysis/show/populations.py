@@ -62,4 +62,5 @@ def format_averages(found: dict[str, Observed]) -> str:
     state = "" if all(each.converged for each in found.values()) else "; NOT CONVERGED"
     head = (f"{first.temperature_K:g} K, {first.chains} chains, {first.frames} frames{state}"
             + whose.get(first.follows, "; the scheme promises no ensemble"))
-    return "\n".join([head, *aligned((["observable", "average", "samples", "R-hat", ""], rows))])
+    doubt = [] if first.doubt is None else [f"not converged: {first.doubt}"]  # of the frames, all of them share it
+    return "\n".join([head, *doubt, *aligned((["observable", "average", "samples", "R-hat", ""], rows))])
