@@ -169,6 +169,11 @@ def test_a_network_of_another_method_is_refused_before_a_true_call(tmp_path, mon
     assert not list(tmp_path.glob("water_xtb*"))  # its starts would lie there
 
 
+def test_a_run_in_the_place_of_a_molecule_is_named(plain):
+    with pytest.raises(kstep.UserError, match="methanol.npz holds a 'trajectory' and no molecule; give a SMILES"):
+        kstep.sample(str(plain.path), "md_fast", scheme="plain", **SHORT)
+
+
 def test_frames_of_an_isomer_start_nothing(tmp_path):
     """Atoms alone are no molecule: those of 1-propanol and of 2-propanol stand in the same order."""
     other = kstep.sample("CC(C)O", "md_fast", scheme="plain", out=tmp_path / "iso.npz", **SHORT)

@@ -65,7 +65,7 @@ def test_weights_are_heeded(run, weighted):
 
 
 def test_a_temperature_that_no_frame_knows_of_is_not_converged(run, tmp_path, capsys):
-    """At 1 K one frame has all the weight: its value came with an error of 0 and as many samples as there are frames."""
+    """At 1 K one frame has all the weight: its value had an error of 0 and as many samples as there are frames."""
     warm, cold = (kstep.average(run, distance(0, 1), temperature_K=T) for T in (None, 1.0))
     assert warm.converged and warm.doubt is None
     assert not cold.converged and cold.effective_samples == pytest.approx(1.0) and "sample at that" in cold.doubt

@@ -156,7 +156,7 @@ def test_a_radical_is_a_doublet_with_a_word_and_o2_a_singlet_with_one(tmp_path, 
     source = Chem.AddHs(Chem.MolFromSmiles("C[CH2]"))
     AllChem.EmbedMolecule(source, randomSeed=1)
     assert opened(write(tmp_path / "ethyl.xyz", source)).molecule.multiplicity == 2
-    assert "1 electrons unpaired, so its multiplicity is taken as 2" in caplog.text
+    assert "leave 1 unpaired electron, so its multiplicity is taken as 2" in caplog.text
     caplog.clear()
     assert opened(tmp_path / "ethyl.xyz", multiplicity=4).molecule.multiplicity == 4
     for name, numbers in (("O2", [8, 8]), ("SO", [16, 8])):

@@ -89,6 +89,9 @@ class Molecule:
         arrays = read_npz(path)
         try:
             text = json.loads(str(arrays["metadata"]))
+            if text.get("schema", "molecule") != "molecule":
+                raise UserError(f"{path} holds a '{text['schema']}' and no molecule; give a SMILES, a structure file or "
+                                "a folder that kstep prepare wrote")
             known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
             known["smiles_order"] = arrays.get("smiles_order")  # of a structure file's molecule
             known |= {key: str(text.get(key, usual)) for key, usual in _LATER_WORDS.items()}
@@ -103,7 +106,7 @@ class Molecule:
             order = molecule.smiles_order
             if order is not None and sorted(order.tolist()) != list(range(len(molecule))):
                 raise UserError(f"{path}: 'smiles_order' does not name every atom once; prepare it again")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path} is not a molecule file ({error}); prepare it again") from None

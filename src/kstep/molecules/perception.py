@@ -81,8 +81,8 @@ def settle(found: Geometries, stem: str | None, smiles: str | None, charge: int 
         molecule = _sanitised(found) if found.has_bonds else _perceived(found, charge or 0, multiplicity)
         unpaired = sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
         if multiplicity is None and unpaired:
-            log.warning("%s: its bonds leave %d electrons unpaired, so its multiplicity is taken as %d; --multiplicity "
-                        "and --charge say otherwise", where, unpaired, unpaired + 1)
+            log.warning("%s: its bonds leave %d unpaired electron%s, so its multiplicity is taken as %d; "
+                        "--multiplicity and --charge say otherwise", where, unpaired, "s"[unpaired == 1:], unpaired + 1)
         multiplicity = 1 + unpaired if multiplicity is None else multiplicity
     charge = Chem.GetFormalCharge(molecule)
     check_multiplicity(n_electrons(molecule, charge), multiplicity, f"{where} (charge {charge:+d})")
