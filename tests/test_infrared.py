@@ -173,6 +173,15 @@ def test_schemes_without_dynamics_are_refused(chloride, traits):
         infrared(sampler)
 
 
+def test_dynamics_under_restraints_are_refused_for_the_restraints(chloride):
+    """It was impulse in NVE and was told to run impulse in NVE."""
+    held = {**chloride.metadata, "restraints": [{"kind": "distance", "atoms": [0, 1], "centre": 0.13, "k": 10.0}],
+            "scheme_traits": SchemeTraits("energy").as_dict()}
+    run = Trajectory(**{**vars(chloride), "bias": np.zeros(len(chloride.pos)), "metadata": held})
+    with pytest.raises(UserError, match="was held by restraints.*run it without them"):
+        infrared(run)
+
+
 def test_without_dipoles_there_is_the_power_spectrum():
     found = infrared(diatomic(HYDROGEN, dipoles=False))
     assert found.absorption is None and found.unit == "arbitrary units"

@@ -64,12 +64,15 @@ def _check_dynamics(trajectory: Trajectory) -> None:
     """Refuse what has no spectrum: velocities that follow no dynamics, a thermostat, frames too far apart."""
     metadata, traits = trajectory.metadata, traits_of(trajectory.metadata)
     name = f"the run of {metadata.get('molecule')} with scheme {metadata.get('scheme')}"
+    if trajectory.is_restrained:
+        raise UserError(f"{name} was held by restraints, which is not the dynamics of the molecule, so that it has no "
+                        "spectrum; run it without them")
     if not traits.keeps_velocities or traits.ensemble == "none":
         raise UserError(f"{name} follows no dynamics, so that it has no spectrum; run plain MD (kstep baseline), or "
                         "--scheme impulse or checked with --thermostat none")
     if trajectory.is_weighted:
-        raise UserError(f"{name} was held by restraints, or its frames count by weight; neither is the dynamics of the "
-                        "molecule, so that it has no spectrum")
+        raise UserError(f"the frames of {name.removeprefix('the run of ')} count by weight, which is not the dynamics of "
+                        "the molecule, so that it has no spectrum")
     segments = nve_segments(trajectory)
     if longest_window_ps(trajectory) < SHORTEST_SEGMENT_PS:
         raise UserError(f"{name} has no stretch of {SHORTEST_SEGMENT_PS:g} ps without a thermostat or a velocity "

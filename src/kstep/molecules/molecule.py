@@ -90,8 +90,8 @@ class Molecule:
         try:
             text = json.loads(str(arrays["metadata"]))
             if text.get("schema", "molecule") != "molecule":
-                raise UserError(f"{path} holds a '{text['schema']}' and no molecule; give a SMILES, a structure file or "
-                                "a folder that kstep prepare wrote")
+                raise UserError(f"{path} holds a '{text['schema']}' and no molecule; give a SMILES, a structure file "
+                                "or a folder that kstep prepare wrote")
             known: dict[str, Any] = {key: text[key] for key in _WORDS} | {key: arrays[key] for key in _ARRAYS}
             known["smiles_order"] = arrays.get("smiles_order")  # of a structure file's molecule
             known |= {key: str(text.get(key, usual)) for key, usual in _LATER_WORDS.items()}
