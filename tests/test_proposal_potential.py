@@ -196,7 +196,7 @@ def test_every_scheme_that_moves_by_a_potential_takes_it_and_tunes_only_where_as
 
 @pytest.mark.parametrize("own, delay, words", [
     ({"method": "dear"}, False, "--propose-with is dear, the truth itself"),
-    ({"method": "rung"}, True, "--propose-with is rung"),
+    ({"method": "rung"}, True, "--propose-with is rung, as --delay-with is"),
     ({"settings": {"charge": 1, "multiplicity": 2}}, False, "--propose-with has charge 1, and the truth 0")])
 def test_a_method_that_does_not_fit_is_refused(water, own, delay, words):
     dear = PhysicsSpec("tblite", water.numbers, water.masses, {"charge": 0, "multiplicity": 1}, "dear")

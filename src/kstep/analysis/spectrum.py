@@ -71,8 +71,8 @@ def _check_dynamics(trajectory: Trajectory) -> None:
         raise UserError(f"{name} follows no dynamics, so that it has no spectrum; run plain MD (kstep baseline), or "
                         "--scheme impulse or checked with --thermostat none")
     if trajectory.is_weighted:
-        raise UserError(f"the frames of {name.removeprefix('the run of ')} count by weight, which is not the dynamics of "
-                        "the molecule, so that it has no spectrum")
+        raise UserError(f"{name} has frames that count by weight, which is not the dynamics of the molecule, so that "
+                        "it has no spectrum")
     segments = nve_segments(trajectory)
     if longest_window_ps(trajectory) < SHORTEST_SEGMENT_PS:
         raise UserError(f"{name} has no stretch of {SHORTEST_SEGMENT_PS:g} ps without a thermostat or a velocity "

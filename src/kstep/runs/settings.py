@@ -154,10 +154,10 @@ def settle_delay(hybrid: HybridConfig, spec: PhysicsSpec, delay: PhysicsSpec | N
     return hybrid.model_copy(update={"delayed_steps": hybrid.delayed_steps or 1})
 
 
-def check_cheaper(flag: str, cheaper: PhysicsSpec, spec: PhysicsSpec) -> None:
-    """UserError where what a flag names is the truth itself, or of another molecule's electrons."""
+def check_cheaper(flag: str, cheaper: PhysicsSpec, spec: PhysicsSpec, what: str = "the truth itself") -> None:
+    """UserError where what a flag names is `what`, or of another molecule's electrons."""
     if (cheaper.backend, cheaper.method) == (spec.backend, spec.method):
-        raise UserError(f"{flag} is {spec.method}, the truth itself; name a cheaper method, or leave it out")
+        raise UserError(f"{flag} is {spec.method}, {what}; name a cheaper method, or leave it out")
     for key in ("charge", "multiplicity"):
         if cheaper.settings.get(key, spec.settings.get(key)) != spec.settings.get(key, cheaper.settings.get(key)):
             raise UserError(f"{cheaper.method} of {flag} has {key} {cheaper.settings[key]}, and the truth "
@@ -186,8 +186,9 @@ def without_network(hybrid: HybridConfig, checkpoint: str | Path | None) -> Hybr
 
 def check_proposal(propose: PhysicsSpec, spec: PhysicsSpec, delay: PhysicsSpec | None) -> None:
     """UserError for a potential that cannot propose to a truth, or to the cheaper one that judges before it."""
-    for judge in filter(None, (spec, delay)):
-        check_cheaper("--propose-with", propose, judge)
+    check_cheaper("--propose-with", propose, spec)
+    if delay is not None:
+        check_cheaper("--propose-with", propose, delay, "as --delay-with is")
     propose.require_forces("what proposes moves by them", "take another method for --propose-with")
 
 

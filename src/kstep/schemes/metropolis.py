@@ -17,6 +17,7 @@ from kstep.schemes.sampler import (
     SAMPLER_TRAITS,
     Sampler,
     SamplerConfig,
+    check_mover,
     check_rungs,
     settled_masses,
     swap_acceptance,
@@ -73,6 +74,7 @@ class Metropolis(Sampler):
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """1000 timesteps of the baseline's length, where tuning does not choose them."""
+        check_mover(config)
         check_ladder(config)
         settled = settled_masses(config)
         if config.tempering_K:

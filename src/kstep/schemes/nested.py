@@ -16,7 +16,15 @@ from kstep.schemes.delayed import DelayedLadder
 from kstep.schemes.judge import Judge, decide
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder, Turns
-from kstep.schemes.sampler import SAMPLER_TRAITS, Sampler, SamplerConfig, check_rungs, settled_masses, swap_acceptance
+from kstep.schemes.sampler import (
+    SAMPLER_TRAITS,
+    Sampler,
+    SamplerConfig,
+    check_mover,
+    check_rungs,
+    settled_masses,
+    swap_acceptance,
+)
 from kstep.schemes.state import Info, Proposal, State, has_moved, put, said_besides
 from kstep.units import PS_PER_FS, kT
 
@@ -82,6 +90,7 @@ class Nested(Sampler):
     @classmethod
     def settle_defaults(cls, config, checkpoint, baseline) -> dict:
         """Tuned unless every choice is made or tune is false; then ten moves of 150 fs without a ladder."""
+        check_mover(config)
         settled = {}
         if config.judge == "weights" and config.burn_in_steps is not None and config.burn_in_steps < 2:
             raise UserError("judge weights measures its constant in the first half of burn-in; give burn_in_steps of 2 "
