@@ -111,8 +111,8 @@ def settled_masses(config: SamplerConfig) -> dict[str, Any]:
 def check_mover(config: SamplerConfig) -> None:
     """UserError where delta_scale leaves no network whose force could move the molecule."""
     if config.delta_scale == 0:
-        raise UserError("a sampler moves by the network's force alone, so delta_scale 0 leaves it none; use impulse, or "
-                        "plain, for a run without a network")
+        raise UserError("a sampler moves by the network's force alone, so delta_scale 0 leaves it none; use impulse or "
+                        "plain for a run without a network")
 
 
 def check_rungs(config: Any, key: str) -> None:

@@ -14,7 +14,7 @@ from kstep.analysis.show.text import aligned
 def format_populations(found: Populations) -> str:
     """A line that says what is known and whether it can be trusted, the table of conformers, and what else to know."""
     head = (f"{found.molecule}, {found.method or 'unknown method'} at {found.temperature_K:g} K: "
-            f"{_counted(len(found.conformers), 'conformer')}, {found.chains} chains, {found.frames} frames"
+            f"{_counted(len(found.conformers), 'conformer')}, {_counted(found.chains, 'chain')}, {found.frames} frames"
             + (f" at {', '.join(f'{T:g}' for T in found.rungs_K)} K" if len(found.rungs_K) > 1 else ""))
     state = "converged" if found.converged else f"NOT CONVERGED: {found.problems[0]}"
     still = [*found.one_well, *(found.never_crossed if len(found.conformers) < 2 else [])]
