@@ -60,7 +60,7 @@ def format_averages(found: dict[str, Observed]) -> str:
     first = next(iter(found.values()))
     whose = {"true": "", "network": "; the frames follow the network's potential, not the method's"}
     state = "" if all(each.converged for each in found.values()) else "; NOT CONVERGED"
-    head = (f"{first.temperature_K:g} K, {first.chains} chains, {first.frames} frames{state}"
+    head = (f"{first.temperature_K:g} K, {_counted(first.chains, 'chain')}, {first.frames} frames{state}"
             + whose.get(first.follows, "; the scheme promises no ensemble"))
     doubt = [] if first.doubt is None else [f"not converged: {first.doubt}"]  # of the frames, all of them share it
     return "\n".join([head, *doubt, *aligned((["observable", "average", "samples", "R-hat", ""], rows))])
