@@ -391,6 +391,44 @@ def test_axial_and_equatorial_are_two_conformers_and_enantiomers_are_not_merged(
     assert not set(one[(gauche > 30) & (gauche < 90)]) & set(one[(gauche < -30) & (gauche > -90)])
 
 
+def one_sided(molecule):
+    """1-propanol whose O-H points to one side four times as often as to the other, as in a chiral place."""
+    sides = np.zeros(9)
+    sides[1:3] = 0.8, 0.2
+    return made_up(molecule, 7, chains=8, frames=300, stay=0.3, states=sides)
+
+
+def in_chiral_surroundings(run):
+    """The run with one geometry of fluorochlorobromomethane beside it."""
+    other = molecule_from_smiles("F[C@H](Cl)Br", "other", 1)
+    n, own = len(run.pos), run.pos.shape[1]
+    around = np.repeat(other.conformers[:1] + 1.0, n, axis=0)
+    return dataclasses.replace(
+        run, pos=np.concatenate([run.pos, around], axis=1), vel=np.zeros((n, own + len(other), 3)),
+        masses=np.concatenate([run.masses, other.masses]),
+        masses_sampler=np.concatenate([run.masses_sampler, other.masses]),
+        atom_types=np.concatenate([run.atom_types, other.numbers]),
+        bonds=np.concatenate([run.bonds, other.bonds + own]))
+
+
+@pytest.mark.parametrize("place", ["alone", "linked", "beside a stereocentre"])
+def test_mirror_images_of_a_region_are_one_conformer_where_nothing_around_it_has_a_hand(propanol, place):
+    run = one_sided(propanol)
+    if place != "alone":
+        run.metadata["qm_atoms"] = list(range(len(propanol)))
+    if place == "linked":
+        run.metadata["link_hosts"] = [0]
+    found = populations([run if place != "beside a stereocentre" else in_chiral_surroundings(run)])
+    shares = [c.population for c in found.conformers]
+    if place == "alone":
+        assert shares == [1.0] and found.conformers[0].images == 2
+        return
+    assert shares == pytest.approx([0.8, 0.2], abs=0.05) and {c.images for c in found.conformers} == {1}
+    wanted = -BOLTZMANN * J_PER_KJ * sum(p * np.log(p) for p in shares)
+    assert found.entropy_J_per_mol_K == pytest.approx(wanted)
+    assert any("mirror images" in note for note in found.notes)
+
+
 def test_labels_go_from_a_to_z_and_on():
     assert [name_of(n) for n in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
 

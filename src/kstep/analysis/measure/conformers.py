@@ -121,17 +121,17 @@ class Describer:
 
 
 def assign(pos: np.ndarray, chains: list[np.ndarray], weights: np.ndarray, torsions: np.ndarray, labels: list[str],
-           centres: np.ndarray, orders: np.ndarray) -> Assignment:
+           centres: np.ndarray, orders: np.ndarray, *, alone: bool = True) -> Assignment:
     """The conformers of frames of positions (T,N,3) nm.
 
     chains: frames (T_r,) of each chain in time order, all of which follow each other in what is returned; weights (F,)
     of these frames, from which the wells are found; orders (P,N): see `symmetry.exchanges`, the first of them the
-    identity or any other.
+    identity or any other; alone: no surroundings tell a mirror image from the geometry itself.
     """
     frames = np.concatenate(chains)
     describer = Describer(torsions, centres, orders)
     angles, signs = describer.measure(pos, frames)
-    mirrored = _mirror_images_belong(signs, describer.signs)
+    mirrored = alone and _mirror_images_belong(signs, describer.signs)
     found = [_wells(angles[:, np.unique(describer.columns[:, d])], weights, mirrored) for d in range(len(torsions))]
     wells, borders = [centres for centres, _ in found], [each for _, each in found]
     descriptions = _Descriptions(describer, wells, mirrored)
