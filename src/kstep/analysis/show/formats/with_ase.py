@@ -22,7 +22,7 @@ def to_atoms(trajectory: Trajectory) -> list:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     t, moves, images = trajectory, traits_of(trajectory.metadata).keeps_velocities, []
-    weights = t.weights_of(np.arange(len(t.pos))) if t.is_restrained else t.weight
+    weights = t.written_weights
     for frame in np.lexsort((t.step, t.replica)):
         atoms = Atoms(numbers=t.atom_types, positions=t.pos[frame] * ANGSTROM_PER_NM, masses=t.masses)
         if len(t.box):
