@@ -12,6 +12,7 @@ from kstep.analysis.measure.statistics import estimate_means
 from kstep.cli import main
 from kstep.errors import UserError
 from kstep.schemas import load_trajectory
+from kstep.units import kT
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,22 @@ def test_weights_are_heeded(run, weighted):
     plain, shifted = kstep.average(run, distance(0, 1)), kstep.average(weighted, distance(0, 1))
     assert shifted.mean - plain.mean == pytest.approx(0.003, abs=4 * shifted.error)
     assert shifted.effective_samples < 0.8 * plain.effective_samples
+
+
+def test_weights_of_a_few_frames_are_not_converged_and_say_so(run, tmp_path, capsys):
+    """Energies of 40 modes at 300 K, at 330 and at 600 K: there the answer is off by many of its errors."""
+    trajectory, path = load_trajectory(run), tmp_path / "energies.npz"
+    rng, kT_own = np.random.default_rng(0), kT(300.0)
+    trajectory.Epot = 0.5 * kT_own * rng.chisquare(40, len(trajectory.pos))
+    synthetic.save(path, trajectory)
+    near, far = (kstep.average(path, distance(0, 1), temperature_K=T) for T in (330.0, 600.0))
+    assert near.converged and near.warning is None and near.weights["pareto_k_hat"] < 0.7
+    assert "Pareto k-hat" in far.warning or "one frame" in far.warning
+    assert not far.converged and kstep.average(run, distance(0, 1)).weights is None
+    assert far.as_dict() == json.loads(json.dumps(far.as_dict()))
+    assert main(["average", str(path), "--distance", "0-1", "--temperature", "600"]) == 0
+    first, *_, row = capsys.readouterr().out.splitlines()
+    assert f"NOT CONVERGED: {far.warning}" in first and row.endswith("not converged")
 
 
 def test_vectors_and_functions_of_one_frame(run):

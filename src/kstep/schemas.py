@@ -108,11 +108,6 @@ class Trajectory:
         temperatures_K = np.array([s["temperature_K"] for s in self.segments])
         return self.bias[frames] / kT(temperatures_K[self.segment[frames]])
 
-    @property
-    def written_weights(self) -> np.ndarray:
-        """Weights (T,) that a file of another program gives its frames; empty where all count alike."""
-        return self.weights_of(np.arange(len(self.pos))) if self.is_restrained else self.weight
-
     def check_alike(self, reader: str) -> None:
         """UserError where frames have weights, for a reader that could not heed them."""
         if self.is_weighted:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kstep import importance
 from kstep.analysis.measure.averages import Average, Ensemble, gather
 from kstep.analysis.measure.geometry import angles_deg, bond_lengths_nm
 from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_R_HAT
@@ -28,7 +29,8 @@ class Observed:
     """The average of an observable at a temperature.
 
     mean, error, effective_samples and r_hat (split-R-hat of the chains) have the shape of one frame's value, a number
-    where that is one; frames, chains: what it rests on; follows: what the frames do, "true", "network" or "none".
+    where that is one; frames, chains: what it rests on; follows: what the frames do, "true", "network" or "none";
+    weights: kstep.importance.diagnose of frames that do not count alike, else None.
     """
 
     mean: np.ndarray | float
@@ -39,15 +41,22 @@ class Observed:
     frames: int
     chains: int
     follows: str
+    weights: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
         return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()}
 
     @property
+    def warning(self) -> str | None:
+        """Why the weights of its frames, and with them its error, are not to be trusted; None where they are."""
+        return None if self.weights is None else importance.warning(self.weights)
+
+    @property
     def converged(self) -> bool:
-        """Whether the chains agree on every part of it, and enough independent samples stand behind each."""
-        return bool(np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
+        """Whether the chains agree on every part of it, enough independent samples stand behind each, and the weights
+        can be trusted."""
+        return bool(self.warning is None and np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
                     and np.all(np.asarray(self.effective_samples) >= FEWEST_SAMPLES))
 
 
@@ -125,7 +134,7 @@ def _observed(ensemble: Ensemble, values: np.ndarray) -> Observed:
     columns = (found.mean, found.error, found.effective_samples, found.r_hat)
     mean, error, samples, r_hat = (c.reshape(shape) if shape else float(c[0]) for c in columns)
     return Observed(mean, error, samples, r_hat, ensemble.temperature_K, len(values), len(ensemble.chains),
-                    ensemble.follows)
+                    ensemble.follows, ensemble.diagnose())
 
 
 def _of_each(function: Function) -> Function:

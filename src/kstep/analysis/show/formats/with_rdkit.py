@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kstep.analysis.show.formats.with_ase import written_weights
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.units import ANGSTROM_PER_NM
@@ -137,7 +138,7 @@ def name_and_properties(molecule, name: str, properties: dict[str, Any]):
 def write_sdf(trajectory: Trajectory, path: Path) -> None:
     """An SDF of all frames, replica after replica: energy, replica, step, time, weight and box in its properties."""
     t = trajectory
-    molecule, weights = to_rdkit(t), t.written_weights
+    molecule, weights = to_rdkit(t), written_weights(t)
 
     def frames():
         for frame in np.lexsort((t.step, t.replica)):
