@@ -59,6 +59,18 @@ def test_errors_cover(tmp_path):
     assert 58 <= hits <= 78
 
 
+@pytest.mark.parametrize("unit", [1e-40, 1e-9, 1e12])
+def test_errors_do_not_depend_on_the_unit(run, unit):
+    """In metres or coulomb metres numbers are small, and no less uncertain."""
+    bond, offset = distance(0, 1), 0.1
+    found, same = (kstep.average(run, lambda x, u=u: u * np.stack([bond(x), 0 * bond(x) + offset], axis=1))
+                   for u in (1.0, unit))
+    assert found.error[0] > 0 and found.error[1] == 0
+    for one, other in ((found.mean, same.mean), (found.error, same.error)):
+        assert one == pytest.approx(other / unit, rel=1e-9)
+    assert found.effective_samples == pytest.approx(same.effective_samples, rel=1e-9)
+
+
 def test_weights_are_heeded(run, weighted):
     plain, shifted = kstep.average(run, distance(0, 1)), kstep.average(weighted, distance(0, 1))
     assert shifted.mean - plain.mean == pytest.approx(0.003, abs=4 * shifted.error)
