@@ -20,6 +20,7 @@ from kstep.units import kT
 
 T_K = 300.0
 KT = kT(T_K)
+RNG = np.random.default_rng
 TORSION = Coordinate("dihedral", (0, 1, 2, 3))
 GRID = np.linspace(-180.0, 180.0, 7201)
 
@@ -122,6 +123,32 @@ def test_windows_that_do_not_overlap_are_said():
     found = free_energy(gather(windows_of(potential, 6, 800.0, chains=3, frames=40)), TORSION)
     assert any("parts without overlap" in words for words in found.warnings)
     assert not gather(windows_of(potential, 14, 60.0, chains=3, frames=40)).warnings()
+
+
+@pytest.mark.parametrize("k, off", [(1e4, False), (1.6e5, True)])
+def test_a_restraint_that_all_windows_share_is_doubted_where_it_is_too_strong(k, off):
+    """A bond that depends on the torsion, held too long: frames of the free one are none where k is four times its
+    own, and F is off by kJ/mol without a word of its error."""
+    own_k, fixed, rng, runs = 4e4, Restraint(kind="distance", atoms=(0, 1), centre=0.178, k=k), RNG(4), []
+    stiff = own_k * k / (own_k + k)  # of the marginal in the torsion
+    for window in windows_along("dihedral", (0, 1, 2, 3), 8, 10.0):
+        def held(phi, w=window):
+            return (small(phi) + 0.5 * stiff * (fixed.centre - length(phi)) ** 2
+                    + w.k * (1.0 - np.cos(np.radians(phi - w.centre))))
+        chains = [chain(held, 100, rng) for _ in range(8)]
+        run, phi = run_of(chains, (fixed, window)), np.concatenate(chains)
+        bond = rng.normal((own_k * length(phi) + k * fixed.centre) / (own_k + k), np.sqrt(KT / (own_k + k)))
+        away = run.pos[:, 0] - run.pos[:, 1]
+        run.pos[:, 0] = run.pos[:, 1] + away * (bond / np.linalg.norm(away, axis=1))[:, None]
+        runs.append(replace(run, bias=Bias((fixed, window)).energy(run.pos)))
+    found = free_energy(gather(runs), TORSION, bins=12)
+    assert (np.abs(found.free_energy - exact(small, 12)[0]).max() > 2.0) == off
+    assert any("all windows are held by distance 0-1 at 0.178 nm" in words for words in found.warnings) == off
+
+
+def length(phi):
+    """Of the bond at a torsion, nm."""
+    return 0.148 + 0.004 * np.cos(np.radians(phi))
 
 
 def test_weighted_windows_are_drawn_by_their_weights():

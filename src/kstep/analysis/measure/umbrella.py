@@ -128,13 +128,24 @@ class Samples:
             own = self.weights * len(self)
             said = warning(diagnose(own), BY_RESTRAINTS if held else BY_NETWORK) if np.ptp(own) > 0 else None
             return [*self.notes, *([said] if said else [])]
+        notes = [*self.notes, *self._of_common_restraints()]
         joined = np.maximum(self.overlap, self.overlap.T) >= LEAST_OVERLAP
         n_parts, part = connected_components(joined, directed=False)
         if n_parts == 1:
-            return list(self.notes)
+            return notes
         parts = [", ".join(str(k) for k in np.flatnonzero(part == p)) for p in range(n_parts)]
-        return [*self.notes, f"windows fall into {n_parts} parts without overlap (below {LEAST_OVERLAP:g}): "
+        return [*notes, f"windows fall into {n_parts} parts without overlap (below {LEAST_OVERLAP:g}): "
                 f"{' | '.join(parts)}; free energies between parts mean nothing, add windows or restrain less"]
+
+    def _of_common_restraints(self) -> list[str]:
+        """What is wrong with weighing out the restraints that all windows share, which no other window makes up for."""
+        common = [r for r in self.windows[0] if all(r in window for window in self.windows)]
+        if not common:
+            return []
+        reduced = Bias(common).energy(self.positions) / kT(self.temperature_K)
+        said = warning(diagnose(np.exp(reduced - reduced.max())), "restrain less in what all windows share")
+        held = "; ".join(map(str, common))
+        return [f"all windows are held by {held}, and what is shown is without: {said}"] if said else []
 
 
 def gather(trajectories: Sequence[Trajectory]) -> Samples:
