@@ -283,7 +283,7 @@ def test_a_network_s_ensemble_is_named_and_not_reweighted(propanol):
 
 @pytest.mark.parametrize("smiles", ["CCCC", "CC1CCCCC1", "CC(C)CO", "NCCN", "CC(C)(C)CO", "OCc1ccccc1", "C[C@H](O)CC",
                                     "C1CCNCC1", "CC(C)C(C)C", "C=CC=C", "OCC(O)CO", "CS(=O)CC", "C[NH2+]CC",
-                                    "O[C@H](C(=O)O)[C@@H](O)C(=O)O"])
+                                    "O[C@H](C(=O)O)[C@@H](O)C(=O)O", "CC=C=CCO", "CC(C)=C=C(C)CO"])
 def test_relabelled_and_mirrored_geometries_are_the_same_conformer(smiles):
     """Any exchange of equivalent atoms, hydrogens too, by RDKit's own matches; the mirror image of what is achiral."""
     from rdkit import Chem
@@ -316,7 +316,8 @@ def conformers_of(molecule, positions):
 
 
 @pytest.mark.parametrize("smiles, wanted", [("CCCC", 2), ("CCCCC", 3), ("CCCO", 5), ("NCCN", 9), ("CC(C)CO", 5),
-                                            ("CNC=O", 1), ("CCC(=O)Cl", 2), ("C1CCNCC1", 4)])
+                                            ("CNC=O", 1), ("CCC(=O)Cl", 2), ("C1CCNCC1", 4), ("CC=C=C(F)CO", 4),
+                                            ("C=C=CCO", 2), ("CC(C)=C=CCO", 2)])
 def test_minima_of_different_energy_are_different_conformers(smiles, wanted):
     """As many as there are minima by energy alone, of a force field and many starts."""
     from rdkit import Chem

@@ -51,9 +51,17 @@ def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.
 
 
 def find_centres(numbers: np.ndarray, bonds: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Atoms with a hand (V,4): the centre and three of its neighbours, all among `atoms` (n,)."""
-    kept, rows = set(map(int, atoms)), []
-    for centre, around in enumerate(neighbours(len(numbers), bonds)):
+    """Atoms with a hand (V,4): the centre and three of its neighbours, all among `atoms` (n,).
+
+    Of an allene, whose ends stand across each other and do not turn: one end, what it carries, the other end, and what
+    that carries.
+    """
+    kept, rows, table = set(map(int, atoms)), [], neighbours(len(numbers), bonds)
+    for centre, around in enumerate(table):
+        if int(numbers[centre]) == 6 and len(around) == 2 and all(len(table[a]) == 3 for a in around):
+            carried = [[a for a in table[end] if a in kept and a != centre] for end in around]
+            if all(carried):
+                rows.append([around[1], carried[0][0], around[0], carried[1][0]])
         fixed = len(around) >= 4 or (len(around) == 3 and int(numbers[centre]) in KEEP_THEIR_HAND)
         counted = [a for a in around if a in kept]
         if fixed and centre in kept and len(counted) >= 3:
