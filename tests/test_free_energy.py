@@ -168,6 +168,17 @@ def test_weighted_windows_are_drawn_by_their_weights():
     assert np.abs(found.free_energy - wanted).max() < 1.0 < np.abs(wrong.free_energy - wanted).max()
 
 
+def test_chains_that_have_not_mixed_are_drawn_by_what_they_weigh():
+    """Half of them at 60 degrees, where frames weigh four times as much: 4 to 1, whatever each chain alone says."""
+    runs = []
+    for window in windows_along("dihedral", (0, 1, 2, 3), 2, 0.001):
+        places = np.repeat([60.0, -60.0], 4)[:, None] + RNG(5).normal(0.0, 1.0, (8, 100))
+        runs.append(run_of(list(places), (window,), [np.where(phi > 0, 4.0, 1.0) for phi in places]))
+    samples = gather(runs)
+    phi = values_of("dihedral", (0, 1, 2, 3), samples.positions)
+    assert samples.weights[phi > 0].sum() == pytest.approx(0.8, abs=0.01)
+
+
 def test_one_restrained_run_weighs_its_restraint_out():
     held = Restraint(kind="dihedral", atoms=(0, 1, 2, 3), centre=90.0, k=1.5)
     rng = np.random.default_rng(3)
