@@ -2,8 +2,8 @@
 
     python benchmarks/experiment.py                        # all of MOLECULES
     python benchmarks/experiment.py --molecules butane --effective-samples 200     # a quick try
-    python benchmarks/experiment.py --molecules propionyl_chloride --qm-config configs/qm_pyscf.yaml \
-        --effective-samples 200                                                     # the same with DFT
+    python benchmarks/experiment.py --molecules n_methylformamide --qm-config configs/qm_pyscf.yaml \
+        --via configs/qm.yaml --effective-samples 200                               # the same with DFT
 
 Every molecule is learned once, at its hottest temperature, and the network serves the other temperatures.  An amide
 bond turns by the moves of `nested` on the network, a ring by a ladder on the true potential (MBAR).  An enthalpy is the
@@ -106,12 +106,14 @@ MOLECULES = {
 }
 
 
-def made(name: str, subject: Subject, work: Path, *flags) -> list[Path]:
-    """The runs of a molecule, hottest first, each kept if it is there; flags: of every one of them."""
+def made(name: str, subject: Subject, work: Path, *flags, via: str | None = None) -> list[Path]:
+    """The runs of a molecule, hottest first, each kept if it is there; flags: of every one of them; via: YAML of a
+    cheaper method that the network is learned of first."""
     out: list[Path] = []
+    learned = ("learn", "--learn") if via is None else ("via1", "--via", via)
     for temperature_K in subject.temperatures_K:
         path = work / f"{name}_{temperature_K:g}K.npz"
-        network = ("--checkpoint", f"{out[0]}.learn/network.pt", "--tune") if out else ("--learn",)
+        network = ("--checkpoint", f"{out[0]}.{learned[0]}/network.pt", "--tune") if out else learned[1:]
         sh(ROOT / path, "-m", "kstep", "sample", subject.smiles, "--name", name, *network, *subject.flags,
            "--temperature", f"{temperature_K:g}", *flags, "--resume", "--out", path)
         out.append(path)
@@ -224,6 +226,7 @@ def main() -> None:
     parser.add_argument("--effective-samples", type=int, default=4000, help="of each run")
     parser.add_argument("--max-true-calls", type=int, default=200_000, help="of each run, learning apart")
     parser.add_argument("--qm-config", default="configs/qm.yaml", help="YAML of the true physics")
+    parser.add_argument("--via", help="YAML of a cheaper method, from which only the difference is learned")
     parser.add_argument("--work", type=Path, default=WORK, help="where the runs are")
     parser.add_argument("--result", type=Path, default=RESULT)
     args = parser.parse_args()
@@ -232,7 +235,7 @@ def main() -> None:
     for molecule in args.molecules:
         subject, name = MOLECULES[molecule], f"{molecule}_{other}" if other else molecule
         paths = made(name, subject, args.work, "--config", args.qm_config, "--effective-samples",
-                     args.effective_samples, "--max-true-calls", args.max_true_calls)
+                     args.effective_samples, "--max-true-calls", args.max_true_calls, via=args.via)
         rows[name] = row(subject, paths)
         for figure in rows[name]["figures"]:
             print(f"{name} {figure['figure']}: {figure['method']:.4g} +- {figure['method_error']:.2g} "

@@ -15,7 +15,7 @@ from kstep.analysis.measure import samples as rates
 from kstep.analysis.measure.profile import characterise
 from kstep.cli import baseline, sample
 from kstep.cli.flags import make_parser
-from kstep.dihedrals import wrap_deg
+from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.schemes import SCHEMES
 from kstep.stages.physics import load_physics, prepared_physics
@@ -341,6 +341,15 @@ def test_two_samplers_agree_but_for_what_is_put_wrong(changes, wrong):
     if wrong != "populations":
         assert np.abs(shares - 1 / 3).max() < 0.03 and 0.005 < found["seen"]["populations"] < 0.05
     assert f"{wrong or 'energy'} p = " in agreement.sentence(EXACT, RIVAL, found)
+
+
+def test_populations_of_chains_heed_the_weights_of_frames():
+    run = synthetic.ethanol(3, 16, 400, scheme=EXACT, hop=0.5)
+    trans = np.abs(dihedrals_deg(run.pos, np.array([[0, 1, 2, 8]]))[:, 0]) > 120
+    profile = characterise(replace(run, weight=np.where(trans, 4.0, 1.0)))
+    wells = rates.common_rotamers([rates.series_of(profile)], [])
+    shares = agreement.chain_means([profile], wells)["populations"].mean(axis=0)
+    assert np.sort(shares) == pytest.approx([1 / 6, 1 / 6, 4 / 6], abs=0.03)  # 1/3 each without
 
 
 def plan_in(out, level="qm"):

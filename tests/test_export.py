@@ -10,10 +10,11 @@ from rdkit import Chem
 
 import synthetic
 from kstep.analysis.measure.populations import Conformer, Populations
-from kstep.analysis.show.formats import export, to_rdkit
+from kstep.analysis.show.formats import export, to_atoms, to_rdkit
 from kstep.analysis.show.formats.conformers import CONFORMER_FORMATS, export_conformers
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
+from kstep.units import kT
 from test_formats import replica_after_replica, trajectory
 
 
@@ -239,3 +240,13 @@ def test_weights_go_with_an_sdf(tmp_path):
     run.weight = np.array([0.5, 1.0, 1.5])
     assert [float(m.GetProp("weight")) for m in read_sdf(export(run, tmp_path / "run.sdf"))] == [0.5, 1.0, 1.5]
     assert json.dumps([m.GetProp("replica") for m in read_sdf(tmp_path / "run.sdf")]) == '["0", "0", "0"]'
+
+
+@pytest.mark.parametrize("weight", [[], [0.5, 1.0, 1.5]])
+def test_weights_of_an_sdf_free_its_frames_of_restraints(weight, tmp_path):
+    run = of_smiles("CCO", restraints=[{"kind": "distance", "atoms": [0, 2], "centre": 0.25, "k": 1000.0}])
+    run.weight, run.bias = np.array(weight), kT(300.0) * np.log([1.0, 2.0, 4.0])
+    found = [float(m.GetProp("weight")) for m in read_sdf(export(run, tmp_path / "run.sdf"))]
+    wanted = np.array([1.0, 2.0, 4.0]) * (weight or 1.0)
+    assert found == pytest.approx(wanted / wanted.mean())
+    assert found == [atoms.info["weight"] for atoms in to_atoms(run)]

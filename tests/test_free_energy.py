@@ -20,6 +20,7 @@ from kstep.units import kT
 
 T_K = 300.0
 KT = kT(T_K)
+RNG = np.random.default_rng
 TORSION = Coordinate("dihedral", (0, 1, 2, 3))
 GRID = np.linspace(-180.0, 180.0, 7201)
 
@@ -124,6 +125,32 @@ def test_windows_that_do_not_overlap_are_said():
     assert not gather(windows_of(potential, 14, 60.0, chains=3, frames=40)).warnings()
 
 
+@pytest.mark.parametrize("k, off", [(1e4, False), (1.6e5, True)])
+def test_a_restraint_that_all_windows_share_is_doubted_where_it_is_too_strong(k, off):
+    """A bond that depends on the torsion, held too long: frames of the free one are none where k is four times its
+    own, and F is off by kJ/mol without a word of its error."""
+    own_k, fixed, rng, runs = 4e4, Restraint(kind="distance", atoms=(0, 1), centre=0.178, k=k), RNG(4), []
+    stiff = own_k * k / (own_k + k)  # of the marginal in the torsion
+    for window in windows_along("dihedral", (0, 1, 2, 3), 8, 10.0):
+        def held(phi, w=window):
+            return (small(phi) + 0.5 * stiff * (fixed.centre - length(phi)) ** 2
+                    + w.k * (1.0 - np.cos(np.radians(phi - w.centre))))
+        chains = [chain(held, 100, rng) for _ in range(8)]
+        run, phi = run_of(chains, (fixed, window)), np.concatenate(chains)
+        bond = rng.normal((own_k * length(phi) + k * fixed.centre) / (own_k + k), np.sqrt(KT / (own_k + k)))
+        away = run.pos[:, 0] - run.pos[:, 1]
+        run.pos[:, 0] = run.pos[:, 1] + away * (bond / np.linalg.norm(away, axis=1))[:, None]
+        runs.append(replace(run, bias=Bias((fixed, window)).energy(run.pos)))
+    found = free_energy(gather(runs), TORSION, bins=12)
+    assert (np.abs(found.free_energy - exact(small, 12)[0]).max() > 2.0) == off
+    assert any("all windows are held by distance 0-1 at 0.178 nm" in words for words in found.warnings) == off
+
+
+def length(phi):
+    """Of the bond at a torsion, nm."""
+    return 0.148 + 0.004 * np.cos(np.radians(phi))
+
+
 def test_weighted_windows_are_drawn_by_their_weights():
     """Frames that follow another potential and weigh the difference make the same profile."""
     rng, runs = np.random.default_rng(2), []
@@ -139,6 +166,17 @@ def test_weighted_windows_are_drawn_by_their_weights():
     wrong = free_energy(gather([replace(run, weight=np.zeros(0)) for run in runs]), TORSION, bins=18)
     wanted = exact(small, 18)[0]
     assert np.abs(found.free_energy - wanted).max() < 1.0 < np.abs(wrong.free_energy - wanted).max()
+
+
+def test_chains_that_have_not_mixed_are_drawn_by_what_they_weigh():
+    """Half of them at 60 degrees, where frames weigh four times as much: 4 to 1, whatever each chain alone says."""
+    runs = []
+    for window in windows_along("dihedral", (0, 1, 2, 3), 2, 0.001):
+        places = np.repeat([60.0, -60.0], 4)[:, None] + RNG(5).normal(0.0, 1.0, (8, 100))
+        runs.append(run_of(list(places), (window,), [np.where(phi > 0, 4.0, 1.0) for phi in places]))
+    samples = gather(runs)
+    phi = values_of("dihedral", (0, 1, 2, 3), samples.positions)
+    assert samples.weights[phi > 0].sum() == pytest.approx(0.8, abs=0.01)
 
 
 def test_one_restrained_run_weighs_its_restraint_out():

@@ -1,5 +1,6 @@
 """Infrared spectra: frequency and intensity of a diatomic whose both are known, and what has none."""
 
+import dataclasses
 
 import numpy as np
 import pytest
@@ -198,3 +199,19 @@ def test_a_dipole_that_is_not_known_everywhere_is_refused(chloride):
 def test_windows_longer_than_any_stretch_are_refused(chloride):
     with pytest.raises(UserError, match="the longest is 2.5 ps"):
         infrared(chloride, window_ps=5.0)
+
+
+def test_lines_that_fall_between_the_points_of_the_grid_are_refused(chloride):
+    """Up to the longest stretch that is taken, an area does not depend on where its line lies."""
+    spacing, windows = 2e-3, (16.6, 30.0)
+    off = []
+    for window_ps in windows:
+        t = np.arange(0, window_ps, spacing)
+        areas = [absorbed(np.sin(2 * np.pi * nu / WAVENUMBER_PER_THZ * t)[:, None], spacing).sum() * 2.0
+                 / (0.5 * (2 * np.pi * nu / WAVENUMBER_PER_THZ) ** 2) for nu in (1500.0, 1500.5, 1501.0)]
+        off.append(np.ptp(areas))
+    assert off[0] < 0.01 and off[1] > 0.2
+    longer = dataclasses.replace(chloride, time_ps=7.0 * chloride.time_ps)
+    assert infrared(longer, window_ps=windows[0]).windows == REPLICAS
+    with pytest.raises(UserError, match="--window-ps of 16.7 or less"):
+        infrared(longer, window_ps=17.4)

@@ -12,6 +12,7 @@ from kstep.analysis.measure.statistics import estimate_means
 from kstep.cli import main
 from kstep.errors import UserError
 from kstep.schemas import load_trajectory
+from kstep.units import kT
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +59,45 @@ def test_errors_cover(tmp_path):
     assert 58 <= hits <= 78
 
 
+@pytest.mark.parametrize("unit", [1e-40, 1e-9, 1e12])
+def test_errors_do_not_depend_on_the_unit(run, unit):
+    """In metres or coulomb metres numbers are small, and no less uncertain."""
+    bond, offset = distance(0, 1), 0.1
+    found, same = (kstep.average(run, lambda x, u=u: u * np.stack([bond(x), 0 * bond(x) + offset], axis=1))
+                   for u in (1.0, unit))
+    assert found.error[0] > 0 and found.error[1] == 0
+    for one, other in ((found.mean, same.mean), (found.error, same.error)):
+        assert one == pytest.approx(other / unit, rel=1e-9)
+    assert found.effective_samples == pytest.approx(same.effective_samples, rel=1e-9)
+
+
 def test_weights_are_heeded(run, weighted):
     plain, shifted = kstep.average(run, distance(0, 1)), kstep.average(weighted, distance(0, 1))
     assert shifted.mean - plain.mean == pytest.approx(0.003, abs=4 * shifted.error)
     assert shifted.effective_samples < 0.8 * plain.effective_samples
 
 
-def test_a_temperature_that_no_frame_knows_of_is_not_converged(run, tmp_path, capsys):
+def test_weights_of_a_few_frames_are_not_converged_and_say_so(run, tmp_path, capsys):
+    """Energies of 40 modes at 300 K, at 330 and at 600 K: there the answer is off by many of its errors."""
+    trajectory, path = load_trajectory(run), tmp_path / "energies.npz"
+    rng, kT_own = np.random.default_rng(0), kT(300.0)
+    trajectory.Epot = 0.5 * kT_own * rng.chisquare(40, len(trajectory.pos))
+    synthetic.save(path, trajectory)
+    near, far = (kstep.average(path, distance(0, 1), temperature_K=T) for T in (330.0, 600.0))
+    assert near.converged and near.warning is None and near.weights["pareto_k_hat"] < 0.7
+    assert "Pareto k-hat" in far.warning or "one frame" in far.warning
+    assert not far.converged and kstep.average(run, distance(0, 1)).weights is None
+    assert far.as_dict() == json.loads(json.dumps(far.as_dict()))
+    assert main(["average", str(path), "--distance", "0-1", "--temperature", "600"]) == 0
+    first, *_, row = capsys.readouterr().out.splitlines()
+    assert f"NOT CONVERGED: {far.warning}" in first and row.endswith("not converged")
+
+
+def test_a_temperature_that_no_frame_knows_of_is_not_converged(run):
     """At 1 K one frame has all the weight: its value had an error of 0 and as many samples as there are frames."""
     warm, cold = (kstep.average(run, distance(0, 1), temperature_K=T) for T in (None, 1.0))
-    assert warm.converged and warm.doubt is None
-    assert not cold.converged and cold.effective_samples == pytest.approx(1.0) and "sample at that" in cold.doubt
-    assert main(["average", str(run), "--distance", "0-1", "--temperature", "1"]) == 0
-    assert "not converged: the weights say nothing" in capsys.readouterr().out.splitlines()[1]
+    assert warm.converged and warm.warning is None
+    assert not cold.converged and cold.effective_samples == pytest.approx(1.0) and "sample at that" in cold.warning
 
 
 def test_vectors_and_functions_of_one_frame(run):

@@ -297,7 +297,7 @@ def test_a_network_s_ensemble_is_named_and_not_reweighted(propanol):
 
 @pytest.mark.parametrize("smiles", ["CCCC", "CC1CCCCC1", "CC(C)CO", "NCCN", "CC(C)(C)CO", "OCc1ccccc1", "C[C@H](O)CC",
                                     "C1CCNCC1", "CC(C)C(C)C", "C=CC=C", "OCC(O)CO", "CS(=O)CC", "C[NH2+]CC",
-                                    "O[C@H](C(=O)O)[C@@H](O)C(=O)O"])
+                                    "O[C@H](C(=O)O)[C@@H](O)C(=O)O", "CC=C=CCO", "CC(C)=C=C(C)CO"])
 def test_relabelled_and_mirrored_geometries_are_the_same_conformer(smiles):
     """Any exchange of equivalent atoms, hydrogens too, by RDKit's own matches; the mirror image of what is achiral."""
     from rdkit import Chem
@@ -330,7 +330,8 @@ def conformers_of(molecule, positions):
 
 
 @pytest.mark.parametrize("smiles, wanted", [("CCCC", 2), ("CCCCC", 3), ("CCCO", 5), ("NCCN", 9), ("CC(C)CO", 5),
-                                            ("CNC=O", 1), ("CCC(=O)Cl", 2), ("C1CCNCC1", 4)])
+                                            ("CNC=O", 1), ("CCC(=O)Cl", 2), ("C1CCNCC1", 4), ("CC=C=C(F)CO", 4),
+                                            ("C=C=CCO", 2), ("CC(C)=C=CCO", 2)])
 def test_minima_of_different_energy_are_different_conformers(smiles, wanted):
     """As many as there are minima by energy alone, of a force field and many starts."""
     from rdkit import Chem
@@ -403,6 +404,44 @@ def test_axial_and_equatorial_are_two_conformers_and_enantiomers_are_not_merged(
     gauche = dihedrals_deg(alcohol.conformers, np.array([[0, 1, 3, 4]]))[:, 0]
     one = conformers_of(alcohol, alcohol.conformers)
     assert not set(one[(gauche > 30) & (gauche < 90)]) & set(one[(gauche < -30) & (gauche > -90)])
+
+
+def one_sided(molecule):
+    """1-propanol whose O-H points to one side four times as often as to the other, as in a chiral place."""
+    sides = np.zeros(9)
+    sides[1:3] = 0.8, 0.2
+    return made_up(molecule, 7, chains=8, frames=300, stay=0.3, states=sides)
+
+
+def in_chiral_surroundings(run):
+    """The run with one geometry of fluorochlorobromomethane beside it."""
+    other = molecule_from_smiles("F[C@H](Cl)Br", "other", 1)
+    n, own = len(run.pos), run.pos.shape[1]
+    around = np.repeat(other.conformers[:1] + 1.0, n, axis=0)
+    return dataclasses.replace(
+        run, pos=np.concatenate([run.pos, around], axis=1), vel=np.zeros((n, own + len(other), 3)),
+        masses=np.concatenate([run.masses, other.masses]),
+        masses_sampler=np.concatenate([run.masses_sampler, other.masses]),
+        atom_types=np.concatenate([run.atom_types, other.numbers]),
+        bonds=np.concatenate([run.bonds, other.bonds + own]))
+
+
+@pytest.mark.parametrize("place", ["alone", "linked", "beside a stereocentre"])
+def test_mirror_images_of_a_region_are_one_conformer_where_nothing_around_it_has_a_hand(propanol, place):
+    run = one_sided(propanol)
+    if place != "alone":
+        run.metadata["qm_atoms"] = list(range(len(propanol)))
+    if place == "linked":
+        run.metadata["link_hosts"] = [0]
+    found = populations([run if place != "beside a stereocentre" else in_chiral_surroundings(run)])
+    shares = [c.population for c in found.conformers]
+    if place == "alone":
+        assert shares == [1.0] and found.conformers[0].images == 2
+        return
+    assert shares == pytest.approx([0.8, 0.2], abs=0.05) and {c.images for c in found.conformers} == {1}
+    wanted = -BOLTZMANN * J_PER_KJ * sum(p * np.log(p) for p in shares)
+    assert found.entropy_J_per_mol_K == pytest.approx(wanted)
+    assert any("mirror images" in note for note in found.notes)
 
 
 def test_labels_go_from_a_to_z_and_on():

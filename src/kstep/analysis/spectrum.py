@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from kstep.analysis.judge.compare import check_comparable
-from kstep.analysis.measure.infrared import Spectrum, spectrum_of
+from kstep.analysis.measure.infrared import STEP_CM, Spectrum, spectrum_of
 from kstep.analysis.measure.spectra import (
     GRID_CM,
     LONGEST_WINDOW_PS,
@@ -22,6 +22,7 @@ from kstep.schemas import Trajectory
 from kstep.scheme_traits import traits_of
 from kstep.units import FS_PER_PS, WAVENUMBER_PER_THZ
 
+LONGEST_TAKEN_PS = WAVENUMBER_PER_THZ / STEP_CM  # lines of longer ones are narrower than the grid tells
 SAME_PEAK_CM = 100.0  # two runs' peaks farther apart are two
 
 
@@ -41,6 +42,10 @@ def infrared(run: Trajectory, *, baseline: Trajectory | None = None, window_ps: 
     if window_ps > longest * 1.0001:
         raise UserError(f"there is no stretch of {window_ps:g} ps without a thermostat or a velocity redraw, the "
                         f"longest is {longest:.3g} ps; ask for a shorter --window-ps")
+    if window_ps > LONGEST_TAKEN_PS:
+        raise UserError(f"stretches of {window_ps:g} ps have lines about as narrow as the spectrum's points are apart, "
+                        f"{STEP_CM:g} cm-1, so that their areas would be chance; ask for a --window-ps of "
+                        f"{LONGEST_TAKEN_PS:.3g} or less")
     own = spectrum_of(run, window_ps)
     if baseline is None:
         return own

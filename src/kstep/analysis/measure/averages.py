@@ -29,6 +29,7 @@ from kstep.units import kT
 FEWEST_FRAMES = 4  # of a chain
 SAME_TEMPERATURE_K = 0.01
 ONE_SIGMA = float(ndtr(1.0))
+ROUNDING = 1e-12  # of the largest value: an observable that varies by less is constant
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,23 @@ class Ensemble:
         """Averages of values (F,C) of `frames`; shares: they are 0 or 1, and few events are no reason to be sure."""
         values = np.asarray(values, dtype=np.float64)
         mean = self.weight @ values
-        away = values - mean
-        variance = self.weight @ away**2
-        change = self._centred(self.weight[:, None] * away)
+        spread = np.sqrt(self.weight @ (values - mean)**2)
+        constant = spread <= ROUNDING * np.abs(values).max(axis=0)
+        spread = np.where(constant, 1.0, spread)
+        away = self.weight[:, None] * ((values - mean) / spread)  # whatever unit an observable is measured in
+        change = self._centred(away)
         if self.mixture is not None:
-            change = change + self._by_free_energies(self.weight[:, None] * away)
+            change = change + self._by_free_energies(away)
         series, start = [], 0
         n_times = sum(len(c) for c in self.chains)
         for chain in self.chains:
             part = change[start: start + chain.size].reshape(*chain.shape, -1)
             series.append(part.sum(axis=1) * n_times)
             start += chain.size
-        squared = estimate_means(series, self.spacing_ps).mean_variance
-        constant = variance <= 1e-24 * np.maximum(1.0, mean**2)
-        safe = np.where(constant, 1.0, np.maximum(squared, 1e-300))
+        squared = np.maximum(estimate_means(series, self.spacing_ps).mean_variance, 1e-300)
         alike = len(values) * importance.effective_share(self.weight)  # constant, or one frame has all the weight
-        samples = np.where(constant, alike, variance / safe)
+        samples = np.where(constant, alike, 1.0 / squared)
+        squared = squared * spread**2
         if shares:
             mean = np.clip(mean, 0.0, 1.0)  # but for rounding
             share = (mean * samples + 0.5) / (samples + 1.0)

@@ -51,9 +51,17 @@ def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.
 
 
 def find_centres(numbers: np.ndarray, bonds: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Atoms with a hand (V,4): the centre and three of its neighbours, all among `atoms` (n,)."""
-    kept, rows = set(map(int, atoms)), []
-    for centre, around in enumerate(neighbours(len(numbers), bonds)):
+    """Atoms with a hand (V,4): the centre and three of its neighbours, all among `atoms` (n,).
+
+    Of an allene, whose ends stand across each other and do not turn: one end, what it carries, the other end, and what
+    that carries.
+    """
+    kept, rows, table = set(map(int, atoms)), [], neighbours(len(numbers), bonds)
+    for centre, around in enumerate(table):
+        if int(numbers[centre]) == 6 and len(around) == 2 and all(len(table[a]) == 3 for a in around):
+            carried = [[a for a in table[end] if a in kept and a != centre] for end in around]
+            if all(carried):
+                rows.append([around[1], carried[0][0], around[0], carried[1][0]])
         fixed = len(around) >= 4 or (len(around) == 3 and int(numbers[centre]) in KEEP_THEIR_HAND)
         counted = [a for a in around if a in kept]
         if fixed and centre in kept and len(counted) >= 3:
@@ -121,17 +129,17 @@ class Describer:
 
 
 def assign(pos: np.ndarray, chains: list[np.ndarray], weights: np.ndarray, torsions: np.ndarray, labels: list[str],
-           centres: np.ndarray, orders: np.ndarray) -> Assignment:
+           centres: np.ndarray, orders: np.ndarray, *, alone: bool = True) -> Assignment:
     """The conformers of frames of positions (T,N,3) nm.
 
     chains: frames (T_r,) of each chain in time order, all of which follow each other in what is returned; weights (F,)
     of these frames, from which the wells are found; orders (P,N): see `symmetry.exchanges`, the first of them the
-    identity or any other.
+    identity or any other; alone: no surroundings tell a mirror image from the geometry itself.
     """
     frames = np.concatenate(chains)
     describer = Describer(torsions, centres, orders)
     angles, signs = describer.measure(pos, frames)
-    mirrored = _mirror_images_belong(signs, describer.signs)
+    mirrored = alone and _mirror_images_belong(signs, describer.signs)
     found = [_wells(angles[:, np.unique(describer.columns[:, d])], weights, mirrored) for d in range(len(torsions))]
     wells, borders = [centres for centres, _ in found], [each for _, each in found]
     descriptions = _Descriptions(describer, wells, mirrored)

@@ -29,7 +29,8 @@ class Observed:
 
     mean, error, effective_samples and r_hat (split-R-hat of the chains) have the shape of one frame's value, a number
     where that is one; frames, chains: what it rests on; follows: what the frames do, "true", "network" or "none";
-    doubt: why the weights of its frames cannot be trusted, in words (None: they can).
+    weights: kstep.importance.diagnose of frames that do not count alike, else None; warning: why these weights, and
+    with them its error, are not to be trusted, and the way out (None: they are).
     """
 
     mean: np.ndarray | float
@@ -40,7 +41,8 @@ class Observed:
     frames: int
     chains: int
     follows: str
-    doubt: str | None = None
+    weights: dict[str, Any] | None = None
+    warning: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and lists."""
@@ -48,9 +50,9 @@ class Observed:
 
     @property
     def converged(self) -> bool:
-        """Whether the chains agree on every part of it, enough independent samples stand behind each, and their weights
+        """Whether the chains agree on every part of it, enough independent samples stand behind each, and the weights
         can be trusted."""
-        return bool(self.doubt is None and np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
+        return bool(self.warning is None and np.all(np.asarray(self.r_hat) <= MOST_R_HAT)
                     and np.all(np.asarray(self.effective_samples) >= FEWEST_SAMPLES))
 
 
@@ -128,7 +130,7 @@ def _observed(ensemble: Ensemble, values: np.ndarray) -> Observed:
     columns = (found.mean, found.error, found.effective_samples, found.r_hat)
     mean, error, samples, r_hat = (c.reshape(shape) if shape else float(c[0]) for c in columns)
     return Observed(mean, error, samples, r_hat, ensemble.temperature_K, len(values), len(ensemble.chains),
-                    ensemble.follows, ensemble.doubt())
+                    ensemble.follows, ensemble.diagnose(), ensemble.doubt())
 
 
 def _of_each(function: Function) -> Function:

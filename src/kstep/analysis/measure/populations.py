@@ -216,8 +216,12 @@ def _assigned(ensemble: Ensemble, beside: np.ndarray | None = None) -> tuple[Ass
     torsions, labels, n_bonds = find_conformer_torsions(t.atom_types, bonds)
     atoms = conformer_atoms(t.atom_types, bonds, torsions)
     orders = np.arange(len(t.atom_types))[None]
-    if t.metadata.get("link_hosts"):
-        notes.append("the region hangs on the rest of the system, so that no atoms of it were taken for equivalent")
+    linked, handed = bool(t.metadata.get("link_hosts")), _has_hands_outside(t, region)
+    if handed and not linked:
+        notes.append("what is around the region may be chiral, so that mirror images were not taken for equivalent")
+    if linked:
+        notes.append("the region hangs on the rest of the system, so that neither atoms of it nor mirror images were "
+                     "taken for equivalent")
     else:
         atoms = atoms if region is None else np.intersect1d(atoms, region)
         try:
@@ -233,8 +237,17 @@ def _assigned(ensemble: Ensemble, beside: np.ndarray | None = None) -> tuple[Ass
     weight = np.concatenate([ensemble.weight, np.zeros(len(extra))])
     places += list(len(ensemble.weight) + np.arange(len(extra))[:, None])
     found = assign(np.concatenate([t.pos, extra]) if len(extra) else t.pos, [frames[p] for p in places],
-                   weight[np.concatenate(places)], torsions, labels, find_centres(t.atom_types, bonds, atoms), orders)
+                   weight[np.concatenate(places)], torsions, labels, find_centres(t.atom_types, bonds, atoms), orders,
+                   alone=not linked and not handed)
     return found.in_order(np.argsort(np.concatenate(places), kind="stable")), n_bonds, notes
+
+
+def _has_hands_outside(t: Trajectory, region: list[int] | None) -> bool:
+    """Whether anything around a region may be chiral: a host, a solvent, which tell its mirror images apart."""
+    if region is None:
+        return False
+    outside = np.setdiff1d(conformer_atoms(t.atom_types, t.bonds, np.zeros((0, 4), dtype=np.int64)), region)
+    return len(find_centres(t.atom_types, t.bonds, outside)) > 0
 
 
 def _populations_of(ensemble: Ensemble, assigned: Assignment,

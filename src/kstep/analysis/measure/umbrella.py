@@ -128,13 +128,24 @@ class Samples:
             own = self.weights * len(self)
             said = warning(diagnose(own), BY_RESTRAINTS if held else BY_NETWORK) if np.ptp(own) > 0 else None
             return [*self.notes, *([said] if said else [])]
+        notes = [*self.notes, *self._of_common_restraints()]
         joined = np.maximum(self.overlap, self.overlap.T) >= LEAST_OVERLAP
         n_parts, part = connected_components(joined, directed=False)
         if n_parts == 1:
-            return list(self.notes)
+            return notes
         parts = [", ".join(str(k) for k in np.flatnonzero(part == p)) for p in range(n_parts)]
-        return [*self.notes, f"windows fall into {n_parts} parts without overlap (below {LEAST_OVERLAP:g}): "
+        return [*notes, f"windows fall into {n_parts} parts without overlap (below {LEAST_OVERLAP:g}): "
                 f"{' | '.join(parts)}; free energies between parts mean nothing, add windows or restrain less"]
+
+    def _of_common_restraints(self) -> list[str]:
+        """What is wrong with weighing out the restraints that all windows share, which no other window makes up for."""
+        common = [r for r in self.windows[0] if all(r in window for window in self.windows)]
+        if not common:
+            return []
+        reduced = Bias(common).energy(self.positions) / kT(self.temperature_K)
+        said = warning(diagnose(np.exp(reduced - reduced.max())), "restrain less in what all windows share")
+        held = "; ".join(map(str, common))
+        return [f"all windows are held by {held}, and what is shown is without: {said}"] if said else []
 
 
 def gather(trajectories: Sequence[Trajectory]) -> Samples:
@@ -161,11 +172,9 @@ def gather(trajectories: Sequence[Trajectory]) -> Samples:
         # each file's weights have a factor of their own
         weight = t.weight if t.is_judged_by_weight else np.ones(len(t.pos))
         mean = weight[np.concatenate(own)].mean()
+        if len(windows) > 1 and t.is_judged_by_weight:
+            own = _drawn(own, weight)
         for frames in own:
-            if len(windows) > 1 and t.is_judged_by_weight:
-                frames = _drawn(frames, weight)
-                if not len(frames):
-                    continue
             logs = np.zeros(len(frames)) if len(windows) > 1 else _log(weight[frames] / mean)
             parts.append(t.pos[frames])
             window.append(np.full(len(frames), windows.index(t.restraints)))
@@ -187,12 +196,20 @@ def _log(weights: np.ndarray) -> np.ndarray:
         return np.log(weights)
 
 
-def _drawn(frames: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Frames of a chain that count alike, as many as its weights are worth (systematic resampling)."""
+def _drawn(chains: list[np.ndarray], weight: np.ndarray) -> list[np.ndarray]:
+    """Frames of the chains of a file that count alike, as many as its weights are worth (systematic resampling).
+
+    Of each chain as many as it weighs beside the others: where they have not mixed, that says how often their places
+    are visited.
+    """
+    frames, ends = np.concatenate(chains), np.cumsum([len(c) for c in chains])
     own = weight[frames]
-    n = int(effective_share(own) * len(own))
-    reached = np.cumsum(own)
-    return frames[np.searchsorted(reached, (np.arange(n) + 0.5) / max(n, 1) * reached[-1])] if n else frames[:0]
+    n, reached = max(1, int(effective_share(own) * len(own))), np.cumsum(own)
+    if not reached[-1] > 0:
+        return []
+    drawn = np.searchsorted(reached, (np.arange(n) + 0.5) / n * reached[-1])
+    parts = np.split(frames[drawn], np.searchsorted(drawn, ends[:-1]))
+    return [part for part in parts if len(part)]
 
 
 def _temperature_K(t: Trajectory) -> float:

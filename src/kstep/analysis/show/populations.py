@@ -53,14 +53,14 @@ def format_averages(found: dict[str, Observed]) -> str:
     for name, each in found.items():
         columns = [np.atleast_1d(c).ravel() for c in (each.mean, each.error, each.effective_samples, each.r_hat)]
         for place, (mean, error, samples, r_hat) in enumerate(zip(*columns)):
-            good = r_hat <= MOST_R_HAT and samples >= FEWEST_SAMPLES
+            good = each.warning is None and r_hat <= MOST_R_HAT and samples >= FEWEST_SAMPLES
             rows.append([name if len(columns[0]) == 1 else f"{name}[{place}]", f"{mean:.6g} +- {error:.2g}",
                          f"{samples:.0f}", f"{r_hat:.2f}" if np.isfinite(r_hat) else NOT_DEFINED,
                          "" if good else "not converged"])
     first = next(iter(found.values()))
     whose = {"true": "", "network": "; the frames follow the network's potential, not the method's"}
     state = "" if all(each.converged for each in found.values()) else "; NOT CONVERGED"
+    state += f": {first.warning}" if first.warning else ""
     head = (f"{first.temperature_K:g} K, {_counted(first.chains, 'chain')}, {first.frames} frames{state}"
             + whose.get(first.follows, "; the scheme promises no ensemble"))
-    doubt = [] if first.doubt is None else [f"not converged: {first.doubt}"]  # of the frames, all of them share it
-    return "\n".join([head, *doubt, *aligned((["observable", "average", "samples", "R-hat", ""], rows))])
+    return "\n".join([head, *aligned((["observable", "average", "samples", "R-hat", ""], rows))])

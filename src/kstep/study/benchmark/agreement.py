@@ -32,8 +32,9 @@ def chain_means(profiles: list[Profile], rotamers: list[Rotamers | None]) -> dic
     wells = [(column, found) for column, found in enumerate(rotamers) if found is not None]
 
     def populations(profile: Profile) -> np.ndarray:
-        shares = [[_shares(series[:, column], found.centres_deg) for column, found in wells]
-                  for series in profile.torsion_series]
+        weights = profile.weights or [np.ones(len(series)) for series in profile.torsion_series]
+        shares = [[_shares(series[:, column], weight, found.centres_deg) for column, found in wells]
+                  for series, weight in zip(profile.torsion_series, weights)]
         return np.array([np.concatenate(of_chain) if of_chain else np.zeros(0) for of_chain in shares])
 
     return {"populations": np.concatenate([populations(p) for p in profiles]),
@@ -41,10 +42,10 @@ def chain_means(profiles: list[Profile], rotamers: list[Rotamers | None]) -> dic
             **{kind: np.concatenate([p.means[kind].replica_means for p in profiles]) for kind in ("bonds", "angles")}}
 
 
-def _shares(angle_deg: np.ndarray, centres_deg: np.ndarray) -> np.ndarray:
-    """Share (W,) of the frames (T,) that are nearest to each centre."""
+def _shares(angle_deg: np.ndarray, weight: np.ndarray, centres_deg: np.ndarray) -> np.ndarray:
+    """Share (W,) of the weight (T,) of frames that are nearest to each centre."""
     nearest = np.abs(wrap_deg(angle_deg[:, None] - centres_deg)).argmin(axis=1)
-    return np.bincount(nearest, minlength=len(centres_deg)) / len(nearest)
+    return np.bincount(nearest, weight, minlength=len(centres_deg)) / weight.sum()
 
 
 def same_mean(a: np.ndarray, b: np.ndarray) -> dict | None:

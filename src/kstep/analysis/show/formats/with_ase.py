@@ -12,6 +12,12 @@ from kstep.scheme_traits import traits_of
 from kstep.units import ANGSTROM_PER_NM, FORCE_PER_EV_ANGSTROM, KJ_PER_EV, PS_PER_ASE_TIME
 
 
+def written_weights(trajectory: Trajectory) -> np.ndarray:
+    """Weights (T,) that a file gives its frames, which free them of restraints; empty where all count alike."""
+    t = trajectory
+    return t.weights_of(np.arange(len(t.pos))) if t.is_restrained else t.weight
+
+
 def to_atoms(trajectory: Trajectory) -> list:
     """One ase.Atoms per frame, replica after replica: A, eV, eV/A, ASE's unit of time; a calculator holds the results.
 
@@ -22,7 +28,7 @@ def to_atoms(trajectory: Trajectory) -> list:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     t, moves, images = trajectory, traits_of(trajectory.metadata).keeps_velocities, []
-    weights = t.weights_of(np.arange(len(t.pos))) if t.is_restrained else t.weight
+    weights = written_weights(t)
     for frame in np.lexsort((t.step, t.replica)):
         atoms = Atoms(numbers=t.atom_types, positions=t.pos[frame] * ANGSTROM_PER_NM, masses=t.masses)
         if len(t.box):

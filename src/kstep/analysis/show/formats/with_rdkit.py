@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kstep.analysis.show.formats.with_ase import written_weights
 from kstep.errors import UserError
 from kstep.schemas import Trajectory
 from kstep.units import ANGSTROM_PER_NM
@@ -137,14 +138,14 @@ def name_and_properties(molecule, name: str, properties: dict[str, Any]):
 def write_sdf(trajectory: Trajectory, path: Path) -> None:
     """An SDF of all frames, replica after replica: energy, replica, step, time, weight and box in its properties."""
     t = trajectory
-    molecule = to_rdkit(t)
+    molecule, weights = to_rdkit(t), written_weights(t)
 
     def frames():
         for frame in np.lexsort((t.step, t.replica)):
             about: dict[str, Any] = {"energy_kJ_per_mol": float(t.Epot[frame]), "replica": int(t.replica[frame]),
                                      "step": int(t.step[frame]), "time_ps": float(t.time_ps[frame])}
             if t.is_weighted:
-                about["weight"] = float(t.weight[frame])
+                about["weight"] = float(weights[frame])
             if len(t.box):
                 about["box_A"] = " ".join(f"{x:.6f}" for x in (t.box[frame] * ANGSTROM_PER_NM).ravel())
             shown = with_positions(molecule, t.pos[frame])
