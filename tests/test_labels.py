@@ -202,6 +202,14 @@ def test_a_warm_start_goes_on_from_where_it_was(first):
             start=first.checkpoint["state_dict"])
 
 
+def test_labels_far_above_the_start_name_what_held_them_there():
+    """A strong restraint does: one label at the minimum makes all others atypical."""
+    given = labels()
+    given.energies[1:] += 1e4
+    with pytest.raises(UserError, match="are too few to fit a network; .* or is held far from them .learn without the"):
+        fitted(given)
+
+
 def test_what_cannot_be_fitted_is_refused_in_a_sentence():
     with pytest.raises(UserError, match="too few"):
         fitted(labels(9))

@@ -70,7 +70,8 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
     if usual.sum() < FEWEST_LABELS:
         far, height = int((~usual).sum()), float(np.ptp(labels.energies)) if len(labels) else 0.0
         cause = (f"; with {far} others they are spread over {height:.0f} kJ/mol, as where the molecule falls apart on "
-                 "this method, or starts far from its minima (relax_starts)") if far else ""
+                 "this method, starts far from its minima (relax_starts), or is held far from them (learn without the "
+                 "restraint: such a network serves with one)") if far else ""
         raise UserError(f"{int(usual.sum())} labels at thermal energies are too few to fit a network; "
                         f"{FEWEST_LABELS} are the least{cause}")
     began = time.process_time()
