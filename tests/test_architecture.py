@@ -31,10 +31,10 @@ PACKAGE = sorted((SOURCE / "kstep").rglob("*.py"))
 
 GROUND = {"errors", "units", "topology", "dihedrals", "files", "processes", "config", "npz", "schemas", "scheme_traits",
           "run_record", "provenance", "shipped", "importance", "restraints", "fingerprint", "outputs", "interruption",
-          "progress"}
+          "progress", "hands"}
 # What each part of the package may import besides itself; the ground is listed stone by stone.
 MAY_IMPORT = {
-    "interruption": set(), "progress": set(),
+    "interruption": set(), "progress": set(), "hands": {"topology"},
     "errors": set(), "units": set(), "topology": set(), "dihedrals": {"topology"}, "processes": set(),
     "scheme_traits": set(), "shipped": set(), "importance": set(), "files": {"errors"},
     "fingerprint": {"errors"}, "outputs": {"errors", "files"},
@@ -45,8 +45,8 @@ MAY_IMPORT = {
     "molecules": GROUND, "forces": GROUND | {"molecules"}, "models": GROUND,
     "schemes": GROUND, "training": GROUND | {"molecules", "models"},
     "runs": GROUND | {"molecules", "forces", "models", "schemes", "analysis"},
-    "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "units", "errors", "files", "importance",
-                 "restraints", "outputs"},
+    "analysis": {"schemas", "scheme_traits", "topology", "dihedrals", "hands", "units", "errors", "files",
+                 "importance", "restraints", "outputs"},
     "learning": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training"},
     "stages": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "analysis"},
     "study": GROUND | {"molecules", "forces", "models", "schemes", "runs", "training", "learning", "stages",

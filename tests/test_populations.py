@@ -12,7 +12,7 @@ import independent_populations
 import synthetic
 from conftest import molecule_from_smiles
 from kstep.analysis.measure.averages import gather
-from kstep.analysis.measure.conformers import assign, find_centres, find_conformer_torsions
+from kstep.analysis.measure.conformers import assign, find_conformer_torsions
 from kstep.analysis.measure.populations import _told_apart, name_of, populations
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
 from kstep.analysis.measure.torsions import find_borders, find_rotamers, well_of
@@ -20,6 +20,7 @@ from kstep.analysis.measure.umbrella import gather as windows_of
 from kstep.cli import main
 from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
 from kstep.errors import UserError
+from kstep.hands import find_centres
 from kstep.schemas import Trajectory, complete_trajectory, load_trajectory
 from kstep.units import BOLTZMANN, J_PER_KJ, KJ_PER_KCAL, kT
 

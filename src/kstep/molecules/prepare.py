@@ -21,6 +21,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.files import write_json_atomic, write_text_atomic
+from kstep.hands import numbered_alike
 from kstep.molecules import DEFAULT, EXAMPLES, build_system, check_force_field
 from kstep.molecules.conformers import (
     embed_conformers,
@@ -104,11 +105,13 @@ def prepare_molecule(name: str, smiles: str, *, n_conformers: int = 20, seed: in
     kept = of_every_side(select_distinct(molecule, energies), far, n_conformers)
     conformers = np.array([molecule.GetConformer(i).GetPositions() for i, _ in kept]) * NM_PER_ANGSTROM
     found = replace(bare, conformers=conformers, conformer_energies=np.array([energy for _, energy in kept]))
-    return Prepared(found, molecule, system, dropped, guesses).with_conformers(found)
+    return Prepared(found, molecule, system, dropped, guesses).with_conformers(_numbered_alike(found))
 
 
 def prepare_structure(structure: Structure, name: str | None = None, *, force_field: str | None = None) -> Prepared:
     """A user's own structures: each geometry a conformer as it is, in their order; the System built for these atoms.
+
+    Equivalent atoms of later geometries are numbered as in the first (`hands.numbered_alike`).
 
     force_field None: MMFF94 where that has parameters, else none.  Energies of conformers are 0: none is preferred.
     Raises UserError for a geometry that is another molecule than the first, by `species.Species`.
@@ -124,7 +127,7 @@ def prepare_structure(structure: Structure, name: str | None = None, *, force_fi
     found = _molecule_of(molecule, name=name, smiles=smiles, masses=structure.masses, conformers=positions,
                          conformer_energies=np.zeros(len(positions)), charge=structure.charge,
                          multiplicity=structure.multiplicity, force_field=force_field, smiles_order=order)
-    prepared = Prepared(found, molecule, system, guesses=guesses).with_conformers(found)
+    prepared = Prepared(found, molecule, system, guesses=guesses).with_conformers(_numbered_alike(found))
     species = prepared.molecule.species()
     if not species.stereo.known:
         raise UserError(f"the bonds of {structure.where} have no SMILES that RDKit reads back ('{smiles}')")
@@ -154,6 +157,12 @@ def _molecule_of(rdkit: Chem.Mol, **known) -> Molecule:
     return Molecule(numbers=np.array([atom.GetAtomicNum() for atom in rdkit.GetAtoms()], dtype=np.int64),
                     bonds=np.array([pair for pair, _ in bonds], dtype=np.int64).reshape(-1, 2),
                     bond_orders=np.array([order for _, order in bonds], dtype=np.float64), **known)
+
+
+def _numbered_alike(molecule: Molecule) -> Molecule:
+    """The same with equivalent atoms of all conformers numbered as in the first."""
+    m = molecule
+    return replace(m, conformers=numbered_alike(m.conformers, m.numbers, m.bonds, m.masses))
 
 
 def _check_guesses(molecule: Chem.Mol, name: str, force_field: str) -> list[str]:

@@ -11,8 +11,7 @@ from itertools import product
 import numpy as np
 
 from kstep import topology
-
-STEREO_ELEMENTS_OF_THREE = {15, 16}  # P and S keep their handedness with three neighbours
+from kstep.hands import KEEP_THEIR_HAND
 
 
 def _can_be_its_mirror_image(numbers: np.ndarray, table: list[list[int]], groups: list[list[int]]) -> bool:
@@ -22,7 +21,7 @@ def _can_be_its_mirror_image(numbers: np.ndarray, table: list[list[int]], groups
     """
     exchanging = {table[group[0]][0] for group in groups}
     for atom, around in enumerate(table):
-        handed = len(around) >= 4 or (len(around) == 3 and int(numbers[atom]) in STEREO_ELEMENTS_OF_THREE)
+        handed = len(around) >= 4 or (len(around) == 3 and int(numbers[atom]) in KEEP_THEIR_HAND)
         if handed and atom not in exchanging:
             return False
     return True

@@ -21,10 +21,10 @@ import numpy as np
 from kstep.analysis.measure.geometry import symbol
 from kstep.analysis.measure.torsions import core_states, find_borders, find_rotamers, well_of
 from kstep.dihedrals import dihedrals_deg, wrap_deg
+from kstep.hands import hands
 from kstep.topology import find_ring_torsions, find_rotatable_torsions, neighbours
 
 CHUNK = 20_000  # frames at a time
-KEEP_THEIR_HAND = (15, 16)  # phosphorus and sulphur of three neighbours, which do not invert
 
 
 def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.ndarray, list[str], int]:
@@ -48,31 +48,6 @@ def find_conformer_torsions(numbers: np.ndarray, bonds: np.ndarray) -> tuple[np.
     rows += pyramids.values()
     return (np.array(rows, dtype=np.int64).reshape(-1, 4),
             ["-".join(f"{symbol(numbers[a])}{a}" for a in row) for row in rows], n)
-
-
-def find_centres(numbers: np.ndarray, bonds: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """Atoms with a hand (V,4): the centre and three of its neighbours, all among `atoms` (n,).
-
-    Of an allene, whose ends stand across each other and do not turn: one end, what it carries, the other end, and what
-    that carries.
-    """
-    kept, rows, table = set(map(int, atoms)), [], neighbours(len(numbers), bonds)
-    for centre, around in enumerate(table):
-        if int(numbers[centre]) == 6 and len(around) == 2 and all(len(table[a]) == 3 for a in around):
-            carried = [[a for a in table[end] if a in kept and a != centre] for end in around]
-            if all(carried):
-                rows.append([around[1], carried[0][0], around[0], carried[1][0]])
-        fixed = len(around) >= 4 or (len(around) == 3 and int(numbers[centre]) in KEEP_THEIR_HAND)
-        counted = [a for a in around if a in kept]
-        if fixed and centre in kept and len(counted) >= 3:
-            rows.append([centre, *counted[:3]])
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
-
-
-def hands(pos: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Signs (T,V), 1 or -1, of the volumes that three neighbours of each centre (V,4) span in positions (T,N,3)."""
-    a, b, d = (pos[:, centres[:, n]] - pos[:, centres[:, 0]] for n in (1, 2, 3))
-    return np.where(np.einsum("tvi,tvi->tv", a, np.cross(b, d)) > 0, 1, -1).astype(np.int8)
 
 
 def _distinct(rows: np.ndarray, *, reversible: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from kstep.analysis.measure.averages import Average, Ensemble, gather
-from kstep.analysis.measure.conformers import Assignment, assign, find_centres, find_conformer_torsions
+from kstep.analysis.measure.conformers import Assignment, assign, find_conformer_torsions
 from kstep.analysis.measure.statistics import FEWEST_SAMPLES, MOST_ERROR, MOST_R_HAT
 from kstep.analysis.measure.symmetry import conformer_atoms, exchanges
 from kstep.analysis.measure.torsions import core_states, count_transitions
 from kstep.dihedrals import wrap_deg
 from kstep.errors import UserError
+from kstep.hands import find_centres
 from kstep.schemas import Trajectory
 from kstep.topology import ring_bonds
 from kstep.units import BOLTZMANN, J_PER_KJ, KJ_PER_KCAL, kT
