@@ -59,14 +59,12 @@ def numbered_alike(positions: np.ndarray, numbers: np.ndarray, bonds: np.ndarray
     first, out = hands(positions[:1], centres)[0], positions.copy()
     for x in out[1:]:
         same = hands(x[None], centres[fixed])[0] * first[fixed]
-        if len(set(same.tolist())) > 1:
-            continue
         wanted = first * (same[0] if len(same) else 1)
         for v in by_size:  # what a larger exchange moves along is put right after it
-            if hands(x[None], centres[[v]])[0, 0] != wanted[v]:
-                moved = x[exchange[v]]
-                if (hands(moved[None], centres[fixed])[0] == wanted[fixed]).all():
-                    x[:] = moved
+            moved = x[exchange[v]]
+            if (hands(x[None], centres[[v]])[0, 0] != wanted[v]
+                    and (hands(moved[None], centres[fixed])[0] == wanted[fixed]).all()):
+                x[:] = moved
     return out
 
 
