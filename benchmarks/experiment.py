@@ -6,7 +6,7 @@
         --via configs/qm.yaml --effective-samples 200                               # the same with DFT
 
 Every molecule is learned once, at its hottest temperature, and the network serves the other temperatures.  An amide
-bond turns by the moves of `nested` on the network, a ring by a ladder on the true potential (MBAR).  An enthalpy is the
+bond turns by the moves of `nested` on the network, a ring by a hot ladder that the network alone has.  An enthalpy is the
 slope of ln K over -1/RT, and again, at each temperature, the difference of the states' mean energies; of two estimates
 that know nothing of each other's noise the weighted mean is taken, and chi^2 says whether they agree.
 
@@ -38,7 +38,7 @@ from running import RESULTS, ROOT, machine, provenance, sh
 RESULT, WORK = RESULTS / "experiment.json", Path("outputs/experiment")
 CAL_PER_KJ = 1000.0 / KJ_PER_KCAL
 LADDER_K = (300, 390, 510, 660, 860, 1120)
-ON_THE_TRUTH = ("--tempering", *LADDER_K, "--replicas", 8 * len(LADDER_K), "--hydrogen-mass", 4)
+ON_THE_NETWORK = ("--network-ladder", *LADDER_K, "--hydrogen-mass", 4)
 
 States = Callable[[np.ndarray], np.ndarray]  # of positions (F,N,3) nm: 0 or 1 for each of the states (F,S)
 
@@ -97,7 +97,7 @@ MOLECULES = {
                                  (Figure("axial", "free energy", "equatorial", "axial", 1770.0, 30.0, "A value, 1.74 "
                                          "to 1.80 kcal/mol; in solution at 157 K dH 1.76 +- 0.10 kcal/mol, dS 0.2 +- "
                                          "0.2 eu: Wiberg et al., J. Org. Chem. 64, 2085 (1999)", 300.0),),
-                                 ON_THE_TRUTH),
+                                 ON_THE_NETWORK),
     "propionyl_chloride": Subject("CCC(=O)Cl", {"gauche": lambda a: ~trans(a[:, 0]), "anti": lambda a: trans(a[:, 0])},
                                   ((0, 1, 2, 4),), (488.0, 367.0, 293.0),
                                   tuple(Figure(f"anti at {T} K", "share", "gauche", "anti", x, error, HAGEN, float(T))
