@@ -6,9 +6,9 @@
         --via configs/qm.yaml --effective-samples 200                               # the same with DFT
 
 Every molecule is learned once, at its hottest temperature, and the network serves the other temperatures.  An amide
-bond turns by the moves of `nested` on the network, a ring by a hot ladder that the network alone has.  An enthalpy is the
-slope of ln K over -1/RT, and again, at each temperature, the difference of the states' mean energies; of two estimates
-that know nothing of each other's noise the weighted mean is taken, and chi^2 says whether they agree.
+bond turns by the moves of `nested` on the network, a ring by a hot ladder that the network alone has.  An enthalpy is
+the slope of ln K over -1/RT, and again, at each temperature, the difference of the states' mean energies; of two
+estimates that know nothing of each other's noise the weighted mean is taken, and chi^2 says whether they agree.
 
 States are ranges of a torsion, with borders where GFN2-xTB has its barriers (120 degrees; amide 90), and both mirror
 images of a gauche state count.  A difference from experiment is the method's own, as sampling is exact within the
