@@ -122,7 +122,8 @@ def test_a_sampler_asks_for_no_forces_and_samples_what_it_did_with_them(settings
 def test_a_scheme_that_settles_on_forces_refuses_and_names_those_that_do_not(name, mute, prepared, tmp_path,
                                                                              monkeypatch):
     hybrid = HybridConfig(scheme=name, steps=5)
-    network = {"config": {"heads": {"energy": True, "jump": True}}, "k_steps": 4, "dt_fs": 0.5, "spans": [4]}
+    network = {"config": {"heads": {"energy": True, "jump": True}}, "k_steps": 4, "dt_fs": 0.5, "spans": [4],
+               "elements": [1, 8], "molecule": None, "method": "MMFF94"}
     monkeypatch.setattr("kstep.models.checkpoint.load", lambda path: network)
 
     def prepare(hybrid):
