@@ -114,6 +114,7 @@ def figures(read) -> str:
         return (f"{samples:.0f} samples (R-hat {max(run['r_hat'].values()):.2f}) of "
                 f"{run['true_calls_training'] + run['true_calls']} calls, {run['cpu_s_training'] + run['cpu_s']:.0f} s")
 
+    dear = {name: row for name, row in read("dearest").items() if name in ("methanol_ccsdt", "ethanol_ccsdt_via_pbe")}
     identity = [abs(1 - c["exp_minus_beta_dH"]["mean"]) / c["exp_minus_beta_dH"]["standard_error"] for c in chains]
     z, e = (ester[f"ladder_from_{form}"]["E_300K"] for form in "ZE")
     rows = [
@@ -135,6 +136,11 @@ def figures(read) -> str:
          each(lambda entry: middle(entry["cold_start"], lambda seed: seed["true_calls"])["true_calls"])),
         ("CPU time of 100 independent energies of methanol, PBE/def2-SVP, `metropolis` against plain MD",
          f"{with_error(dft['total_cpu_s']['ratio'])} times less"),
+        ("CCSD(T)/cc-pVDZ from the SMILES alone (`--via` cheaper methods): true calls, labels included, and CPU time, "
+         "until the energy and the slowest torsion are known by so many samples",
+         "; ".join(f"{name.split('_')[0]} {row['wanted_samples']} samples by {row['calls_to_wanted']:.0f} calls, "
+                   f"{row['cpu_s_to_wanted'] / 60:.0f} min" for name, row in
+                   sorted(dear.items(), key=lambda item: item[1]["cpu_s_to_wanted"]))),
         (f"`metropolis` on {len(chains)} molecules: acceptance; `<exp(-ΔH/kT)>`, which is 1 for an exact sampler",
          f"{min(c['acceptance'] for c in chains):.2f} to {max(c['acceptance'] for c in chains):.2f}; "
          f"within {max(identity):.1f} standard errors of 1"),
