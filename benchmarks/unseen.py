@@ -22,7 +22,8 @@ from running import RESULTS, ROOT, machine, provenance, sh
 RESULT = RESULTS / "unseen.json"
 WORK = Path("outputs/unseen")
 MOLECULES = {"propanol": "CCCO", "ethyl_acetate": "CCOC(C)=O", "alanine_dipeptide": "CC(=O)N[C@@H](C)C(=O)NC",
-             "fluoroethanol": "OCCF", "glycine_dipeptide": "CC(=O)NCC(=O)NC"}
+             "fluoroethanol": "OCCF", "glycine_dipeptide": "CC(=O)NCC(=O)NC",
+             "ibuprofen": "CC(C)Cc1ccc(cc1)C(C)C(=O)O"}
 DEFAULT = ("propanol", "ethyl_acetate", "alanine_dipeptide")
 
 
