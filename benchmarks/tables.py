@@ -185,7 +185,7 @@ def unseen(data: dict) -> str:
              f"{row['cpu_s_training'] + row['cpu_s']:.0f}", row["why"]]
             for name, row in sorted(data["molecules"].items())]
     return ("### `kstep sample SMILES --learn` and nothing else, on molecules that nothing was tuned on but "
-            "fluoroethanol\n\n"
+            "fluoroethanol and ibuprofen\n\n"
             + table(["", "method", "true calls to learn", "and to sample", "CPU s in all", "how it ended"], rows)
             + "\n\n`python benchmarks/unseen.py` repeats it.")
 
