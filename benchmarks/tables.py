@@ -321,6 +321,28 @@ def experiment(data: dict) -> str:
             + f"\n\n{calls}.\n\n`python benchmarks/experiment.py` repeats it.")
 
 
+def spectra(data: dict) -> str:
+    """Peaks of impulse beside plain MD's, of benchmarks/spectra.py."""
+    rows, within = [], []
+    for name, found in data["molecules"].items():
+        for peak in found["peaks"]:
+            shift, error = peak["shift_cm"], peak["shift_error_cm"]
+            within += [] if shift is None else [abs(shift) / error]
+            rows.append([name, f"{peak['position_cm']:.0f} ± {peak['position_error_cm']:.0f}",
+                         f"{peak['intensity']:.0f} ± {peak['intensity_error']:.0f}",
+                         "none near" if shift is None else f"{peak['reference_cm']:.0f}",
+                         "" if shift is None else f"{shift:+.0f} ± {error:.0f}", "yes" if peak["agrees"] else "no"])
+    warm = "; ".join(f"{name}: {found['true_calls']:,} calls against {found['plain_true_calls']:,}, "
+                     f"{found['temperature_K']:.0f} K against {found['plain_temperature_K']:.0f} K"
+                     for name, found in data["molecules"].items())
+    return (f"### Infrared spectra: `impulse`, a call each {data['dt_fs'] * data['k_steps']:g} fs, beside plain MD at "
+            f"{data['dt_fs']:g} fs\n\n{data['ps']:g} ps of each, in NVE. A peak agrees within 10 cm-1 or one standard "
+            "error of the difference.\n\n"
+            + table(["", "peak, cm-1", "area, km/mol", "plain MD, cm-1", "shift, cm-1", "agrees"], rows)
+            + f"\n\nOf {len(within)} shared peaks {sum(z <= 1.0 for z in within)} lie within one error of each other, "
+            f"{sum(z <= 2.0 for z in within)} within two. {warm}.\n\n`python benchmarks/spectra.py` repeats it.")
+
+
 def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
     """A figure of a record with its standard error, if it has one."""
     places = digits.get(figure["unit"], 0)
@@ -331,7 +353,7 @@ def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
 SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
          "validation": validation, "cold_start": cold_start, "unseen": unseen, "independent": independent,
          "dearest": dearest_tables.shown, "memory": memory, "soak": soak, "inner_loop": inner_loop, "crest": crest,
-         "experiment": experiment, "scaling": scaling}  # by record, in the order of the page
+         "experiment": experiment, "spectra": spectra, "scaling": scaling}  # by record, in the order of the page
 
 
 def tables() -> str:
