@@ -59,7 +59,8 @@ def compared(spectrum: Spectrum, run: Result, plain: Result) -> dict:
             "method": spectrum.method, "resolution_cm": spectrum.resolution_cm, "windows": spectrum.windows,
             "plain_windows": base.windows, "temperature_K": spectrum.temperature_K,
             "plain_temperature_K": base.temperature_K, "unit": spectrum.unit, "true_calls": run.true_calls,
-            "plain_true_calls": plain.true_calls, "true_calls_training": run.metadata["true_calls_training"]}
+            "plain_true_calls": plain.true_calls, "true_calls_training": run.metadata["true_calls_training"],
+            "status": run.metadata["status"]}
 
 
 def agrees(peak) -> bool:

@@ -332,6 +332,8 @@ def spectra(data: dict) -> str:
                          f"{peak['intensity']:.0f} ± {peak['intensity_error']:.0f}",
                          "none near" if shift is None else f"{peak['reference_cm']:.0f}",
                          "" if shift is None else f"{shift:+.0f} ± {error:.0f}", "yes" if peak["agrees"] else "no"])
+    broke = "".join(f" {name}: the run {found['status']}." for name, found in data["molecules"].items()
+                    if found["status"] != "finished")
     warm = "; ".join(f"{name}: {found['true_calls']:,} calls against {found['plain_true_calls']:,}, "
                      f"{found['temperature_K']:.0f} K against {found['plain_temperature_K']:.0f} K"
                      for name, found in data["molecules"].items())
@@ -340,7 +342,7 @@ def spectra(data: dict) -> str:
             "error of the difference.\n\n"
             + table(["", "peak, cm-1", "area, km/mol", "plain MD, cm-1", "shift, cm-1", "agrees"], rows)
             + f"\n\nOf {len(within)} shared peaks {sum(z <= 1.0 for z in within)} lie within one error of each other, "
-            f"{sum(z <= 2.0 for z in within)} within two. {warm}.\n\n`python benchmarks/spectra.py` repeats it.")
+            f"{sum(z <= 2.0 for z in within)} within two. {warm}.{broke}\n\n`python benchmarks/spectra.py` repeats it.")
 
 
 def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
