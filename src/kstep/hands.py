@@ -52,8 +52,8 @@ def numbered_alike(positions: np.ndarray, numbers: np.ndarray, bonds: np.ndarray
     centres = find_centres(numbers, bonds, np.arange(len(numbers)))
     if len(positions) < 2 or not len(centres):
         return positions
-    kinds = list(zip(np.asarray(numbers).tolist(), np.rint(masses).astype(int).tolist()))
-    exchange = [_exchange_at(row, neighbours(len(numbers), bonds), kinds) for row in centres]
+    kinds, table = list(zip(numbers.tolist(), np.rint(masses).astype(int).tolist())), neighbours(len(numbers), bonds)
+    exchange = [_exchange_at(row, table, kinds) for row in centres]
     fixed = np.array([order is None for order in exchange])
     by_size = sorted(np.flatnonzero(~fixed), key=lambda v: -int((exchange[v] != np.arange(len(numbers))).sum()))
     first, out = hands(positions[:1], centres)[0], positions.copy()
