@@ -52,11 +52,18 @@ class Springs(Physics):
 
     def _is_due(self):
         """With `once`, a file: a fault happens until the file is there."""
-        if not self.once:
-            return True
-        due = not Path(self.once).exists()
-        Path(self.once).touch()
-        return due
+        return not self.once or _is_first(Path(self.once))
+
+
+def _is_first(mark):
+    """Whether no other process has made this file; two may come here in the same instant.  Always where none can."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,7 @@ class FaultySpec(PhysicsSpec):
     def build(self):
         settings = dict(self.settings)
         while_loading, mark = settings.pop("while_loading", None), Path(settings.get("once", ""))
-        if while_loading is not None and not mark.exists():  # the first worker that comes here
-            mark.parent.is_dir() and mark.touch()
+        if while_loading is not None and _is_first(mark):
             os.kill(os.getpid(), while_loading)
         return Springs(self.numbers, self.masses, **settings)
 
