@@ -194,8 +194,9 @@ def populations(name: str, work: Path) -> dict:
     rows = {}
     for seed, (start, file) in enumerate(starts_of_ethanol(work).items(), 1):
         out = work / f"{name}_{start}.npz"
+        learned = not (name in ONE_NETWORK and rows)
         network = [word for each in cheap for word in ("--via", each)] or ["--learn"]
-        if name in ONE_NETWORK and rows:
+        if not learned:
             network = ["--checkpoint", f"{work / name}_{next(iter(rows))}.npz.via{len(cheap)}/network.pt", "--tune"]
         sh(out, "-m", "kstep", "sample", "CCO", "--name", "ethanol", "--structure", file, "--config", config, *network,
            "--seed", seed, "--population-error", error, "--effective-samples", samples, "--num-workers", 1, "--resume",
@@ -205,7 +206,8 @@ def populations(name: str, work: Path) -> dict:
         rows[start] = {"gauche": found.mean, "error": found.error, "converged": found.converged,
                        "effective_samples": found.effective_samples, "r_hat": found.r_hat,
                        "acceptance": m["acceptance"], "true_calls": m["true_calls"],
-                       "true_calls_training": m["true_calls_training"], "cpu_s": m["cpu_s"] + m["cpu_s_training"]}
+                       "true_calls_training": learned * m["true_calls_training"],
+                       "cpu_s": m["cpu_s"] + learned * m["cpu_s_training"]}
     value, error = (np.array([row[key] for row in rows.values()]) for key in ("gauche", "error"))
     weight = error**-2 / (error**-2).sum()
     return {"method": m["method"], "gauche": float(weight @ value), "error": float((error**-2).sum() ** -0.5),

@@ -64,7 +64,8 @@ def _four_methods(data: dict) -> str:
                                              for key in ("true_calls_training", "true_calls")),
              f"{sum(one['cpu_s'] for one in row['starts'].values()) / 60:.0f}"] for row in data.values()]
     return ("\n\n### Ethanol by method: gauche, both mirror images, at 300 K\n\nThe mean of two runs that share "
-            "neither network, labels nor seed, one begun in gauche alone and one in anti alone.\n\n"
+            "no seed, one begun in gauche alone and one in anti alone; nor do they share labels and network, but at "
+            "CCSD(T).\n\n"
             + table(["method", "gauche, %", "begun in gauche", "begun in anti", "standard errors apart",
                      "true calls to learn", "to sample", "CPU minutes"], rows)
             + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
