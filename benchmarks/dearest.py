@@ -60,7 +60,7 @@ SECTIONS = {  # molecule, config of the truth, of the rungs below it, acceptance
 POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; standard error and samples asked of each run
     "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 1500),
     "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.015, 200),
-    "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.035, 150),
+    "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.05, 100),
     "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml", "configs/qm_pyscf.yaml"), 0.05, 100),
 }
 ONE_NETWORK = ("ethanol_ccsdt_populations",)
