@@ -101,11 +101,11 @@ def _write_png(spectrum: Spectrum, path: Path) -> None:
                 curve, error = (values[shown] for values in s.curve)
                 axis.fill_between(x, curve - error, curve + error, color=colour, alpha=0.3, lw=0)
                 axis.plot(x, curve, color=colour, lw=1.0, label=name)
-                highest = max(highest, float(np.nanmax(curve)))
+                highest = max(highest, float(np.max(curve + np.nan_to_num(error))))
         for peak in spectrum.peaks:
             axis.annotate(f"{peak.position_cm:.0f}", (peak.position_cm, 1.0), xycoords=("data", "axes fraction"),
                           rotation=90, ha="center", va="top", fontsize=7)
-        axis.set(xlabel="wavenumber (cm$^{-1}$)", xlim=(0, 4200), ylim=(0, 1.25 * highest or 1.0),
+        axis.set(xlabel="wavenumber (cm$^{-1}$)", xlim=(0, 4200), ylim=(0, 1.2 * highest or 1.0),
                  ylabel="absorption (km/mol per cm$^{-1}$)" if spectrum.absorption is not None else
                  "power (share per cm$^{-1}$)")
         axis.legend(loc="center right")
