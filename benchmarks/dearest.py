@@ -61,7 +61,7 @@ POPULATIONS = {  # of ethanol: config of the truth, of the rungs below it; stand
     "ethanol_gfn2_populations": ("configs/qm.yaml", (), 0.01, 1500),
     "ethanol_aimnet2_populations": ("configs/qm_aimnet2.yaml", (), 0.015, 200),
     "ethanol_pbe_populations": ("configs/qm_pyscf.yaml", ("configs/qm.yaml",), 0.05, 100),
-    "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml", "configs/qm_pyscf.yaml"), 0.05, 100),
+    "ethanol_ccsdt_populations": ("configs/qm_ccsdt.yaml", ("configs/qm.yaml", "configs/qm_pyscf.yaml"), 0.06, 70),
 }
 ONE_NETWORK = ("ethanol_ccsdt_populations",)
 EXACT = {"methanol_ccsdt_exact": "methanol_ccsdt"}
