@@ -13,6 +13,7 @@ from springs import METHANOL, WATER
 
 NUMBERS, BONDS = np.array(WATER["numbers"]), np.array(WATER["bonds"])
 ORDERS = relabellings(NUMBERS, BONDS, 64)
+METHANE = {"numbers": [6, 1, 1, 1, 1], "bonds": [[0, 1], [0, 2], [0, 3], [0, 4]]}
 
 
 def geometries(n, seed=0, size=0.004):
@@ -123,12 +124,29 @@ def test_it_comes_back_from_a_file_bit_by_bit(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(found.energy_and_forces(x), again.energy_and_forces(x)))
 
 
-@pytest.mark.parametrize("molecule, size", [(WATER, 2), (METHANOL, 6)])
+@pytest.mark.parametrize("molecule, size", [(WATER, 2), (METHANOL, 6), (METHANE, 24)])
 def test_relabellings_are_a_group_of_all_that_are_drawn(molecule, size):
     numbers, bonds = np.array(molecule["numbers"]), np.array(molecule["bonds"])
     found = {tuple(order) for order in relabellings(numbers, bonds, 64).tolist()}
-    drawn = {tuple(order) for order in exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 200).tolist()}
+    drawn = {tuple(order) for order in exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 400).tolist()}
     assert len(found) == size and found == drawn
     assert all(tuple(np.array(a)[list(b)].tolist()) in found for a in found for b in found)
     few = {tuple(order) for order in relabellings(numbers, bonds, 2).tolist()}
     assert len(few) == 2 and few < found | {()} and len(equivalent_hydrogens(numbers, bonds)) == 1
+
+
+@pytest.mark.parametrize("with_forces", [False, True])
+def test_four_hydrogens_of_one_atom_are_alike(with_forces):
+    """Methane: round a circle its hydrogens are no group with an exchange of two, and there was no covariance."""
+    corners = 0.063 * np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    x = np.concatenate([np.zeros((1, 3)), corners]) + 0.004 * np.random.default_rng(0).normal(size=(16, 5, 3))
+    apart = x[:, 1:] - x[:, :1]
+    r = np.linalg.norm(apart, axis=-1)
+    on_hydrogens = -2e4 * ((r - 0.109) / r)[..., None] * apart
+    energy = 1e4 * np.square(r - 0.109).sum(1)
+    forces = np.concatenate([-on_hydrogens.sum(1, keepdims=True), on_hydrogens], axis=1) if with_forces else None
+    orders = relabellings(np.array(METHANE["numbers"]), np.array(METHANE["bonds"]), 64)
+    found = fit_difference(x, energy, forces, orders)
+    for order in orders:
+        assert np.allclose(found.energy_and_forces(x[:, order])[0], found.energy_and_forces(x)[0], atol=1e-8)
+    assert found.left_out.std() < energy.std()
