@@ -459,3 +459,37 @@ def test_a_clash_starts_no_chain(peroxide, tmp_path):
     assert [r for r in range(6) if not np.array_equal(new.positions[r], x[r])] == [1]
     assert list(new.energy) == [0.0, 20.0, 0.0, 0.0, 0.0, 0.0] and new.forces[1].all() and not new.forces[3].any()
     assert len(explorer.labels) == 2  # the clash says where a wall is
+
+
+def test_a_failed_call_of_hot_dynamics_stops_no_learning(water):
+    """Its chain stays where it was, without a label, and goes on from there; the others never hear of it."""
+    seen = {}
+    with EvaluationPool(water[1]) as truth:
+        for failing in (None, 2):
+            explorer = LabelSeeker(target(water), LearnConfig(**QUICK), 1, 1)
+            asked = []
+
+            class Pool:
+                def submit(self, positions, rows, asked=asked):
+                    asked.append(positions)
+                    return positions
+
+                def collect(self, positions, asked=asked, failing=failing):
+                    found = truth.evaluate(positions)
+                    fails = (np.arange(6) == failing) & (len(asked) == 3)
+                    return Truth(np.where(fails, np.nan, found.energy),
+                                 np.where(fails[:, None, None], np.nan, found.forces), fails,
+                                 tuple("no SCF" if f else "" for f in fails))
+
+            explorer.pool = Pool()
+            x = np.repeat(water[0].conformers[:1], 6, axis=0)
+            found = truth.evaluate(x)
+            explorer.true_dynamics(State(x, np.zeros_like(x), found.energy, found.forces), 5)
+            seen[failing] = np.array(asked), len(explorer.labels)
+    (all_went, n_all), (one_stayed, n_without) = seen[None], seen[2]
+    assert n_all == 30 and n_without == 29
+    others = np.arange(6) != 2
+    assert np.array_equal(all_went[:, others], one_stayed[:, others])
+    after, before = one_stayed[3, 2], one_stayed[1, 2]
+    assert np.isfinite(one_stayed).all() and 0 < np.abs(after - before).max() < 0.002 < np.abs(
+        one_stayed[2, 2] - before).max()

@@ -5,6 +5,7 @@ Whatever the truth answers is a label.  When that begins, how long it goes on an
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from kstep.runs.sampler import sampler_masses
 from kstep.schemes import Plain
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.network_ladder import NetworkLadder
-from kstep.schemes.state import State, put_rows
+from kstep.schemes.state import Info, Proposal, State, put, put_rows
 from kstep.training.labels import Labels
 from kstep.units import PS_PER_FS, kT
 
@@ -33,6 +34,24 @@ def ladder_of(target: Target, config: LearnConfig, network, carry, longer: int =
     return NetworkLadder(network, carry, sampler_masses(target.molecule, config.learn_hydrogen_mass_Da),
                          dt_fs * PS_PER_FS, target.rungs_K(config), n_moves=longer * n_moves,
                          move_steps=max(1, round(length_fs / dt_fs)), **target.means(network))
+
+
+class Undaunted(Plain):
+    """Plain dynamics for the sake of labels: a chain whose true call fails stays where it was, at rest, until its
+    velocities are drawn anew.  It samples nothing, and hot molecules come to where no SCF converges.
+    """
+
+    def settle(self, state: State, info: Info, proposal: Proposal, truth,
+               rng: np.random.Generator) -> tuple[State, Info]:
+        """Close the step with the true force, or with that of before."""
+        failed = truth.failed
+        if failed.any():
+            back = proposal.rows[failed]
+            proposal = replace(proposal, positions=put(proposal.positions, failed, state.positions[back]),
+                               velocities=put(proposal.velocities, failed, 0.0))
+            truth = replace(truth, energy=put(truth.energy, failed, state.energy[back]),
+                            forces=put(truth.forces, failed, state.forces[back]), failed=np.zeros_like(failed))
+        return super().settle(state, info, proposal, truth, rng)
 
 
 class LabelSeeker:
@@ -75,8 +94,8 @@ class LabelSeeker:
 
     def true_dynamics(self, state: State, n_steps: int, also=None) -> State:
         """Plain MD from starts, hot; also(proposal, truth) sees every answer."""
-        scheme = Plain(sampler_masses(self.target.molecule, self.config.learn_hydrogen_mass_Da),
-                       self.config.bootstrap_dt_fs * PS_PER_FS)
+        scheme = Undaunted(sampler_masses(self.target.molecule, self.config.learn_hydrogen_mass_Da),
+                           self.config.bootstrap_dt_fs * PS_PER_FS)
         every, keep = self.config.bootstrap_redraw_steps, self._keeper(self.hot_K, also)
         temperature_K = 2.0 * self.hot_K - self.target.starts_K  # half of what is missing turns into potential energy
         for step in range(0, n_steps, every):
