@@ -1,6 +1,7 @@
 """A run whose weights say little: what it asked is learned, and production begins anew with a better network."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from kstep.learning.relearning import Relearner
 from kstep.learning.target import Target
 from kstep.models import checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
+from kstep.restraints import Restraint
 from kstep.runs import production, rehearsal
 from kstep.runs.rehearsal import Rehearsal
 from kstep.runs.run_hybrid import run_hybrid
@@ -152,3 +154,15 @@ def test_when_weights_fall_short():
     tail = 1.0 / RNG(2).random(4000) ** 0.9  # of a Pareto with k 0.9
     assert importance.effective_share(np.minimum(tail, 60.0)) > 0.1
     assert "k-hat" in Rehearsal(lambda *_: None, 0.001, 0, 10_000).shortfall(tail)
+
+
+def test_a_restrained_chain_has_no_weights_to_learn_by(network, water, water_spec, tmp_path):  # noqa: F811
+    """Its frames weigh exp(W/kT) for averages, which no network could better; metropolis writes no other weight."""
+    held = (Restraint(kind="distance", atoms=(0, 1), centre=0.097, k=2e4),)
+    hybrid = HybridConfig(scheme="metropolis", tune=False, k_steps=20, dt_fs=0.5, effective_samples=3000,
+                          max_true_calls=1000, burn_in_steps=8, replicas=20, temperature_K=300.0,
+                          checkpoint_interval=5, inner="numpy", restraints=held, store_forces=True)
+    never = Rehearsal(lambda *arguments: pytest.fail("it learned"), 0.97, 40, 5000)
+    metadata = run_hybrid(HybridRun(water, replace(water_spec, restraints=held), "mmff94", hybrid,
+                                    network / "network.pt", tmp_path / "held.npz"), {}, {}, None, never)
+    assert metadata["status"] == "finished" and "learned" not in metadata["tally"]

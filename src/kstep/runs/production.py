@@ -195,7 +195,7 @@ class Production:
     def _rehearse(self, frames: Trajectory) -> None:
         """Where the weights of production say little, what the run has asked is learned, if there is enough of it."""
         rows = frames.frames_of("train")
-        words = self.rehearsal.shortfall(frames.weight[rows]) if frames.is_weighted else None
+        words = self.rehearsal.shortfall(frames.weight[rows]) if frames.is_judged_by_weight else None
         if words is None:
             return
         truths = self.writer.recorded_truths()
