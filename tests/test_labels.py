@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from math import erfc
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from kstep.errors import UserError
+from kstep.learning.earlier import Earlier
 from kstep.models import build_model, checkpoint as checkpoints
 from kstep.models.model_config import ModelConfig
 from kstep.models.network import Network
@@ -104,6 +106,28 @@ def test_labels_of_windows_are_their_starts_and_of_one_molecule(tmp_path):
     save_dataset(tmp_path / "two.npz", *build_dataset(paths, 4, max_samples=20))
     with pytest.raises(UserError, match="labels are of one"):
         Labels.load(tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"numbers": np.array([8, 6, 1, 1, 1, 1]), "bonds": np.array([[0, 1], [1, 2], [1, 3], [1, 4], [0, 5]])},
+     "or of its atoms in another order"),  # the SMILES OC in the place of CO
+    ({"bonds": np.array([[0, 1], [0, 2], [0, 3], [1, 4], [1, 5]])}, "another molecule than methanol"),
+    ({"charge": 1}, "holds labels of charge 1, and methanol has charge 0"),
+    ({"multiplicity": 3}, "holds labels of multiplicity 3"),
+    ("field", "holds labels among 2 point charges, and there are 0 around methanol")])
+def test_labels_of_as_many_atoms_are_refused_where_they_are_of_another_surface(tmp_path, change, words):
+    """All that an earlier learning left is of the same number of atoms here, and would be learned as true."""
+    own, path = labels(12), tmp_path / "labels.npz"
+    if change == "field":
+        own.extra = {"field": np.zeros((12, 2, 3)), "field_forces": np.zeros((12, 2, 3))}
+    own.save(path, methanol() if change == "field" else replace(methanol(), **change), method="springs", true_calls=12,
+             dt_fs=0.5)
+    with pytest.raises(UserError, match=words):
+        Earlier(None, path).check(methanol())
+    if change == "field":
+        assert len(Labels.load(path, methanol(), 2)[0]) == 12
+        with pytest.raises(UserError, match="among 2 point charges, and there are 3"):
+            Labels.load(path, methanol(), 3)
 
 
 def test_no_label_is_no_file(tmp_path):

@@ -49,20 +49,14 @@ class Earlier:
             path = files["checkpoint"]
             checkpoints.check_fits(checkpoints.load(path), path, molecule.numbers, molecule.bonds)
         if "labels" in files:
-            self._labels_of(molecule)
-
-    def _labels_of(self, molecule: Molecule) -> tuple[Labels, dict]:
-        labels, metadata = Labels.load(self.labels or "")
-        if labels.positions.shape[1] != len(molecule):
-            raise UserError(f"{self.labels} holds labels of another molecule than {molecule.name}")
-        return labels, metadata
+            Labels.load(self.labels or "", molecule)
 
     def labels_of(self, target: Target) -> tuple[Labels, int]:
         """Labels that are true of the target, and the true calls they cost."""
         nothing = Labels.empty(len(target.labelled)), 0
         if self.labels is None:
             return nothing
-        labels, metadata = self._labels_of(target.labelled)
+        labels, metadata = Labels.load(self.labels, target.labelled, target.n_charges)
         if metadata["method"] != target.method:
             log.warning("%s holds labels of %s, which say nothing of %s; they are left aside", self.labels,
                         metadata["method"], target.method)

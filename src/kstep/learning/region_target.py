@@ -50,6 +50,11 @@ class RegionTarget(Target):
         return self.region
 
     @property
+    def n_charges(self) -> int:
+        """The MM atoms whose charges the QM feels."""
+        return len(self.environment.field_atoms)
+
+    @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
         return {**super().facts, "length_fs": self.length_fs, "climbs": self.climbs, **self.about}

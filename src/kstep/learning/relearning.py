@@ -38,9 +38,7 @@ class Relearner:
         self.fresh = fresh
         self.earlier = Labels.empty(len(target.labelled))
         if earlier is not None:
-            self.earlier, metadata = Labels.load(earlier)
-            if self.earlier.positions.shape[1] != len(target.labelled):
-                raise UserError(f"{earlier} holds labels of another molecule than {target.molecule.name}")
+            self.earlier, metadata = Labels.load(earlier, target.labelled, target.n_charges)
             if metadata["method"] != target.method:
                 raise UserError(f"{earlier} holds labels of {metadata['method']}, the run is of {target.method}")
 

@@ -52,6 +52,11 @@ class Target:
         return self.molecule
 
     @property
+    def n_charges(self) -> int:
+        """Point charges around it, in whose field its labels are."""
+        return 0
+
+    @property
     def facts(self) -> dict:
         """What a resumed learning must share."""
         return {"smiles": self.molecule.smiles, "method": self.method, "physics": self.spec.fingerprint,

@@ -111,13 +111,11 @@ def check_base(molecule: Molecule, rung: Rung, base: Path, base_labels: Path) ->
 
     checkpoint = checkpoints.load(base)
     checkpoints.check_fits(checkpoint, base, molecule.numbers, molecule.bonds)
-    labels, metadata = Labels.load(base_labels)
+    _, metadata = Labels.load(base_labels, molecule)
     for path, method in ((base, checkpoint["method"]), (base_labels, metadata["method"])):
         if method != rung.method:
             raise UserError(f"{path} is of {method}, and the ladder --via begins with {rung.method}; give a network of "
                             "that and its labels, or leave both out to learn one")
-    if labels.positions.shape[1] != len(molecule):
-        raise UserError(f"{base_labels} holds labels of another molecule than {molecule.name}")
 
 
 def _untold(rungs: Sequence[Rung], started: dict) -> dict[str, Any]:

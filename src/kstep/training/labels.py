@@ -17,6 +17,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
+from kstep.topology import neighbours
 from kstep.training.windows import N_BLOCKS
 from kstep.units import kT
 
@@ -142,8 +143,11 @@ class Labels:
         })
 
     @classmethod
-    def load(cls, path: str | Path) -> tuple[Labels, dict]:
-        """The labels of a dataset file of one molecule (of windows: their start frames), and its metadata."""
+    def load(cls, path: str | Path, of: Molecule | None = None, n_charges: int = 0) -> tuple[Labels, dict]:
+        """The labels of a dataset file of one molecule (of windows: their start frames), and its metadata.
+
+        of: UserError unless they are of this molecule, atom by atom, among so many point charges around it.
+        """
         arrays, metadata = load_dataset(path)
         names = [m["name"] for m in metadata["molecules"]]
         if len(names) != 1:
@@ -151,4 +155,25 @@ class Labels:
         n_atoms = len(arrays["atom_types"])
         x, f = (arrays[key].reshape(-1, n_atoms, 3) for key in ("x_t", "f_t"))
         extra = {name.removeprefix(EXTRA): values for name, values in arrays.items() if name.startswith(EXTRA)}
+        if of is not None:
+            _check_are_of(path, arrays, extra, of, n_charges)
         return cls(x, arrays["epot_t"], f, arrays["temperature_K"], extra), metadata
+
+
+def _check_are_of(path: str | Path, arrays: dict, extra: dict, molecule: Molecule, n_charges: int) -> None:
+    """UserError where labels are of other atoms, in another order, of other electrons or other surroundings."""
+    numbers, name = arrays["atom_types"], molecule.name
+    if len(numbers) != len(molecule):
+        raise UserError(f"{path} holds labels of another molecule than {name}")
+    if (not np.array_equal(numbers, molecule.numbers)
+            or neighbours(len(numbers), arrays["bonds"]) != neighbours(len(numbers), molecule.bonds)):
+        raise UserError(f"{path} holds labels of another molecule than {name}, or of its atoms in another order, as "
+                        "another SMILES has them")
+    for key in ("charge", "multiplicity"):
+        there, wanted = int(arrays[key][0]), getattr(molecule, key)
+        if there != wanted:
+            raise UserError(f"{path} holds labels of {key} {there}, and {name} has {key} {wanted}")
+    around = extra["field"].shape[1] if "field" in extra else 0
+    if around != n_charges:
+        raise UserError(f"{path} holds labels among {around} point charges, and there are {n_charges} around {name}: "
+                        "give labels of the same surroundings, or none")
