@@ -11,6 +11,7 @@ from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
 from kstep.runs.loop import run
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes import Nested
+from kstep.schemes.nested import FLOOR_KT, means_of
 from kstep.schemes.network_ladder import NetworkLadder, Turns
 from kstep.units import kT
 
@@ -165,3 +166,12 @@ def test_a_molecule_without_torsions_or_without_turns_has_none():
     assert Turns.of(chain, 0, 0.0) is None
     found = Turns.of(chain, 3, -7.0)
     assert found.n == 2 and found.floor_kJ_per_mol == -7.0 and np.array_equal(found.sides[0], [2, 3])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.9, 1.1])
+def test_the_floor_is_scaled_as_the_energies_of_the_network_are(scale):
+    """delta_scale 1.1 put every energy below the floor, so that no turn was ever taken; 0.9 none, holes not either."""
+    chain = type("Chain", (SimpleNamespace,), {"__len__": lambda self: 4})(**CHAIN)
+    network = SimpleNamespace(metadata={"lowest_energy_kJ_per_mol": -4.0e5}, delta_scale=scale)
+    found = means_of(chain, network, walls=False, mirror=False, turns=3)["turns"]
+    assert found.floor_kJ_per_mol == pytest.approx(scale * -4.0e5 - FLOOR_KT * KT, abs=1e-6)

@@ -250,14 +250,15 @@ def means_of(molecule, network, *, walls: bool, mirror: bool, turns: int) -> dic
     """What a NetworkLadder of a molecule has besides its moves: arguments of it.
 
     A region in its surroundings has neither mirror image nor turns, and a restraint that tells mirror images apart
-    leaves none either; turns need a network that says how low it was taught.
+    leaves none either; turns need a network that says how low it was taught, which delta_scale moves as its energies.
     """
     species = molecule.species() if walls or mirror else None
     alone, floor = molecule.region is None, network.metadata.get("lowest_energy_kJ_per_mol")
     can_turn = alone and floor is not None
+    lowest = floor * getattr(network, "delta_scale", 1.0) - FLOOR_KT * kT(ROOM_K) if can_turn else None
     return {"inside": species.inside if walls else None, "mirror": bool(mirror and alone and species.achiral
                            and mirrored_alike(getattr(network, "restraints", ()))),
-            "turns": Turns.of(molecule, turns, floor - FLOOR_KT * kT(ROOM_K)) if can_turn else None}
+            "turns": Turns.of(molecule, turns, lowest) if can_turn else None}
 
 
 def _is_under_way(state: State) -> bool:
