@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.errors import UserError
 from kstep.runs import tuning as tuning
 from kstep.runs.loop import Clock, macro_steps, run
 from kstep.runs.network_dynamics import Carrier
 from kstep.schemes import Metropolis, Plain
+from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.metropolis import check_ladder
 from kstep.schemes.state import Info, State, join, per_replica
 from kstep.units import BOLTZMANN, kT
 
@@ -263,3 +266,8 @@ def test_plain_does_not_care_about_half_batches():
         pool = BatchPool(potential)
         ends.append(run(Plain(MASSES, 5e-4), pool, start_state(pool, x), rng, 20, n_parts=n_parts))
     assert np.array_equal(ends[0].positions, ends[1].positions)
+
+
+def test_a_ladder_that_the_default_replicas_do_not_fit_says_how_many_they_are():
+    with pytest.raises(UserError, match="^16 replicas cannot be dealt out evenly to the 3 rungs"):
+        check_ladder(HybridConfig(scheme="metropolis", tempering_K=[300.0, 400.0, 500.0]))

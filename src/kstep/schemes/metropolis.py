@@ -163,6 +163,7 @@ def check_ladder(config: MetropolisConfig) -> None:
     if ladder is None:
         return
     check_rungs(config, "tempering_K")
-    if (config.replicas or Metropolis.default_replicas) % len(ladder):
-        raise UserError(f"{config.replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
+    replicas = config.replicas or Metropolis.default_replicas
+    if replicas % len(ladder):
+        raise UserError(f"{replicas} replicas cannot be dealt out evenly to the {len(ladder)} rungs of "
                         f"tempering_K; use a multiple of {len(ladder)}")
