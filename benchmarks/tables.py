@@ -338,8 +338,8 @@ def spectra(data: dict) -> str:
                      f"{found['temperature_K']:.0f} K against {found['plain_temperature_K']:.0f} K"
                      for name, found in data["molecules"].items())
     return (f"### Infrared spectra: `impulse`, a call each {data['dt_fs'] * data['k_steps']:g} fs, beside plain MD at "
-            f"{data['dt_fs']:g} fs\n\n{data['ps']:g} ps of each, in NVE. A peak agrees within 10 cm-1 or one standard "
-            "error of the difference.\n\n"
+            f"{data['dt_fs']:g} fs\n\n{data['ps']:g} ps of each, in NVE, from the same frames of an exact run with the "
+            "same velocities. A peak agrees within 10 cm-1 or one standard error of the difference.\n\n"
             + table(["", "peak, cm-1", "area, km/mol", "plain MD, cm-1", "shift, cm-1", "agrees"], rows)
             + f"\n\nOf {len(within)} shared peaks {sum(z <= 1.0 for z in within)} lie within one error of each other, "
             f"{sum(z <= 2.0 for z in within)} within two. {warm}.{broke}\n\n`python benchmarks/spectra.py` repeats it.")
