@@ -129,6 +129,12 @@ def test_a_missing_or_empty_smiles_file_is_named(tmp_path):
         read_smiles_file(tmp_path / "empty.smi")
 
 
+def test_the_mark_that_windows_begins_a_file_with_is_no_part_of_it(tmp_path):
+    (tmp_path / "x.smi").write_bytes(b"\xef\xbb\xbfCCO ethanol\n")
+    entries, problems = read_smiles_file(tmp_path / "x.smi")
+    assert [entry.smiles for entry in entries] == ["CCO"] and not problems
+
+
 def test_a_triple_bond_is_no_comment(tmp_path):
     path = tmp_path / "some.smi"
     path.write_text("CC#N acetonitrile\tmultiplicity=1 # a nitrile\n#C methane\n")

@@ -265,6 +265,11 @@ def test_a_damaged_file_is_one_sentence_that_names_it(tmp_path, name, capsys):
     assert "delete" not in err and path.exists() and not (tmp_path / "raw" / path.stem).exists()
 
 
+def test_the_mark_that_windows_begins_a_file_with_is_no_part_of_it(tmp_path):
+    (tmp_path / "marked.xyz").write_bytes(b"\xef\xbb\xbf" + WATER.format(comment="charge=0").encode())
+    assert read_structure(tmp_path / "marked.xyz").rdkit.GetNumAtoms() == 3
+
+
 def without(molecule, kind):
     """A copy with one hydrogen on carbon less, or drawn in the plane."""
     if kind == "hydrogens":

@@ -48,7 +48,7 @@ def read_smiles_file(path: str | Path, names: list[str] | None = None) -> tuple[
     if not path.is_file():
         raise UserError(f"SMILES file {path} does not exist; a literal SMILES needs --name beside it")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows begin a file with a mark
     except UnicodeDecodeError:
         raise UserError(f"SMILES file {path} is not UTF-8 text") from None
     entries, problems, taken = [], [], {}

@@ -220,7 +220,7 @@ def _atoms_and_bonds(record: Chem.Mol):
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a mark
     except UnicodeDecodeError:
         raise UserError(f"structure file {path} is not UTF-8 text") from None
 
