@@ -225,6 +225,8 @@ def test_a_smiles_beside_the_file_says_the_bonds(tmp_path):
 DAMAGE = {
     "empty.xyz": ("", "holds no atoms"),
     "count.xyz": ("x\n\nO 0 0 0\n", "'x' is not the number"),
+    "square.xyz": ("\u00b2\n\nH 0 0 0\nH 0 0 0.74\n", "is not the number"),
+    "digits.xyz": ("9" * 5000 + "\n\nH 0 0 0\n", "is not the number"),
     "short.xyz": ("3\n\nO 0 0 0\n", "is not the number of the atoms that follow"),
     "long.xyz": (WATER.format(comment="") + "H 1 1 1\n", "frame 2 (line 6)"),
     "words.xyz": ("2\n\nO 0 0 0\nH 0 0\n", "cannot be read"),

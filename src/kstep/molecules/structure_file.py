@@ -76,7 +76,7 @@ def _read_xyz(path: Path) -> Geometries:
             continue
         where = f"{path} frame {len(frames) + 1}"
         count = lines[row].strip()
-        if not count.isdigit() or not 0 < int(count) <= len(lines) - row - 2:
+        if not re.fullmatch("[0-9]{1,9}", count) or not 0 < int(count) <= len(lines) - row - 2:
             raise UserError(f"{where} (line {row + 1}): '{count[:30]}' is not the number of the atoms that follow a "
                             "comment line")
         block = [line.split() for line in lines[row + 2:row + 2 + int(count)]]
