@@ -13,7 +13,7 @@ import pytest
 
 import synthetic
 from kstep.analysis.evaluate import evaluate, load_baseline
-from kstep.analysis.judge.compare import compare
+from kstep.analysis.judge.compare import check_comparable, compare
 from kstep.analysis.judge.controls import BASELINE, judge
 from kstep.analysis.judge.verdict import Outcome
 from kstep.analysis.measure import energy, geometry, spectra, statistics, torsions
@@ -341,6 +341,30 @@ def test_other_method_atoms_or_temperature_are_refused(reference):
         segment["temperature_K"] = 400.0
     with pytest.raises(UserError, match="no production frames at 400 K"):
         compare(reference, warm)
+
+
+@pytest.mark.parametrize("key, here, there, words", [
+    ("smiles", "C/C=C/C", "C/C=C\\C", "two stereoisomers"), ("smiles", "C[C@H](O)F", "O[C@H](C)F", "two stereoisomers"),
+    ("charge", 0, 1, "two energy surfaces"), ("multiplicity", 1, 3, "two energy surfaces"),
+    ("smiles", "C[C@H](O)F", "O[C@@H](C)F", None), ("smiles", "C[C@H](O)F", "CC(O)F", None),
+    ("smiles", "[13CH3]/C=C/C", "C/C=C/C", None), ("charge", None, 1, None)])
+def test_isomers_and_ions_under_one_name_are_not_compared(key, here, there, words):
+    ethanol = synthetic.ethanol(0, 2, 20)
+    base, run = (replace(ethanol, metadata={**ethanol.metadata, key: value}) for value in (here, there))
+    if words is None:
+        check_comparable(base, run)
+        return
+    with pytest.raises(UserError, match=words):
+        check_comparable(base, run)
+
+
+def test_bonds_between_other_atoms_of_the_same_valences_are_not_compared():
+    """A chain 0-1-2-3 and a chain 0-2-1-3 have as many bonds at each atom."""
+    chain, other = (replace(synthetic.ethanol(0, 2, 20), bonds=np.array(bonds)) for bonds in (
+        [[0, 1], [1, 2], [2, 3]], [[0, 2], [1, 2], [1, 3]]))
+    check_comparable(chain, replace(chain, bonds=chain.bonds[::-1, ::-1]))
+    with pytest.raises(UserError, match="bonds of 'ethanol' differ"):
+        check_comparable(chain, other)
 
 
 # the scripts

@@ -548,6 +548,11 @@ def test_what_differs_is_not_joined(propanol):
     singlet, triplet = (dataclasses.replace(run, metadata={**run.metadata, "multiplicity": m}) for m in (1, 3))
     with pytest.raises(UserError, match="multiplicity 1 and one of multiplicity 3 cannot be joined"):
         populations([singlet, triplet])
+    left, right, unnamed = (dataclasses.replace(run, metadata={**run.metadata, "smiles": smiles}) for smiles in (
+        "C[C@H](O)F", "C[C@@H](O)F", "CC(O)F"))
+    with pytest.raises(UserError, match="two stereoisomers"):
+        populations([left, right])
+    assert populations([left, unnamed]).chains == 8  # which contradict each other in nothing
     with pytest.raises(UserError, match="atoms or bonds differ"):
         populations([run, synthetic.ethanol(frames=50)])
     with pytest.raises(UserError, match="no production frames"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kstep.analysis.judge.verdict import Role
+from kstep.analysis.measure.averages import pairs_of, told_apart
 from kstep.analysis.measure.profile import Profile, characterise, production_temperature_K
 from kstep.analysis.metrics import METRICS
 from kstep.analysis.metrics.metric import Comparison
@@ -107,12 +108,14 @@ def check_comparable(reference: Trajectory, hybrid: Trajectory) -> None:
     if not np.array_equal(reference.atom_types, hybrid.atom_types):
         raise UserError(f"the atoms of '{name}' differ between baseline and run; prepare both from the same "
                         "data/raw folder")
-    if not np.array_equal(np.sort(reference.bonds, axis=None), np.sort(hybrid.bonds, axis=None)):
+    if pairs_of(reference) != pairs_of(hybrid):
         raise UserError(f"the bonds of '{name}' differ between baseline and run; prepare both from the same "
                         "data/raw folder")
     if r.get("method") != h.get("method"):
         raise UserError(f"'{name}' was run with {h.get('method')} but its baseline with {r.get('method')}; "
                         "compare runs of one method")
+    if apart := told_apart(reference, hybrid):
+        raise UserError("{} cannot be compared: they are of two {}; give runs of one".format(*apart))
 
 
 def role_of(trajectory: Trajectory) -> Role:

@@ -21,6 +21,7 @@ from scipy.special import ndtr, stdtrit  # scipy.stats, which has them too, take
 
 from kstep import importance
 from kstep.analysis.measure.statistics import estimate_means, split_r_hat
+from kstep.analysis.measure.symmetry import are_stereoisomers
 from kstep.errors import UserError
 from kstep.schemas import Trajectory, join_trajectories
 from kstep.scheme_traits import traits_of
@@ -191,21 +192,31 @@ def check_joinable(trajectories: Sequence[Trajectory]) -> None:
         raise UserError("no run was given; give one, or several of one molecule")
     first = trajectories[0]
     for other in trajectories[1:]:
-        if not np.array_equal(first.atom_types, other.atom_types) or _pairs(first) != _pairs(other):
+        if not np.array_equal(first.atom_types, other.atom_types) or pairs_of(first) != pairs_of(other):
             raise UserError(f"a run of {first.metadata.get('molecule')} and one of {other.metadata.get('molecule')} "
                             "cannot be joined: their atoms or bonds differ; give runs of one molecule, with the same "
                             "order of atoms")
         if first.metadata.get("method") != other.metadata.get("method"):
             raise UserError(f"runs of {first.metadata.get('method')} and of {other.metadata.get('method')} cannot be "
                             "joined: they are of two energy surfaces; give runs of one method")
-        for key in ("charge", "multiplicity"):
-            one, two = (t.metadata.get(key) for t in (first, other))
-            if None not in (one, two) and one != two:
-                raise UserError(f"a run of {key} {one} and one of {key} {two} cannot be joined: they are of two energy "
-                                "surfaces; give runs of one")
+        if apart := told_apart(first, other):
+            raise UserError("{} cannot be joined: they are of two {}; give runs of one".format(*apart))
     for number, other in enumerate(trajectories[1:], 1):
         for before, one in enumerate(trajectories[:number], 1):
             check_distinct(one, other, f"runs {before} and {number + 1} of {len(trajectories)}")
+
+
+def told_apart(one: Trajectory, other: Trajectory) -> tuple[str, str] | None:
+    """('a run of ... and one of ...', two of what they are) where runs of the same atoms and bonds are of two charges,
+    spins or stereoisomers."""
+    for key in ("charge", "multiplicity"):
+        first, second = (t.metadata.get(key) for t in (one, other))
+        if None not in (first, second) and first != second:
+            return f"a run of {key} {first} and one of {key} {second}", "energy surfaces"
+    first, second = (t.metadata.get("smiles") for t in (one, other))
+    if are_stereoisomers(first, second):
+        return f"a run of {first} and one of {second}", "stereoisomers"
+    return None
 
 
 def check_distinct(one: Trajectory, other: Trajectory, what: str) -> None:
@@ -227,8 +238,8 @@ def _ends_within(one: Trajectory, other: Trajectory) -> bool:
     return bool((other.pos[alike] == one.pos[-1]).all(axis=(1, 2)).any())
 
 
-def _pairs(trajectory: Trajectory) -> set[tuple[int, ...]]:
-    """Its bonds, in whatever order they stand."""
+def pairs_of(trajectory: Trajectory) -> set[tuple[int, ...]]:
+    """The bonds of a run, in whatever order they stand."""
     return {tuple(sorted(bond)) for bond in trajectory.bonds.tolist()}
 
 

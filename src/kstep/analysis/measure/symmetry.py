@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 MOST_EXCHANGES = 20_000  # of equivalent atoms
 
 
+def are_stereoisomers(one: str | None, other: str | None) -> bool:
+    """Whether two SMILES are of one molecule but for what both name of its stereochemistry; isotopes are no matter.
+
+    What only one of them names contradicts nothing.
+    """
+    if not one or not other or one == other or not all(set(smiles) & set("@/\\") for smiles in (one, other)):
+        return False
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        pair = [Chem.MolFromSmiles(smiles) for smiles in (one, other)]
+    if None in pair:
+        return False
+    for molecule in pair:
+        for atom in molecule.GetAtoms():
+            atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
+    if len({Chem.MolToSmiles(molecule, isomericSmiles=False) for molecule in pair}) > 1:
+        return False
+    return not any(a.HasSubstructMatch(b, useChirality=True) for a, b in (pair, pair[::-1]))
+
+
 def bond_graph(numbers: np.ndarray, bonds: np.ndarray) -> Chem.Mol:
     """Elements (N,) and which atoms are bonded (B,2), and nothing else: all resonance forms have the same."""
     from rdkit import Chem  # analysis does without it where nothing is symmetric to anything
