@@ -50,6 +50,10 @@ def test_every_command_explains_its_flags(name, capsys):
     (["sample", "CO", "--out", "x.npz"], "needs a network"),
     (["export", "none.npz", "x.xyz"], "none.npz does not exist"),
     (["baseline"], "say which molecule"),
+    (["evaluate", "none.npz", "--rdf-bins", "1"], "1 is not a whole number from 2 to 1000"),
+    (["sample", "O", "--scheme", "plain", "--config", "md", "--out", ""], "give the name of a file to write"),
+    (["sample", "O", "--scheme", "plain", "--config", "md", "--out", ".."], "give the name of a file to write"),
+    (["learn", "O", "--config", "md", "--out", "."], "give the name of a file to write"),
 ])
 def test_a_mistake_is_one_sentence_and_exit_code_2(words, answer, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -105,6 +105,8 @@ def test_an_unknown_format_is_named(plain, tmp_path):
     (lambda: kstep.sample("C1C", scheme="plain"), "cannot be read"),
     (lambda: kstep.sample("data/raw/none", scheme="plain"), "a prepared folder that does not exist"),
     (lambda: kstep.load(__file__), "npz"),
+    (lambda: kstep.sample("O", "md_fast", scheme="plain", out=""), "give the name of a file to write"),
+    (lambda: kstep.simulate("O", "md_fast", out="."), "give the name of a file to write"),
 ])
 def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, call, words):
     monkeypatch.chdir(tmp_path)

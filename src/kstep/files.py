@@ -159,6 +159,13 @@ def check_unpacked(archive: zipfile.ZipFile, n_bytes: int) -> None:
         raise ValueError(f"its {n_bytes} bytes say that they unpack to {unpacked}")
 
 
+def check_names_a_file(path: Path) -> Path:
+    """The path; UserError where it is a folder by its mere spelling, such as an empty text, '.' or '..'."""
+    if path.name in ("", ".."):
+        raise UserError(f"output '{path}' is a folder; give the name of a file to write")
+    return path
+
+
 def check_writable(path: str | Path, *, folder: bool = False) -> None:
     """Raise OSError now when `path` (a file, or a folder) cannot be written, not after hours of work.
 

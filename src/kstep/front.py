@@ -25,6 +25,7 @@ from kstep.analysis.measure.observables import Function, Observed, average as me
 from kstep.analysis.measure.populations import SMALLEST, Populations, populations as measure_populations
 from kstep.config import BaselineConfig, load_config, validate
 from kstep.errors import UserError
+from kstep.files import check_names_a_file
 from kstep.learning.learn_config import LearnConfig
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import check_not_another, write_prepared
@@ -274,7 +275,7 @@ def _config(physics: Any, settings: dict[str, Any]) -> tuple[BaselineConfig, Any
 def _file(out: str | Path | None, name: str) -> Path:
     """`out`, or a file of that name in the current folder that is not there yet."""
     if out is not None:
-        return Path(out)
+        return check_names_a_file(Path(out))
     path, n = Path(f"{name}.npz"), 1
     while path.exists():
         n += 1

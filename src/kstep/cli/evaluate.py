@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kstep.cli.flags import add_common_arguments, positive_float, positive_int
+from kstep.cli.flags import add_common_arguments, bins, positive_float
 
 FACES = {None: ("Hybrid", "runs", "data/qm", "outputs/hybrid_qm", "outputs/eval_qm"),
          "05": ("MM hybrid", "--hybrid-runs", "data/md", "outputs/hybrid", "outputs/eval"),
@@ -27,7 +27,7 @@ def add_flags(parser, numbered: str | None = None) -> None:
                        help="where metrics.json, plots/ and report.html go")
     pairs = parser.add_argument_group("distance histogram")
     pairs.add_argument("--rdf-max", type=positive_float, default=1.0, help="longest atom-atom distance, nm")
-    pairs.add_argument("--rdf-bins", type=positive_int, default=200, help="bins of the distance histogram")
+    pairs.add_argument("--rdf-bins", type=bins, default=200, help="bins of the distance histogram")
     add_common_arguments(parser)
 
 

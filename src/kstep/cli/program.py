@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kstep.errors import PhysicsError, UserError, sentence_of
+from kstep.files import check_names_a_file
 from kstep.interruption import Stopped, signals_heeded
 from kstep.processes import one_thread
 
@@ -43,7 +44,7 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def log_beside(out: Path) -> Iterator[Path]:
     """What is logged goes to <out>.log as well, with the time, after what is there; and how it ended, if not well."""
-    path = out.with_name(f"{out.name}.log")
+    path = check_names_a_file(out).with_name(f"{out.name}.log")
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8", delay=True)  # what is refused at once leaves no file
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s"))
