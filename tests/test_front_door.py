@@ -183,6 +183,14 @@ def test_frames_of_an_isomer_start_nothing(tmp_path):
         kstep.sample("CCCO", "md_fast", name="propanol", scheme="plain", start=other, out=tmp_path / "n.npz", **SHORT)
 
 
+def test_frames_of_a_stereoisomer_start_nothing(tmp_path):
+    """Neither plain MD, which has no walls, comes back from there."""
+    other = kstep.sample("C/C=C/C", "md_fast", scheme="plain", out=tmp_path / "trans.npz", **SHORT)
+    with pytest.raises(kstep.UserError, match="trans.npz is a trajectory of another stereoisomer than cis .*Z to E"):
+        kstep.sample("C/C=C\\C", "md_fast", name="cis", scheme="plain", start=other, out=tmp_path / "cis.npz", **SHORT)
+    kstep.sample("C/C=C/C", "md_fast", name="trans", scheme="plain", start=other, out=tmp_path / "t.npz", **SHORT)
+
+
 def test_a_single_atom_has_nothing_to_learn_and_no_true_call_is_made_for_it(tmp_path):
     with pytest.raises(kstep.UserError, match="single atom"):
         kstep.sample("[He]", learn=True, workers=1, out=tmp_path / "he.npz")

@@ -115,7 +115,12 @@ class Species:
                 found.append(f"the bond {self._name(i)}-{self._name(j)} is broken")
         found += [f"a bond {self._name(i)}-{self._name(j)} has formed"
                   for i, j in np.argwhere(np.triu(squared < self._closest))]
-        stereo = self.stereo
+        return found + self.turned_over(positions)
+
+    def turned_over(self, positions: np.ndarray) -> list[str]:
+        """What of its named stereochemistry is another in one geometry (N,3) nm, in clauses."""
+        x, stereo = np.asarray(positions, dtype=np.float64)[None], self.stereo
+        found = []
         if len(stereo.centres):
             found += [f"the stereocentre {self._symbol(centre)} is turned over"
                       for centre in stereo.names[self._volumes(x)[0] <= 0]]

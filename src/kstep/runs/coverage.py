@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -125,6 +126,18 @@ def check_starts(molecule: Molecule, positions: np.ndarray) -> None:
         raise UserError(f"the start of replica {row} is not the {molecule.name} of its SMILES "
                         f"({'; '.join(species.changes(positions[row]))}); start from other geometries, or sample "
                         "without these walls (keep_species: false)")
+
+
+def check_isomer(molecule: Molecule, positions: np.ndarray, source: str | Path) -> None:
+    """UserError where a start (R,N,3) nm that was taken from a file is another stereoisomer than the SMILES names.
+
+    No dynamics comes back from there, and all that is said of the run would be said of the wrong molecule.
+    """
+    species = molecule.species()
+    for x in positions:
+        if changes := species.turned_over(x):
+            raise UserError(f"{source} is a trajectory of another stereoisomer than {molecule.name} "
+                            f"({'; '.join(changes)}); start from one of its own, or name the isomer that is meant")
 
 
 def _distinct(angles: np.ndarray) -> np.ndarray:

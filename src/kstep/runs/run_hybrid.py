@@ -20,7 +20,7 @@ from kstep.outputs import set_aside
 from kstep.runs import aim
 from kstep.runs.accounting import Account
 from kstep.runs.counters import weights_of_no_use
-from kstep.runs.coverage import check_starts, describe_changes, describe_walls
+from kstep.runs.coverage import check_isomer, check_starts, describe_changes, describe_walls
 from kstep.runs.production import Production
 from kstep.runs.recorder import (
     BEGIN_ANEW,
@@ -66,8 +66,11 @@ def run_hybrid(run: HybridRun, provenance: dict, machine: dict, on_violation: On
 
 def _run(run: HybridRun, claim: Claim, provenance: dict, machine: dict, on_violation: OnViolation | None,
          rehearsal: Rehearsal | None) -> dict:
-    if run.keeps_species and not (run.resume and has_restart(run.out)):
-        check_starts(run.molecule, start_positions(run))
+    if not (run.resume and has_restart(run.out)):
+        if run.keeps_species:
+            check_starts(run.molecule, start_positions(run))
+        elif run.initial_md is not None and run.hybrid.keep_species:  # false: a sampler of whatever it turns into
+            check_isomer(run.molecule, start_positions(run), run.initial_md)
     tolerances = Tolerances(run.hybrid, run.out, on_violation)
     account = Account(run.starts)  # tuning and the start are on it too
     run, network = RunNetwork.of(run)
