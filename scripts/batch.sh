@@ -4,9 +4,9 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 python=${KSTEP_PYTHON:-.venv/bin/python}
-case " $* ${DRY_RUN:-0} ${KSTEP_PYTHON:-}" in
-    *" -h "*|*" --help "*|*" 1 "*) ;; # nothing is run
-    *" 0 ") bash scripts/setup_env.sh || exit 2 ;;
+case " $* --dry-run=${DRY_RUN:-0} " in
+    *" -h "*|*" --help "*|*" --dry-run=1 "*) ;; # nothing is run
+    *) [ -n "${KSTEP_PYTHON:-}" ] || bash scripts/setup_env.sh || exit 2 ;;
 esac
 if ! command -v "$python" > /dev/null; then
     echo "error: $python is not there; run bash scripts/setup_env.sh, or set KSTEP_PYTHON" >&2

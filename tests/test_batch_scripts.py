@@ -303,3 +303,18 @@ def test_the_scripts_are_executable_bash():
     for script in (*SCRIPTS, "scripts/batch.sh"):
         assert subprocess.run([shutil.which("bash"), "-n", str(ROOT / script)]).returncode == 0
         assert script.startswith("scripts/") or os.access(ROOT / script, os.X_OK)
+
+
+def test_a_number_among_the_flags_is_no_dry_run(tmp_path):
+    """`--max-jobs 1` in a fresh clone set nothing up, since a 1 anywhere was taken for that of DRY_RUN."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "batch.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "setup_env.sh").write_text("mkdir -p .venv/bin; ln -s /bin/echo .venv/bin/python\n")
+
+    def answer(**more):
+        shutil.rmtree(tmp_path / ".venv", ignore_errors=True)
+        return subprocess.run(["bash", "scripts/batch.sh", "sample", "--max-jobs", "1"], cwd=tmp_path, text=True,
+                              capture_output=True, env={"PATH": os.environ["PATH"], **more})
+
+    assert answer().stdout.strip() == "-m kstep batch sample --max-jobs 1"
+    assert "set KSTEP_PYTHON" in answer(DRY_RUN="1").stderr  # which sets nothing up
