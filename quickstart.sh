@@ -23,8 +23,11 @@ fi
 if [ $# -eq 1 ]; then
     echo "error: a SMILES needs a name: bash quickstart.sh \"$1\" my_molecule" >&2; exit 2
 fi
-smiles=${1:-CCO}
-name=${2:-ethanol}
+smiles=${1-CCO}
+name=${2-ethanol}
+if [ -z "$smiles" ]; then
+    echo "error: the SMILES is empty; usage: bash quickstart.sh [--mm] [\"SMILES\" name]" >&2; exit 2
+fi
 if ! [[ $name =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]]; then
     echo "error: name '$name' cannot be a folder; use letters, digits, '_', '-' and '.'" >&2; exit 2
 fi

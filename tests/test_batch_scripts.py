@@ -318,3 +318,9 @@ def test_a_number_among_the_flags_is_no_dry_run(tmp_path):
 
     assert answer().stdout.strip() == "-m kstep batch sample --max-jobs 1"
     assert "set KSTEP_PYTHON" in answer(DRY_RUN="1").stderr  # which sets nothing up
+
+
+@pytest.mark.parametrize("words", [("", "aspirin"), ("--mm", "", "aspirin")])
+def test_quickstart_takes_no_empty_smiles_for_ethanol(words):
+    finished = subprocess.run(["bash", str(ROOT / "quickstart.sh"), *words], capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 2 and "the SMILES is empty" in finished.stderr and not finished.stdout
