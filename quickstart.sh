@@ -6,7 +6,7 @@
 #   bash quickstart.sh --mm ["SMILES" name]               the same with OpenMM (MMFF94)
 #
 # Everything it makes lies in outputs/quickstart/<name>; what is there already is skipped, so an
-# interrupted run is continued by the same command.  Delete the folder to start over.
+# interrupted run is continued by the same command.  Move the folder away to start over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -41,8 +41,10 @@ mkdir -p "$work"
 started=$SECONDS
 
 smiles_file=$work/$name.smi
-if [ -f "$smiles_file" ] && [ "$(cat "$smiles_file")" != "$smiles $name" ]; then
-    echo "error: $work holds '$(cat "$smiles_file")', not '$smiles $name'; use another name or delete the folder" >&2
+raw=$work/raw
+# a SMILES that could not be prepared, as one mistyped, is in nobody's way
+if [ -e "$raw/$name/molecule.npz" ] && [ "$(cat "$smiles_file")" != "$smiles $name" ]; then
+    echo "error: $work holds '$(cat "$smiles_file")', not '$smiles $name'; use another name, or move the folder away" >&2
     exit 2
 fi
 printf '%s %s\n' "$smiles" "$name" > "$smiles_file"
@@ -63,7 +65,6 @@ resume() {
     if [ -e "$1/last.pt" ] && [ ! -e "$1/training.json" ]; then echo --resume; fi
 }
 
-raw=$work/raw
 run "$raw/$name/molecule.npz" $python src/00_prep_mols.py --smiles "$smiles_file" --out-dir "$raw"
 
 if [ $level = qm ]; then
