@@ -24,7 +24,7 @@ from kstep.training.labels import Labels
 from test_impulse_checked import water_spec  # noqa: F401
 
 RNG = np.random.default_rng
-FITTED = LearnConfig(fit_passes=60)
+FITTED = LearnConfig(fit_passes=150)
 FACTS = {"method": "mmff94", "dt_fs": 0.5, "seed": 0}
 
 
@@ -36,7 +36,7 @@ def network(water, water_spec, tmp_path_factory):  # noqa: F811
     energy, forces = zip(*map(true.energy_and_forces, x))
     labels = Labels(x, np.array(energy), np.array(forces), 300.0)
     labels.save(folder / "labels.npz", water, method="mmff94", true_calls=40, dt_fs=0.5)
-    model = ModelConfig(arch="pair_mlp", pair_hidden=[16], heads={"energy": True, "jump": False})
+    model = ModelConfig(arch="pair_mlp", pair_hidden=[32], heads={"energy": True, "jump": False})
     fitted = fit(model, water, labels, FITTED, true_calls=40, temperature_K=300.0, passes=60, **FACTS)
     checkpoints.save(folder / "network.pt", {**fitted.checkpoint, "cpu_s_training": 12.0})
     return folder
