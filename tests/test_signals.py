@@ -116,7 +116,7 @@ def test_a_worker_of_01b_that_is_killed_or_stopped_costs_nothing(work, tmp_path)
     whole = run_python(*baseline(work, tmp_path / "whole", length_ps))
     assert whole.returncode == 0, whole.stderr
     run = start(*baseline(work, tmp_path / "cut", length_ps, "--set", "call_limit_s=3"))
-    wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 60)
+    wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 240)
     # files say that both are past loading, for which they have ten minutes
     wait_until(lambda: run.send_signal(signal.SIGUSR1) or parts_of(tmp_path / "cut", 2), 120)
     first, *_, last = workers_of(run)  # before another one takes the place of the first
@@ -137,7 +137,7 @@ def test_sigterm_on_06b_leaves_what_a_bit_equal_run_goes_on_from(work, tmp_path)
                 "--set", "checkpoint_interval=100000", "--steps", 300, "--out", tmp_path / f"{name}.npz", *flags)
 
     run = start(*command("cut"))
-    wait_until(lambda: "0 of 300" in log_of(tmp_path / "cut.npz.log") or None, 60)
+    wait_until(lambda: "0 of 300" in log_of(tmp_path / "cut.npz.log") or None, 240)
     time.sleep(0.3)
     code, seconds, said, left = ended(run, signal.SIGTERM)
     assert code == 143 and not left and seconds < 3.0, said
