@@ -318,7 +318,9 @@ def experiment(data: dict) -> str:
     return ("### Conformers beside experiment\n\n"
             "Sampling is exact within the errors, so that a difference is the method's own and that of classical "
             "nuclei.\n\n" + table(["", "method", "figure", "method gives", "experiment", "unit", "from"], rows)
-            + f"\n\n{calls}.\n\n`python benchmarks/experiment.py` repeats it.")
+            + f"\n\n{calls}.\n\n`python benchmarks/experiment.py` repeats those of GFN2-xTB, `python "
+            "benchmarks/experiment.py --molecules n_methylformamide --qm-config configs/qm_pyscf.yaml "
+            "--via configs/qm.yaml --effective-samples 100` that of PBE.")
 
 
 def spectra(data: dict) -> str:
