@@ -337,6 +337,7 @@ def test_a_result_has_its_profile(files):
     (["--map"], "a map is of two"),
     (["--bins", "1"], "whole number from 2"),
     (["--torsion", "0-1-2-3", "--map"], "a map is of two"),
+    (["--torsion", "0-1-2-3", "--torsion", "3-2-1-0", "--map"], "against itself"),
 ])
 def test_bad_flags_of_profile_are_one_sentence(files, flags, words, capsys):
     try:

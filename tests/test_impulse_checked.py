@@ -366,6 +366,7 @@ def test_defaults_are_two_and_sixteen_femtoseconds(asked, k_steps, dt_fs):
     ({"scheme": "impulse", "energy_rescale": True}, "belongs to jump"),
     ({"scheme": "impulse", "hydrogen_mass_Da": 4.0}, "belongs to metropolis and nested; impulse has no"),
     ({"scheme": "metropolis", "max_attempts": 5}, "belongs to jump"),
+    ({"scheme": "nested", "thermostat": "none"}, "nested draws its own momenta.*or take --scheme checked"),
     *[({"scheme": kind, "delta_scale": 0.0}, "leaves it none") for kind in ("checked", "metropolis", "nested")]])
 def test_what_would_do_nothing_is_refused(asked, words):
     with pytest.raises(UserError, match=words):

@@ -235,6 +235,7 @@ def test_from_python_and_the_command_line(folder, capsys):
     (["{}/ethanol.npz", "--baseline", "nowhere"], "nowhere does not exist"),
     (["{}/ethanol.npz", "--baseline", "{}/other.npz"], "molecule 'ethanol' has no baseline"),
     (["{}/ethanol.npz", "--baseline", "{}/method.npz"], "compare runs of one method"),
+    (["{}/plain.npz", "--baseline", "{}/plain.npz"], "would be judged against itself"),
     (["{}/short.npz"], "four"), (["{}/ethanol.npz", "--out", "{}"], "it is a folder")])
 def test_bad_input_is_one_sentence_and_no_page(words, sentence, folder, capsys):
     synthetic.save(folder / "other.npz", synthetic.ethanol(1, 4, 40, molecule="methanol"))

@@ -171,6 +171,32 @@ def test_solvent_on_what_has_none_is_one_sentence(flags, words, capsys, monkeypa
     assert words in said[-1] and not list(itertools.chain(tmp_path.iterdir()))
 
 
+def test_what_judges_or_proposes_beside_the_truth_is_in_its_solvent(monkeypatch, tmp_path):
+    """AIMNet2 has no implicit solvent, and stays in the gas phase."""
+    from kstep import front
+    from kstep.cli import main
+    from kstep.stages import sampling
+
+    asked = []
+
+    def stop(settings):
+        asked.append(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr(sampling, "sample", stop)
+    monkeypatch.setattr(front, "run_sampling", stop)
+    beside = {"delay_with": "configs/qm.yaml", "propose_with": "configs/qm_aimnet2.yaml"}
+    flags = [word for key, config in beside.items() for word in (f"--{key.replace('_', '-')}", config)]
+    assert main(["sample", "O", "--config", "configs/qm_pyscf.yaml", "--solvent", "H2O", *flags, "--out",
+                 str(tmp_path / "run.npz")]) == 2
+    with pytest.raises(UserError, match="enough"):
+        front.sample("O", "configs/qm_pyscf.yaml", solvent="H2O", out=tmp_path / "run.npz", workers=1, **beside)
+    assert len(asked) == 2
+    for settings in asked:
+        assert settings.physics.config.solvent == settings.delay_with.config.solvent == "water"
+        assert "aimnet2" in settings.propose_with.method.lower()
+
+
 def test_names_are_spelled_in_one_way():
     assert [spelled(n) for n in ("H2O", " Carbon Disulfide", "GAS", None, "wOctanol")] == [
         "water", "carbondisulfide", None, None, "wet-octanol"]

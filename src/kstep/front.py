@@ -35,7 +35,15 @@ from kstep.result import Result
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
 from kstep.shipped import find_config
-from kstep.stages.physics import Subject, TruePhysics, check_lengths, load_physics, open_physics, prepare_subject
+from kstep.stages.physics import (
+    Subject,
+    TruePhysics,
+    check_lengths,
+    in_solvent,
+    load_physics,
+    open_physics,
+    prepare_subject,
+)
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.relaxation import physics_of_run, relax_conformers
 from kstep.stages.sampling import SamplingSettings, learn_alone, sample as run_sampling
@@ -92,7 +100,9 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
                     labels=labels, out=out, start=start, frame=frame, solvent=solvent, workers=workers,
                     scheduler=scheduler, device=device, resume=resume, overwrite=overwrite)
     beside: dict[str, Any] = {"delay_with": delay_with, "propose_with": propose_with}
-    beside = {key: run.physics.on(*_config(each, {})) for key, each in beside.items() if each is not None}
+    for key in [key for key, each in beside.items() if each is not None]:
+        config, calculator = _config(beside[key], {})
+        beside[key] = run.physics.on(in_solvent(config, solvent), calculator)
     run_sampling(replace(run, **beside))
     return Result(run.out)
 

@@ -37,6 +37,8 @@ def profiles(samples: Samples, coordinates: Sequence[Coordinate] = (), *, as_map
         if len(chosen) != 2:
             raise UserError(f"a map is of two coordinates, not of {len(chosen)}; name two of --torsion, --angle and "
                             "--distance")
+        if chosen[0].kind == chosen[1].kind and chosen[1].atoms in (chosen[0].atoms, chosen[0].atoms[::-1]):
+            raise UserError(f"a map of {chosen[0].name} against itself is a line; name another coordinate beside it")
         return [free_energy(samples, *chosen, bins=bins)]
     if not chosen:
         raise UserError(f"{samples.molecule} has no rotatable torsion; name a --torsion, an --angle or a --distance")

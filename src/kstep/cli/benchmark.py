@@ -55,6 +55,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
     lengths.add_argument("--fast", action="store_true", help="a minute: shows that everything runs, too short to judge")
     for flag, words in (("--reference-ps", "plain MD at 1 fs, ps per replica"),
                         ("--fine-reference-ps", "plain MD at 0.5 fs, ps per replica"),
+                        ("--timed-ps", "the plain MD that prices a true call, ps per replica and timestep"),
+                        ("--timed-window-ps", "each NVE stretch of it, which shows its drift and spectrum, ps"),
                         ("--network-ps", "the network's own dynamics, ps per replica")):
         lengths.add_argument(flag, type=positive_float, help=f"length of {words} (default: by --effort)")
     for flag, words in (("--reference-replicas", "replicas of the long plain runs"),

@@ -118,7 +118,8 @@ def settings_of(args):
         "dt_fs": args.dt_fs or (None if args.tune else DT_FS),
         "k_steps": args.k_steps or (None if args.tune or not traits.needs_network else k_steps),
         "hydrogen_mass_Da": args.hydrogen_mass_Da or hydrogen_Da,
-        "thermostat": args.thermostat, "tune": tune, "tempering_K": args.tempering_K, "moves": moves,
+        **({} if traits.sets_temperature else {"thermostat": args.thermostat}),
+        "tune": tune, "tempering_K": args.tempering_K, "moves": moves,
         "network_ladder_K": args.network_ladder_K, "call_cost_s": args.call_cost_s, "store_forces": False,
         "restraints": args.restraints, "checkpoint_interval": RESTART_STEPS, **own}, "settings")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from kstep.schemes.hybrid_config import HybridConfig, preferred, refuse_keys_of_
 from kstep.schemes.sampler import SamplerConfig
 from kstep.topology import neighbours
 from kstep.units import kT
+
+log = logging.getLogger("kstep")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,10 @@ def settle_settings(hybrid: HybridConfig, checkpoint: dict | None, baseline: Bas
         raise UserError(f"{kind.name} needs {MISSING[kind.traits.head]}; train one with heads: "
                         f"{{{kind.traits.head}: true}}, or use another --scheme")
     refuse_keys_of_others(hybrid, kind.name)
+    if kind.traits.sets_temperature and hybrid.thermostat == "none":
+        others = ", ".join(name for name, other in SCHEMES.items() if not other.traits.sets_temperature)
+        raise UserError(f"thermostat: none is a run at constant energy, and {kind.name} draws its own momenta at the "
+                        f"temperature; leave it out, or take --scheme {others}")
     hybrid = hybrid.model_copy(update={
         "scheme": kind.name, "replicas": hybrid.replicas or kind.default_replicas,
         "burn_in_steps": kind.default_burn_in if hybrid.burn_in_steps is None else hybrid.burn_in_steps})
@@ -215,6 +222,8 @@ def prepare_run(molecule: Molecule, make_spec: Callable[[HybridConfig], PhysicsS
             checkpoints.check_config(loaded, checkpoint, model_config)
         if recipe is None and propose is None:  # said now, and not when starts have cost true calls
             checkpoints.check_fits(loaded, checkpoint, molecule.numbers, molecule.bonds, method=method)
+    elif checkpoint:
+        log.warning("scheme %s asks the truth at every step: the network %s is not used", hybrid.scheme, checkpoint)
     check_start(initial_md, frame)
     check_name(molecule.name)
     if propose is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from kstep.config import BaselineConfig, load_config, read_settings
+from kstep.config import BaselineConfig, load_config, read_settings, validate
 from kstep.errors import UserError
 from kstep.forces import PhysicsSpec, calculator_spec, check_spec, electrons, load_qm_config, physics_spec
 from kstep.forces.openmm import MDConfig
@@ -103,6 +103,14 @@ def load_physics(path: str | Path | None, overrides: dict[str, Any] | None = Non
     if keys.get("backend", "openmm" if "platform" in keys else "tblite") == "openmm":
         return load_config(MDConfig, path, overrides)
     return load_qm_config(path, overrides)
+
+
+def in_solvent(config: BaselineConfig, solvent: str | None) -> BaselineConfig:
+    """The config of a method beside the truth in the solvent that was asked for, if any; one without implicit solvents
+    stays in the gas phase, where it only judges or proposes worse."""
+    if solvent is None or "solvent" not in type(config).model_fields:
+        return config
+    return validate(type(config), config.model_dump() | {"solvent": solvent}, "settings")
 
 
 def check_lengths(config: BaselineConfig, where: str | Path) -> None:
