@@ -19,7 +19,7 @@ from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.schemes import SCHEMES
 from kstep.stages.physics import load_physics, prepared_physics
-from kstep.study.benchmark import agreement, bars, network_reference, samplers, speedup
+from kstep.study.benchmark import agreement, bars, network_reference, samplers, sections, speedup
 from kstep.study.benchmark.plan import EXACT, FAST, RIVAL, Lengths, Plan, Variant
 from kstep.units import kT
 
@@ -435,6 +435,20 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     assert result["rows"]["jump"]["drift"]["drift_kJ_per_mol_ps"] == pytest.approx(3.0, abs=0.3)
     assert "jump: the NVE run broke at macro-step 9" in finished.stdout and ">= 12x" in finished.stdout
     assert finished.stdout.strip() == (tmp_path / "table.txt").read_text().strip()
+
+
+def test_the_networks_dynamics_needs_that_of_a_seed_and_no_other(tmp_path, monkeypatch):
+    """The one of all seeds together (refit) is for impulse and checked."""
+    plan, asked = write_files(tmp_path), []
+    monkeypatch.setattr(sections, "run_network", lambda *given: asked.append(given[1:]))
+    settings = sections.BenchmarkSettings(plan, seeds=(0,), sections=("network",))
+    said, = [words for words in sections.run_sections(settings, None) if "for want of a network" in words]
+    assert not asked and said.startswith("checked, impulse, nested, network:")
+    network = plan.learned_checkpoint(0)
+    network.parent.mkdir(parents=True)
+    network.touch()
+    said, = [words for words in sections.run_sections(settings, None) if "for want of a network" in words]
+    assert asked == [(network, plan.path("metropolis", "seed_0"))] and said.startswith("checked, impulse: ")
 
 
 def test_samplers_on_file_are_set_beside_each_other(tmp_path):

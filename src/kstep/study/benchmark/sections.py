@@ -131,11 +131,13 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
                             "configs/model.yaml) and give it as --jump-checkpoint")
         elif not jumps and not network:
             lacking.append(scheme)
+    sampled = sampler(seeds[0]).is_file()
+    lacking += [] if sampled else [EXACT, "network"]
     if lacking:
-        left_out.insert(0, f"{', '.join([EXACT, *lacking])} and network are left out: there is no network; run the "
-                           "sections learn and refit, or give --checkpoint")
+        left_out.insert(0, f"{', '.join(lacking)}: left out for want of a network; run the sections learn and refit, "
+                           "or give --checkpoint")
     start = next((path for variant in plan.variants if (path := sampler_path(plan, variant, seeds[0])).is_file()), None)
-    if "network" in sections and there and start:
+    if "network" in sections and sampled and start:
         # the network that learned from its own rejected proposals: nanoseconds find every hole of another
         run_network(plan, sampler(seeds[0]), start)
     return left_out
