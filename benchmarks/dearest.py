@@ -19,9 +19,9 @@ truth accepts or refuses, beside those of samples of the same network alone, eac
 
     python benchmarks/dearest.py methanol_ccsdt_exact
 
-Sections MOLECULE_METHOD_ways: the run above beside shorter ones that make the same ensemble without a label of the dear
-method, each by another use of a cheap one: the network of its labels alone, that and a method in between that judges
-first, and its own dynamics.
+Sections MOLECULE_METHOD_ways: short runs of one ensemble, each by another use of a cheap method: its network and the
+difference to the dear one, as above; that network alone, without a label of the dear method; that and a method in
+between that judges first; and the cheap method's own dynamics.
 
     python benchmarks/dearest.py methanol_ccsdt_ways
 """
@@ -67,12 +67,13 @@ ONE_NETWORK = ("ethanol_ccsdt_populations",)
 EXACT = {"methanol_ccsdt_exact": "methanol_ccsdt"}
 H_C_O_H, THIRD_DEG, BINS = np.array([[2, 0, 1, 5]]), 120.0, 6  # of methanol, whose methyl group has three sides alike
 WEIGHED_STEPS = 30
-WAYS = {"methanol_ccsdt_ways": ("methanol_ccsdt", {
+WAYS = {"methanol_ccsdt_ways": ("CO", "configs/qm_ccsdt.yaml", {
+    "--via": ("--via", "configs/qm.yaml"),
     "--teacher": ("--teacher", "configs/qm.yaml"),
     "--teacher --delay-with": ("--teacher", "configs/qm.yaml", "--delay-with", "configs/qm_pyscf.yaml"),
     "--propose-with": ("--propose-with", "configs/qm.yaml", "--dt-fs", 1.25, "--hydrogen-mass", 4),
 })}
-WAY_STEPS, WAY_REPLICAS, MINUTE_S = 25, 8, 60.0
+WAY_STEPS, WAY_BURN_IN, WAY_REPLICAS, MINUTE_S = 16, 4, 8, 60.0
 C_C_O_H, GAUCHE_DEG = np.array([[0, 1, 2, 8]]), 120.0
 MOVES = 20  # of 100 fs each: proposals are longer than 1 ps, as was promised
 
@@ -141,17 +142,15 @@ def exactness(name: str, work: Path) -> dict:
 
 def ways(name: str, work: Path) -> dict:
     """What a sample of the energy takes by each way, and would take if a call of the dear method took a minute."""
-    (base, others), rows = WAYS[name], {}
-    smiles, dear, cheap, _, _, _ = SECTIONS[base]
-    files = {" ".join(f"--via {each}" for each in cheap): run(base, work)}
-    for number, (way, flags) in enumerate(others.items(), 1):
-        files[way] = work / f"{name}_{number}.npz"
-        sh(files[way], "-m", "kstep", "sample", smiles, "--config", dear, *flags, "--moves", MOVES, "--steps",
-           WAY_STEPS, "--replicas", WAY_REPLICAS, "--num-workers", 1, "--resume", "--out", files[way])
-    call_s = load_trajectory(files[next(iter(files))]).metadata["tuning"]["cpu_s_per_true_call"]
-    for way, path in files.items():
-        trajectory = load_trajectory(path)
+    (smiles, dear, all_ways), rows = WAYS[name], {}
+    for number, (way, flags) in enumerate(all_ways.items()):
+        out = work / f"{name}_{number}.npz"
+        sh(out, "-m", "kstep", "sample", smiles, "--config", dear, *flags, "--moves", MOVES, "--steps", WAY_STEPS,
+           "--burn-in-steps", WAY_BURN_IN, "--replicas", WAY_REPLICAS, "--num-workers", 1, "--resume", "--out", out)
+        trajectory = load_trajectory(out)
         m, found = trajectory.metadata, samples_of(series_of(characterise(trajectory)), of_dynamics=False)
+        if number == 0:
+            call_s = m["tuning"]["cpu_s_per_true_call"]
         calls = m["true_calls"] - m["true_calls_burn_in"]
         cpu_s, calls = m["cpu_production_s"] / found["energy"], calls / found["energy"]
         rows[way] = {"acceptance": m["acceptance"], "true_calls_training": m["true_calls_training"],
