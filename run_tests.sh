@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup_env.sh
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# once, for the hundreds of processes that tests start: where PYTHONDONTWRITEBYTECODE is set, none keeps what it compiled
+.venv/bin/python -m compileall -q src
 .venv/bin/python -m ruff check
 .venv/bin/python -m mypy
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
