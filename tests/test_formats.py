@@ -1,5 +1,7 @@
 """What other programs read is what was simulated: positions, bonds, energies, forces, time and box, in their units."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,14 @@ def test_molecules_are_residues_where_their_atoms_stand_together(order, names):
 
 def test_every_format_is_read_back_here():
     assert set(FORMATS) == {*BY_ASE, *BY_MDTRAJ, "sdf"}  # the last in test_export.py
+
+
+def test_a_missing_library_is_named_in_one_sentence(tmp_path, monkeypatch, capsys):
+    """MDTraj's own words for PyTables are a page on stderr, and an ImportError that names no package."""
+    monkeypatch.setitem(sys.modules, "tables", None)
+    with pytest.raises(UserError, match="takes the package 'tables'"):
+        export(trajectory(), tmp_path / "run.h5")
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().err == ""
 
 
 def test_an_unknown_format_is_one_sentence_and_leaves_no_file(tmp_path):

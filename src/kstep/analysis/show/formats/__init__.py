@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kstep.analysis.show.formats.with_ase import ase_writer, to_atoms
-from kstep.analysis.show.formats.with_mdtraj import mdtraj_writer, to_mdtraj, write_pdb
+from kstep.analysis.show.formats.with_mdtraj import mdtraj_writer, to_mdtraj, write_hdf5, write_pdb
 from kstep.analysis.show.formats.with_rdkit import to_rdkit, write_sdf
 from kstep.errors import UserError, did_you_mean
 from kstep.files import replacing
@@ -28,7 +28,7 @@ FORMATS: dict[str, Callable[[Trajectory, Path], None]] = {
     "pdb": write_pdb,
     "dcd": mdtraj_writer("save_dcd"),
     "xtc": mdtraj_writer("save_xtc"),
-    "hdf5": mdtraj_writer("save_hdf5"),
+    "hdf5": write_hdf5,
     "sdf": write_sdf,
 }
 HOLD_WEIGHTS = {"extxyz", "traj", "sdf"}  # in the info or the properties of a frame

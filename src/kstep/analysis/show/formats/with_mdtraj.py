@@ -78,6 +78,13 @@ def mdtraj_writer(method: str) -> Callable[[Trajectory, Path], None]:
     return writer
 
 
+def write_hdf5(trajectory: Trajectory, path: Path) -> None:
+    """MDTraj's own format; ImportError, which names the package, where PyTables is missing."""
+    import tables  # noqa: F401  # MDTraj prints a page about it instead, and raises an ImportError of no name
+
+    mdtraj_writer("save_hdf5")(trajectory, path)
+
+
 def write_pdb(trajectory: Trajectory, path: Path) -> None:
     """A PDB of one model for each frame, with its box in it: MDAnalysis looks for a box in no other place."""
     found = to_mdtraj(trajectory)
