@@ -9,6 +9,8 @@ import pytest
 from openmm import app
 
 from conftest import ROOT, ForceNetwork, run_program
+from kstep.cli import qmmm
+from kstep.cli.flags import make_parser
 from kstep.config import load_config
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import PhysicsError, UserError
@@ -805,6 +807,16 @@ def test_atoms_on_top_of_each_other_never_become_a_number(methanol):
     with pytest.raises(PhysicsError, match="apart, closer than"):
         physics.energy_and_forces(fused)
     assert physics.true_calls == 1
+
+
+def test_set_changes_the_run_also_where_the_config_of_the_qm_has_the_key():
+    parser = make_parser("qmmm")
+    qmmm.add_flags(parser)
+    keys = ("dt_fs=0.25", "replicas=7", "friction_per_ps=2", "save_interval_steps=3", "temperature_K=350", "threads=2")
+    flags = [word for key in keys for word in ("--set", key)]
+    qm, run = qmmm.settings_of(parser.parse_args(["--out", "x.npz", *flags]))
+    assert (run.dt_fs, run.replicas, run.friction_per_ps, run.save_interval_steps) == (0.25, 7, 2.0, 3)
+    assert (qm.temperature_K, qm.threads) == (350.0, 2)
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -23,7 +23,7 @@ from kstep.cli.flags import (
 )
 from kstep.cli.program import code_of_run, log_beside
 from kstep.cli.sample import add_sampling_flags
-from kstep.config import BaselineConfig, load_config, parse_assignments, validate
+from kstep.config import load_config, parse_assignments, validate
 from kstep.errors import UserError
 
 log = logging.getLogger("kstep")
@@ -91,7 +91,7 @@ def check(args) -> None:
 
 
 def settings_of(args):
-    """The QM's config and the run's; --set goes to the QM where that has the key."""
+    """The QM's config and the run's; --set goes to the run where that has the key."""
     from kstep.forces import load_qm_config
     from kstep.runs.aim import ENDS
     from kstep.schemes import SCHEMES
@@ -104,7 +104,7 @@ def settings_of(args):
     if "relax_starts" in given:
         raise UserError("relax_starts is of conformers; the starts of a QM/MM run settle in the force field, at the "
                         "temperature, so leave it out")
-    of_run = set(HybridConfig.model_fields) - set(BaselineConfig.model_fields)
+    of_run = set(HybridConfig.model_fields) - {"temperature_K", "restraints"}  # which a run takes from the QM's config
     own = {key: given.pop(key) for key in set(given) & of_run}
     traits = SCHEMES[args.scheme].traits
     moves = args.moves or (MOVES if traits.explores and not args.tune else None)
