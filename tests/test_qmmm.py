@@ -834,6 +834,7 @@ def test_set_changes_the_run_also_where_the_config_of_the_qm_has_the_key():
     (("--dt-fs", "100"), "a timestep of 100 fs carries no molecule"),
     (("--restrain", "distance:0-99:0.2:1"), "names atom 99, but the molecule has atoms 0 to 11"),
     (("--set", "relax_starts=true"), "relax_starts is of conformers"),
+    (("--delayed-steps", "2"), "unrecognized arguments: --delayed-steps 2"),  # there is no --delay-with
 ])
 def test_the_example_answers_bad_input_in_one_sentence(tmp_path, flags, words):
     molecule = () if "--pdb" in flags else ("--smiles", "CO", "--waters", "2")

@@ -76,6 +76,9 @@ def add_flags(parser, numbered: str | None = None, restraint=parse_restraint) ->
                           help="YAML of a cheap method that proposes in the place of a network, at a call a timestep: "
                                "for true calls of a minute or more, such as configs/qm.yaml or configs/qm_aimnet2.yaml")
     _, scheme, run_flags = add_sampling_flags(parser, tuple(SCHEMES))
+    if numbered != "06":
+        scheme.add_argument("--delayed-steps", type=positive_int, help="nested: steps judged by the method of "
+                            "--delay-with per call of the dear one (default: 1)")
     scheme.add_argument("--hybrid-config", default="configs/hybrid.yaml", help="YAML of everything here")
     scheme.add_argument("--project-residual", action="store_const", const=True,
                         help="impulse: kicks change no bond length or angle distance; longer k, no exact ensemble")
@@ -114,8 +117,6 @@ def add_sampling_flags(parser, schemes: Sequence[str]):
     scheme.add_argument("--moves", type=positive_int, help="nested: moves on the network per true call")
     scheme.add_argument("--network-ladder", type=positive_float, nargs="+", dest="network_ladder_K", metavar="K",
                         help="nested: ladder of temperatures on the network alone, K, the target first; one: none")
-    scheme.add_argument("--delayed-steps", type=positive_int,
-                        help="nested: steps judged by the method of --delay-with per call of the dear one (default: 1)")
     scheme.add_argument("--call-cost-s", type=non_negative_float,
                         help="nested: seconds of a true call that tuning reckons with, instead of what it measures")
     scheme.add_argument("--tempering", type=positive_float, nargs="+", dest="tempering_K", metavar="K",
@@ -160,7 +161,8 @@ def load(args):
     else:
         config = (load_physics if args.numbered is None else load_qm_config)(args.physics_config,
                                                                              {**changes, **solvent_of(args)})
-    given = {key: getattr(args, key) for key in KEYS if getattr(args, key) is not None}  # left out, it unsets no --set
+    # a flag that is left out unsets no --set
+    given = {key: getattr(args, key) for key in KEYS if getattr(args, key, None) is not None}
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     physics = open_subject(args, config)
     below = {**changes, **solvent_of(args)}
