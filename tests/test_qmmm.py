@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import openmm
@@ -24,6 +25,7 @@ from kstep.forces.qmmm.link import Region
 from kstep.forces.qmmm.system import divide
 from kstep.forces.tblite import QMConfig
 from kstep.learning.coupling_fit import fit_coupling
+from kstep.learning.earlier import Earlier
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
 from kstep.learning.region_target import RegionTarget
@@ -46,6 +48,7 @@ from kstep.schemes.hybrid_config import HybridConfig
 from kstep.schemes.langevin import LangevinThermostat
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.state import kinetic_energy
+from kstep.stages import region_sampling
 from kstep.training.initial_weights import check_dynamics
 from kstep.training.label_fit import fit
 from kstep.training.labels import Labels
@@ -606,6 +609,20 @@ def test_labels_are_what_the_qm_said_of_the_region_in_its_field(learnable, tmp_p
     assert again.sha256() == own.sha256() and set(again.extra) == {"field", "field_forces"}
     with pytest.raises(UserError, match="labels of a QM region"):
         check_dynamics(metadata, ModelConfig().heads, "labels.npz")
+
+
+def test_labels_given_beside_learning_are_learned_of(tmp_path, monkeypatch):
+    learned = {}
+    system = SimpleNamespace(molecule=None, region=None, spec=None, facts={})
+    run = SimpleNamespace(hybrid=HybridConfig(scheme="metropolis"))
+    monkeypatch.setattr(region_sampling, "_system", lambda settings: system)
+    monkeypatch.setattr(region_sampling, "learn_for", lambda *_, **how: learned.update(how))
+    monkeypatch.setattr(region_sampling, "prepare_run", lambda *_, **__: run)
+    monkeypatch.setattr(region_sampling, "run_hybrid", lambda *_: {"status": "finished"})
+    hybrid = HybridConfig(scheme="metropolis", steps=2, burn_in_steps=0, dt_fs=1.0, k_steps=2)
+    done = region_sampling.sample_region(region_sampling.RegionSettings(
+        qm=QMConfig(), hybrid=hybrid, out=tmp_path / "x.npz", labels=tmp_path / "labels.npz", n_workers=1))
+    assert done["status"] == "finished" and learned["earlier"] == Earlier(None, tmp_path / "labels.npz")
 
 
 class SpringsInField:

@@ -10,6 +10,7 @@ from kstep.config import ChargedConfig
 from kstep.errors import UserError
 from kstep.files import check_name, check_writable
 from kstep.learning.cold_start import explored_with, learn_for, length_fs_of, temperatures_of
+from kstep.learning.earlier import Earlier
 from kstep.learning.region_target import RegionTarget
 from kstep.molecules import DEFAULT
 from kstep.molecules.droplet import read_pdb, solvate
@@ -65,12 +66,14 @@ def sample_region(settings: RegionSettings) -> dict:
                           **explored_with(s.hybrid))
     if needs_learning:
         checkpoint = learn_for(target, s.out, s.learn_config, model_config=s.model_config, seed=s.seed,
-                               n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume)
+                               n_workers=n_workers, most_true_calls=s.learn_calls, resume=s.resume,
+                               earlier=Earlier(None, s.labels))
     run = prepare_run(system.molecule, lambda settled: system.spec, s.qm.method, s.hybrid, s.qm, out=s.out,
                       checkpoint=checkpoint, model_config=yaml_of(s.model_config), seed=s.seed, n_workers=n_workers,
                       device=device, resume=s.resume, recipe=embedded_recipe(system.spec, s.qm.method),
                       facts=system.facts)
-    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, s.labels))
+    earlier = None if needs_learning else s.labels  # which learning has used
+    return run_hybrid(run, provenance(), machine(), relearner(run, target, s.learn_config, earlier))
 
 
 def _check_network(s: RegionSettings) -> None:
