@@ -15,6 +15,10 @@ from kstep.errors import UserError
 from kstep.restraints import Bias, Restraint, values_of
 from kstep.result import Result
 from kstep.schemas import Trajectory, complete_trajectory, save_trajectory
+from kstep.schemes.hybrid_config import HybridConfig
+from kstep.stages import umbrella
+from kstep.stages.physics import load_physics, open_physics
+from kstep.stages.sampling import SamplingSettings
 from kstep.stages.umbrella import windows_along
 from kstep.units import kT
 
@@ -388,6 +392,22 @@ def test_umbrella_runs_windows_and_joins_them(tmp_path, caplog):
         assert np.abs((off + 180) % 360 - 180).mean() < 25.0
     found = json.loads((out / "dihedral_0-1-2-3.json").read_text())
     assert found["windows"] == 3 and np.shape(found["overlap"]) == (3, 3)
+
+
+@pytest.mark.parametrize("below", ["via", "teacher"])
+@pytest.mark.parametrize("learn", [True, False])
+def test_umbrella_climbs_a_ladder_of_truth_once_and_for_all_windows(below, learn, tmp_path, monkeypatch):
+    learned, asked = [], []
+    monkeypatch.setattr(umbrella, "learn_network", lambda s: learned.append(s) or (s.hybrid, tmp_path / "net.pt"))
+    monkeypatch.setattr(umbrella, "sample", lambda s: asked.append(s) or {"config": {}})
+    dear = open_physics("CCCC", load_physics("configs/qm.yaml"))
+    cheap = dear.on(load_physics("configs/qm.yaml", {"method": "GFN1-xTB"}))
+    sampling = SamplingSettings(physics=dear, hybrid=HybridConfig(), out=tmp_path / "u", learn=learn,
+                                **{below: (cheap,) if below == "via" else cheap})
+    umbrella.run_windows(umbrella.UmbrellaSettings(
+        sampling=sampling, windows=windows_along("dihedral", (0, 1, 2, 3), 3, 50.0)))
+    assert [s.below for s in learned] == [(cheap,)]
+    assert [(s.learns, s.checkpoint, s.labels) for s in asked] == 3 * [(False, tmp_path / "net.pt", None)]
 
 
 def test_saying_it_takes_a_line(capsys, caplog, tmp_path):

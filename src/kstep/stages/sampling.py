@@ -143,7 +143,7 @@ def _settle_output(s: SamplingSettings, *, runs: bool) -> None:
     inputs: dict[str, Path | None] = {"--initial-md": s.initial_md}
     if folder is not None:
         inputs |= {"the prepared molecule": folder / "molecule.npz", "its force field": folder / "system.xml"}
-    s.settle_output(inputs, learns=s.learns or not runs, runs=runs, more=_learned(s)[1:])
+    s.settle_output(inputs, learns=s.learns or not runs, runs=runs, more=learned_folders(s)[1:])
 
 
 def with_starts(settings: SamplingSettings, must_hold: bool,
@@ -165,7 +165,7 @@ def with_starts(settings: SamplingSettings, must_hold: bool,
         starts = unrelaxed_starts(physics.molecule, physics.spec())
     else:
         # the same command again asks no truth again
-        there = s.resume or s.out.is_file() or any(folder.is_dir() for folder in _learned(s))
+        there = s.resume or s.out.is_file() or any(folder.is_dir() for folder in learned_folders(s))
         starts = settle_starts(
             physics.molecule, relax_on or physics.spec(warm_start=False), n_workers=physics.workers(s.n_workers),
             wanted=max(s.hybrid.replicas or 0, s.learn_config.learn_replicas), keep=kept_starts(s.out), resume=there,
@@ -253,7 +253,7 @@ def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
     return climb(target, rungs, base, labels, s.out, model, config, taught=s.teacher is not None, **how)
 
 
-def _learned(s: SamplingSettings) -> list[Path]:
+def learned_folders(s: SamplingSettings) -> list[Path]:
     """Folders that learning writes."""
     return [learned_at(s.out), *(rung_folder(s.out, number) for number in range(1, len(s.below) + 1))]
 

@@ -13,7 +13,7 @@ from kstep.files import check_writable
 from kstep.molecules.restrained import led_to
 from kstep.restraints import ALLOWED, UNITS, Restraint, check_restraints
 from kstep.schemes.hybrid_config import HybridConfig
-from kstep.stages.sampling import SamplingSettings, learn_network, sample
+from kstep.stages.sampling import SamplingSettings, learn_network, learned_folders, sample
 
 log = logging.getLogger("kstep")
 
@@ -65,15 +65,16 @@ def run_windows(settings: UmbrellaSettings) -> tuple[list[Path], list[dict]]:
     check_writable(s.out, folder=True)
     fixed = (s.physics.config.restraints if s.hybrid.restraints is None else s.hybrid.restraints) or ()
     hybrid, checkpoint = s.hybrid, s.checkpoint
-    if s.learn:
+    if s.learns:
         physics = replace(s.physics, molecule=_with_starts_of(s.physics.molecule, fixed, windows))
         network = replace(s, physics=physics, out=s.out / "network")
-        network.settle_output({}, learns=True, runs=False)
+        network.settle_output({}, learns=True, runs=False, more=learned_folders(network)[1:])
         hybrid, checkpoint = learn_network(network)
     paths, records = [], []
     for number, window in enumerate(windows):
         path = window_file(s.out, number)
-        record = sample(replace(s, learn=False, labels=None if s.learn else s.labels, checkpoint=checkpoint, out=path,
+        record = sample(replace(s, learn=False, via=(), teacher=None, labels=None if s.learns else s.labels,
+                                checkpoint=checkpoint, out=path,
                                 hybrid=hybrid.model_copy(update={"restraints": (*fixed, window)})))
         if not number and record["config"].get("tune"):
             hybrid = HybridConfig.model_validate(record["config"]).model_copy(update={"tune": False})
