@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from ase.io import read
 
 import synthetic
 from kstep.analysis.show.formats import FORMATS, export, to_atoms, to_mdtraj
@@ -34,8 +35,6 @@ def replica_after_replica(run):
 @pytest.mark.parametrize("box", [False, True])
 @pytest.mark.parametrize("name", BY_ASE)
 def test_ase_reads_what_ase_writes(name, box, tmp_path):
-    from ase.io import read
-
     run = trajectory(box)
     images = read(export(run, tmp_path / f"run.{name}"), index=":")
     order = replica_after_replica(run)
@@ -83,6 +82,17 @@ def test_rdkit_finds_the_bonds_of_a_pdb(tmp_path):
         setattr(run, key, getattr(run, key)[:1])
     molecule = Chem.MolFromPDBFile(str(export(run, tmp_path / "run.pdb")), removeHs=False, proximityBonding=False)
     assert {(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()} == set(map(tuple, run.bonds))
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_ase_finds_as_many_frames_in_a_pdb_as_there_are(box, tmp_path):
+    """It takes the END behind the last ENDMDL for one more, without atoms, and that for the one to give."""
+    run = trajectory(box)
+    path, order = export(run, tmp_path / "run.pdb"), replica_after_replica(run)
+    images = read(path, ":")
+    assert np.array([atoms.positions for atoms in images]) == pytest.approx(10.0 * run.pos[order], abs=6e-4)
+    assert read(path).positions == pytest.approx(10.0 * run.pos[order[-1]], abs=6e-4)
+    assert all(atoms.pbc.all() == box for atoms in images)
 
 
 def test_velocities_that_follow_no_dynamics_are_left_out():

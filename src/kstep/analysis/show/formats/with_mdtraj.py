@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -86,15 +87,18 @@ def write_hdf5(trajectory: Trajectory, path: Path) -> None:
 
 
 def write_pdb(trajectory: Trajectory, path: Path) -> None:
-    """A PDB of one model for each frame, with its box in it: MDAnalysis looks for a box in no other place."""
+    """A PDB of one model for each frame, with its box in it: MDAnalysis looks for a box in no other place.
+
+    Its last line is no END, which ASE takes for one frame more, of no atoms, and gives it where no frame is named.
+    """
     found = to_mdtraj(trajectory)
     found.save_pdb(str(path))
-    if found.unitcell_lengths is None:
-        return
-    boxes = [f"CRYST1{a:9.3f}{b:9.3f}{c:9.3f}{alpha:7.2f}{beta:7.2f}{gamma:7.2f} P 1           1"
-             for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths,
-                                                        found.unitcell_angles)]
-    lines, model = [], iter(boxes)
+    boxes = iter(()) if found.unitcell_lengths is None else (
+        f"CRYST1{a:9.3f}{b:9.3f}{c:9.3f}{alpha:7.2f}{beta:7.2f}{gamma:7.2f} P 1           1"
+        for (a, b, c), (alpha, beta, gamma) in zip(ANGSTROM_PER_NM * found.unitcell_lengths, found.unitcell_angles))
+    lines: list[str] = []
     for line in path.read_text().splitlines():
-        lines += [line, next(model)] if line.startswith("MODEL") else [line]
+        lines += [line] if line.strip() != "END" else []
+        if line.startswith("MODEL"):
+            lines += itertools.islice(boxes, 1)
     path.write_text("\n".join([*lines, ""]))
