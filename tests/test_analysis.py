@@ -73,6 +73,17 @@ def test_error_of_an_oscillating_bond_is_that_of_its_slow_part():
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std([x.mean() for x in series]), rel=0.3)
 
 
+def test_a_short_replica_beside_long_ones_leaves_the_error_of_an_oscillation_as_it_is():
+    """Blocks as short as a quarter of the shortest replica would see the vibration of all, and not what is slow."""
+    rng = np.random.default_rng(2)
+    slow = synthetic.autoregressive(rng, 10_000, 3, np.exp(-0.002)).T[:, :, None]  # 1 ps at 2 fs
+    vibration = np.cos(2 * np.pi * np.arange(10_000) / 5.5 + np.array([0.0, 2.0, 4.0])[:, None])[:, :, None]
+    long = list(0.3 * slow + 1.4 * vibration)
+    alone = statistics.estimate_means(long, 0.002)
+    beside = statistics.estimate_means([*long, long[0][:8]], 0.002)
+    assert beside.standard_error[0] == pytest.approx(alone.standard_error[0], rel=0.05)
+
+
 def test_split_r_hat_flags_two_wells():
     rng = np.random.default_rng(4)
     same = [rng.standard_normal((400, 1)) for _ in range(4)]

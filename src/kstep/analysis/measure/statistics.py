@@ -115,9 +115,10 @@ def estimate_means(replicas: list[np.ndarray], spacing_ps: float,
     """
     if weights is not None:
         return _estimate_weighted_means(replicas, spacing_ps, weights)
-    length = min(block_length(spacing_ps), max(1, min(len(x) for x in replicas) // 4))
     lengths = np.array([len(x) for x in replicas], dtype=float)
     total = lengths.sum()
+    # of the mean length: one short replica would else leave all the others without blocks, and oscillating
+    length = min(block_length(spacing_ps), max(1, int(lengths.mean()) // 4))
     replica_means = np.array([x.mean(axis=0, dtype=np.float64) for x in replicas])
     mean = lengths @ replica_means / total
     variance = sum(((x - mean) ** 2).sum(axis=0, dtype=np.float64) for x in replicas) / max(total - 1, 1)
