@@ -94,6 +94,24 @@ def test_split_r_hat_flags_two_wells():
 
 # distances between distributions
 
+@pytest.mark.parametrize("apart, agrees", [(0.0, True), (1.2, False)])
+def test_split_r_hat_reads_all_of_long_replicas_beside_a_short_one(apart, agrees):
+    """Not as many frames at the ends of each as the short one has: ten of them say nothing of a thousand."""
+    rng = np.random.default_rng(5)
+    long = [synthetic.autoregressive(rng, 1000, 1, 0.8) + apart * (r % 2) for r in range(4)]
+    short = synthetic.autoregressive(rng, 10, 1, 0.8)
+    alone, beside = statistics.split_r_hat(long)[0], statistics.split_r_hat([*long, short])[0]
+    assert beside == pytest.approx(alone, abs=0.02)
+    assert (beside < 1.05) == agrees
+
+
+def test_split_r_hat_of_a_constant_is_1_under_weights_too():
+    rng = np.random.default_rng(0)
+    constant = [np.full((14, 1), 0.1)] * 3  # whose weighted means differ in their last bit
+    assert statistics.split_r_hat(constant, [0.1 + rng.random(14) for _ in range(3)])[0] == 1.0
+    assert statistics.split_r_hat([np.full((14, 1), 0.1 * r) for r in range(3)])[0] == np.inf
+
+
 def test_wasserstein_of_a_shift_is_the_shift():
     grid = np.linspace(-5, 5, 2000)
     p, q = np.exp(-0.5 * grid**2), np.exp(-0.5 * (grid - 0.25) ** 2)

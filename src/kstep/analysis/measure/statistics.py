@@ -210,27 +210,30 @@ def _normalised(histogram: np.ndarray) -> np.ndarray:
 def split_r_hat(replicas: list[np.ndarray], weights: list[np.ndarray] | None = None) -> np.ndarray:
     """Split-R-hat (C,) of replica series (T_r, C): 1 when all halves of all replicas agree.
 
-    Gelman et al., Bayesian Data Analysis (2013), eq. 11.4, on halves of equal length; with weights (T_r,) of frames the
+    Gelman et al., Bayesian Data Analysis (2013), eq. 11.4, on each replica's halves; where these are of
+    different lengths they count by their frames in both variances, as in an average.  With weights (T_r,) of frames the
     halves' means and variances are weighted, and a half that weighs nothing makes it infinite.
     """
-    half = min(len(x) for x in replicas) // 2
-    if half < 2:
+    halves = [len(x) // 2 for x in replicas]
+    if min(halves) < 2:
         return np.full(replicas[0].shape[1], np.nan)
-    chains = np.stack([part for x in replicas for part in (x[:half], x[-half:])]).astype(np.float64)
-    if weights is None:
-        within, means = chains.var(axis=1, ddof=1).mean(axis=0), chains.mean(axis=1)
-    else:
-        shares = np.stack([part for w in weights for part in (w[:half], w[-half:])]).astype(np.float64)
-        if (shares.sum(axis=1) <= 0).any():
-            return np.full(chains.shape[2], np.inf)
-        shares = (shares / shares.sum(axis=1, keepdims=True))[..., None]
-        means = (shares * chains).sum(axis=1)
-        within = (shares * (chains - means[:, None]) ** 2).sum(axis=1).mean(axis=0) * half / (half - 1)
-    between = half * means.var(axis=0, ddof=1)
+    chains = [part.astype(np.float64) for x, half in zip(replicas, halves) for part in (x[:half], x[-half:])]
+    shares = [np.full(half, 1.0 / half) for half in halves for _ in range(2)]
+    if weights is not None:
+        parts = [part.astype(np.float64) for w, half in zip(weights, halves) for part in (w[:half], w[-half:])]
+        if any(part.sum() <= 0 for part in parts):
+            return np.full(replicas[0].shape[1], np.inf)
+        shares = [part / part.sum() for part in parts]
+    size = np.array([len(x) for x in chains], dtype=np.float64)[:, None]
+    means = np.array([share @ x for share, x in zip(shares, chains)])
+    own = np.array([share @ (x - mean) ** 2 for share, x, mean in zip(shares, chains, means)]) * size / (size - 1.0)
+    within, half = (size * own).sum(axis=0) / size.sum(), size.mean()
+    between = (size * (means - (size * means).sum(axis=0) / size.sum()) ** 2).sum(axis=0) / (len(chains) - 1)
     pooled = (half - 1) / half * within + between / half
-    stuck = within <= 1e-12 * np.maximum(pooled, 1e-300)
+    rounding = 1e-24 * (means**2).max(axis=0)  # of a constant, whose weighted means need not have the same last bit
+    stuck = within <= np.maximum(1e-12 * pooled, rounding)
     ratio = np.sqrt(pooled / np.where(stuck, 1.0, within))
-    return np.where(stuck, np.where(between > 0, np.inf, 1.0), ratio)
+    return np.where(stuck, np.where(between / half > rounding, np.inf, 1.0), ratio)
 
 
 @dataclass(frozen=True)
