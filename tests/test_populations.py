@@ -454,18 +454,19 @@ def test_labels_go_from_a_to_z_and_on():
 GAP_KJ, DEGENERACY = 6.0, 3.0  # of a made-up second state above the first, "tt" below; energies add a bath of six terms
 
 
-def truth_at(temperature_K):
-    weight = DEGENERACY * np.exp(-GAP_KJ / kT(temperature_K))
+def truth_at(temperature_K, gap_kJ=GAP_KJ):
+    weight = DEGENERACY * np.exp(-gap_kJ / kT(temperature_K))
     return weight / (1.0 + weight)
 
 
-def tempered(molecule, seed, temperatures_K, *, ladders=2, frames=400, stay=0.8, as_ladder=True):
-    """States "tt" and, with energy GAP_KJ and DEGENERACY, "t+"; exact at every rung."""
+def tempered(molecule, seed, temperatures_K, *, ladders=2, frames=400, stay=0.8, as_ladder=True, held_kJ=0.0):
+    """States "tt" and, with energy GAP_KJ and DEGENERACY, "t+"; exact at every rung.  held_kJ: of a restraint, in "tt".
+    """
     rng = np.random.default_rng(seed)
     rungs = np.tile(temperatures_K, ladders)
     state, energy = [], []
     for T in rungs:
-        p = truth_at(T)
+        p = truth_at(T, GAP_KJ - held_kJ)
         state.append(np.array([0, 1])[markov(rng, frames, [1 - p, p], stay)])
         energy.append(GAP_KJ * state[-1] + 0.5 * kT(T) * (rng.standard_normal((frames, 6))**2).sum(axis=1))
     base = made_up(molecule, seed, chains=1, frames=2, stay=0.0, noise_deg=0.0, starts=[0]).pos[0]
@@ -476,8 +477,13 @@ def tempered(molecule, seed, temperatures_K, *, ladders=2, frames=400, stay=0.8,
     segments = [segment(r, float(T), "train" if T == temperatures_K[0] or not as_ladder else "hot")
                 for r, T in enumerate(rungs)]
     config = {"tempering_K": list(temperatures_K)} if as_ladder else {}
-    return as_trajectory(molecule, pos, np.concatenate(energy), np.repeat(np.arange(len(rungs)), frames),
-                         np.tile(np.arange(frames), len(rungs)), segments, config=config)
+    run = as_trajectory(molecule, pos, np.concatenate(energy), np.repeat(np.arange(len(rungs)), frames),
+                        np.tile(np.arange(frames), len(rungs)), segments, config=config)
+    if not held_kJ:
+        return run
+    restraint = {"kind": "distance", "atoms": [0, 1], "centre": 0.15, "k": 1.0}
+    return dataclasses.replace(run, bias=held_kJ * (np.concatenate(state) == 0),
+                               metadata={**run.metadata, "restraints": [restraint]})
 
 
 def second(found):
@@ -515,6 +521,21 @@ def test_hot_rungs_make_errors_smaller_and_pymbar_agrees(propanol):
     away -= ensemble.weight[:, None] * with_all.population
     changes = ensemble._centred(away) + ensemble._by_free_energies(away)  # of independent frames: squares add up
     assert np.sqrt((changes**2).sum()) == pytest.approx(wanted["sigma"][0], rel=0.015)
+
+
+@pytest.mark.parametrize("as_ladder", [True, False])
+def test_rungs_and_runs_under_a_restraint_are_joined_without_it(propanol, as_ladder):
+    """Each rung sampled U + W at its temperature; what is asked is U alone."""
+    temperatures_K = (300.0, 400.0, 550.0)
+    if as_ladder:
+        runs = [tempered(propanol, 3, temperatures_K, ladders=4, frames=500, stay=0.0, held_kJ=4.0)]
+    else:
+        runs = [tempered(propanol, n, (T,), ladders=4, frames=500, stay=0.0, as_ladder=False, held_kJ=4.0)
+                for n, T in enumerate(temperatures_K)]
+    for temperature_K in (300.0, 350.0):
+        c = second(populations(runs, temperature_K))
+        assert abs(c.population - truth_at(temperature_K)) < 3 * c.population_error < 0.05
+        assert truth_at(temperature_K, GAP_KJ - 4.0) - c.population > 0.2  # what the frames show
 
 
 def test_one_temperature_is_reweighted_to_another(propanol):

@@ -6,9 +6,10 @@ weight of a frame in averages at beta is that of MBAR,
     w_n = exp(-beta U_n) / sum_k N_k exp(f_k - beta_k U_n),    sum_n w_n exp(f_k - beta_k U_n + beta U_n) = 1,
 
 of which one rung at another temperature is the simplest case (Shirts & Chodera, J. Chem. Phys. 129, 124105 (2008), eqs.
-11 and 13).  An average A = sum_n w_n a_n changes by phi_n with every frame, to first order and with what the frame does
-to the f_k; the sum of phi over the rungs of a ladder, from one time to the next, is a series whose memory
-(statistics.estimate_means) gives the error of A, correlated frames, exchanges and weights included.
+11 and 13).  Where restraints of energy W held the molecule, U_n + W_n stands for U_n in the sum over rungs alone.  An
+average A = sum_n w_n a_n changes by phi_n with every frame, to first order and with what the frame does to the f_k; the
+sum of phi over the rungs of a ladder, from one time to the next, is a series whose memory (statistics.estimate_means)
+gives the error of A, correlated frames, exchanges and weights included.
 """
 
 from __future__ import annotations
@@ -299,17 +300,18 @@ def _at_temperature(found: Ensemble) -> Ensemble:
         exponent = np.log(np.maximum(own, 1e-300)) + beta_away * energy
         weight = np.exp(exponent - exponent.max())
         return replace(found, weight=weight / weight.sum())
-    if trajectory.is_weighted:
+    if trajectory.is_judged_by_weight:
         raise UserError("frames that have weights of their own cannot be joined with those of other temperatures; give "
                         "runs of one temperature alone")
     from pymbar import MBAR
 
     order = np.argsort(found.rung, kind="stable")  # pymbar wants the frames of one rung beside each other
-    reduced = energy[order] / kT(found.rungs_K)[:, None]
+    held = energy + trajectory.bias[frames] if trajectory.is_restrained else energy  # what every rung sampled
+    reduced = held[order] / kT(found.rungs_K)[:, None]
     solved = MBAR(reduced, np.bincount(found.rung), solver_protocol="robust")
     back = np.argsort(order, kind="stable")
     W = np.asarray(solved.W_nk)[back]
-    log_mixture = np.log(np.maximum(W[:, 0], 1e-300)) + energy / kT(found.rungs_K[0])  # -log of the sum, + f_0
+    log_mixture = np.log(np.maximum(W[:, 0], 1e-300)) + held / kT(found.rungs_K[0])  # -log of the sum, + f_0
     exponent = log_mixture - energy / kT(found.temperature_K)
     weight = np.exp(exponent - exponent.max())
     return replace(found, weight=weight / weight.sum(), mixture=W)
