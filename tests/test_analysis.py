@@ -22,7 +22,7 @@ from kstep.analysis.metrics.cost import cost_of
 from kstep.analysis.show.words import sentence_of
 from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
-from kstep.schemas import Trajectory, complete_trajectory, load_trajectory
+from kstep.schemas import Trajectory, complete_trajectory, join_trajectories, load_trajectory
 from kstep.units import WAVENUMBER_PER_THZ, kT
 
 SCRIPTS = Path(__file__).parent.parent / "src"
@@ -234,6 +234,15 @@ def test_harmonic_stretch_lies_at_its_wavenumber():
 def test_stretch_shift_is_found():
     result = compare(vibrating_diatomic(3600.0), vibrating_diatomic(3640.0, seed=1))
     assert result["stretches"]["O-H"]["shift_cm"] == pytest.approx(40.0, abs=4)
+
+
+def test_error_of_a_stretch_is_that_of_so_few_replicas():
+    """sigma / sqrt(n) with the n - 1 of an estimate: drawing three replicas anew spreads by sqrt(2/3) of it."""
+    at = np.array([3570.0, 3600.0, 3645.0])
+    joined = join_trajectories([vibrating_diatomic(f, segments=1) for f in at])
+    found = spectra.spectrum(joined, 0.99)["stretches"]["O-H"]
+    assert found["position_cm"] == pytest.approx(at.mean(), abs=3)
+    assert found["error_cm"] == pytest.approx(at.std(ddof=1) / np.sqrt(3), rel=0.1)
 
 
 # comparison and floor

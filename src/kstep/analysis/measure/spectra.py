@@ -152,8 +152,9 @@ def spectrum(trajectory: Trajectory, window_ps: float, temperature_K: float | No
         draws = [stretch_position_cm(sums[rng.integers(len(sums), size=len(sums))].sum(axis=0), shifts[name])
                  for _ in range(60)] if len(sums) > 1 else []
         out["bands"][name] = band.mean(axis=0)
+        few = np.sqrt(len(sums) / max(len(sums) - 1, 1))  # the spread of so few is too small by this factor
         out["stretches"][name] = {"position_cm": stretch_position_cm(band.mean(axis=0), shifts[name]),
-                                  "error_cm": float(np.std(draws)) if draws else None}
+                                  "error_cm": float(few * np.std(draws)) if draws else None}
     return out
 
 
