@@ -472,6 +472,20 @@ def test_a_copy_of_a_baseline_is_named_and_counts_once(tmp_path):
     assert len(load_baseline(load_trajectory(tmp_path / "run.npz"), tmp_path / "data").pos) == 2 * 2 * (20 + 40)
 
 
+def test_baselines_of_two_isotopes_are_not_joined(tmp_path):
+    """Of velocities under each other's masses: deuterium would read as hydrogen at half of its temperature."""
+    light, heavy = synthetic.ethanol(1, 2, 60), synthetic.ethanol(2, 2, 60)
+    masses = np.where(synthetic.NUMBERS == 1, 2.014, synthetic.MASSES)
+    heavy.vel *= np.sqrt(synthetic.MASSES / masses)[:, None]
+    heavy.masses, heavy.masses_sampler = masses, masses
+    for name, run in (("a_light", light), ("b_heavy", heavy)):
+        synthetic.save(tmp_path / f"{name}.npz", run)
+    metrics, problems = evaluate(tmp_path, tmp_path / "a_light.npz", tmp_path / "out", draw=False)
+    assert len(problems) == 1 and "b_heavy.npz: its atoms have other masses" in problems[0]
+    (reference,) = metrics["molecules"]["ethanol"]["reference"].values()
+    assert reference["temperature"]["H"]["temperature_K"] == pytest.approx(300.0, abs=15)
+
+
 def test_missing_baseline_is_one_sentence(folders, tmp_path):
     done = run_script("05b_eval_qm.py", "--baseline", tmp_path / "none", "--hybrid", folders / "hybrid",
                       "--out-dir", tmp_path)

@@ -140,6 +140,10 @@ def _load_reference(molecule, methods, baselines, problems) -> Trajectory:
             trajectory = _load(path)
             if loaded:
                 check_comparable(loaded[0], trajectory)
+                if not np.allclose(loaded[0].masses_sampler, trajectory.masses_sampler):  # velocities belong to them
+                    raise UserError("its atoms have other masses than those of another baseline, so that the "
+                                    "temperatures and spectra of both together would be of neither; put isotopes into "
+                                    "folders of their own")
             for other in loaded:
                 check_distinct(other, trajectory, "this and another baseline")
             loaded.append(trajectory)
