@@ -24,6 +24,7 @@ from kstep.models.network import Network
 from kstep.molecules.prepare import prepare_smiles
 from kstep.schemas import load_trajectory
 from kstep.schemes.hybrid_config import HybridConfig
+from kstep.stages import sampling as stage
 from kstep.stages.physics import TruePhysics
 from kstep.stages.sampling import SamplingSettings, sample
 from kstep.training.difference import fit_difference
@@ -219,6 +220,19 @@ def test_a_run_says_whose_calls_it_cost_and_a_bad_rung_costs_acceptance_alone(wa
     assert bad.metadata["acceptance"] < m["acceptance"] - 0.1
     (one, error), (other, other_error) = mean_energy(good), mean_energy(bad)
     assert abs(one - other) < 4 * np.hypot(error, other_error)
+
+
+@pytest.mark.parametrize("below", ["via", "teacher"])
+def test_learning_alone_relaxes_starts_on_the_cheapest_rung_and_asks_the_dear_one_nothing(water, tmp_path, monkeypatch,
+                                                                                          below):
+    seen = {}
+    monkeypatch.setattr(stage, "learn_network", lambda s, spent: (seen.update(s=s, spent=spent), "network.pt"))
+    cheap, dear = (replace(each, config=each.config.model_copy(update={"relax_starts": True})) for each in (
+        physics(Cheap(), water), physics(Dear(), water)))
+    settings = SamplingSettings(physics=dear, hybrid=HybridConfig(), out=tmp_path / "w.npz", n_workers=1, learn=True,
+                                **{below: cheap if below == "teacher" else (cheap,)})
+    assert stage.learn_alone(settings) == "network.pt" and seen["spent"]["true_calls"] > 0
+    assert seen["s"].physics.molecule.relaxed_on == cheap.method
 
 
 def test_wrong_rungs_are_refused_in_a_sentence(water, base, tmp_path):

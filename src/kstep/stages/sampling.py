@@ -177,7 +177,7 @@ def learn_alone(settings: SamplingSettings) -> Path:
     """Learn into <out>.learn/, for no run in particular; the checkpoint, whose cost holds that of its starts."""
     _check_learning(settings)
     _settle_output(settings, runs=False)
-    settings, starts = with_starts(settings, settings.hybrid.keep_species)
+    settings, starts = with_starts(settings, settings.hybrid.keep_species, settings.relax_on)
     return learn_network(settings, starts.spent if starts is not None else {})[1]
 
 
