@@ -235,6 +235,15 @@ def test_learning_alone_relaxes_starts_on_the_cheapest_rung_and_asks_the_dear_on
     assert seen["s"].physics.molecule.relaxed_on == cheap.method
 
 
+def test_learning_a_ladder_anew_sets_all_of_its_folders_aside(water, tmp_path):
+    settings = SamplingSettings(physics=physics(Dear(), water), via=(physics(Cheap(), water),), hybrid=HybridConfig(),
+                                out=tmp_path / "w.npz", overwrite=True)
+    for name in ("w.npz.learn", "w.npz.via1"):
+        (tmp_path / name).mkdir()
+    stage._settle_output(settings, runs=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.npz.learn.backup-1", "w.npz.via1.backup-1"]
+
+
 def test_wrong_rungs_are_refused_in_a_sentence(water, base, tmp_path):
     cheap, dear = rung(Cheap(), water), rung(Dear(), water)
     with pytest.raises(UserError, match="stands twice"):

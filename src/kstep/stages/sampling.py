@@ -76,7 +76,8 @@ class RunSettings:
             set_aside(self.out, ".parts", ".starts",
                       *([each.name.removeprefix(self.out.name) for each in folders] if learns else []))
         elif self.overwrite:
-            set_aside(folder)
+            for each in folders:  # a rung that was left would be gone on with, or refuse
+                set_aside(each)
         elif learns and runs and not self.resume and self.out.is_file() and not folder.is_dir():
             raise UserError(f"{self.out} is there already, and {folder}, with which it would be made, is not; choose "
                             f"another output, or {BEGIN_ANEW}")
