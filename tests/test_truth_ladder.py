@@ -271,3 +271,21 @@ def test_another_molecules_network_is_no_first_rung(water, base, tmp_path):
     with pytest.raises(UserError, match="give both --checkpoint and --labels, or neither"):
         sample(replace(settings, labels=None))
     assert yaml.safe_load((ROOT / "configs/learn.yaml").read_text())["difference_batch"] == 10
+
+
+@pytest.mark.parametrize("changes, more, words", [
+    ({"thermostat": "none"}, {}, "thermostat: none is a run at constant energy"),
+    ({"store_forces": True}, {}, "has no forces, and store_forces needs them"),
+    ({"delayed_steps": 2}, {}, "name it with --delay-with"),
+    ({"scheme": "metropolis"}, {"delay_with": Cheap()}, "metropolis does not ask a cheaper method first"),
+    ({"scheme": "nested"}, {"delay_with": DearEnergy()}, "the truth itself"),
+    ({}, {"initial_md": "nowhere.npz"}, "nowhere.npz does not exist")])
+def test_a_run_that_would_be_refused_is_refused_before_its_network_is_learned(water, tmp_path, monkeypatch, changes, more,
+                                                                              words):
+    monkeypatch.setattr(stage, "learn_network", None)
+    if "delay_with" in more:
+        more = {"delay_with": physics(more["delay_with"], water)}
+    hybrid = load_config(HybridConfig, None, {"steps": 5, **changes})
+    with pytest.raises(UserError, match=words):
+        sample(SamplingSettings(physics=physics(DearEnergy(), water), via=(physics(Cheap(), water),), hybrid=hybrid,
+                                out=tmp_path / "w.npz", n_workers=1, **more))

@@ -146,6 +146,14 @@ def check_forces(hybrid: HybridConfig, spec: PhysicsSpec) -> None:
         spec.require_forces("store_forces", "leave it out")
 
 
+def check_before_learning(hybrid: HybridConfig, baseline: BaselineConfig, spec: PhysicsSpec,
+                          delay: PhysicsSpec | None) -> None:
+    """Refuse what `prepare_run` would refuse of a run whose network is yet to be learned, while that has cost nothing."""
+    settled = settle_settings(hybrid, {"config": {"heads": {A_POTENTIAL: True}}}, baseline)
+    check_forces(settled, spec)
+    settle_delay(settled, spec, delay)
+
+
 def settle_delay(hybrid: HybridConfig, spec: PhysicsSpec, delay: PhysicsSpec | None) -> HybridConfig:
     """A settled config whose run is delayed by a cheaper truth, or by none; UserError for one that does not fit."""
     if delay is None:
@@ -271,18 +279,23 @@ def start_positions(run: HybridRun) -> np.ndarray:
     if run.initial_md is None:
         share = share_replicas(run.molecule.conformer_energies, n, run.hybrid.temperature_K)
         return run.molecule.conformers[share].copy()
-    trajectory = load_trajectory(run.initial_md)
-    n_atoms = len(run.molecule)
-    if (not np.array_equal(trajectory.atom_types, run.molecule.numbers)
-            or neighbours(n_atoms, trajectory.bonds) != neighbours(n_atoms, run.molecule.bonds)):
-        raise UserError(f"{run.initial_md} is a trajectory of another molecule than {run.molecule.name}")
-    if run.frame is not None:
-        if not -len(trajectory.pos) <= run.frame < len(trajectory.pos):
-            raise UserError(f"frame {run.frame} is not in {run.initial_md}, which has {len(trajectory.pos)} frames")
-        return np.repeat(trajectory.pos[run.frame][None], n, axis=0)
+    return frames_of(run.molecule, run.initial_md, run.frame, n)
+
+
+def frames_of(molecule: Molecule, initial_md: Path, frame: int | None, n: int) -> np.ndarray:
+    """n frames (n,N,3) nm of a trajectory of the molecule; UserError where it has none to start from."""
+    trajectory = load_trajectory(initial_md)
+    n_atoms = len(molecule)
+    if (not np.array_equal(trajectory.atom_types, molecule.numbers)
+            or neighbours(n_atoms, trajectory.bonds) != neighbours(n_atoms, molecule.bonds)):
+        raise UserError(f"{initial_md} is a trajectory of another molecule than {molecule.name}")
+    if frame is not None:
+        if not -len(trajectory.pos) <= frame < len(trajectory.pos):
+            raise UserError(f"frame {frame} is not in {initial_md}, which has {len(trajectory.pos)} frames")
+        return np.repeat(trajectory.pos[frame][None], n, axis=0)
     frames = trajectory.frames_of("train", "reference")
     if not len(frames):
-        raise UserError(f"{run.initial_md} has no production frames; give --frame")
+        raise UserError(f"{initial_md} has no production frames; give --frame")
     frames = frames[np.argsort(trajectory.replica[frames], kind="stable")]
     if trajectory.is_weighted:
         return trajectory.pos[trajectory.drawn(frames, n)].copy()

@@ -27,7 +27,14 @@ from kstep.restraints import check_restraints
 from kstep.runs.recorder import BEGIN_ANEW, parts_of
 from kstep.runs.rehearsal import Rehearsal
 from kstep.runs.run_hybrid import run_hybrid
-from kstep.runs.settings import HybridRun, check_start, prepare_run, restraints_of
+from kstep.runs.settings import (
+    HybridRun,
+    check_before_learning,
+    check_start,
+    frames_of,
+    prepare_run,
+    restraints_of,
+)
 from kstep.runs.starts import Starts, judged_starts, kept_starts, settle_starts, unrelaxed_starts
 from kstep.schemes import SCHEMES
 from kstep.schemes.hybrid_config import HybridConfig
@@ -264,7 +271,11 @@ def sample(settings: SamplingSettings) -> dict:
     for cheaper in filter(None, (settings.delay_with, settings.propose_with)):
         cheaper.check()
     if settings.learns:  # what contradicts itself is refused before any true call
-        must_hold = _check_learning(settings).keep_species
+        hybrid = _check_learning(settings)
+        check_before_learning(hybrid, settings.physics.config, settings.physics.spec(), settings.delay)
+        if settings.initial_md is not None:
+            frames_of(settings.physics.molecule, settings.initial_md, settings.frame, 1)
+        must_hold = hybrid.keep_species
     else:
         settings.physics.check()
         must_hold = _run_of(settings, settings.hybrid, settings.checkpoint, None).keeps_species
