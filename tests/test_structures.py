@@ -1,5 +1,7 @@
 """One's own structures: files and Atoms become the molecule that they show, atom by atom; damage is one sentence."""
 
+from dataclasses import replace
+
 import ase
 import ase.io
 import numpy as np
@@ -17,8 +19,10 @@ from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_structure, system_xml_for, system_xml_of
 from kstep.molecules.smiles import rdkit_of
 from kstep.molecules.structure_file import READERS, read_structure, structure_of
+from kstep.runs.starts import surface_of
 from kstep.schemas import load_trajectory
 from kstep.stages.physics import open_physics
+from kstep.training.labels import Labels
 from kstep.units import KJ_PER_KCAL
 
 KINDS = ("xyz", "extxyz", "sdf", "mol", "pdb")
@@ -471,3 +475,15 @@ def test_the_region_of_a_structure_is_the_whole_molecule(tmp_path, monkeypatch):
 
 def test_every_kind_of_file_is_tried_here():
     assert set(READERS) == {f".{kind}" for kind in KINDS}
+
+
+def test_a_prepared_molecule_is_written_down_with_the_multiplicity_of_its_config(water, tmp_path):
+    """Or runs and labels of two spins would be joined as those of one; nor are minima of one the starts of another."""
+    physics = open_physics(replace(water, relaxed_on="GFN2-xTB"), QMConfig(spin_multiplicity=3))
+    assert physics.molecule.multiplicity == physics.spec().settings["multiplicity"] == 3
+    assert physics.molecule.relaxed_on != surface_of(physics.molecule, physics.spec())
+    labels, x = Labels.empty(len(water)), water.conformers[:1]
+    labels.append(x, np.zeros(1), np.zeros_like(x), 300.0)
+    labels.save(tmp_path / "labels.npz", physics.molecule, method="GFN2-xTB", true_calls=1, dt_fs=1.0)
+    with pytest.raises(UserError, match="holds labels of multiplicity 3, and water has multiplicity 1"):
+        Labels.load(tmp_path / "labels.npz", open_physics(water, QMConfig()).molecule)

@@ -280,8 +280,8 @@ def test_another_molecules_network_is_no_first_rung(water, base, tmp_path):
     ({"scheme": "metropolis"}, {"delay_with": Cheap()}, "metropolis does not ask a cheaper method first"),
     ({"scheme": "nested"}, {"delay_with": DearEnergy()}, "the truth itself"),
     ({}, {"initial_md": "nowhere.npz"}, "nowhere.npz does not exist")])
-def test_a_run_that_would_be_refused_is_refused_before_its_network_is_learned(water, tmp_path, monkeypatch, changes, more,
-                                                                              words):
+def test_a_run_to_be_refused_is_refused_before_its_network_is_learned(water, tmp_path, monkeypatch, changes, more,
+                                                                      words):
     monkeypatch.setattr(stage, "learn_network", None)
     if "delay_with" in more:
         more = {"delay_with": physics(more["delay_with"], water)}

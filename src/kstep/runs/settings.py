@@ -148,7 +148,7 @@ def check_forces(hybrid: HybridConfig, spec: PhysicsSpec) -> None:
 
 def check_before_learning(hybrid: HybridConfig, baseline: BaselineConfig, spec: PhysicsSpec,
                           delay: PhysicsSpec | None) -> None:
-    """Refuse what `prepare_run` would refuse of a run whose network is yet to be learned, while that has cost nothing."""
+    """Refuse what `prepare_run` would refuse of a run whose network is yet to be learned, while it has cost nothing."""
     settled = settle_settings(hybrid, {"config": {"heads": {A_POTENTIAL: True}}}, baseline)
     check_forces(settled, spec)
     settle_delay(settled, spec, delay)

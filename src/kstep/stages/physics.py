@@ -36,7 +36,7 @@ Subject: TypeAlias = "str | Path | Molecule | ase.Atoms | Sequence[ase.Atoms]"
 
 @dataclass(frozen=True)
 class TruePhysics:
-    """A molecule under the potential of `config`.
+    """A molecule under the potential of `config`, whose spin multiplicity is the molecule's where it says one.
 
     OpenMM's System comes from system.xml in the prepared `folder`, or is given as XML; calculator: an ASE calculator,
     or a factory of one, that is the potential in the place of one that the config names.
@@ -47,6 +47,13 @@ class TruePhysics:
     folder: Path | None = None
     system_xml: str | None = None
     calculator: object = None
+
+    def __post_init__(self):
+        # what is written of a run, or of labels, is of the molecule: that of another spin is another one
+        before, multiplicity = self.molecule, getattr(self.config, "spin_multiplicity", None)
+        if multiplicity not in (None, before.multiplicity):
+            relaxed_on = before.relaxed_on and f"{before.relaxed_on} with multiplicity {before.multiplicity}"
+            object.__setattr__(self, "molecule", replace(before, multiplicity=multiplicity, relaxed_on=relaxed_on))
 
     @property
     def is_mm(self) -> bool:
