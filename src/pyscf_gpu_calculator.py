@@ -170,7 +170,7 @@ class PySCFCalculator(Calculator):
             field = getattr(scf, f"{kind}HF")(molecule)
         else:
             field = getattr(dft, f"{kind}KS")(molecule, xc=p.xc)
-            field.grids.level = p.grid_level
+            field.grids.level = field.nlcgrids.level = p.grid_level  # the second: of VV10, as in wB97X-V
         if p.density_fit:
             field = field.density_fit()
         if p.dispersion is not None:

@@ -63,6 +63,7 @@ def test_settings_reach_the_electrons(water):
     field = backend.mean_field(mol, backend.ScfSettings(functional="B3LYP", density_fit=True, grid_level=1,
                                                         conv_tol=1e-7, max_iterations=17, dispersion="d3bj"))
     assert (field.xc, field.grids.level, field.conv_tol, field.max_cycle, field.disp) == ("B3LYP", 1, 1e-7, 17, "d3bj")
+    assert field.nlcgrids.level == 1  # of a nonlocal correlation, which takes longest
     assert hasattr(field, "with_df") and mol.nao == 24
 
 

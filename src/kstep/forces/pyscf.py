@@ -115,7 +115,7 @@ def mean_field(mol, settings: ScfSettings):
         field = getattr(scf, f"{kind}HF")(mol)
     else:
         field = getattr(dft, f"{kind}KS")(mol, xc=settings.xc)
-        field.grids.level = settings.grid_level
+        field.grids.level = field.nlcgrids.level = settings.grid_level  # the second: of VV10, as in wB97X-V
     if settings.density_fit:
         field = field.density_fit()
     if settings.dispersion is not None:
