@@ -339,6 +339,19 @@ def test_an_unfinished_run_is_not_started_over_unasked(water, cut, whole):
     assert np.array_equal(load_trajectory(cut).pos, load_trajectory(whole).pos)
 
 
+def test_a_run_cut_before_its_first_restart_file_asks_for_no_start_again(water, whole, tmp_path, caplog):
+    out = tmp_path / "x.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(water, out, cut=1)
+    with caplog.at_level(logging.INFO, "kstep"):
+        run(water, out, resume=True)
+    replicas = load_trajectory(out).metadata["config"]["replicas"]
+    # those of the starts and of the first step
+    assert f"{2 * replicas} true calls after the last restart file are known already" in caplog.text
+    assert np.array_equal(load_trajectory(out).pos, load_trajectory(whole).pos)
+    assert load_trajectory(out).metadata["true_calls"] == load_trajectory(whole).metadata["true_calls"]
+
+
 def test_a_file_that_is_no_trajectory_is_not_replaced(water, tmp_path):
     for name in ("network.pt", "notes.npz"):
         (tmp_path / name).write_text("mine")
@@ -529,7 +542,7 @@ def test_an_evaluation_replaces_only_its_own_report(tmp_path):
         folder.mkdir()
         (folder / name).write_text(content)
         with pytest.raises(UserError, match="no evaluation wrote it"):
-            evaluate(tmp_path / "t.npz", tmp_path / "t.npz", folder)
+            evaluate(tmp_path / "t.npz", tmp_path, folder)
         assert (folder / name).read_text() == content
 
 

@@ -93,12 +93,12 @@ class Production:
         hybrid = self.run.hybrid
         self.rng = np.random.default_rng(self.run.seed)
         velocities = draw_velocities(hybrid.replicas, self.scheme.masses, self.ladder.of(hybrid.replicas), self.rng)
-        self.state = initial_state(self.pool, positions, velocities, needs_forces=self.scheme.needs_forces)
-        self.writer.start_over()  # only now: a start that fails costs an earlier run nothing
+        self.writer.start_over()
         self.pool.begin(0, fresh=not self.run.resume)
-        for name, report in settled.items():
+        for name, report in settled.items():  # before the starts are asked for, whose calls it decides
             if report:
                 write_json_atomic(kept_file(self.run.out, f"{name}.json"), report)
+        self.state = initial_state(self.pool, positions, velocities, needs_forces=self.scheme.needs_forces)
         self.tally = Tally(self.scheme)
         self.coverage = TorsionWatch(self.run.molecule)
         self._watch_species()
