@@ -60,7 +60,8 @@ def _four_methods(data: dict) -> str:
     rows = [[row["method"], f"{100 * row['gauche']:.1f} ± {100 * row['error']:.1f}",
              *(f"{100 * one['gauche']:.1f} ± {100 * one['error']:.1f}"
                for one in (row["starts"][start] for start in ("gauche", "anti"))),
-             f"{row['sigmas_apart']:.1f}", ", ".join(f"{row['starts'][start]['r_hat']:.2f}" for start in ("gauche", "anti")),
+             f"{row['sigmas_apart']:.1f}",
+             ", ".join(f"{row['starts'][start]['r_hat']:.2f}" for start in ("gauche", "anti")),
              *(sum(one[key] for one in row["starts"].values()) for key in ("true_calls_training", "true_calls")),
              f"{sum(one['cpu_s'] for one in row['starts'].values()) / 60:.0f}"] for row in data.values()]
     return ("\n\n### Ethanol by method: gauche, both mirror images, at 300 K\n\nThe mean of two runs that share "
