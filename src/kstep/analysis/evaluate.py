@@ -66,8 +66,6 @@ def evaluate(baseline: str | Path, hybrid: str | Path, out_dir: str | Path, *, r
     every other file was.  Raises UserError when nothing could be judged at all.
     """
     problems: list[str] = []
-    if Path(hybrid).is_file() and Path(hybrid).resolve() == Path(baseline).resolve():
-        raise UserError(f"{hybrid} would be judged against itself; give another run, or another baseline")
     out_dir = Path(out_dir)
     baselines, runs = (find_trajectories(Path(root), problems) for root in (baseline, hybrid))
     for found, root, what in ((baselines, baseline, "baseline"), (runs, hybrid, "hybrid")):

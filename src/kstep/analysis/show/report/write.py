@@ -38,6 +38,8 @@ def write_report(run: Path, path: Path | None = None, *, baseline: Path | None =
     if path.suffix == ".npz":
         raise UserError(f"{path.name} is a name of runs; give the page one that ends in .html")
     settle_result(path, marked, {}, overwrite=overwrite)
+    if baseline is not None and run.resolve() == baseline.resolve():
+        raise UserError(f"{run} would be judged against itself; give another run, or another baseline")
     trajectory = load_trajectory(run)
     found = populations if populations is not None else count_populations([trajectory])
     plain = load_baseline(trajectory, baseline) if baseline is not None else None
