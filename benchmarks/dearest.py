@@ -21,7 +21,7 @@ truth accepts or refuses, beside those of samples of the same network alone, eac
 
 Sections MOLECULE_METHOD_ways: short runs of one ensemble, each by another use of a cheap method: its network and the
 difference to the dear one, as above; that network alone, without a label of the dear method; that and a method in
-between that judges first; and the cheap method's own dynamics.
+between that judges first.
 
     python benchmarks/dearest.py methanol_ccsdt_ways
 """
@@ -80,7 +80,6 @@ WAYS = {"methanol_ccsdt_ways": ("CO", "configs/qm_ccsdt.yaml", {
     "--via": ("--via", "configs/qm.yaml"),
     "--teacher": ("--teacher", "configs/qm.yaml"),
     "--teacher --delay-with": ("--teacher", "configs/qm.yaml", "--delay-with", "configs/qm_pyscf.yaml"),
-    "--propose-with": ("--propose-with", "configs/qm.yaml", "--dt-fs", 1.25, "--hydrogen-mass", 4),
 })}
 WAY_STEPS, WAY_BURN_IN, WAY_REPLICAS, MINUTE_S = 16, 4, 8, 60.0
 C_C_O_H, GAUCHE_DEG = np.array([[0, 1, 2, 8]]), 120.0

@@ -47,7 +47,8 @@ def _ways(data: dict) -> str:
              *(f"{row[key]:.2g}" for key in ("true_calls_per_sample", "cpu_s_per_sample")),
              f"{row['cpu_s_per_sample_of_dear_calls']:.0f}"]
             for name, section in data.items() for way, row in section["ways"].items()]
-    return ("\n\n### What a cheap method can do for a dear one\n\n"
+    return ("\n\n### What a cheap method can do for a dear one\n\nRuns of "
+            "128 frames: what stands on few samples is rough.\n\n"
             + table(["", "way", "acceptance", "dear calls to learn", "samples of the energy", "dear calls a sample",
                      "CPU s a sample", "and if a dear call took a minute"], rows)
             + f"\n\n`python benchmarks/dearest.py {' '.join(data)}` repeats it.")
