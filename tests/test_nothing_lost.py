@@ -325,6 +325,12 @@ def test_a_finished_run_is_the_result_of_the_same_command(water, whole, tmp_path
         run(water, out, resume=True, overwrite=True)
 
 
+def test_a_network_that_plain_md_does_not_use_is_said_to_be_none(water, tmp_path, caplog):
+    run(water, tmp_path / "x.npz", steps=2, network=tmp_path / "network.pt")
+    assert f"the network {tmp_path / 'network.pt'} is not used" in caplog.text
+    assert load_trajectory(tmp_path / "x.npz").metadata["checkpoint"] is None
+
+
 def test_a_file_of_plain_md_is_no_run_of_another_version(water, tmp_path):
     out = write_trajectory(tmp_path / "x.npz")
     for resume in (False, True):

@@ -39,10 +39,10 @@ from kstep.stages.physics import (
     Subject,
     TruePhysics,
     check_lengths,
-    in_solvent,
     load_physics,
     open_physics,
     prepare_subject,
+    solvated,
 )
 from kstep.stages.plain_md import PlainMDSettings, run_one
 from kstep.stages.relaxation import physics_of_run, relax_conformers
@@ -102,7 +102,7 @@ def sample(molecule: Subject, physics: Any = "configs/qm.yaml", *, learn: Settin
     beside: dict[str, Any] = {"delay_with": delay_with, "propose_with": propose_with}
     for key in [key for key, each in beside.items() if each is not None]:
         config, calculator = _config(beside[key], {})
-        beside[key] = run.physics.on(in_solvent(config, solvent), calculator)
+        beside[key] = run.physics.on(solvated(config, solvent), calculator)
     run_sampling(replace(run, **beside))
     return Result(run.out)
 

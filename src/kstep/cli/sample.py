@@ -152,7 +152,7 @@ def load(args):
     from kstep.forces.openmm import MDConfig
     from kstep.learning.learn_config import LearnConfig
     from kstep.schemes.hybrid_config import HybridConfig
-    from kstep.stages.physics import in_solvent, load_physics
+    from kstep.stages.physics import load_physics, solvated
     from kstep.stages.sampling import SamplingSettings
 
     changes = {"temperature_K": args.temperature_K, "scheduler": args.scheduler}
@@ -166,7 +166,7 @@ def load(args):
     hybrid = load_config(HybridConfig, args.hybrid_config, {**parse_assignments(args.assignments), **given})
     physics = open_subject(args, config)
     below = {**changes, **solvent_of(args)}
-    beside = {key: physics.on(in_solvent(load_physics(path), args.solvent)) for key in ("delay_with", "propose_with")
+    beside = {key: physics.on(solvated(load_physics(path), args.solvent)) for key in ("delay_with", "propose_with")
               if (path := getattr(args, key, None))}
     via = tuple(physics.on(load_physics(path, below)) for path in getattr(args, "via", []))
     if getattr(args, "teacher", None):

@@ -112,7 +112,7 @@ def load_physics(path: str | Path | None, overrides: dict[str, Any] | None = Non
     return load_qm_config(path, overrides)
 
 
-def in_solvent(config: BaselineConfig, solvent: str | None) -> BaselineConfig:
+def solvated(config: BaselineConfig, solvent: str | None) -> BaselineConfig:
     """The config of a method beside the truth in the solvent that was asked for, if any; one without implicit solvents
     stays in the gas phase, where it only judges or proposes worse."""
     if solvent is None or "solvent" not in type(config).model_fields:
