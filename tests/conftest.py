@@ -27,9 +27,10 @@ sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is test
 
 
 USUAL_LEVEL = logging.getLogger().level
-LONGEST = ("test_batch_scripts.py", "test_scripts.py", "test_advise.py", "test_guides.py", "test_qmmm.py",
-           "test_benchmark.py", "test_learn.py", "test_readme.py", "test_inner.py", "test_nested.py",
-           "test_examples.py")
+LONGEST = ("test_batch_scripts.py", "test_batch_workers.py", "test_signals.py", "test_scripts.py", "test_parallel.py",
+           "test_guides.py", "test_rehearsal.py", "test_gpu_benchmark.py", "test_benchmark.py", "test_aim.py",
+           "test_qmmm.py", "test_advise.py", "test_forces.py", "test_readme.py", "test_examples.py", "test_dynamics.py",
+           "test_learn.py", "test_workers.py", "test_inner.py")
 
 
 def pytest_collection_modifyitems(items):

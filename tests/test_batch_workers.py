@@ -304,6 +304,12 @@ def test_populations_of_a_list(tmp_path):
     made = (tmp_path / "out/populations/water.npz").stat().st_mtime_ns
     code, text, _ = ended(start(tmp_path, *given, "--molecules", "water"))
     assert code == 0 and " skipped " in text and (tmp_path / "out/populations/water.npz").stat().st_mtime_ns == made
+    (tmp_path / "out/populations/cut.npz").write_bytes(b"PK")
+    other = STAGES["populations"](out_dir=tmp_path / "out", smiles_file=tmp_path / "some.smi", part=(2, 2))
+    other.read_sources()  # what other jobs of an array have made stays in the table
+    assert list(other.sources) == ["broken"] and other.afterwards().endswith("conformers of 1 molecules")
+    with open(tmp_path / "out/populations/populations.csv") as table:
+        assert list(csv.DictReader(table)) == rows
     (tmp_path / "hybrid.yaml").write_text("burn_in_steps: 1\nreplicas: 5\nsteps: 4\ntune: false\n")
     code, text, _ = ended(start(tmp_path, *given, "--molecules", "water"))
     assert code == 1 and "replicas 4, not 5" in text

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,8 @@ from kstep.schemas import load_dataset, load_trajectory
 from kstep.scheme_traits import traits_of
 from kstep.schemes import CONTROL
 from kstep.schemes.hybrid_config import HybridConfig, keys_of_others
+
+log = logging.getLogger(__name__)
 
 SHOWN = 3  # conformers in a line
 SETTLED_BY_THE_MACHINE = {"inner", "checkpoint_interval"}
@@ -233,14 +236,20 @@ def report_table(folder: Path) -> str:
     return text
 
 
-def write_populations(path: Path, runs: Collection[Path]) -> int:
-    """The conformers of all runs as one CSV file, a row each: how many."""
+def write_populations(path: Path, runs: Iterable[Path]) -> tuple[int, int]:
+    """The conformers of all runs that can be read as one CSV file, a row each: how many, and of how many runs."""
     header = ("molecule", "method", "temperature_K", "conformer", "wells_deg", "population", "population_error",
               "free_energy_kJ_per_mol", "free_energy_error_kJ_per_mol", "effective_samples", "mirror_images",
               "converged", "true_calls", "true_calls_training")
     rows: list[Sequence[Any]] = []
+    read = 0
     for run in runs:
-        metadata = load_trajectory(run).metadata
+        try:
+            metadata = load_trajectory(run).metadata
+        except UserError as error:
+            log.warning("left out of %s: %s", path.name, error)
+            continue
+        read += 1
         table = metadata.get("populations", {"conformers": []})
         rows += [(table["molecule"], table["method"], table["temperature_K"], each["label"],
                   " ".join(f"{name}={angle:.0f}" for name, angle in each["wells_deg"].items()),
@@ -252,4 +261,4 @@ def write_populations(path: Path, runs: Collection[Path]) -> int:
     writer.writerow(header)
     writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
     write_text_atomic(path, text.getvalue())
-    return len(rows)
+    return len(rows), read

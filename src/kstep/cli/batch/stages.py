@@ -300,10 +300,12 @@ class Conformers(Stage):
         return self.at("populations", f"{task}.npz")
 
     def afterwards(self) -> str:
-        """The conformers of all molecules whose run is there."""
+        """The conformers of all molecules whose run is there, those of other parts of the list too."""
         path = self.at("populations", "populations.csv")
-        runs = [run for run in map(self._run_of, self.sources) if run.is_file()]
-        return f"wrote {path}: {judging.write_populations(path, runs)} conformers of {len(runs)} molecules"
+        listed = [run for run in map(self._run_of, self.sources) if run.is_file()]
+        conformers, molecules = judging.write_populations(path, dict.fromkeys(
+            [*listed, *sorted(path.parent.glob("*.npz"))]))
+        return f"wrote {path}: {conformers} conformers of {molecules} molecules"
 
 
 STAGES: dict[str, type[Stage]] = {"baseline": Baseline, "dataset": Dataset, "train": Train, "sample": Sample,
