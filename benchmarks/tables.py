@@ -3,6 +3,7 @@
     python benchmarks/tables.py            print them
     python benchmarks/tables.py --write    put them into docs/RESULTS.md
     python benchmarks/tables.py --add outputs/benchmark/ethanol/benchmark.json    take a molecule's benchmark (07) in
+    python benchmarks/tables.py --agreement outputs/long/ethanol/benchmark.json     only how its samplers agree
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import dearest_tables
 import pipeline_tables
 from guides import put, table
 from kstep.files import write_json_compact
+from kstep.study.benchmark.agreement import sentence
 from running import RESULTS, ROOT
 
-EXACT_AND_FAST = RESULTS / "exact_and_fast.json"
+EXACT_AND_FAST, AGREEMENT = RESULTS / "exact_and_fast.json", RESULTS / "agreement.json"
 GUIDE, MARK = ROOT / "docs" / "RESULTS.md", "<!-- tables -->"
 LOWER_KJ = 0.5  # per mol, by which a conformer is lower than another's lowest
 LEAST_IN_EXCESS = 0.01  # measured population of a conformer beyond CREST's list that has a row of its own
@@ -113,14 +115,42 @@ def validation(data: dict) -> str:
 
 def add(path: Path) -> None:
     """Take the benchmark.json of one molecule into the published file."""
+    entry = benchmark_of(path)
+    _merge(EXACT_AND_FAST, {entry["molecule"]: entry})
+
+
+def add_agreement(path: Path) -> None:
+    """Take in how closely the samplers of a benchmark agree: one of many proposals sees less than the usual one can."""
+    entry = benchmark_of(path)
+    rows = [{"name": each["name"], "rival": each["rival"], **each["agreement"]}
+            for each in entry["samplers"] if each["agreement"]]
+    if not rows:
+        raise SystemExit(f"error: {path} holds no two samplers; run the sections nested and metropolis")
+    kept = {key: entry[key] for key in ("method", "temperature_K", "commands", "machine", "versions", "git_commit")}
+    _merge(AGREEMENT, {entry["molecule"]: {"samplers": rows, **kept}})
+
+
+def benchmark_of(path: Path) -> dict:
+    """What 07 wrote there."""
     try:
         entry = json.loads(path.read_text())
-        name = entry["molecule"]
+        entry["molecule"], entry["samplers"]
     except (OSError, ValueError, KeyError, TypeError):
         raise SystemExit(f"error: {path} is not a benchmark.json of src/07_benchmark.py") from None
-    data = json.loads(EXACT_AND_FAST.read_text()) if EXACT_AND_FAST.exists() else {}
-    data[name] = entry
-    write_json_compact(EXACT_AND_FAST, data)
+    return entry
+
+
+def _merge(record: Path, new: dict) -> None:
+    write_json_compact(record, {**(json.loads(record.read_text()) if record.exists() else {}), **new})
+
+
+def agreement(data: dict) -> str:
+    """Samplers beside each other in runs long enough to see 1 %."""
+    lines = [f"- {name}, {entry['method']}: {sentence(row['name'], row['rival'], row)}"
+             for name, entry in sorted(data.items()) for row in entry["samplers"]]
+    return ("### Two exact samplers beside each other, in runs long enough to see 1 %\n\n" + "\n".join(lines)
+            + "\n\n`src/07_benchmark.py --sections learn nested metropolis --proposals N`, then "
+              "`benchmarks/tables.py --agreement`.")
 
 
 def advise(data: dict) -> str:
@@ -354,10 +384,11 @@ def number(figure: dict, key: str, error: str, digits: dict[str, int]) -> str:
     return value if figure[error] is None else f"{value} +- {figure[error]:.{places}f}"
 
 
-SHOWN = {"exact_and_fast": exact_and_fast, "advise": advise, "tempering": tempering, "weights": weights,
-         "validation": validation, "cold_start": cold_start, "unseen": unseen, "independent": independent,
-         "dearest": dearest_tables.shown, "memory": memory, "soak": soak, "inner_loop": inner_loop, "crest": crest,
-         "experiment": experiment, "spectra": spectra, "scaling": scaling}  # by record, in the order of the page
+SHOWN = {  # by record, in the order of the page
+    "exact_and_fast": exact_and_fast, "agreement": agreement, "advise": advise, "tempering": tempering,
+    "weights": weights, "validation": validation, "cold_start": cold_start, "unseen": unseen,
+    "independent": independent, "dearest": dearest_tables.shown, "memory": memory, "soak": soak,
+    "inner_loop": inner_loop, "crest": crest, "experiment": experiment, "spectra": spectra, "scaling": scaling}
 
 
 def tables() -> str:
@@ -376,9 +407,13 @@ def main():
     parser.add_argument("--write", action="store_true", help="replace the tables in docs/RESULTS.md")
     parser.add_argument("--add", type=Path, metavar="BENCHMARK.JSON",
                         help="take in a benchmark of src/07_benchmark.py first")
+    parser.add_argument("--agreement", type=Path, metavar="BENCHMARK.JSON",
+                        help="take in no more of one than how its samplers agree")
     args = parser.parse_args()
     if args.add:
         add(args.add)
+    if args.agreement:
+        add_agreement(args.agreement)
     if args.write:
         put(GUIDE, MARK, tables())
     else:

@@ -194,7 +194,7 @@ def test_published_tables_hold_the_bars_and_the_schemes(tmp_path, monkeypatch):
     spec.loader.exec_module(tables)
     monkeypatch.setattr(tables, "EXACT_AND_FAST", tmp_path / "published.json")
     entry = {"molecule": "ethanol", "method": "GFN2-xTB", "temperature_K": 300.0, "settings": {"num_workers": 2},
-             "machine": {"cpu": "a CPU"}, "table": [["", "plain 1 fs"], ["true calls per ps", "1000"]],
+             "machine": {"cpu": "a CPU"}, "samplers": [], "table": [["", "plain 1 fs"], ["true calls per ps", "1000"]],
              "bars": list(bars_of().values()), "sentences": ["how it was made"]}
     (tmp_path / "benchmark.json").write_text(json.dumps(entry))
     tables.add(tmp_path / "benchmark.json")
@@ -205,6 +205,20 @@ def test_published_tables_hold_the_bars_and_the_schemes(tmp_path, monkeypatch):
     assert widths == {3, 4}  # no cell breaks its row
     with pytest.raises(SystemExit, match="is not a benchmark.json"):
         tables.add(ROOT / "README.md")
+    monkeypatch.setattr(tables, "AGREEMENT", tmp_path / "agreement.json")
+    with pytest.raises(SystemExit, match="run the sections nested and metropolis"):
+        tables.add_agreement(tmp_path / "benchmark.json")
+    tests = {kind: {"p": p} for kind, p in (("populations", 0.3), ("energy", 0.5), ("bonds", 0.6), ("angles", 0.7))}
+    found = {"chains": [64, 64], "p": 0.4, "tests": tests, "largest": dict.fromkeys(tests, 0.004),
+             "seen": dict.fromkeys(tests, 0.009)}
+    pairs = [{"name": "nested", "rival": None, "agreement": None},
+             {"name": "nested", "rival": RIVAL, "agreement": found}]
+    (tmp_path / "long.json").write_text(json.dumps({**entry, "samplers": pairs, "commands": {}, "versions": {},
+                                                    "git_commit": "x"}))
+    tables.add_agreement(tmp_path / "long.json")
+    text = tables.agreement(json.loads((tmp_path / "agreement.json").read_text()))
+    assert "ethanol, GFN2-xTB: nested and metropolis agree with p = 0.4 (64 and 64 chains)" in text
+    assert "apart by at most 0.004 where 0.009 would have been seen" in text
 
 
 def test_effort_scales_what_sharpens_a_figure_and_leaves_what_a_bar_prescribes():
