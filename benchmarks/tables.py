@@ -149,7 +149,7 @@ def agreement(data: dict) -> str:
     lines = [f"- {name}, {entry['method']}: {sentence(row['name'], row['rival'], row)}"
              for name, entry in sorted(data.items()) for row in entry["samplers"]]
     return ("### Two exact samplers beside each other, in runs long enough to see 1 %\n\n" + "\n".join(lines)
-            + "\n\n`src/07_benchmark.py --sections learn nested metropolis --proposals N`, then "
+            + "\n\n`src/07_benchmark.py --sections plain learn nested metropolis --proposals 3100`, then "
               "`benchmarks/tables.py --agreement`.")
 
 
