@@ -14,7 +14,9 @@ from kstep.analysis.measure.run_samples import samples_of_run
 from kstep.analysis.measure.statistics import statistical_inefficiency
 from kstep.errors import UserError
 from kstep.forces import physics_spec
+from kstep.forces.local_pool import EvaluationPool
 from kstep.forces.openmm import MDConfig
+from kstep.forces.tblite import QMConfig
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.prepare import prepare_molecule
 from kstep.runs.exploration import Trial, samples_per_call, with_rejections
@@ -22,7 +24,7 @@ from kstep.runs.network_dynamics import Carrier
 from kstep.runs.tuning import Costs, measure_costs
 from kstep.schemas import load_trajectory
 from kstep.schemes import SAMPLERS, SCHEMES
-from kstep.study.advice import check, cost_model as model, ladder_rates, stand_in_rates as rates, survey
+from kstep.study.advice import check, cost_model as model, ladder_rates, stand_in_rates as rates, survey, timing
 from kstep.study.advice.stand_ins import ForceField, untrained_network
 
 PLAIN = model.PlainMD(cpu_s_per_step=1e-3, dt_fs=1.0, ps_per_sample={"torsion": 5.0, "energy": 0.5})  # 5 s, 0.5 s
@@ -295,6 +297,28 @@ def test_a_true_call_is_not_timed_where_the_scf_has_nothing_left_to_do(water):
     carry.cpu_s = 0.0
     measure_costs(pool, carry, water.conformers[:1].repeat(3, axis=0), water.masses, 300.0, np.random.default_rng(0))
     assert len(asked) == 2 and not np.allclose(asked[0], asked[1])
+
+
+def test_a_step_of_plain_md_is_priced_with_what_its_worker_spends(water, monkeypatch):
+    """A truth with threads or a limit of its own has a worker, whose seconds are not those of this process."""
+    class Elsewhere(EvaluationPool):
+        """Each call takes 2 CPU seconds of a worker."""
+
+        asked = 0
+
+        def submit(self, *args, **kwargs):
+            self.asked += 1
+            return super().submit(*args, **kwargs)
+
+        @property
+        def cpu_s(self):
+            return 2.0 * self.asked
+
+    monkeypatch.setattr(timing, "make_pool", Elsewhere)
+    monkeypatch.setattr(timing, "STEPS_TIMED", {"QM": 2})
+    step_s = timing.plain_step_s(physics_spec(water, QMConfig()), water.conformers[0], water.masses, 1.0, 300.0,
+                                 np.random.default_rng(0))
+    assert 2.0 < step_s < 3.0
 
 
 @pytest.fixture(scope="module")
