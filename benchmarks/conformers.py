@@ -182,9 +182,14 @@ class Likeness:
         return np.minimum(same, mirrored) if self.mirror else same
 
     def images(self, x: np.ndarray) -> int:
-        """2 where geometry (N,3) stands for its mirror image too, which is another one; polar hydrogens count."""
-        _, mirrored = _rmsd_A(x[self._shape], x[None, self._shape], self._shape_orders)
-        return 2 if self.mirror and mirrored[0] > self.rmsd_A else 1
+        """How many minima geometry (N,3) stands for: by other numberings of equivalent atoms, and mirrored.
+
+        Those that leave it as it is are no others (pentane: tt is one, tg four, g+g+ two); polar hydrogens count.
+        """
+        shape = x[self._shape]
+        each = np.array([_rmsd_A(shape, shape[None], order[None]) for order in self._shape_orders])[..., 0]
+        allowed = each if self.mirror else each[:, :1]
+        return allowed.size // int((allowed <= self.rmsd_A).sum())
 
     def find(self, x: np.ndarray, energy: float, others: np.ndarray, energies: np.ndarray) -> int | None:
         """The nearest of others (S,N,3), energies (S,) kJ/mol, that is the same conformer as x (N,3); None: none is."""

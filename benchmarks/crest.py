@@ -184,9 +184,10 @@ def their_conformers(molecule: Molecule, likeness: Likeness, path: Path, pool: E
     if not same.any():
         raise UserError(f"{path} holds another stereoisomer than {molecule.smiles}; give its own SMILES")
     relaxed, calls = on_truth(pool, molecule, positions[same], folder)
-    _, minima = Likeness(molecule, rmsd_A=TWICE_A, energy_kJ=TWICE_KJ).group(relaxed.positions, relaxed.energy)
+    narrow = Likeness(molecule, rmsd_A=TWICE_A, energy_kJ=TWICE_KJ)
+    _, minima = narrow.group(relaxed.positions, relaxed.energy)
     x, energy = relaxed.positions[minima], relaxed.energy[minima]
-    static = boltzmann(energy, np.array([likeness.images(one) for one in x]), STATIC_K)
+    static = boltzmann(energy, np.array([narrow.images(one) for one in x]), STATIC_K)
     conformer, best = likeness.group(x, energy)
     listed = (hartree[same] - hartree.min())[minima][best] * KJ_PER_HARTREE
     return Ensemble(x[best], energy[best], np.bincount(conformer, static, len(best)), listed, {
@@ -223,7 +224,8 @@ def beside(likeness: Likeness, ours: Conformers, theirs: Ensemble, frames: Frame
             "found_of_all": int((of_us >= 0).sum()),
             "static_found": float(theirs.static[of_us >= 0].sum()),
             "ours_in_window": int((ours.energy - min(zero, ours.energy.min()) < WINDOW_KJ).sum()),
-            "measured_found": float(population[of_us[of_us >= 0]].sum()) if (of_us >= 0).any() else 0.0,
+            # one of ours may lie between two of CREST's, and is found by both
+            "measured_found": float(population[np.unique(of_us[of_us >= 0])].sum()),
             "excess": [{"energy": ours.energy[g] - zero, **measured(g)} for g in excess],
             "lowest_below_crest": max(0.0, float(zero - ours.energy.min()))}
 

@@ -115,6 +115,30 @@ def test_a_mirror_image_is_the_same_conformer_of_an_achiral_molecule_alone():
         assert likeness.images(twisted) == (2 if alike else 1)
 
 
+def test_a_conformer_stands_for_all_that_other_numberings_make_of_it():
+    """Pentane: one tt, four tg, two g+g+; by energies alone tg has four times the weight of tt, not twice."""
+    molecule = molecule_from_smiles("CCCCC", "pentane", 12)
+    likeness = conformers.Likeness(molecule, rmsd_A=crest.TWICE_A)
+    tt = max(molecule.conformers, key=lambda x: np.linalg.norm(x[4] - x[0]))  # the longest
+    assert likeness.images(tt) == 1
+    turned = turned_about(turned_about(tt, 1, 2, -120.0), 3, 2, -120.0)
+    assert likeness.images(turned_about(tt, 1, 2, -120.0)) == 4 and likeness.images(turned) == 2
+    butanol = molecule_from_smiles("C[C@H](O)CC", "butanol", 1)  # its mirror image is another molecule
+    assert conformers.Likeness(butanol).images(butanol.conformers[0]) == 1
+
+
+def turned_about(x: np.ndarray, first: int, second: int, degrees: float) -> np.ndarray:
+    """A chain (N,3), whose carbons are the first atoms, with all carbons before `first` turned about a bond."""
+    axis = (x[second] - x[first]) / np.linalg.norm(x[second] - x[first])
+    carbons = range(first) if first < second else range(first + 1, 5)
+    moved = x.copy()
+    for atom in carbons:
+        d, angle = x[atom] - x[first], np.radians(degrees)
+        moved[atom] = x[first] + (d * np.cos(angle) + np.cross(axis, d) * np.sin(angle)
+                                  + axis * (axis @ d) * (1 - np.cos(angle)))
+    return moved
+
+
 def test_energy_tells_apart_what_heavy_atoms_do_not():
     molecule = molecule_from_smiles("CCO", "m", 1)
     likeness, x = conformers.Likeness(molecule), molecule.conformers[0]
