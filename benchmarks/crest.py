@@ -303,6 +303,14 @@ def judge(molecule: Molecule, physics: TruePhysics, run: Trajectory, ensemble: P
             **beside(likeness, ours, theirs, frames, least), "halves": halves(molecule, run, frames, ours.of_frame)}
 
 
+def run_of(path: Path, smiles: str) -> Trajectory:
+    """The run in `path`; UserError where it is of another SMILES: what is there is kept, by its name alone."""
+    run = load_trajectory(path)
+    if run.metadata["smiles"] != smiles:
+        raise UserError(f"{path} is a run of {run.metadata['smiles']}, not of {smiles}; give another --name")
+    return run
+
+
 def main() -> None:
     """Make the run unless it is there, judge it, and merge its figures into what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -324,7 +332,7 @@ def main() -> None:
     began = time.process_time()
     molecule, _ = molecule_from_smiles(args.smiles, args.name)
     preparation_s = time.process_time() - began
-    run, physics = load_trajectory(path), TruePhysics(molecule, load_physics(ROOT / CONFIG))
+    run, physics = run_of(path, args.smiles), TruePhysics(molecule, load_physics(ROOT / CONFIG))
     row = {"smiles": args.smiles, **cost(run, preparation_s, args.crest_cpu_h),
            **judge(molecule, physics, run, args.ensemble, path.parent, most_frames=args.frames,
                    n_workers=args.num_workers)}

@@ -331,6 +331,30 @@ def test_conformers_are_found_missed_and_held_in_excess(compared, propanol, monk
     assert row["halves"]["p"] > 0.05 and sum(row["halves"]["chains"]) == 8
 
 
+def test_one_of_ours_that_two_of_theirs_are_found_in_has_its_population_once(propanol):
+    """Ours lies between two of CREST's, each within 0.3 A of it but not of the other."""
+    molecule = propanol[0]
+    x = molecule.conformers[0]
+    aside = x + 0.023 * np.where(np.arange(len(x)) % 2, 1.0, -1.0)[:, None] * [1.0, 0.0, 0.0]
+    other = x - (aside - x)
+    likeness = conformers.Likeness(molecule)
+    frames = crest.Frames.of(made_up_run(molecule, [2]), 1000)
+    ours = crest.Conformers(x[None], np.zeros(1), np.zeros(len(frames.positions), dtype=int), {}, 0)
+    theirs = crest.Ensemble(np.array([aside, other]), np.array([0.0, 0.1]), np.array([0.5, 0.5]), np.zeros(2), {}, 0)
+    assert likeness.rmsd(aside, other[None])[0] > 0.3 and crest.matched(likeness, ours, theirs).tolist() == [0, 0]
+    found = crest.beside(likeness, ours, theirs, frames, 200.0)
+    assert found["found_of_all"] == 2 and found["measured_found"] == pytest.approx(1.0)
+
+
+def test_a_run_of_another_molecule_under_the_same_name_is_refused(propanol, tmp_path, monkeypatch):
+    run = made_up_run(propanol[0], [1])
+    run.metadata["smiles"] = "CCCO"
+    monkeypatch.setattr(crest, "load_trajectory", lambda path: run)
+    assert crest.run_of(tmp_path / "run.npz", "CCCO") is run
+    with pytest.raises(UserError, match="is a run of CCCO, not of CC.C.O; give another --name"):
+        crest.run_of(tmp_path / "run.npz", "CC(C)O")
+
+
 def test_populations_heed_the_weights_of_frames(compared):
     row = compared(np.array([1.0, 1.0, 4.0, 2.0]))  # 2 : 1 : 1 counts as 2 : 4 : 2
     assert row["important"][0]["measured"] == pytest.approx(2 / 8)
