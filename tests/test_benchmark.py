@@ -175,6 +175,17 @@ def test_bars_are_met_missed_or_undecided():
     assert all(b["target"] == "" and b["met"] is None for b in bars_of("water").values())
 
 
+def test_a_seed_that_left_no_network_counts_as_one_that_was_not_enough():
+    """Of three cold starts one that was good is no median."""
+    good = {"true_calls": 400, "acceptance": 0.9, "cpu_s": 40.0, "decides": True}
+    found = bars_of(cold_start=[good], seeds=[0, 1, 2])
+    assert found["cold_start"]["value"] is None and not found["cold_start"]["met"]
+    assert found["cold_start_cpu_s"]["value"] is None
+    assert found["cold_start"]["measured"] == "400 (0.90); 2 more left no network"
+    found = bars_of(cold_start=[good, {**good, "true_calls": 450}], seeds=[0, 1, 2])
+    assert found["cold_start"]["value"] == 450 and found["cold_start"]["met"]
+
+
 def test_targets_are_data_and_a_wrong_key_is_named(tmp_path):
     (tmp_path / "own.yaml").write_text("water:\n  energy_per_call: 3\n  impulse: {drift: 0.5}\n")
     found = bars_of("water", bars.load_targets(tmp_path / "own.yaml", "water"))

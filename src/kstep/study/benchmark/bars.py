@@ -50,13 +50,16 @@ def bars(targets: dict, result: dict) -> list[dict]:
                     + (unit if least else ""), "value": value, "measured": text, "met": met})
 
     cold = result.get("cold_start") or []
-    counted = [c["true_calls"] if c["decides"] else math.inf for c in cold]
+    lost = [math.inf] * (len(result.get("seeds") or cold) - len(cold)) if cold else []  # that never froze a network
+    counted = [c["true_calls"] if c["decides"] else math.inf for c in cold] + lost
+    cpu_s = [c["cpu_s"] for c in cold] + lost
+    without = f"; {len(lost)} more left no network" if lost else ""
     add("cold start: true calls until the network is frozen (median)", "cold_start",
         statistics.median_high(counted) if counted and statistics.median_high(counted) < math.inf else None,
-        ", ".join(f"{c['true_calls']} ({c['acceptance']:.2f})" for c in cold) or "not run")
+        ", ".join(f"{c['true_calls']} ({c['acceptance']:.2f})" for c in cold) + without or "not run")
     add("cold start: CPU seconds until the network is frozen (median)", "cold_start_cpu_s",
-        statistics.median_high([c["cpu_s"] for c in cold]) if cold else None,
-        ", ".join(f"{c['cpu_s']:.0f}" for c in cold) or "not run")
+        statistics.median_high(cpu_s) if cpu_s and statistics.median_high(cpu_s) < math.inf else None,
+        ", ".join(f"{c['cpu_s']:.0f}" for c in cold) + without or "not run")
     for name, key in (("effective torsion samples per true call / plain at 1 fs", "torsion_per_call"),
                       ("effective energy samples per true call / plain at 1 fs", "energy_per_call"),
                       ("effective torsion samples per CPU second / plain at 1 fs", "torsion_per_cpu_s")):

@@ -100,6 +100,8 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
 
     of_variants = {variant: {seed: row(run, sampler_path(plan, variant, seed)) for seed, run in runs.items()}
                    for variant, runs in exact.items() if runs}
+    notes += [f"{variant.name}: seeds {', '.join(map(str, lost))} left no file, and its medians are of the others"
+              for variant, of_seeds in of_variants.items() if (lost := [s for s in seeds if s not in of_seeds])]
     rows |= {variant.name: _median_row(list(of_seeds.values())) for variant, of_seeds in of_variants.items()}
     for scheme in DYNAMICS:
         nvt, nve, fine = (found(plan.path(scheme, kind)) for kind in ("nvt", "nve", "spectrum"))
@@ -134,7 +136,8 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
         "schema": "benchmark", "schema_version": 1, "molecule": plan.name,
         "method": reference.trajectory.metadata["method"], "temperature_K": reference.temperature_K,
         "elements": sorted(to_beat["temperature"]),
-        "rows": rows, "sampler_seeds": list(of_seeds.values()), "samplers": samplers, "plain_rates": rates,
+        "rows": rows, "seeds": list(seeds), "sampler_seeds": list(of_seeds.values()), "samplers": samplers,
+        "plain_rates": rates,
         "cold_start": [cold_start(r) for r in cold_starts.values()],
         "from_cold_start": [speed_up(r, rates, price) for r in produced],
         "speed_up": ups.get(judged, []),
