@@ -19,7 +19,7 @@ from kstep.dihedrals import dihedrals_deg, wrap_deg
 from kstep.errors import UserError
 from kstep.schemes import SCHEMES
 from kstep.stages.physics import load_physics, prepared_physics
-from kstep.study.benchmark import agreement, bars, network_reference, samplers, sections, speedup
+from kstep.study.benchmark import agreement, bars, network_reference, runner, samplers, sections, speedup
 from kstep.study.benchmark.plan import EXACT, FAST, RIVAL, Lengths, Plan, Variant
 from kstep.units import kT
 
@@ -407,6 +407,29 @@ def test_the_commands_of_the_record_are_what_is_run(tmp_path, level):
             assert command.load(args, None) == physics.config and args.out / "ethanol/trajectory.npz" == out
             assert (args.seed, args.first_replica, args.n_workers, args.resume, args.store_forces) == (
                 asked.seed, asked.first_replica, asked.n_workers, asked.resume, asked.store_forces)
+
+
+def test_a_kept_file_is_recorded_with_the_command_that_made_it(tmp_path, monkeypatch):
+    """Shorter runs of an earlier call do not become long ones by another --effort or --seed."""
+    def made(call, path):
+        call.result.parent.mkdir(parents=True, exist_ok=True)
+        call.result.write_bytes(b"")
+        path.write_text("")
+        return 0
+
+    monkeypatch.setattr(runner, "run_apart", made)
+    molecule_from_smiles("CCO", "ethanol").save(tmp_path / "raw/ethanol/molecule.npz")
+    plan = plan_in(tmp_path)
+    first = runner.Runner(tmp_path / "logs")
+    call = plan.references()[0]
+    assert first.run(call) and not first.kept and first.texts == {"plain_1fs": call.text}
+    other_workers = replace(plan, n_workers=1).references()[0]
+    again = runner.Runner(tmp_path / "logs")
+    assert again.run(other_workers) and not again.kept
+    longer = runner.Runner(tmp_path / "logs")
+    assert longer.run(replace(plan, lengths=Lengths(), seed=5).references()[0])
+    assert longer.texts == {"plain_1fs": call.text} and len(longer.kept) == 1
+    assert longer.kept[0].startswith("plain_1fs is kept from another command") and call.text in longer.kept[0]
 
 
 def write_files(out):

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from kstep.processes import exit_with_parent
 from kstep.schemas import read_metadata
 from kstep.study.benchmark.plan import StageCall
 
-COSTS = "costs.json"
+COSTS, COMMANDS = "costs.json", "commands.json"
 INTERRUPTED = 130
 
 log = logging.getLogger("kstep")
@@ -33,14 +34,16 @@ class Runner:
 
     costs: CPU seconds of each stage with all its processes, imports and tuning included, kept in
     <out>/costs.json; failures: {result: sentence} of stages that left no file; texts: {run: its command}, for the
-    record.
+    record, which of a kept file is the one that made it (<out>/commands.json); kept: a sentence for each file that
+    another command made than would be run now.
     """
 
     def __init__(self, logs: Path):
         self.logs = logs
         self.failures: dict[Path, str] = {}
         self.texts: dict[str, str] = {}
-        self.costs = read_costs(logs.parent)
+        self.kept: list[str] = []
+        self.costs, self.made = read_costs(logs.parent), read_commands(logs.parent)
 
     def run(self, call: StageCall, checkpoint: Path | None = None) -> bool:
         """Run unless the result is there; True if it is there now.
@@ -53,10 +56,16 @@ class Runner:
         if result.exists():
             check_same_network(result, checkpoint)
             log.info("kept: %s", result)
+            made = self.texts[label] = self.made.get(label, call.text)
+            if _without_workers(made) != _without_workers(call.text):
+                self.kept.append(f"{label} is kept from another command, which is the one of the record: {made}")
+                log.warning("%s", self.kept[-1])
             return True
         self.logs.mkdir(parents=True, exist_ok=True)
         path = self.logs / f"{label.replace('/', '_')}.log"
         log.info("$ %s", call.text)
+        self.made[label] = call.text
+        write_json_atomic(self.logs.parent / COMMANDS, self.made)
         start, spent = time.perf_counter(), _cpu_s_of_children()
         code = run_apart(call, path)
         # an interrupted run goes on where it stopped, and its first part was paid for too
@@ -121,6 +130,23 @@ def read_costs(out: Path) -> dict[str, float]:
         return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
     except (ValueError, AttributeError, TypeError):
         raise UserError(f"{path} is not what a benchmark wrote; choose another --out-dir") from None
+
+
+def read_commands(out: Path) -> dict[str, str]:
+    """The command that made each file of `out`, by label, as far as it was written down."""
+    path = out / COMMANDS
+    if not path.is_file():
+        return {}
+    try:
+        return {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is not what a benchmark wrote; choose another --out-dir") from None
+
+
+def _without_workers(command: str) -> list[str]:
+    """The words of a command but the number of workers, which changes no number of a run."""
+    words = shlex.split(command)
+    return [word for n, word in enumerate(words) if "--num-workers" not in words[max(0, n - 1):n + 1]]
 
 
 def _cpu_s_of_children() -> float:

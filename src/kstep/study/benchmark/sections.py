@@ -57,7 +57,7 @@ def benchmark(settings: BenchmarkSettings) -> tuple[dict, list[str]]:
     failures = list(runner.failures.values())
     result = judge(plan, seeds=list(settings.seeds), training_s=training_seconds(checkpoint),
                    targets=settings.targets)
-    result["notes"] = [*left_out, *failures, *result["notes"]]
+    result["notes"] = [*left_out, *failures, *runner.kept, *result["notes"]]
     result.update(machine=machine(), **provenance(), commands=runner.texts, settings={
         "num_workers": plan.n_workers, "seeds": list(settings.seeds), "lengths": vars(plan.lengths),
         "config": plan.physics.config.model_dump(), "checkpoint": str(checkpoint) if checkpoint else None})
