@@ -51,8 +51,8 @@ def run(work: Path) -> dict:
              "plain": work / "plain" / NAME / "trajectory.npz", "network": work / "network_dynamics.npz"}
     sh(files["molecule"], "src/00_prep_mols.py", "--smiles", smiles, "--out-dir", work / "raw")
     sh(files["hybrid"], "src/06b_hybrid_integrate_qm.py", "--molecule", files["molecule"], "--qm-config", config,
-       "--learn", "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN, "--num-workers", WORKERS,
-       "--resume", "--out", files["hybrid"])
+       "--learn", "--scheme", "metropolis", "--replicas", REPLICAS, "--steps", STEPS, "--burn-in-steps", BURN_IN,
+       "--num-workers", WORKERS, "--resume", "--out", files["hybrid"])
     sh(files["plain"], "src/01c_run_pyscf_baselines.py", "--smiles-file", smiles, "--raw", work / "raw", "--config",
        config, "--out", work / "plain", "--replicas", 2, "--num-workers", WORKERS, "--resume",
        *(word for pair in ("dt_fs=1", f"length_ps={PLAIN_PS}", "equilibration_ps=0.02") for word in ("--set", pair)))

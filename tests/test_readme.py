@@ -36,6 +36,24 @@ def test_a_guide_shows_what_was_measured(name, monkeypatch):
     assert module.table(data) in module.GUIDE.read_text(), f"run python benchmarks/{name}.py"
 
 
+def test_what_dft_calls_metropolis_is_metropolis(monkeypatch, tmp_path):
+    """Its record and its table name the scheme, which is no longer the one that is taken by itself."""
+    module, commands = benchmark("dft", monkeypatch), []
+    monkeypatch.setattr(module, "sh", lambda result, *words: commands.append([str(word) for word in words]))
+    (tmp_path / "network_dynamics.npz").write_bytes(b"")
+    module.run(tmp_path)
+    (hybrid,) = [words for words in commands if "--learn" in words]
+    assert hybrid[hybrid.index("--scheme") + 1] == "metropolis"
+
+
+def test_a_torsion_that_was_never_foretold_has_no_ratio(monkeypatch):
+    """Plain dynamics that never crossed it gives no forecast, though the run has samples of it."""
+    check = {"scheme": "nested", "energy": {"predicted_over_measured": 1.25},
+             "torsion": {"predicted_cpu_s": None, "measured_cpu_s": 3.0, "predicted_over_measured": None}}
+    text = benchmark("tables", monkeypatch).advise({"ester": {"cold": {"factor": 2.0, "checks": [check]}}})
+    assert "| ester | cold | nested | 1.25 (2) | n/a |" in text
+
+
 def test_the_page_of_results_shows_what_was_measured(monkeypatch):
     module = benchmark("tables", monkeypatch)
     assert module.tables() in module.GUIDE.read_text(), "run python benchmarks/tables.py --write"
