@@ -158,7 +158,7 @@ def advise(data: dict) -> str:
     rows = []
 
     def cell(check, name, factor):
-        if not check.get(name):
+        if not check.get(name) or check[name]["predicted_over_measured"] is None:  # a torsion that was never foretold
             return "n/a"
         allowed = factor[name] if isinstance(factor, dict) else factor
         return f"{check[name]['predicted_over_measured']:.2f} ({allowed:g})"
