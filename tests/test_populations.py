@@ -175,6 +175,7 @@ def test_chains_that_never_cross_are_not_converged(propanol):
     assert any("R-hat infinite" in p for p in found.problems) and any("no chain came into" in p for p in found.problems)
     assert [c.entered for c in found.conformers] == [0, 0]
     assert found.conformers[0].population_error > 0.1
+    assert found.entropy_error_J_per_mol_K > 0.1  # though to first order two equal shares leave it as it is
     assert "NOT CONVERGED" in str(found).splitlines()[0]
 
 

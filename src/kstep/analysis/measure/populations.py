@@ -163,7 +163,8 @@ def populations(trajectories: list[Trajectory], temperature_K: float | None = No
     return Populations(
         molecule=metadata["molecule"], smiles=metadata.get("smiles"), method=metadata.get("method"),
         temperature_K=ensemble.temperature_K, conformers=conformers, others=others,
-        entropy_J_per_mol_K=float(entropy.mean[0]), entropy_error_J_per_mol_K=float(entropy.error[0]),
+        entropy_J_per_mol_K=float(entropy.mean[0]),
+        entropy_error_J_per_mol_K=_entropy_error(float(entropy.error[0]), conformers),
         torsions=[label for label, wells in zip(assigned.labels, assigned.wells) if len(wells) > 1],
         one_well=one_well, never_crossed=never_crossed, chains=len(ensemble.chains), frames=len(ensemble.weight),
         rungs_K=[float(T) for T in ensemble.rungs_K], ensemble=ensemble.follows, weights=ensemble.diagnose(),
@@ -269,6 +270,17 @@ def _entropy(ensemble: Ensemble, assigned: Assignment, shares: np.ndarray) -> Av
     p = np.round(shares / assigned.images, 12)  # of a single one rounding leaves neither 1 nor an entropy of 0
     surprise = -np.log(np.where(p > 0, p, 1.0))
     return ensemble.average(BOLTZMANN * J_PER_KJ * surprise[assigned.conformer][:, None])
+
+
+def _entropy_error(first_order: float, conformers: tuple[Conformer, ...]) -> float:
+    """Standard error of the entropy, J/mol/K, with the second order of errors s of populations p.
+
+        S(p + d) = S(p) + first order - R sum d^2 / (2 p),   so that   s_S^2 = s_1^2 + R^2 / 2 sum (s^2 / p)^2
+
+    The first order alone is zero where all populations are alike, however little is known of them.
+    """
+    relative = np.array([c.population_error**2 / c.population for c in conformers])
+    return float(np.hypot(first_order, BOLTZMANN * J_PER_KJ * np.sqrt(0.5 * (relative**2).sum())))
 
 
 def _entered(ensemble: Ensemble, assigned: Assignment) -> np.ndarray:
