@@ -42,12 +42,13 @@ def network(water, water_spec, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def run_it(network, water, spec, out, *, share=0.97, samples=400, resume=False, cut_at=None, seed=3):
+def run_it(network, water, spec, out, *, share=0.97, samples=400, resume=False, cut_at=None, seed=3,
+           calls=6000):
     target = Target(molecule=water, spec=spec, method="mmff94", temperatures_K=(300.0,))
     learn = Relearner(network / "network.pt", target, FITTED, dt_fs=0.5, seed=0, earlier=network / "labels.npz",
                       fresh=True)
     hybrid = HybridConfig(scheme="nested", tune=False, moves=2, k_steps=20, dt_fs=0.5, network_ladder_K=[300.0, 400.0],
-                          effective_samples=samples, max_true_calls=6000, burn_in_steps=8, replicas=20,
+                          effective_samples=samples, max_true_calls=calls, burn_in_steps=8, replicas=20,
                           temperature_K=300.0, checkpoint_interval=5, inner="numpy", judge="weights")
     steps, n = production.macro_steps, [0]
 
@@ -137,6 +138,22 @@ def test_a_larger_aim_goes_on_with_the_network_that_learned(network, water, wate
     assert short["aim"]["reached"] and long["aim"]["reached"]
     assert long["true_calls"] > short["true_calls"]
     assert json.dumps(long["tally"]["learned"][:1]) == json.dumps(short["tally"]["learned"][:1])
+
+
+def test_a_budget_that_ends_before_a_new_production_keeps_the_one_there_is(network, whole, water,
+                                                                            water_spec, tmp_path):  # noqa: F811
+    """A run that began anew with its last calls had burn-in alone to show, and nothing of what it had sampled."""
+    first = whole[0]["tally"]["learned"][0]["macro_step"]
+    calls = 20 * (1 + first + 8 + 256 // 20)
+    short = run_it(network, water, water_spec, tmp_path / "run.npz", calls=calls)
+    made = load_trajectory(tmp_path / "run.npz").frames_of("train")
+    assert len(made) == 20 * (first - 8) and "populations" in short and "learned" not in short["tally"]
+    assert short["aim"]["budget_spent"] and not short["aim"]["reached"]
+    grown = run_it(network, water, water_spec, tmp_path / "run.npz", resume=True, calls=calls + 200)
+    at_once = run_it(network, water, water_spec, tmp_path / "once.npz", calls=calls + 200)
+    assert grown["tally"]["learned"][0]["truths"] == at_once["tally"]["learned"][0]["truths"]
+    for key in ("pos", "weight", "segment"):
+        assert np.array_equal(*(getattr(load_trajectory(tmp_path / name), key) for name in ("run.npz", "once.npz")))
 
 
 def test_weights_that_are_worth_enough_begin_nothing_anew(network, water, water_spec, tmp_path):  # noqa: F811

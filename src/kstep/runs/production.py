@@ -17,10 +17,10 @@ from kstep.runs.counters import Tally
 from kstep.runs.coverage import SpeciesWatch, TorsionWatch
 from kstep.runs.loop import initial_state, macro_steps
 from kstep.runs.recorder import TrajectoryWriter, facts_of_run, kept_file
-from kstep.runs.rehearsal import Rehearsal
+from kstep.runs.rehearsal import FEWEST_FRAMES, Rehearsal
 from kstep.runs.run_network import RunNetwork, n_halves
 from kstep.runs.settings import HybridRun, start_positions
-from kstep.runs.tolerance import Tolerances, learn_from
+from kstep.runs.tolerance import Tolerances, learn_from, much_is_new
 from kstep.schemas import Trajectory
 from kstep.schemes import SCHEMES
 from kstep.schemes.base import Scheme
@@ -199,7 +199,11 @@ class Production:
         if words is None:
             return
         truths = self.writer.recorded_truths()
-        if self.rehearsal.n_labels + len(truths.energy) > self.rehearsal.most_labels:
+        if (self.rehearsal.n_labels + len(truths.energy) > self.rehearsal.most_labels
+                or not much_is_new(truths, self.tally, self.rehearsal.n_labels)):
+            return
+        if not self._pays_for(self._steps_to_weigh_anew()):  # burn-in is no result; a larger budget goes on from here
+            self.aim.is_spent = self.is_over = True
             return
         learned = learn_from(truths, words, self.done, self.run.checkpoint, self.run.out, self.tally,
                              self.rehearsal.learn, self.rehearsal.n_labels)
@@ -246,15 +250,24 @@ class Production:
         """At rest: whether the run has reached its aim, or cannot pay for the way to its next rest."""
         if self.aim is None:
             return
-        spent, steps = self.account.so_far(), self._next_rest() - self.done
-        seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
-        self.aim.is_spent = not self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
+        self.aim.is_spent = not self._pays_for(self._next_rest() - self.done)
         if self.aim.is_spent or self.aim.is_judged(self.done - self.burn_in_end):
             frames = self.writer.recorded_frames(self.facts())
             self.judge(frames)
             self.is_over = self.aim.is_spent or self.aim.shortfall() is None
             if not self.is_over and self.rehearsal is not None:
                 self._rehearse(frames)
+
+    def _pays_for(self, steps: int) -> bool:
+        """Whether the budget of the aim allows so many macro-steps more."""
+        spent = self.account.so_far()
+        seconds = spent["wall_s"] * (1.0 + steps / max(self.done, 1))
+        return self.aim.pays_for(spent["true_calls"] + steps * self.run.hybrid.replicas, seconds)
+
+    def _steps_to_weigh_anew(self) -> int:
+        """Macro-steps that another network takes until its weights can be judged: burn-in, and production."""
+        hybrid = self.run.hybrid
+        return hybrid.burn_in_steps - (-FEWEST_FRAMES // hybrid.replicas) * hybrid.save_interval_steps
 
     def judge(self, frames: Trajectory) -> None:
         """Let the aim take stock of all frames so far, once, whoever asks."""

@@ -35,6 +35,13 @@ class Recorded:
 OnViolation = Callable[[Recorded, Path, Path], None]
 
 
+def much_is_new(recorded: Recorded, tally, n_known: int = 0) -> bool:
+    """Whether true answers are so many more than a run last learned from, beside n_known labels of before, that another
+    network would be."""
+    learned = tally.counts.get("learned") or [{"truths": 0}]
+    return n_known + len(recorded.energy) >= (1.0 + GROWTH) * (n_known + learned[-1]["truths"])
+
+
 def learn_from(recorded: Recorded, words: str, done: int, start: Path, out: Path, tally, learn: OnViolation,
                n_known: int = 0) -> Path | None:
     """A network that has learned the true answers of a run into `out` too, made after `done` macro-steps for a reason
@@ -43,8 +50,7 @@ def learn_from(recorded: Recorded, words: str, done: int, start: Path, out: Path
     The tally starts over, since it belongs to one network, and remembers what it learned at.
     """
     learned = tally.counts.setdefault("learned", [])
-    before = n_known + (learned[-1]["truths"] if learned else 0)
-    if n_known + len(recorded.energy) < (1.0 + GROWTH) * before:
+    if not much_is_new(recorded, tally, n_known):
         return None
     checkpoint = out.with_name(f"{out.stem}.learned_{len(learned) + 1}.pt")
     learn(recorded, start, checkpoint)
