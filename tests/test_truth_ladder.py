@@ -150,6 +150,35 @@ def test_a_teacher_alone_makes_the_network_and_the_dear_method_is_asked_nothing(
         sample(replace(settings, via=(settings.teacher,)))
 
 
+def test_starts_that_no_first_network_has_paid_for_are_on_the_bill_of_the_cheapest_method(base, water, tmp_path,
+                                                                                          climbed):
+    """With a network of the cheapest method given, its starts were on nobody's."""
+    starts = {"true_calls": 7, "cpu_s": 2.5, "wall_s": 3.0}
+    here = (replace(base[0], starts_spent=starts), *base[1:])
+    taught = checkpoints.load(climb_to(DearEnergy(), here, water, tmp_path / "taught.npz", taught=True))
+    first, whole = checkpoints.load(base[1]), checkpoints.load(climbed[0])
+    assert taught["true_calls_training_by_method"]["Cheap 0"] == first["true_calls_training"] + 7
+    assert taught["cpu_s_training"] == first["cpu_s_training"] + 2.5
+    learned = checkpoints.load(climb_to(DearEnergy(), here, water, tmp_path / "w.npz"))
+    assert learned["true_calls_training_by_method"] == {
+        **whole["true_calls_training_by_method"], "Cheap 0": whole["true_calls_training_by_method"]["Cheap 0"] + 7}
+    assert learned["rungs"][0]["true_calls"] == whole["rungs"][0]["true_calls"] + 7
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["learned", "given"])
+def test_starts_are_paid_once_by_whichever_network_a_ladder_begins_with(base, water, tmp_path, monkeypatch, given):
+    seen = []
+    monkeypatch.setattr(stage, "climb", lambda target, *_, **more: seen.append(target.starts_spent))
+    monkeypatch.setattr(stage, "learn_for", lambda target, *_, **more: (seen.append(target.starts_spent), base[1])[1])
+    more = {"checkpoint": base[1], "labels": base[2]} if given else {}
+    spent, hybrid = {"true_calls": 7}, HybridConfig()
+    settings = SamplingSettings(physics=physics(Dear(), water), via=(physics(Cheap(), water),), hybrid=hybrid,
+                                out=tmp_path / "w.npz", n_workers=1, **more)
+    monkeypatch.setattr(stage, "_check_learning", lambda s: hybrid)
+    stage.learn_network(settings, spent)
+    assert seen == ([spent] if given else [spent, {}])
+
+
 def test_a_cut_climb_goes_on_to_the_same_network(base, water, tmp_path, monkeypatch, climbed):
     asked, original = [], climber.fit_difference
 

@@ -65,19 +65,20 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
           resume: bool = False) -> Path:
     """The frozen network of the last of `rungs`, from one of the first: the checkpoint <out>.via<n>/network.pt.
 
-    target: the molecule and its temperatures, with what the sampling will have; base: checkpoint of the first rung's
-    network, base_labels: what it was fitted to.  The checkpoint's method is the last rung's; it says `rungs` (method,
-    labels, true_calls and the spread in kT that is left, of each), true_calls_training of the last method alone,
-    true_calls_training_by_method of all, and cpu_s_per_true_call.  taught: the first rung's network stands for the last
-    as it is, and no dearer method is asked; how far they are apart is then not known.  Files of a finished climb of the
-    same settings are the result; UserError for others, and for an unfinished one without resume.
+    target: the molecule and its temperatures, with what the sampling will have, and what its starts cost where that is
+    not in base; base: checkpoint of the first rung's network, base_labels: what it was fitted to.  The checkpoint's
+    method is the last rung's; it says `rungs` (method, labels, true_calls and the spread in kT that is left, of each),
+    true_calls_training of the last method alone, true_calls_training_by_method of all, and cpu_s_per_true_call.
+    taught: the first rung's network stands for the last as it is, and no dearer method is asked; how far they are apart
+    is then not known.  Files of a finished climb of the same settings are the result; UserError for others, and for an
+    unfinished one without resume.
     """
     from kstep.learning.learner import learn
     from kstep.models import checkpoint as checkpoints
 
     check_base(target.labelled, rungs[0], base, base_labels)
     started = checkpoints.load(base)
-    bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method, starts_spent={})
+    bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
     differences: tuple[Difference, ...] = ()
     climbs: list[Climb] = []
     for number, rung in enumerate([] if taught else rungs[1:], 1):
@@ -92,7 +93,8 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
     if taught:
         log.info("the network of %s, learned from %s alone, has asked it nothing; its acceptance is known when it "
                  "samples", top.method, rungs[0].method)
-        checkpoints.save(path, {**started, **_untold(rungs, started), "method": top.method, "made_of": made_of})
+        checkpoints.save(path, {**started, **_untold(rungs, started, target.starts_spent), "method": top.method,
+                                "made_of": made_of})
         return path
     fields = {name: getattr(bottom, name) for name in Target.__dataclass_fields__}
     total = CorrectedTarget(**{**fields, "method": f"{top.method} via {rungs[0].method}"}, differences=differences)
@@ -118,10 +120,13 @@ def check_base(molecule: Molecule, rung: Rung, base: Path, base_labels: Path) ->
                             "that and its labels, or leave both out to learn one")
 
 
-def _untold(rungs: Sequence[Rung], started: dict) -> dict[str, Any]:
+def _untold(rungs: Sequence[Rung], started: dict, starts_spent: dict[str, float]) -> dict[str, Any]:
     """What the checkpoint of the last rung says where none but the first was asked."""
-    calls = {rung.method: 0 for rung in rungs} | {rungs[0].method: int(started["true_calls_training"])}
-    return {"true_calls_training": 0, "true_calls_training_by_method": calls,
+    calls = {rung.method: 0 for rung in rungs}
+    calls[rungs[0].method] = int(started["true_calls_training"]) + int(starts_spent.get("true_calls", 0))
+    seconds = {f"{key}_training": started[f"{key}_training"] + starts_spent.get(key, 0.0)
+               for key in ("cpu_s", "wall_s") if started.get(f"{key}_training") is not None}
+    return {**seconds, "true_calls_training": 0, "true_calls_training_by_method": calls,
             "rungs": [{"method": rungs[0].method, "true_calls": calls[rungs[0].method],
                        "spread_kT": float(started["d_spread_kT"])}],
             "d_spread_kT": None, "acceptance_expected": None, "cpu_s_per_true_call": None}

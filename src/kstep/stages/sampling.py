@@ -254,7 +254,7 @@ def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
     if s.checkpoint is None:
         bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
         base = learn_for(bottom, s.out, config, model_config=model, **how)
-        labels = base.with_name(LABELS)
+        labels, target = base.with_name(LABELS), replace(target, starts_spent={})  # which that has paid for
     else:
         assert s.labels is not None  # see _check_ladder
         base, labels = s.checkpoint, s.labels
