@@ -82,7 +82,7 @@ def test_the_inner_test_is_on_the_network_and_the_outer_on_the_difference():
     scheme = nested(network, rungs_K=(300.0,), moves=1, move_steps=3, dt_ps=8e-3)
     tally = Tally(scheme)
     for after, info in steps_of(scheme, pool, state, 20):
-        assert np.abs(info.delta_H).max() < 1e-9 and info.accepted.all()
+        assert np.nan_to_num(np.abs(info.delta_H)).max() < 1e-9 and info.accepted.all()
         tally.add(after, info)
     assert tally.summary()["figures"]["inner_acceptance"][0] < 0.95
     single = Metropolis(Carrier(network), MASSES, 8e-3, 3, 300.0, length_law="uniform")
@@ -98,7 +98,7 @@ def test_delta_H_is_the_change_of_the_true_energy_beyond_the_networks():
     for (after, info), proposal in zip(steps, seen, strict=True):
         proposed = proposal.positions
         d_new, d_old = (truth.batch(x)[0] - wrong.batch(x)[0] for x in (proposed, state.positions))
-        assert np.abs(info.delta_H - (d_new - d_old)).max() < 1e-9
+        assert np.isnan(info.delta_H).all() if not state.step else np.abs(info.delta_H - (d_new - d_old)).max() < 1e-9
         if state.step:
             assert np.array_equal(info.accepted, proposal.extra["log_u"] < -(d_new - d_old) / kT(300.0))
             assert 0.2 < info.accepted.mean() < 0.98
@@ -432,7 +432,7 @@ def test_a_difference_is_taken_in_double_precision():
     near = steps_of(nested(SpringNetwork(soft_spring())), near_pool, start_state(near_pool, x), 10)
     away = steps_of(nested(SpringNetwork(far(soft_spring()))), far_pool, start_state(far_pool, x), 10)
     for (one, info), (other, far_info) in zip(near, away):
-        assert np.abs(info.delta_H - far_info.delta_H).max() < 1e-8
+        assert np.nan_to_num(np.abs(info.delta_H - far_info.delta_H)).max() < 1e-8
         assert np.array_equal(one.positions, other.positions)
 
 
@@ -492,10 +492,28 @@ def test_the_first_proposal_is_taken_as_it_is_and_the_second_is_judged():
     start, pool = lengths(x), Trap(spring())
     scheme = nested(SpringNetwork(spring()))
     steps = steps_of(scheme, pool, start_state(pool, x), 2)
-    assert steps[0][1].accepted.all() and (steps[0][1].delta_H > 30 * kT(300.0)).all()
+    assert steps[0][1].accepted.all() and (steps[0][1].gap[:, 1] > 30 * kT(300.0)).all()
     assert (steps[0][0].stay == 0).all() and (lengths(steps[0][0].positions) != start).all()
     back = replace(steps[0][0], positions=x, energy=np.full(8, -1e3))  # under way, 400 kT below: now it is judged
     assert not steps_of(scheme, pool, back, 1)[0][1].accepted.any()
+
+
+def test_the_identity_is_of_proposals_that_were_judged():
+    """Starts whose d lies 8 kT above that of all others: of a run without burn-in it was 15.9 +- 3.7."""
+    class Peak(BatchPool):
+        def evaluate(self, positions, rows=None):
+            truth = super().evaluate(positions)
+            return replace(truth, energy=truth.energy + np.where(lengths(positions) == R_BOND, 8 * kT(300.0), 0.0))
+
+    x = np.zeros((16, 2, 3))
+    x[:, 1, 0] = R_BOND
+    scheme, pool = nested(SpringNetwork(spring())), Peak(spring())
+    tally = Tally(scheme)
+    for number, (state, info) in enumerate(steps_of(scheme, pool, start_state(pool, x), 20)):
+        assert np.isnan(info.delta_H).all() == (number == 0)
+        tally.add(state, info)
+    assert tally.summary()["mean_exp_minus_beta_dH"] == pytest.approx(1.0)
+    assert tally.counts["untested"] == 16
 
 
 def test_a_first_proposal_that_fails_leaves_the_start_and_the_second_is_judged():

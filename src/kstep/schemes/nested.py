@@ -67,10 +67,10 @@ class Nested(Sampler):
 
     Two tests, not one: the inner one on U_net, the outer on d.  `metropolis`, which has a single test on the true
     energy and the kinetic one, is not the case M = 1.  Info.delta_H is d(y_1) - d(x_1); velocities are drawn anew, for
-    the trajectory alone.  The first proposal of all is taken as it is, since a start geometry has a d that no thermal
-    one need have, and a chain that begins far below the mean of d stays there.  Of a coldest rung that comes back as it
-    was the energy is known, and nothing is asked.  Behind a cheaper truth (kstep.schemes.delayed) that one stands in
-    the place of U_net.
+    the trajectory alone.  The first proposal of all is taken as it is, and has no delta_H: a start geometry has a d
+    that no thermal one need have, and a chain that begins far below the mean of d stays there.  Of a coldest rung that
+    comes back as it was the energy is known, and nothing is asked.  Behind a cheaper truth (kstep.schemes.delayed) that
+    one stands in the place of U_net.
     """
 
     name = "nested"
@@ -192,7 +192,7 @@ class Nested(Sampler):
             info, pending=np.zeros_like(info.pending), attempts=info.attempts + asked,
             failures=put(info.failures, rows, info.failures[rows] + truth.failed),
             inner_steps=np.full(len(x), led.n_steps * self.ladder.n_rungs), accepted=accepted,
-            delta_H=np.where(np.isfinite(end), end - begin, np.inf),
+            delta_H=np.where(at_start, np.nan, np.where(np.isfinite(end), end - begin, np.inf)),
             gap=np.stack([np.where(at_start, np.nan, begin), end], axis=1),
             weight=self.judge.weight(choose(end, begin), self._kT), moves=led.moves, exchanges=led.exchanges,
             turns=led.turns, delayed=led.delayed, stay=stay)
@@ -201,7 +201,7 @@ class Nested(Sampler):
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
         moves, exchanges = info.moves.sum(axis=0), info.exchanges.sum(axis=0)
         stays = {str(stay): int(n) for stay, n in zip(*np.unique(info.stay, return_counts=True))}
-        fared = super().count(info)
+        fared = {**super().count(info), "untested": int(np.isnan(info.delta_H).sum())}
         if self.judge.middle is not None:  # the identity is the chain's
             bins = np.round(np.log(info.weight) / LOG_WEIGHT_BIN).astype(int)
             fared = {"failed_true_calls": fared["failed_true_calls"],

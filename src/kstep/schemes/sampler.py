@@ -65,7 +65,7 @@ class Sampler(Scheme):
         if not sums["macro_steps"]:
             return {}
         acceptance = {"acceptance": sums["accepted"] / sums["macro_steps"]}
-        n = sums["macro_steps"] - sum(sums.get("walls", {}).values())
+        n = sums["macro_steps"] - sum(sums.get("walls", {}).values()) - sums.get("untested", 0)
         if not n:
             return acceptance
         mean = sums["sum_exp"] / n
