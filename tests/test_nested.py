@@ -8,13 +8,16 @@ import pytest
 from scipy.stats import chi2
 
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
+from kstep.errors import UserError
 from kstep.molecules.molecule import Molecule
 from kstep.runs.counters import Tally
 from kstep.runs.loop import macro_steps, run
 from kstep.runs.network_dynamics import Carrier
 from kstep.runs.recorder import read_restart, write_restart
+from kstep.runs.tuning import thermalise
 from kstep.schemes import Metropolis, Nested, network_ladder as network_ladder_module
 from kstep.schemes.hybrid_config import HybridConfig
+from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.network_ladder import NetworkLadder
 from kstep.schemes.state import Info, per_replica
 from kstep.units import BOLTZMANN, kT
@@ -555,6 +558,23 @@ def test_what_a_network_gives_as_nan_is_never_accepted(broken):
             assert (lengths(state.positions) <= R_BOND).all() and (lengths(state.rungs) <= R_BOND).all()
     taken = np.array(inner)[..., 1].sum() / np.array(inner)[..., 0].sum()
     assert 0.05 < taken < 0.9
+
+
+def test_a_start_that_the_network_has_no_energy_for_is_refused():
+    """Its chain never left it, and was counted: every move of the network from NaN is refused, every question too."""
+    truth, x = spring(), pairs(6, np.random.default_rng(13))
+    x[2, 1] = x[2, 0] + [0.1, 0.0, 0.0]
+    network, at_start = SpringNetwork(truth), lengths(x)[2]
+
+    def lost(positions):
+        energy, forces = truth.batch(positions)
+        return np.where(lengths(positions) == at_start, np.nan, energy), forces
+
+    network.energy_and_forces = lost
+    with pytest.raises(UserError, match="no energy at 1 of 6 start geometries"):
+        steps_of(nested(network), BatchPool(truth), start_state(BatchPool(truth), x), 1)
+    with pytest.raises(UserError, match="no energy at 1 of 6 start geometries"):
+        thermalise(network, Carrier(network), x, MASSES, TemperatureLadder((300.0,)), np.random.default_rng(0))
 
 
 # walls and mirror images

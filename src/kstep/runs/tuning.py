@@ -19,6 +19,7 @@ from kstep.runs.loop import initial_state, question, run
 from kstep.schemes import Metropolis
 from kstep.schemes.ladder import TemperatureLadder
 from kstep.schemes.maxwell import draw_velocities
+from kstep.schemes.sampler import check_start_energies
 from kstep.schemes.state import kinetic_energy
 from kstep.units import FS_PER_PS, PS_PER_FS, kT
 
@@ -59,6 +60,7 @@ def thermalise(network, carry, positions, masses, ladder: TemperatureLadder, rng
     scheme = Metropolis(carry, masses, dt_fs * PS_PER_FS, n_steps, ladder.temperatures_K[0], length_law="uniform",
                         ladder=ladder, inside=inside)
     pool = NetworkAsTruth(network)
+    check_start_energies(pool.evaluate(positions).energy)
     state = initial_state(pool, positions, np.zeros_like(positions))
     return run(scheme, pool, state, rng, n_proposals).positions
 

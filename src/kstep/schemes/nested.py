@@ -22,6 +22,7 @@ from kstep.schemes.sampler import (
     SamplerConfig,
     check_mover,
     check_rungs,
+    check_start_energies,
     settled_masses,
     swap_acceptance,
 )
@@ -160,7 +161,9 @@ class Nested(Sampler):
         """Positions (R,m,N,3) and network energies (R,m) or (R,m,p); a start has every rung where its coldest is."""
         if not _is_under_way(state):
             x = np.repeat(state.positions[:, None], self.ladder.n_rungs, axis=1)
-            return x, self.ladder.energy(x)
+            u = self.ladder.energy(x)
+            check_start_energies(self.ladder.total(u[:, 0]))
+            return x, u
         return (np.concatenate([state.positions[:, None], state.rungs], axis=1),
                 np.concatenate([state.network_energy[:, None], state.rung_energy], axis=1))
 

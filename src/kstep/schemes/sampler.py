@@ -108,6 +108,14 @@ def settled_masses(config: SamplerConfig) -> dict[str, Any]:
     return {"hydrogen_mass_Da": config.hydrogen_mass_Da}
 
 
+def check_start_energies(energy: np.ndarray) -> None:
+    """UserError where what proposes has no energy (R,) kJ/mol at a start, which no move of it would ever leave."""
+    lost = int(np.isnan(energy).sum())
+    if lost:
+        raise UserError(f"what makes the proposals has no energy at {lost} of {len(energy)} start geometries, which no "
+                        "chain would leave; start from other geometries, or take another network or --propose-with")
+
+
 def check_mover(config: SamplerConfig) -> None:
     """UserError where delta_scale leaves no network whose force could move the molecule."""
     if config.delta_scale == 0:
