@@ -303,6 +303,11 @@ def test_gaussian_energy_errors_fulfil_the_identity(reference):
     assert found["verdict"] == "holds"
     assert found["exp_minus_beta_dH"] == pytest.approx(1.0, abs=4 * found["standard_error"])
     assert found["standard_error"] == pytest.approx(np.sqrt((np.exp(0.64) - 1) / 4000), rel=0.3)
+    run.delta_H[::5] = np.inf  # the truth had no number there, which is a wall
+    run.accepted[::5] = False
+    again = compare(reference, run)["proposals"]
+    assert again["verdict"] == "holds" and again["count"] == found["count"]
+    assert again["acceptance"] < found["acceptance"]
     run.delta_H += 0.2 * kT(300.0)
     assert compare(reference, run)["proposals"]["verdict"] == "violated"
 

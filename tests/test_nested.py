@@ -529,6 +529,34 @@ def test_a_first_proposal_that_fails_leaves_the_start_and_the_second_is_judged()
         assert np.array_equal(state.positions[0], x[0]) and (state.rungs[0] == x[0]).all()
 
 
+def one_test(network):
+    return Metropolis(Carrier(network), MASSES, 1e-3, 12, 300.0, length_law="uniform")
+
+
+@pytest.mark.parametrize("make", [nested, one_test])
+def test_the_identity_holds_over_what_the_truth_has_a_number_for(make):
+    """Where it has none is a wall: as many proposals lead out as in, and with 0 for them the mean is the share of the
+    others, 0.6 here."""
+    class Region(BatchPool):
+        def evaluate(self, positions, rows=None):
+            truth, lost = super().evaluate(positions), lengths(positions) > 1.05 * R_BOND
+            return replace(truth, energy=np.where(lost, np.nan, truth.energy), failed=lost)
+
+    scheme, pool = make(SpringNetwork(soft_spring())), Region(spring())
+    x = radial_draws(spring().u, 300.0, 300, np.random.default_rng(3))
+    state, tally, changes = start_state(pool, x[lengths(x) < 1.05 * R_BOND]), Tally(scheme), []
+    for state, info in steps_of(scheme, pool, state, 60)[5:]:
+        tally.add(state, info)
+        changes.append(info.delta_H)
+    changes = np.array(changes)
+    share, found = np.isinf(changes).mean(), tally.summary()
+    assert 0.3 < share < 0.5
+    assert tally.counts["untested"] == tally.counts["failed_true_calls"] == np.isinf(changes).sum()
+    identity, error = mean_and_error(np.array([np.exp(-d[np.isfinite(d)] / kT(300.0)).mean() for d in changes.T])[None])
+    assert error < 0.005 and abs(identity - 1.0) < 4 * error
+    assert found["mean_exp_minus_beta_dH"] == pytest.approx(identity, abs=0.01)
+
+
 @pytest.mark.parametrize("broken", ["forces", "energies"])
 def test_what_a_network_gives_as_nan_is_never_accepted(broken):
     truth = spring()

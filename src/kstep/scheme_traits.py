@@ -20,7 +20,7 @@ class SchemeTraits:
     sets_temperature: it draws its own momenta, so that no thermostat goes around it.
     can_refuse: a proposal may go back, so that time covered counts by the acceptance.
     has_identity: delta_H of every proposal is recorded, NaN where a wall refused it untested or a start was left
-        untested, and <exp(-beta dH)> over the others is 1.
+        untested, infinite where the truth had no number, and <exp(-beta dH)> over the others is 1.
     ensemble: what its positions follow: "true", "network" or "none" (nothing is promised).
     needs_forces: it settles on true forces; one that does not asks for them only to keep them.
     warm_start: a true SCF may begin where the replica's last one ended; not where the force must be the same both ways.

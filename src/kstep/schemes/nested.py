@@ -204,7 +204,7 @@ class Nested(Sampler):
         """And how the moves and exchanges on the network fared, and how long chains stayed."""
         moves, exchanges = info.moves.sum(axis=0), info.exchanges.sum(axis=0)
         stays = {str(stay): int(n) for stay, n in zip(*np.unique(info.stay, return_counts=True))}
-        fared = {**super().count(info), "untested": int(np.isnan(info.delta_H).sum())}
+        fared = {**super().count(info), "untested": int((~np.isfinite(info.delta_H)).sum())}
         if self.judge.middle is not None:  # the identity is the chain's
             bins = np.round(np.log(info.weight) / LOG_WEIGHT_BIN).astype(int)
             fared = {"failed_true_calls": fared["failed_true_calls"],

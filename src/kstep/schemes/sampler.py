@@ -45,7 +45,8 @@ class Sampler(Scheme):
 
     With walls, one that ends outside is refused untested and its delta_H is NaN.  The proposal is reversible, so as
     many lead out of the walls as in: the identity holds for those that end inside, and for no other choice (with
-    exp(-inf) = 0 for the others the mean would be the share that ends inside).
+    exp(-inf) = 0 for the others the mean would be the share that ends inside).  Where the truth has no number, delta_H
+    is infinite, and all that is a wall too.
     """
 
     def temperature_K(self, n_replicas: int) -> np.ndarray:
@@ -55,8 +56,9 @@ class Sampler(Scheme):
     def count(self, info: Info) -> dict:
         """What acceptance and <exp(-beta dH)> with its error are made of."""
         beta = 1.0 / kT(self.temperature_K(len(info.delta_H)))
-        weight = np.exp(np.minimum(-beta * info.delta_H, MOST_EXPONENT))[~np.isnan(info.delta_H)]
+        weight = np.exp(np.minimum(-beta * info.delta_H, MOST_EXPONENT))[np.isfinite(info.delta_H)]
         return {"sum_exp": float(weight.sum()), "sum_exp_squared": float((weight**2).sum()),
+                "untested": int(np.isinf(info.delta_H).sum()),  # and not at the walls
                 "failed_true_calls": int(info.failures.sum())}
 
     @classmethod

@@ -20,8 +20,8 @@ class Proposals(Metric):
 
     name, needs_frames = "proposals", False
     about = ("Acceptance and <exp(-dH/kT)>", "Share of proposals that the true energy accepted. The average of "
-             "exp(-dH/kT) over all proposals, apart from those refused at the walls of the molecule, is exactly 1 when "
-             "the sampler is correct.")
+             "exp(-dH/kT) over all proposals, apart from those refused at the walls of the molecule or where the true "
+             "physics has no number, is exactly 1 when the sampler is correct.")
 
     def compute(self, comparison):
         """Count, acceptance, and of the identity mean, standard error and verdict; None where nothing is refused."""
@@ -41,14 +41,14 @@ class Proposals(Metric):
         out: dict[str, Any] = {"count": count, "acceptance": None if accepted is None else float(accepted.mean())}
         if known and any(np.isfinite(run.delta_H[f]).any() for f in frames):
             temperature_K = profile.temperature_K if profile else run.metadata["temperature_K"]
-            delta_H = [run.delta_H[f][~np.isnan(run.delta_H[f])] for f in frames]
+            delta_H = [run.delta_H[f][np.isfinite(run.delta_H[f])] for f in frames]
             identity = statistics.exponential_identity(delta_H, kT(temperature_K))
             off = abs(identity["mean"] - 1.0) > 3.0 * identity["standard_error"]
             decided = identity["standard_error"] <= LARGEST_ERROR
             values = np.concatenate(delta_H)
             out |= {"exp_minus_beta_dH": identity["mean"], "standard_error": identity["standard_error"],
                     "verdict": Verdict.VIOLATED if off else Verdict.HOLDS if decided else Verdict.NOT_DECIDED,
-                    "delta_H_mean_kT": float(values[np.isfinite(values)].mean() / kT(temperature_K))}
+                    "delta_H_mean_kT": float(values.mean() / kT(temperature_K))}
         return out
 
     def lines(self, result):
