@@ -225,6 +225,20 @@ def test_the_timestep_is_the_longest_that_the_integrator_allows():
     assert 1.4 < chosen[4.0] / chosen[1.0] < 2.6
 
 
+def test_trials_of_a_single_replica_are_made_side_by_side():
+    """One after the other they took minutes: a network is as long at one trajectory as at ten."""
+    network, rows = SpringNetwork(spring()), []
+
+    def carry(x, *arguments):
+        rows.append(len(x))
+        return Carrier(network)(x, *arguments)
+
+    one = pairs(1, np.random.default_rng(4))
+    found = [tuning.integrator_acceptance(network, carry, x, MASSES, T, 4.0, np.random.default_rng(5))
+             for x, T in ((one, np.array([300.0])), (one, 300.0), (np.repeat(one, 16, axis=0), np.full(16, 300.0)))]
+    assert found[0] == found[1] == found[2] and rows == [16] * 48
+
+
 class CountedPool(BatchPool):
     cpu_s = 0.0
 
