@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 import kstep
 from conftest import BatchPool, BondPotential, ForceNetwork, start_state
 from kstep.analysis.judge.compare import caveats
 from kstep.analysis.metrics.proposals import PROPOSALS
 from kstep.errors import UserError
+from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import prepare_smiles
 from kstep.molecules.species import Species
 from kstep.runs import run_hybrid as hybrid_module, run_network
@@ -65,6 +67,19 @@ def test_what_no_name_holds_may_turn_over(smiles):
     """An unnamed centre, and a nitrogen of three neighbours even where it is named."""
     molecule = molecule_of(smiles)
     assert molecule.species().achiral and molecule.species().inside(-molecule.conformers).all()
+
+
+@pytest.mark.parametrize("smiles, achiral", [("C[S@OH1](F)(Cl)(Br)(I)O", False), ("C[P@TB1](F)(Cl)(Br)I", False),
+                                             ("CS(F)(F)(F)(F)F", True), ("F/C=C/F", True)])
+def test_a_handedness_that_no_wall_holds_is_not_mirrored(smiles, achiral):
+    """Or chains would mix the two: an octahedral centre that is named."""
+    named = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    numbers = np.array([atom.GetAtomicNum() for atom in named.GetAtoms()])
+    bonds = np.array([sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in named.GetBonds()])
+    n = len(numbers)
+    molecule = Molecule("m", smiles, numbers, np.ones(n), bonds, np.ones(len(bonds)), np.zeros((1, n, 3)), np.zeros(1),
+                        0, 1)
+    assert molecule.species().stereo.known and molecule.species().achiral is achiral
 
 
 def test_a_single_centre_inverts_and_nothing_else_is_said():

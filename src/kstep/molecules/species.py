@@ -33,6 +33,9 @@ FORMED = 1.25
 _TURNS = {Chem.ChiralType.CHI_TETRAHEDRAL_CCW: 1.0, Chem.ChiralType.CHI_TETRAHEDRAL_CW: -1.0}
 _SIDES = {Chem.BondStereo.STEREOZ: 1.0, Chem.BondStereo.STEREOCIS: 1.0,
           Chem.BondStereo.STEREOE: -1.0, Chem.BondStereo.STEREOTRANS: -1.0}
+# names that may tell a molecule from its mirror image, and that no wall here holds; apart, as RDKit's numbers are alike
+_HANDED_CENTRES = {Chem.ChiralType.CHI_OCTAHEDRAL, Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL, Chem.ChiralType.CHI_ALLENE}
+_HANDED_BONDS = {Chem.BondStereo.STEREOATROPCW, Chem.BondStereo.STEREOATROPCCW}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Stereo:
 
     centres (C,4): three neighbours of a centre and the fourth, or the centre itself where it has three; volumes (C,):
     sign of (p - s) . (q - s) x (r - s) of its p, q, r, s; names (C,): the centres; torsions (D,4): along double bonds;
-    sides (D,): 1 for Z, -1 for E.  known: whether there was a SMILES of these atoms to read it from.
+    sides (D,): 1 for Z, -1 for E.  known: whether there was a SMILES of these atoms to read it from; handed: whether it
+    names what may have another mirror image and is none of these, such as an octahedral centre.
     """
 
     centres: np.ndarray
@@ -50,6 +54,7 @@ class Stereo:
     torsions: np.ndarray
     sides: np.ndarray
     known: bool
+    handed: bool = False
 
 
 class Species:
@@ -79,7 +84,7 @@ class Species:
     @property
     def achiral(self) -> bool:
         """Whether no stereocentre is named, so that the mirror image is the same species."""
-        return self.stereo.known and not len(self.stereo.centres)
+        return self.stereo.known and not len(self.stereo.centres) and not self.stereo.handed
 
     def inside(self, positions: np.ndarray) -> np.ndarray:
         """Whether (S,) geometries (S,N,3) nm are this species; one that is not finite is not."""
@@ -184,6 +189,8 @@ def _named_stereo(molecule: Molecule, atoms: np.ndarray) -> Stereo:
     One that is missing or of other atoms (see `rdkit_of`) names nothing.
     """
     named = rdkit_of(molecule)
+    handed = named is not None and (any(atom.GetChiralTag() in _HANDED_CENTRES for atom in named.GetAtoms())
+                                    or any(bond.GetStereo() in _HANDED_BONDS for bond in named.GetBonds()))
     centres, torsions = [], []
     for atom in named.GetAtoms() if named is not None else ():
         turn = _TURNS.get(atom.GetChiralTag())
@@ -203,4 +210,4 @@ def _named_stereo(molecule: Molecule, atoms: np.ndarray) -> Stereo:
     return Stereo(np.array([c for c, _, _ in centres], dtype=np.int64).reshape(-1, 4),
                   np.array([turn for _, turn, _ in centres]), np.array([n for _, _, n in centres], dtype=np.int64),
                   np.array([t for t, _ in torsions], dtype=np.int64).reshape(-1, 4),
-                  np.array([side for _, side in torsions]), named is not None)
+                  np.array([side for _, side in torsions]), named is not None, handed)
