@@ -336,7 +336,7 @@ def test_a_result_has_its_profile(files):
 @pytest.mark.parametrize(("flags", "words"), [
     (["--torsion", "0-1-2"], "4 different atoms"),
     (["--torsion", "a-b-c-d"], "no list of atoms"),
-    (["--distance", "3-3"], "2 different atoms"),
+    (["--distance", "3-3"], "a distance is one of 2 different atoms"),
     (["--distance", "0-9"], "names atom 9"),
     (["--map"], "a map is of two"),
     (["--bins", "1"], "whole number from 2"),

@@ -361,6 +361,7 @@ def test_a_hybrid_takes_the_restraints_of_its_physics_unless_it_says_none(butane
     ("dihedral:0-1-2-3:60", "must read kind:atoms:centre:k"),
     ("dihedrel:0-1-2-3:60:200", "did you mean 'dihedral'"),
     ("dihedral:0-1-2:60:200", "4 different atoms"),
+    ("angle:0-1:60:200", "an angle is one of 3 different atoms"),
     ("dihedral:0-1-2-2:60:200", "4 different atoms"),
     ("distance:a-b:0.3:200", "no list of atoms"),
     ("distance:0-1:x:200", "must be numbers"),

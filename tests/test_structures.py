@@ -330,6 +330,12 @@ def read_or_refused(path):
         return None
 
 
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_molecule_is_said(text):
+    with pytest.raises(UserError, match="the molecule is empty; give a SMILES"):
+        open_physics(text, QMConfig())
+
+
 @pytest.mark.parametrize("words, answer", [
     (["sample", "--scheme", "plain", "--out", "x.npz"], "say which molecule"),
     (["sample", "w.xyz", "--structure", "w.xyz", "--scheme", "plain", "--out", "x.npz"], "both structure files"),

@@ -58,7 +58,8 @@ def check_atoms(kind: str, atoms: Sequence[int]) -> None:
     """ValueError unless these are as many different atoms as a coordinate of this kind takes."""
     wanted = N_ATOMS[kind]
     if len(atoms) != wanted or len(set(atoms)) != wanted:
-        raise ValueError(f"a {kind} is one of {wanted} different atoms, not of {'-'.join(map(str, atoms)) or 'none'}")
+        raise ValueError(f"{'an' if kind == 'angle' else 'a'} {kind} is one of {wanted} different atoms, not of "
+                         f"{'-'.join(map(str, atoms)) or 'none'}")
 
 
 def parse_atoms(kind: str, text: str) -> tuple[int, ...]:

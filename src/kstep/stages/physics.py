@@ -142,6 +142,8 @@ def open_physics(subject: Subject | None, config: BaselineConfig, *, name: str |
     charge, multiplicity: of the molecule, where it does not say them itself; keep: folder that what is prepared now is
     written below, for those who are to read it from there.  Raises UserError for what contradicts itself.
     """
+    if isinstance(subject, str) and not subject.strip():
+        raise UserError("the molecule is empty; give a SMILES, a structure file or a prepared folder")
     for what, flag, key in (("charge", charge, "charge"), ("multiplicity", multiplicity, "spin_multiplicity")):
         own = getattr(config, key, None)
         if None not in (flag, own) and flag != own:
