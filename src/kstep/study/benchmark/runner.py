@@ -14,8 +14,9 @@ import resource
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import sha256, write_json_atomic
@@ -25,6 +26,7 @@ from kstep.study.benchmark.plan import StageCall
 
 COSTS, COMMANDS = "costs.json", "commands.json"
 INTERRUPTED = 130
+T = TypeVar("T")
 
 log = logging.getLogger("kstep")
 
@@ -123,23 +125,21 @@ def label_of(result: Path, out: Path) -> str:
 
 def read_costs(out: Path) -> dict[str, float]:
     """CPU seconds of the commands that were run into `out`, by label."""
-    path = out / COSTS
-    if not path.is_file():
-        return {}
-    try:
-        return {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError, TypeError):
-        raise UserError(f"{path} is not what a benchmark wrote; choose another --out-dir") from None
+    return _written(out / COSTS, float)
 
 
 def read_commands(out: Path) -> dict[str, str]:
     """The command that made each file of `out`, by label, as far as it was written down."""
-    path = out / COMMANDS
+    return _written(out / COMMANDS, str)
+
+
+def _written(path: Path, kind: Callable[[Any], T]) -> dict[str, T]:
+    """What was written down by label; {} where nothing was."""
     if not path.is_file():
         return {}
     try:
-        return {str(k): str(v) for k, v in json.loads(path.read_text()).items()}
-    except (ValueError, AttributeError):
+        return {str(label): kind(value) for label, value in json.loads(path.read_text()).items()}
+    except (ValueError, AttributeError, TypeError):
         raise UserError(f"{path} is not what a benchmark wrote; choose another --out-dir") from None
 
 
