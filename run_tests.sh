@@ -11,5 +11,5 @@ export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .venv/bin/python -m mypy & types=$!
 tests=0
 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || tests=$?
-wait "$types" || { echo "error: mypy found what its lines above the tests' say" >&2; exit 1; }
+wait "$types" || { echo "error: mypy found errors, which it lists above" >&2; exit 1; }
 exit "$tests"
