@@ -7,7 +7,7 @@ from kstep.learning.chains import half_range
 from kstep.topology import equivalent_hydrogens
 from kstep.training import difference as module
 from kstep.training.difference import Difference, fit_difference
-from kstep.training.equivalent_hydrogens import exchange_hydrogens, relabellings
+from kstep.training.equivalent_atoms import exchange_equivalent, relabellings
 from ladder_truths import known_difference
 from springs import METHANOL, WATER
 
@@ -128,7 +128,7 @@ def test_it_comes_back_from_a_file_bit_by_bit(tmp_path):
 def test_relabellings_are_a_group_of_all_that_are_drawn(molecule, size):
     numbers, bonds = np.array(molecule["numbers"]), np.array(molecule["bonds"])
     found = {tuple(order) for order in relabellings(numbers, bonds, 64).tolist()}
-    drawn = {tuple(order) for order in exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 400).tolist()}
+    drawn = {tuple(order) for order in exchange_equivalent(numbers, bonds, np.random.default_rng(0), 400).tolist()}
     assert len(found) == size and found == drawn
     assert all(tuple(np.array(a)[list(b)].tolist()) in found for a in found for b in found)
     few = {tuple(order) for order in relabellings(numbers, bonds, 2).tolist()}

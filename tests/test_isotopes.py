@@ -15,7 +15,7 @@ from kstep.errors import UserError
 from kstep.schemas import Trajectory, complete_trajectory
 from kstep.topology import equivalent_hydrogens, find_rotatable_torsions
 from kstep.training.batches import Windows
-from kstep.training.equivalent_hydrogens import exchange_hydrogens
+from kstep.training.equivalent_atoms import exchange_equivalent
 from kstep.units import WAVENUMBER_PER_THZ
 
 H, D, T = 1.008, 2.014, 3.016
@@ -111,19 +111,19 @@ def test_velocities_are_never_given_to_another_isotope():
     """Labels of windows, whose velocities belong to masses: CH2D does not turn, and CHD makes a centre handed."""
     for smiles in ("[2H]CO", "[2H]C([2H])([2H])O"):
         numbers, bonds, masses = graph(smiles)
-        labels = exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 200, masses)
+        labels = exchange_equivalent(numbers, bonds, np.random.default_rng(0), 200, masses)
         assert (masses[labels] == masses).all() and len(np.unique(labels, axis=0)) > 1
     numbers, bonds, masses = graph("[2H]CO")
     light = [n for n in range(len(masses)) if masses[n] == masses.min() and numbers[n] == 1][:-1]
-    both = exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 400, masses)
+    both = exchange_equivalent(numbers, bonds, np.random.default_rng(0), 400, masses)
     moved = (both[:, light] != light).any(axis=1).mean()
     assert 0.4 < moved < 0.6  # by a reflection alone, never by a turn
     numbers, bonds, masses = graph("[2H]CC(O)F")  # no mirror image, so that the CH2D cannot move at all
-    assert (exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 100, masses) == np.arange(len(masses))).all()
+    assert (exchange_equivalent(numbers, bonds, np.random.default_rng(0), 100, masses) == np.arange(len(masses))).all()
     windows = SimpleNamespace(of=[{"numbers": numbers, "bonds": bonds, "masses": masses}])
-    assert (Windows.exchange_hydrogens(windows, 0, np.random.default_rng(0), 100) == np.arange(len(masses))).all()
+    assert (Windows.exchange_equivalent(windows, 0, np.random.default_rng(0), 100) == np.arange(len(masses))).all()
     numbers, bonds, masses = graph("[2H]C(O)C")
-    handed = exchange_hydrogens(numbers, bonds, np.random.default_rng(0), 200, masses)
+    handed = exchange_equivalent(numbers, bonds, np.random.default_rng(0), 200, masses)
     methyl = next(g for g in equivalent_hydrogens(numbers, bonds, masses) if len(g) == 3)
     swaps = [row[methyl].tolist() for row in handed]
     assert all(row in ([methyl[i:] + methyl[:i] for i in range(3)]) for row in swaps)  # turns, and no reflections

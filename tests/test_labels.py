@@ -21,7 +21,7 @@ from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
-from kstep.training.equivalent_hydrogens import exchange_hydrogens
+from kstep.training.equivalent_atoms import exchange_equivalent
 from kstep.training.label_fit import expected_acceptance, fit
 from kstep.training.labels import Labels
 from kstep.training.splits import make_splits
@@ -296,7 +296,7 @@ ETHANOL = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1]), np.array([[0, 1], [1, 2], [0, 3
 
 
 def distinct(numbers, bonds, n=2000):
-    return {tuple(row) for row in exchange_hydrogens(numbers, bonds, np.random.default_rng(0), n)}
+    return {tuple(row) for row in exchange_equivalent(numbers, bonds, np.random.default_rng(0), n)}
 
 
 def test_exchange_reaches_rotations_and_mirror_images():
@@ -320,7 +320,7 @@ def test_nothing_to_exchange_is_no_exchange():
 
 def test_exchanged_hydrogens_keep_the_true_energy_and_the_network_learns_it(first):
     unseen, molecule = labels(100, seed=9), methanol()
-    order = exchange_hydrogens(molecule.numbers, molecule.bonds, np.random.default_rng(3), len(unseen))[..., None]
+    order = exchange_equivalent(molecule.numbers, molecule.bonds, np.random.default_rng(3), len(unseen))[..., None]
     moved = np.take_along_axis(unseen.positions, order, 1)
     energy, forces = truth(moved)
     assert np.allclose(energy, unseen.energies, atol=1e-8)
@@ -341,5 +341,5 @@ def test_04_and_the_fit_share_the_exchange(tmp_path):
     labels(12).save(tmp_path / "labels.npz", methanol(), method="springs", true_calls=12, dt_fs=1.0)
     data = Windows(*load_dataset(tmp_path / "labels.npz"))
     molecule = methanol()
-    assert np.array_equal(data.exchange_hydrogens(0, np.random.default_rng(4), 9),
-                          exchange_hydrogens(molecule.numbers, molecule.bonds, np.random.default_rng(4), 9))
+    assert np.array_equal(data.exchange_equivalent(0, np.random.default_rng(4), 9),
+                          exchange_equivalent(molecule.numbers, molecule.bonds, np.random.default_rng(4), 9))

@@ -138,12 +138,58 @@ def _shortest_path(start: int, end: int, table: list[list[int]]) -> list[int]:
 
 
 def equivalent_hydrogens(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None = None) -> list[list[int]]:
-    """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+).
+    """Groups of two or more hydrogens on the same heavy atom (CH3, CH2, NH2, NH3+): see `equivalent_ends`."""
+    return [group for group in equivalent_ends(numbers, bonds, masses) if numbers[group[0]] == 1]
 
+
+def equivalent_ends(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None = None) -> list[list[int]]:
+    """Groups of two or more atoms of one element that are bound to the same heavy atom and to nothing else.
+
+    Besides hydrogens those are the fluorines of CF3, the oxygens of a carboxylate, a nitro or a sulphonyl group.
     masses (N,) Da: each isotope is a group of its own; None: they are alike, as for energies.
     """
-    table = neighbours(len(numbers), bonds)
-    kinds = np.zeros(len(numbers), int) if masses is None else np.rint(masses).astype(int)
-    groups = [[n for n in table[i] if numbers[n] == 1 and kinds[n] == kind] for i in range(len(numbers))
-              if numbers[i] > 1 for kind in sorted({int(kinds[n]) for n in table[i] if numbers[n] == 1})]
-    return [g for g in groups if len(g) > 1]
+    table, kinds, groups = neighbours(len(numbers), bonds), _kinds(numbers, masses), []
+    for atom, around in enumerate(table):
+        if numbers[atom] > 1:
+            ends = [n for n in around if len(table[n]) == 1]
+            groups += [[n for n in ends if kinds[n] == kind] for kind in sorted({kinds[n] for n in ends})]
+    return [group for group in groups if len(group) > 1]
+
+
+def ring_flips(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None = None) -> np.ndarray:
+    """Relabellings (F,N) by half a turn of a flat ring about the bond that carries it, each its own inverse.
+
+    A phenyl has one, and so has a ring that is substituted in para, or alike on both sides by single atoms; benzene,
+    which nothing carries, has none.  No two rings share what they move, so that they flip in any order.
+    Column i names the atom that takes the place of atom i.  masses (N,) Da: isotopes keep their places; None: they are
+    alike.
+    """
+    table, kinds, flips = neighbours(len(numbers), bonds), _kinds(numbers, masses), []
+    for bond, cyclic in zip(np.asarray(bonds, dtype=int).reshape(-1, 2).tolist(), ring_bonds(len(numbers), bonds)):
+        for outside, axis in (bond, bond[::-1]):
+            inside = [a for a in table[axis] if a != outside]
+            carried = not cyclic and len(table[outside]) > 1 and len(inside) == 2
+            if carried and inside[0] in reachable(axis, table, (axis, inside[0])):
+                order = _flip(_shortest_path(axis, inside[0], table), table, kinds)
+                flips += [order] if order is not None else []
+    return np.unique(np.array(flips, dtype=np.int64).reshape(-1, len(numbers)), axis=0)
+
+
+def _flip(ring: list[int], table: list[list[int]], kinds: list[tuple[int, int]]) -> np.ndarray | None:
+    """The half turn of a ring about its first atom; None where it is not flat, or what changes places is not alike."""
+    order = np.arange(len(table))
+    if any(len(table[a]) > 3 for a in ring):
+        return None
+    for a, b in zip(ring[1:], ring[:0:-1]):
+        carried = [[n for n in table[atom] if n not in ring] for atom in (a, b)]
+        alike = [[(kinds[n], len(table[n])) for n in ends] for ends in carried]
+        if a != b and (kinds[a] != kinds[b] or alike[0] != alike[1] or any(degree > 1 for _, degree in alike[0])):
+            return None
+        order[[a, *carried[0]]] = [b, *carried[1]]
+    return order
+
+
+def _kinds(numbers: np.ndarray, masses: np.ndarray | None) -> list[tuple[int, int]]:
+    """Element and, with masses (N,) Da, isotope of each atom."""
+    isotopes = np.zeros(len(numbers)) if masses is None else np.rint(masses)
+    return [(int(z), int(isotope)) for z, isotope in zip(numbers, isotopes)]

@@ -28,7 +28,7 @@ from kstep.learning.target import Target
 from kstep.runs.network_dynamics import make_carrier
 from kstep.schemes.state import State
 from kstep.training.difference import MOST_RELABELLINGS, Difference, fit_difference
-from kstep.training.equivalent_hydrogens import relabellings
+from kstep.training.equivalent_atoms import relabellings
 from kstep.units import kT
 
 PROPOSALS = 8  # of a chain between two labels; each of as many moves as learning makes

@@ -1,7 +1,7 @@
 """Training, in the order in which it reads best.
 
 data        windows (of trajectories), dataset (a file of them), labels (a file of single geometries), splits,
-            rotations, equivalent_hydrogens, batches (a dataset in memory -> ragged batches)
+            rotations, equivalent_atoms, batches (a dataset in memory -> ragged batches)
 loss        losses (its terms), normalisation (what they and the network are scaled by), objective (what is
             differentiated), validation_error
 steps       train_config, optimiser, step_plan (which windows a step takes), distributed (several

@@ -9,7 +9,7 @@ import torch
 
 from kstep import topology
 from kstep.models.batch import MoleculeBatch
-from kstep.training.equivalent_hydrogens import exchange_hydrogens
+from kstep.training.equivalent_atoms import exchange_equivalent
 from kstep.units import PS_PER_FS
 
 
@@ -104,10 +104,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.k_steps)
 
-    def exchange_hydrogens(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Random relabellings (n,N) of one molecule's equivalent hydrogens (equivalent_hydrogens.py)."""
+    def exchange_equivalent(self, molecule: int, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Random relabellings (n,N) of one molecule's equivalent atoms (equivalent_atoms.py)."""
         own = self.of[molecule]
-        return exchange_hydrogens(own["numbers"], own["bonds"], rng, n, own["masses"])
+        return exchange_equivalent(own["numbers"], own["bonds"], rng, n, own["masses"])
 
     def counts(self, windows: torch.Tensor) -> dict[str, int]:
         """How many things of each kind that a loss averages over lie in the chosen windows (S,)."""

@@ -5,7 +5,7 @@ where a potential takes hundreds.  With u_p = ln r_p, one feature per pair of at
 
     D(x) = c + sum_n a_n k(x, x_n) [+ forces],   k(x, x') = 1/|G| sum_g exp(-|u(x) - u(g x')|^2 / 2 l^2)
 
-over the relabellings g of equivalent hydrogens (equivalent_hydrogens.py), a group, so that D does not know them apart.
+over the relabellings g of equivalent atoms (equivalent_atoms.py), a group, so that D does not know them apart.
 It is bounded and goes back to the constant c far from all labels: it digs no hole.  Forces, where both methods have
 them, are 3N data more of each label: covariances of the derivatives of a Gaussian process are derivatives of k.
 
@@ -128,7 +128,7 @@ def fit_difference(positions: np.ndarray, energies: np.ndarray, forces: np.ndarr
                    orders: np.ndarray) -> Difference:
     """D from labels: positions (S,N,3) nm, energies (S,) kJ/mol and, or None, forces (S,N,3) kJ/mol/nm.
 
-    orders (G,N): relabellings, a group (`equivalent_hydrogens.relabellings`).  Two labels are the least.
+    orders (G,N): relabellings, a group (`equivalent_atoms.relabellings`).  Two labels are the least.
     """
     level = float(np.mean(energies))
     data = _data(positions, np.asarray(energies) - level, forces, orders)

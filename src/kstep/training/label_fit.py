@@ -2,8 +2,8 @@
 
     loss = sum_s w_s [lambda_E (dE_s / spread of E)^2 + lambda_F <(dF_s / rms of F)^2>] / sum_s w_s
 
-over random batches whose equivalent hydrogens change places anew each time they are seen
-(equivalent_hydrogens.py); w_s plays down labels far above thermal energies (`Labels.weights`),
+over random batches whose equivalent atoms change places anew each time they are seen
+(equivalent_atoms.py); w_s plays down labels far above thermal energies (`Labels.weights`),
 which also stay out of every normalisation.  AdamW under warm-up and half a cosine, on a first layer
 in better coordinates (whitening.py); the averaged weights are what comes out.  The same labels
 and seed give the same bits.
@@ -25,7 +25,7 @@ from kstep.errors import UserError
 from kstep.models import build_model, checkpoint as checkpoints, names_of
 from kstep.models.model_config import ModelConfig
 from kstep.molecules.molecule import Molecule
-from kstep.training.equivalent_hydrogens import exchange_hydrogens
+from kstep.training.equivalent_atoms import exchange_equivalent
 from kstep.training.labels import Labels
 from kstep.training.losses import Scales
 from kstep.training.optimiser import MovingAverage, adamw, descend, learning_rate
@@ -82,7 +82,7 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
         model = build_model(model_config, {"numbers": molecule.numbers, "bonds": molecule.bonds})
         seen = np.concatenate([_relabelled(labels.positions[usual], molecule, config, rng) for _ in range(COPIES)])
         if start is None:
-            # Equivalent hydrogens get the same scales, as they will change places.
+            # Equivalent atoms get the same scales, as they will change places.
             model.fit_normalisation({"positions": seen, "energies": labels.energies[usual],
                                      "dt_ps": dt_fs * PS_PER_FS})
         else:
@@ -93,7 +93,8 @@ def fit(model_config: ModelConfig, molecule: Molecule, labels: Labels, config: F
         with whitened(model.layers[0], model.features(_single(seen))[0], config.fit_whitening, fresh=start is None):
             _optimise(model, molecule, labels, weights, config, scales, steps, rng)
         model.eval()
-        model.close_in(labels.positions[usual], exchange_hydrogens(molecule.numbers, molecule.bonds, rng, RELABELLINGS))
+        orders = exchange_equivalent(molecule.numbers, molecule.bonds, rng, RELABELLINGS)
+        model.close_in(labels.positions[usual], orders)
     checkpoint = checkpoints.packed(model, {
         "k_steps": 1, "dt_fs": float(dt_fs), "spans": [1], "units": checkpoints.UNITS,
         "molecule": {key: torch.as_tensor(getattr(molecule, key)) for key in ("numbers", "masses", "bonds")},
@@ -153,7 +154,7 @@ def _single(positions: np.ndarray) -> torch.Tensor:
 def _relabelled(positions, molecule: Molecule, config: FitConfig, rng):
     if not config.fit_exchange_hydrogens:
         return positions
-    order = exchange_hydrogens(molecule.numbers, molecule.bonds, rng, len(positions))
+    order = exchange_equivalent(molecule.numbers, molecule.bonds, rng, len(positions))
     return np.take_along_axis(positions, order[..., None], 1)
 
 
@@ -172,7 +173,7 @@ def _batches(n: int, config: FitConfig, molecule: Molecule, rng):
         while len(rows) < size:
             rows = np.concatenate([rows, rng.permutation(n)])
             if config.fit_exchange_hydrogens:
-                orders = np.concatenate([orders, exchange_hydrogens(molecule.numbers, molecule.bonds, rng, n)])
+                orders = np.concatenate([orders, exchange_equivalent(molecule.numbers, molecule.bonds, rng, n)])
             else:
                 orders = np.concatenate([orders, np.tile(np.arange(len(molecule)), (n, 1))])
         yield torch.as_tensor(rows[:size]), torch.as_tensor(orders[:size])

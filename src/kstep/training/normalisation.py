@@ -56,8 +56,8 @@ def fit(model, data: Windows, train: torch.Tensor) -> None:
         if len(torch.unique(data.molecule[train])) != 1:
             raise UserError(f"{model.config.arch} learns one molecule, the training split holds several; "
                             "pick one with 02_make_dataset.py --molecule NAME, or train arch egnn")
-        # Equivalent hydrogens get the same scales, as they will change places.
-        labels = data.exchange_hydrogens(int(data.molecule[chosen[0]]), np.random.default_rng(0), len(chosen))
+        # Equivalent atoms get the same scales, as they will change places.
+        labels = data.exchange_equivalent(int(data.molecule[chosen[0]]), np.random.default_rng(0), len(chosen))
         batch, targets = data.batch(chosen, labels=torch.as_tensor(labels, device=data.device))
         positions = batch.positions.reshape(len(chosen), -1, 3)
         model.fit_normalisation({"positions": positions.cpu().numpy(), "dt_ps": dt_ps,

@@ -91,7 +91,7 @@ def drawn(data: Windows, windows: torch.Tensor, seed: int, epoch: int, config, e
     order = torch.as_tensor(rng.permutation(len(windows)), device=windows.device)
     labels = None
     if exchange:
-        labels = torch.as_tensor(data.exchange_hydrogens(int(data.molecule[windows[0]]), rng, len(windows)),
+        labels = torch.as_tensor(data.exchange_equivalent(int(data.molecule[windows[0]]), rng, len(windows)),
                                  device=windows.device)
     at_end = rng.random(steps_per_epoch(len(windows), config)) < 0.5
     step_size = config.batch_size * config.grad_accum

@@ -26,7 +26,7 @@ class TrainConfig(Config):
     patience: Whole = 0  # epochs without a better validation before stopping; 0: never
     max_minutes: Positive | None = None  # stop there although the schedule is not through
     validation_samples: Count = 1000  # fixed subset of the validation split
-    exchange_hydrogens: bool = True  # pair_mlp: show methyls and amines in every labelling they turn to
+    exchange_hydrogens: bool = True  # pair_mlp: show methyls, amines, phenyls in every labelling they turn to
     random_rotate_mode: Literal["none", "per_graph", "batch"] = "none"  # for measuring: the networks are equivariant
     amp: bool = False  # bfloat16 autocast; not for pair_mlp
     threads: Annotated[int, Field(ge=0, le=1024), Number] = 1  # torch threads on the CPU; 0: all cores
@@ -68,4 +68,4 @@ class FitConfig(Config):
     fit_lambda_force: NonNegative = 30.0  # (dF / rms of F)^2
     fit_whitening: Annotated[float, Field(ge=0, le=1), Number] = 0.5  # of the features: 0 none, 1 full
     fit_outlier_kT: Positive = 1.0  # energy above the lowest, kT per mode, beyond which a label counts less
-    fit_exchange_hydrogens: bool = True  # show methyls and amines in every labelling they turn to
+    fit_exchange_hydrogens: bool = True  # show methyls, amines, phenyls in every labelling they turn to
