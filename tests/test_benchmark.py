@@ -510,7 +510,7 @@ def test_samplers_on_file_are_set_beside_each_other(tmp_path):
                             true_calls=8080, scheme_traits=SCHEMES[EXACT].traits.as_dict(), checkpoint_sha256="a",
                             tuning={"moves": 10, "network_ladder_K": [300.0, 420.0]})
         synthetic.save(tmp_path / f"{label}.npz", run)
-    finished = benchmark(tmp_path, "--sections", "jump", "--targets", TARGETS, "--dear-call-s", 60)
+    finished = benchmark(tmp_path, "--sections", "jump", "--targets", TARGETS, "--dear-call-s", 60, "--seeds", 0, 1)
     result = json.loads((tmp_path / "benchmark.json").read_text())
     names = [EXACT, f"{EXACT}, call of 60 s", RIVAL]
     assert list(result["rows"]) == ["plain 0.25 fs", "plain 0.5 fs", "plain 1 fs", "plain 2 fs", *names, "jump"]
@@ -526,6 +526,7 @@ def test_samplers_on_file_are_set_beside_each_other(tmp_path):
     assert here["agreement"]["p"] is None  # four chains of the rival
     assert "too few chains" in finished.stdout and f"times {RIVAL} per CPU second" in finished.stdout
     assert "300/420" in finished.stdout and dear["seeds"][0]["moves"] == 10
+    assert f"{EXACT}: seeds 1 left no file, and its medians are of the others" in finished.stdout
 
 
 @pytest.mark.parametrize("spoil, words", [
