@@ -149,8 +149,10 @@ def agreement(data: dict) -> str:
     lines = [f"- {name}, {entry['method']}: {sentence(row['name'], row['rival'], row)}"
              for name, entry in sorted(data.items()) for row in entry["samplers"]]
     return ("### Two exact samplers beside each other, in runs long enough to see 1 %\n\n" + "\n".join(lines)
-            + "\n\n`src/07_benchmark.py --sections plain learn nested metropolis --proposals 3100`, then "
-              "`benchmarks/tables.py --agreement`.")
+            + "\n\n`src/07_benchmark.py --molecule data/raw/ethanol --out-dir outputs/long/ethanol --sections plain "
+              "learn nested metropolis --seeds 0 --proposals 3100 --dear-call-s 0 --num-workers 1 --reference-ps 1 "
+              "--fine-reference-ps 1 --timed-ps 0.1 --timed-window-ps 0.25`, then `benchmarks/tables.py --agreement "
+              "outputs/long/ethanol/benchmark.json --write`.")
 
 
 def advise(data: dict) -> str:
