@@ -1,6 +1,5 @@
 """Conformers against another program's list: relaxed, told apart, found or missed, and populations with a fair p."""
 
-import importlib.util
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +13,7 @@ from rdkit.Chem import rdMolAlign
 import conformers
 import crest
 import scaling
+import study_tables
 from conftest import ROOT, molecule_from_smiles
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.errors import UserError
@@ -388,17 +388,10 @@ def test_the_cost_is_everything_from_the_smiles_on(propanol):
     assert crest.cost(made_up_run(propanol[0], POPULATIONS), 100.0, None)["over_crest"] is None
 
 
-def benchmark_tables():
-    spec = importlib.util.spec_from_file_location("benchmark_tables", ROOT / "benchmarks/tables.py")
-    tables = importlib.util.module_from_spec(spec)  # PyTables is called tables too
-    spec.loader.exec_module(tables)
-    return tables
-
-
 def test_the_table_shows_what_was_compared(compared, propanol, tmp_path):
     row = {**compared(), **crest.cost(made_up_run(propanol[0], POPULATIONS), 100.0, 2.0)}
     write_json_compact(tmp_path / "crest.json", {"molecules": {"propanol": row}})
-    text = benchmark_tables().crest(json.loads((tmp_path / "crest.json").read_text()))
+    text = study_tables.crest(json.loads((tmp_path / "crest.json").read_text()))
     assert "| propanol | 12 | 1.00 | 2.00 | 0.50 | 300 + 120 |" in text and "| 1 of 2 | 2 of 3 (" in text
     missed = row["important"][1]
     assert f"{100 * missed['static']:.1f} % | not found: below {100 * missed['measured_below']:.1f} % (95 %)" in text
@@ -431,6 +424,6 @@ def test_what_grows_with_the_molecule_is_read_from_what_was_published():
     assert heights[0] > heights[1] > heights[2]  # up is more
     decade = (heights[0] - heights[1]) / np.log10(3000 / 300)
     assert heights[1] - heights[2] == pytest.approx(decade * np.log10(4000 / 3000), abs=0.2)
-    table = benchmark_tables().scaling({"molecules": found})
+    table = study_tables.scaling({"molecules": found})
     assert table.index("| small | 9 | 400 | 300 | 20 |") < table.index("| listed | 37 | n/a | 4000 | 800 |")
     assert "not measured" in scaling.svg({"large": found["large"]})
