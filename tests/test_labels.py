@@ -19,6 +19,7 @@ from kstep.models.network import Network
 from kstep.models.pair_mlp_gradient import EnergyAndSlope
 from kstep.molecules.molecule import Molecule
 from kstep.schemas import load_dataset, save_dataset
+from kstep.training import whitening
 from kstep.training.batches import Windows
 from kstep.training.dataset import build_dataset
 from kstep.training.equivalent_atoms import exchange_equivalent
@@ -267,10 +268,10 @@ def test_whitening_evens_the_features_out_and_leaves_the_function_alone():
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     u = torch.as_tensor(rng.normal(size=(500, 6)) * [3, 1, 1, 0.3, 0.1, 0.1] @ axes, dtype=torch.float32)
-    mix, unmix = mixing(u, 1.0)
-    assert torch.allclose((u @ mix).T @ (u @ mix) / len(u), torch.eye(6), atol=1e-3)
-    assert torch.allclose(mix @ unmix, torch.eye(6), atol=1e-3)
-    assert torch.allclose(mixing(u, 0.0)[0], torch.eye(6) / u.square().mean().sqrt(), atol=1e-4)
+    mix = mixing(u, 1.0)
+    assert torch.allclose(mix(u).T @ mix(u) / len(u), torch.eye(6), atol=1e-3)
+    assert torch.allclose(mix.inverse()(mix(u)), u, atol=1e-4)
+    assert torch.allclose(mixing(u, 0.0)(torch.eye(6)), torch.eye(6) / u.square().mean().sqrt(), atol=1e-4)
     layer = torch.nn.Linear(6, 4)
     before = layer(u).detach()
     with whitened(layer, u, 0.5, fresh=False):
@@ -278,6 +279,18 @@ def test_whitening_evens_the_features_out_and_leaves_the_function_alone():
         moved = {name: p.detach().clone() for name, p in layer.named_parameters()}
     assert torch.allclose(layer(u), before, atol=1e-4) and set(dict(layer.named_parameters())) == {"weight", "bias"}
     assert not torch.allclose(moved["parametrizations.weight.original"], layer.weight, atol=1e-2)
+
+
+def test_directions_beyond_the_largest_are_stretched_alike(monkeypatch):
+    """As the last of those that are told apart, and T^-1 undoes it."""
+    monkeypatch.setattr(whitening, "DIRECTIONS", 2)
+    rng = np.random.default_rng(0)
+    u = torch.as_tensor(rng.normal(size=(20000, 4)) * [4.0, 1.0, 0.5, 0.25], dtype=torch.float32)
+    mix = mixing(u, 1.0)
+    assert torch.allclose(mix.inverse()(mix(u)), u, atol=1e-4)
+    assert mix(u).std(0) / mix(u)[:, 0].std() == pytest.approx([1.0, 1.0, 0.5, 0.25], abs=0.02)
+    dense = mix(torch.eye(4))
+    assert torch.allclose(dense, dense.T, atol=1e-5)
 
 
 def test_expected_acceptance_is_that_of_gaussian_errors():
