@@ -7,6 +7,7 @@ atoms must be shown that: a methyl or a phenyl that turned only after training e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -41,7 +42,7 @@ def exchange_equivalent(numbers: np.ndarray, bonds: np.ndarray, rng: np.random.G
     are such odd ones (for 500 labels of ethanol that takes a quarter off the energy error).
     masses (N,) Da: isotopes keep their places, as velocities ask; an energy does not know them.
     """
-    exchanges = _Exchanges.of(np.asarray(numbers), bonds, masses)
+    exchanges = _exchanges(numbers, bonds, masses)
     mirrored = rng.random(n) < 0.5 if exchanges.mirror else np.zeros(n, dtype=bool)
     ways = [rng.integers(size, size=n) if size > 1 else np.zeros(n, dtype=np.int64) for size in exchanges.sizes]
     return exchanges.orders(ways, mirrored)
@@ -52,7 +53,7 @@ def relabellings(numbers: np.ndarray, bonds: np.ndarray, most: int) -> np.ndarra
 
     Where they are more than `most`, the last ones of what turns are left where they are: a subgroup.
     """
-    exchanges = _Exchanges.of(np.asarray(numbers), bonds, None)
+    exchanges = _exchanges(numbers, bonds, None)
     reached, ways = 1 + exchanges.mirror, []
     for size in exchanges.sizes:
         kept = size if reached * size <= most else 1
@@ -74,15 +75,6 @@ class _Exchanges:
     mirror: bool
     flips: np.ndarray
 
-    @classmethod
-    def of(cls, numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None) -> _Exchanges:
-        table = topology.neighbours(len(numbers), bonds)
-        groups = [group for group in topology.equivalent_ends(numbers, bonds, masses) if len(group) <= MOST_ENDS]
-        turns = [_turns(len(group)) if len(table[table[group[0]][0]]) - len(group) <= 1 else
-                 np.arange(len(group))[None] for group in groups]
-        mirror = bool(groups) and _can_be_its_mirror_image(numbers, table, groups)
-        return cls(groups, turns, mirror, topology.ring_flips(numbers, bonds, masses))
-
     @property
     def sizes(self) -> list[int]:
         """In how many ways each of them can be, those that stay where they are included."""
@@ -99,6 +91,23 @@ class _Exchanges:
             turned = way == 1
             labels[turned] = labels[turned][:, flip]
         return labels
+
+
+def _exchanges(numbers: np.ndarray, bonds: np.ndarray, masses: np.ndarray | None) -> _Exchanges:
+    return _found_once(tuple(np.asarray(numbers).tolist()), tuple(np.asarray(bonds, dtype=np.int64).ravel().tolist()),
+                       None if masses is None else tuple(np.asarray(masses).tolist()))
+
+
+@lru_cache(maxsize=64)  # drawn from in every step of a training, and a search for rings takes milliseconds
+def _found_once(atoms: tuple[int, ...], pairs: tuple[int, ...], isotopes: tuple[float, ...] | None) -> _Exchanges:
+    numbers, bonds = np.array(atoms), np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    masses = None if isotopes is None else np.array(isotopes)
+    table = topology.neighbours(len(numbers), bonds)
+    groups = [group for group in topology.equivalent_ends(numbers, bonds, masses) if len(group) <= MOST_ENDS]
+    turns = [_turns(len(group)) if len(table[table[group[0]][0]]) - len(group) <= 1 else
+             np.arange(len(group))[None] for group in groups]
+    mirror = bool(groups) and _can_be_its_mirror_image(numbers, table, groups)
+    return _Exchanges(groups, turns, mirror, topology.ring_flips(numbers, bonds, masses))
 
 
 def _turns(size: int) -> np.ndarray:
