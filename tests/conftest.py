@@ -48,14 +48,25 @@ class BondPotential(Physics):
         self.bonds, self.u, self.du = np.asarray(bonds), u, du
 
     def batch(self, x):
-        d = x[:, self.bonds[:, 0]] - x[:, self.bonds[:, 1]]
-        r = np.linalg.norm(d, axis=-1)
-        pull = -self.du(r)[..., None] * d / r[..., None]
-        forces = np.zeros_like(x)
+        y = np.moveaxis(x, 0, -1).copy()
+        apart, r = self._apart(y)
+        return self.u(r).sum(axis=-1), np.moveaxis(self._on_atoms(y, apart, r), -1, 0).copy()
+
+    def forces_replicas_last(self, y):
+        """Forces (N,3,R) at y (N,3,R): what an inner loop asks thousands of times."""
+        return self._on_atoms(y, *self._apart(y))
+
+    def _apart(self, y):
+        apart = [y[i] - y[j] for i, j in self.bonds]
+        return apart, np.stack([np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]) for d in apart], axis=-1)
+
+    def _on_atoms(self, y, apart, r):
+        pull, forces = -self.du(r) / r, np.zeros_like(y)
         for b, (i, j) in enumerate(self.bonds):
-            forces[:, i] += pull[:, b]
-            forces[:, j] -= pull[:, b]
-        return self.u(r).sum(axis=-1), forces
+            along = pull[:, b] * apart[b]
+            forces[i] += along
+            forces[j] -= along
+        return forces
 
     def _compute(self, positions, slot):
         energy, forces = self.batch(positions[None])

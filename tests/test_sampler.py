@@ -28,10 +28,13 @@ def spring(masses=MASSES, stiffness=K_BOND):
 
 
 class SpringNetwork(ForceNetwork):
-    """A potential as a network: forces for the carrier, energies for what tunes it."""
+    """Bonds as a network: forces for the carrier, which has the replicas last; energies for what tunes it."""
+
+    native = staticmethod(lambda array: np.array(np.moveaxis(array, 0, -1), np.float64, order="C"))
+    numpy = staticmethod(lambda array: np.moveaxis(array, -1, 0).copy())
 
     def __init__(self, potential):
-        super().__init__(lambda x: potential.batch(x)[1])
+        super().__init__(potential.forces_replicas_last)
         self.energy_and_forces = potential.batch
 
 

@@ -20,7 +20,7 @@ from kstep.schemes.network_ladder import NetworkLadder
 from kstep.schemes.state import per_replica
 from kstep.units import kT
 from test_nested import bent, lengths, mean_and_error, soft_spring
-from test_sampler import double_well
+from test_sampler import SpringNetwork, double_well
 
 RUNGS_K = (300.0, 520.0, 900.0, 1600.0)
 C_COUPLING, K_BATH = 30.0, 6.0e3  # kJ/mol/nm2
@@ -36,36 +36,34 @@ class Solvated:
     """
 
     metadata, device = {}, "cpu"
-    native = staticmethod(lambda x: np.array(x, dtype=np.float64))
-    numpy = staticmethod(np.asarray)
+    native, numpy = staticmethod(SpringNetwork.native), staticmethod(SpringNetwork.numpy)
 
     def __init__(self, bond, n_bath, heated=(1.0, 1.0, 0.0)):
         self.bond, self.n_bath, self.heated = bond, n_bath, heated
         self.masses = np.array([*bond.masses, *[16.0] * n_bath])
         self.near = np.where(np.arange(n_bath) < N_NEAR, C_COUPLING, 0.0)[:, None]
 
-    def _parts(self, x, scale):
-        scale = scale[..., None, None]
-        bond, on_bond = self.bond.batch(x[:, :2])
+    def energy_parts(self, x):
         to_0, to_1 = x[:, 2:] - x[:, :1], x[:, 2:] - x[:, 1:2]
-        pull_0, pull_1 = scale[:, 1] * self.near * to_0, scale[:, 2] * K_BATH * to_1
-        forces = np.concatenate([scale[:, 0] * on_bond, -pull_0 - pull_1], axis=1)
-        forces[:, 0] += pull_0.sum(axis=1)
-        forces[:, 1] += pull_1.sum(axis=1)
-        return np.stack([bond, 0.5 * (self.near * to_0**2).sum((1, 2)), 0.5 * K_BATH * (to_1**2).sum((1, 2))],
-                        axis=1), forces
+        return np.stack([self.bond.batch(x[:, :2])[0], 0.5 * (self.near * to_0**2).sum((1, 2)),
+                         0.5 * K_BATH * (to_1**2).sum((1, 2))], axis=1)
 
     def batch(self, x):
-        parts, forces = self._parts(x, np.ones((len(x), 3)))
-        return parts.sum(axis=1), forces
+        return self.energy_parts(x).sum(axis=1), self.numpy(self.forces(self.native(x)))
 
     energy_and_forces = batch
 
-    def energy_parts(self, x):
-        return self._parts(x, np.ones((len(x), 3)))[0]
-
-    def forces(self, x, scale=None):
-        return self._parts(x, np.ones((len(x), 3)) if scale is None else scale)[1]
+    def forces(self, y, scale=None):
+        """Forces (N,3,S) at y (N,3,S)."""
+        scale, near = np.ones(3) if scale is None else scale.T, slice(2, 2 + N_NEAR)
+        forces = np.empty_like(y)
+        forces[:2] = scale[0] * self.bond.forces_replicas_last(y[:2])
+        pull_0, pull_1 = scale[1] * C_COUPLING * (y[near] - y[0]), scale[2] * K_BATH * (y[2:] - y[1])
+        forces[2:] = -pull_1
+        forces[near] -= pull_0
+        forces[0] += pull_0.sum(axis=0)
+        forces[1] += pull_1.sum(axis=0)
+        return forces
 
     def springs(self, part_K):
         """Reduced springs (1/nm2) of one near bath atom to atoms 0 and 1 at temperatures part_K (3,)."""

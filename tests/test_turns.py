@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import BatchPool, ForceNetwork, start_state
 from kstep.dihedrals import dihedrals_deg, far_side, turned, wrap_deg
@@ -23,29 +22,46 @@ CHAIN = {"bonds": BONDS, "region": None, "rotatable_torsions": lambda: np.array(
 
 
 class Torsion:
-    """Springs between first and second neighbours, and of(phi), kJ/mol, whose torsion has a density exp(-of/kT)."""
+    """Springs between first and second neighbours, and of(phi), kJ/mol, whose torsion has a density exp(-of/kT).
+
+    of: gives its slope, too.  Slopes of phi: Blondel & Karplus, J. Comput. Chem. 17, 1132 (1996).
+    """
 
     def __init__(self, of):
         self.of = of
 
     def batch(self, x):
-        y = torch.tensor(x, requires_grad=True)
-        energy = sum(2e4 * (torch.linalg.norm(y[:, i] - y[:, j], dim=1) - r) ** 2 for i, j, r in SPRINGS)
-        b = [y[:, i + 1] - y[:, i] for i in range(3)]
-        n1, n2 = torch.linalg.cross(b[0], b[1]), torch.linalg.cross(b[1], b[2])
-        sine = (b[0] * n2).sum(1) * torch.linalg.norm(b[1], dim=1)
-        energy = energy + self.of(torch.atan2(sine, (n1 * n2).sum(1)))
-        (gradient,) = torch.autograd.grad(energy.sum(), y)
-        return energy.detach().numpy(), -gradient.numpy()
+        y = np.moveaxis(x, 0, -1).copy()
+        energy, forces = np.zeros(len(x)), np.zeros_like(y)
+        for i, j, rest in SPRINGS:
+            d = y[i] - y[j]
+            r = np.sqrt((d * d).sum(0))
+            energy += 2e4 * (r - rest) ** 2
+            pull = 4e4 * (rest / r - 1.0) * d
+            forces[i] += pull
+            forces[j] -= pull
+        b0, b1, b2 = y[1:] - y[:3]
+        n1, n2, length = cross(b0, b1), cross(b1, b2), np.sqrt((b1 * b1).sum(0))
+        u, slope = self.of(np.arctan2((b0 * n2).sum(0) * length, (n1 * n2).sum(0)))
+        first, last = -length / (n1 * n1).sum(0) * n1, length / (n2 * n2).sum(0) * n2
+        second = -(1.0 + (b0 * b1).sum(0) / length**2) * first + (b2 * b1).sum(0) / length**2 * last
+        forces -= slope * np.stack([first, second, -first - second - last, last])
+        return energy + u, np.moveaxis(forces, -1, 0).copy()
+
+
+def cross(a, b):
+    """Of (3,R): np.cross, without what makes it slow."""
+    return a[[1, 2, 0]] * b[[2, 0, 1]] - a[[2, 0, 1]] * b[[1, 2, 0]]
 
 
 def true_torsion(phi):
     """Three wells 45 kJ/mol deep, the one at 180 degrees 2 kJ/mol below the others."""
-    return 22.5 * (1.0 + torch.cos(3.0 * phi)) + 1.0 * torch.cos(phi)
+    return 22.5 * (1.0 + np.cos(3.0 * phi)) + np.cos(phi), -67.5 * np.sin(3.0 * phi) - np.sin(phi)
 
 
 def wrong_torsion(phi):
-    return 24.0 * (1.0 + torch.cos(3.0 * phi)) - 1.5 * torch.cos(phi - 0.4)
+    return (24.0 * (1.0 + np.cos(3.0 * phi)) - 1.5 * np.cos(phi - 0.4),
+            -72.0 * np.sin(3.0 * phi) + 1.5 * np.sin(phi - 0.4))
 
 
 class TorsionNetwork(ForceNetwork):
@@ -63,6 +79,17 @@ def chains(n, phi_deg=180.0):
     x[:, 2] = [0.15, 0, 0]
     x[:, 3] = x[:, 2] + 0.15 * np.array([-np.cos(bend), np.sin(bend), 0.0])
     return turned(x, [0, 1, 2, 3], np.array([2, 3]), np.full(n, phi_deg))
+
+
+def test_the_forces_are_the_slope():
+    """Or no move of the network would be exact; the sampler would only be slow."""
+    rng, h = np.random.default_rng(4), 1e-6
+    x, potential = chains(5, 70.0) + 0.01 * rng.standard_normal((5, 4, 3)), Torsion(wrong_torsion)
+    for atom, axis in np.ndindex(4, 3):
+        step = np.zeros((4, 3))
+        step[atom, axis] = h
+        slope = (potential.batch(x + step)[0] - potential.batch(x - step)[0]) / (2 * h)
+        assert np.allclose(-slope, potential.batch(x)[1][:, atom, axis], atol=1e-3)
 
 
 def turns(n, floor=-np.inf):
@@ -105,9 +132,9 @@ def test_turns_sample_what_lies_behind_a_barrier_exactly_with_a_wrong_network(ru
     run(scheme, pool, start_state(pool, chains(96)), np.random.default_rng(1), 120,
         reporters=[lambda s, i: (frames.append(s.positions), infos.append(i))])
     phi = dihedrals_deg(np.array(frames[30:]).reshape(-1, 4, 3), np.array([[0, 1, 2, 3]])).reshape(-1, 96)
-    grid = torch.linspace(-np.pi, np.pi, 20001, dtype=torch.float64)[:-1]
-    density = np.exp(-true_torsion(grid).numpy() / KT)
-    exact = (wells(np.degrees(grid.numpy())) * density[:, None]).sum(0) / density.sum()
+    grid = np.linspace(-np.pi, np.pi, 20001)[:-1]
+    density = np.exp(-true_torsion(grid)[0] / KT)
+    exact = (wells(np.degrees(grid)) * density[:, None]).sum(0) / density.sum()
     shares = wells(phi).mean(axis=0)
     error = shares.std(axis=0, ddof=1) / np.sqrt(len(shares))
     assert (np.abs(shares.mean(axis=0) - exact) < 4 * error).all() and (error < 0.03).all()
@@ -129,7 +156,8 @@ def test_without_turns_no_chain_leaves_its_well():
 def test_no_turn_begins_or_ends_where_the_network_lies_below_its_floor():
     """A hole of 400 kJ/mol at 60 degrees swallows every chain, unless the floor keeps turns out of it."""
     def with_hole(phi):
-        return true_torsion(phi) - 400.0 * torch.exp(-(((phi - np.pi / 3) / 0.2) ** 2))
+        (u, slope), hole = true_torsion(phi), 400.0 * np.exp(-(((phi - np.pi / 3) / 0.2) ** 2))
+        return u - hole, slope + 50.0 * (phi - np.pi / 3) * hole
 
     network = TorsionNetwork(Torsion(with_hole))
 
