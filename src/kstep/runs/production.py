@@ -198,15 +198,15 @@ class Production:
         words = self.rehearsal.shortfall(frames.weight[rows]) if frames.is_judged_by_weight else None
         if words is None:
             return
-        truths = self.writer.recorded_truths()
-        if (self.rehearsal.n_labels + len(truths.energy) > self.rehearsal.most_labels
-                or not much_is_new(truths, self.tally, self.rehearsal.n_labels)):
+        n_truths = int(frames.accepted.sum())
+        if (self.rehearsal.n_labels + n_truths > self.rehearsal.most_labels
+                or not much_is_new(n_truths, self.tally, self.rehearsal.n_labels)):
             return
         if not self._pays_for(self._steps_to_weigh_anew()):  # burn-in is no result; a larger budget goes on from here
             self.aim.is_spent = self.is_over = True
             return
-        learned = learn_from(truths, words, self.done, self.run.checkpoint, self.run.out, self.tally,
-                             self.rehearsal.learn, self.rehearsal.n_labels)
+        learned = learn_from(self.writer.recorded_truths(), words, self.done, self.run.checkpoint, self.run.out,
+                             self.tally, self.rehearsal.learn, self.rehearsal.n_labels)
         if learned is None:
             return
         log.info("%s: the network has learned the true calls of this run too, and production begins anew", words)

@@ -163,6 +163,7 @@ class TrajectoryWriter:
         self.segments: list[dict] = []
         self._frames: dict[str, list[np.ndarray]] = {}
         self._chunks: list[str] = []  # the checksum of each
+        self._joined: tuple[int, dict[str, np.ndarray]] = 0, {}  # of how many chunks, what `recorded_frames` has read
         self._held = claim
 
     def open_segment(self, replica: int, role: str, ensemble: str, temperature_K: float, n_dof: int) -> int:
@@ -259,12 +260,13 @@ class TrajectoryWriter:
     def recorded_frames(self, metadata: dict) -> schemas.Trajectory:
         """All frames so far with such metadata, without velocities and forces, which few need and which are large."""
         self._write_chunk()
-        needed = set(schemas.PER_FRAME) - {"vel", "forces"}
-        chunks = [npz.read_npz(self._chunk(i), only=needed) for i in range(len(self._chunks))]
-        keys = list(chunks[0]) if chunks else []
+        needed, (n_known, known) = set(schemas.PER_FRAME) - {"vel", "forces"}, self._joined
+        chunks = [known] if known else []
+        chunks += [npz.read_npz(self._chunk(i), only=needed) for i in range(n_known, len(self._chunks))]
+        self._joined = len(self._chunks), {key: np.concatenate([c[key] for c in chunks]) for key in chunks[0]
+                                           } if chunks else {}
         nothing = np.zeros((0, len(self.constants["masses"]), 3))
-        arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing,
-                                              **{key: np.concatenate([c[key] for c in chunks]) for key in keys}})
+        arrays = schemas.complete_trajectory({**self.constants, "vel": nothing, "forces": nothing, **self._joined[1]})
         return schemas.Trajectory(**arrays, metadata={**metadata, "segments": self.segments})
 
     def recorded_truths(self) -> Recorded:

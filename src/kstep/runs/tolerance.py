@@ -35,11 +35,11 @@ class Recorded:
 OnViolation = Callable[[Recorded, Path, Path], None]
 
 
-def much_is_new(recorded: Recorded, tally, n_known: int = 0) -> bool:
+def much_is_new(n_recorded: int, tally, n_known: int = 0) -> bool:
     """Whether true answers are so many more than a run last learned from, beside n_known labels of before, that another
     network would be."""
     learned = tally.counts.get("learned") or [{"truths": 0}]
-    return n_known + len(recorded.energy) >= (1.0 + GROWTH) * (n_known + learned[-1]["truths"])
+    return n_known + n_recorded >= (1.0 + GROWTH) * (n_known + learned[-1]["truths"])
 
 
 def learn_from(recorded: Recorded, words: str, done: int, start: Path, out: Path, tally, learn: OnViolation,
@@ -50,7 +50,7 @@ def learn_from(recorded: Recorded, words: str, done: int, start: Path, out: Path
     The tally starts over, since it belongs to one network, and remembers what it learned at.
     """
     learned = tally.counts.setdefault("learned", [])
-    if not much_is_new(recorded, tally, n_known):
+    if not much_is_new(len(recorded.energy), tally, n_known):
         return None
     checkpoint = out.with_name(f"{out.stem}.learned_{len(learned) + 1}.pt")
     learn(recorded, start, checkpoint)
