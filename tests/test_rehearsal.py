@@ -1,6 +1,7 @@
 """A run whose weights say little: what it asked is learned, and production begins anew with a better network."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,8 @@ from kstep.training.labels import Labels
 from test_impulse_checked import water_spec  # noqa: F401
 
 RNG = np.random.default_rng
-FITTED = LearnConfig(fit_passes=150)
+FITTED = LearnConfig(fit_passes=60)
+MOST_LABELS = 900  # two networks learn what the run asked, and then there is no room for another
 FACTS = {"method": "mmff94", "dt_fs": 0.5, "seed": 0}
 
 
@@ -42,7 +44,7 @@ def network(water, water_spec, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def run_it(network, water, spec, out, *, share=0.97, samples=400, resume=False, cut_at=None, seed=3,
+def run_it(network, water, spec, out, *, share=0.97, samples=400, resume=False, cut_at=None, seed=5,
            calls=6000):
     target = Target(molecule=water, spec=spec, method="mmff94", temperatures_K=(300.0,))
     learn = Relearner(network / "network.pt", target, FITTED, dt_fs=0.5, seed=0, earlier=network / "labels.npz",
@@ -62,7 +64,7 @@ def run_it(network, water, spec, out, *, share=0.97, samples=400, resume=False, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(production, "macro_steps", cut)
         return run_hybrid(HybridRun(water, spec, "mmff94", hybrid, network / "network.pt", out, seed=seed,
-                                    resume=resume), {}, {}, None, Rehearsal(learn, share, 40, 5000))
+                                    resume=resume), {}, {}, None, Rehearsal(learn, share, 40, MOST_LABELS))
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +117,13 @@ def test_the_weighted_mean_is_that_of_the_truth(whole, water, water_spec):  # no
     assert abs(mean - expected) < 4 * error + 0.05 and error < 0.15
 
 
-@pytest.mark.parametrize("cut_at", [9, 33])
-def test_a_run_cut_before_and_after_it_learned_is_bit_equal(network, whole, water, water_spec, tmp_path,  # noqa: F811
-                                                            cut_at):
+def test_a_run_cut_before_and_after_it_learned_is_bit_equal(network, whole, water, water_spec, tmp_path):  # noqa: F811
     metadata, run = whole
-    out = tmp_path / "whole.npz"
-    with pytest.raises(KeyboardInterrupt):
-        run_it(network, water, water_spec, out, cut_at=cut_at)
+    out, learned = tmp_path / "whole.npz", [each["macro_step"] for each in metadata["tally"]["learned"]]
+    assert 9 < learned[0] < 9 + 20 < learned[1]  # it goes on from macro-step 5
+    for cut_at in (9, 24):
+        with pytest.raises(KeyboardInterrupt):
+            run_it(network, water, water_spec, out, cut_at=cut_at, resume=cut_at > 9)
     resumed = run_it(network, water, water_spec, out, resume=True)
     again = load_trajectory(out)
     for key in ("pos", "weight", "Epot", "segment"):
@@ -132,9 +134,11 @@ def test_a_run_cut_before_and_after_it_learned_is_bit_equal(network, whole, wate
                     for each in metadata["tally"]["learned"]]
 
 
-def test_a_larger_aim_goes_on_with_the_network_that_learned(network, water, water_spec, tmp_path):  # noqa: F811
-    short = run_it(network, water, water_spec, tmp_path / "run.npz", samples=200)
-    long = run_it(network, water, water_spec, tmp_path / "run.npz", samples=400, resume=True)
+def test_a_larger_aim_goes_on_with_the_network_that_learned(network, whole, water, water_spec,  # noqa: F811
+                                                             tmp_path):
+    short = whole[0]
+    shutil.copy(network / "whole.npz", tmp_path / "run.npz")
+    long = run_it(network, water, water_spec, tmp_path / "run.npz", samples=1500, resume=True)
     assert short["aim"]["reached"] and long["aim"]["reached"]
     assert long["true_calls"] > short["true_calls"]
     assert json.dumps(long["tally"]["learned"][:1]) == json.dumps(short["tally"]["learned"][:1])
