@@ -7,7 +7,7 @@ import pytest
 
 import kstep
 import synthetic
-from conftest import molecule_from_smiles, run_python
+from conftest import molecule_from_smiles, run_program
 from kstep.analysis.measure.populations import populations
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.cli.program import code_of_run
@@ -466,20 +466,20 @@ def test_hours_are_a_budget_too(sample, tmp_path):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """A network of ethanol that has seen 200 geometries."""
+    """A network of water that has seen few geometries."""
     folder = tmp_path_factory.mktemp("aim")
-    small = dict(bootstrap_labels_per_atom=12, learn_moves=2, learn_move_fs=20, learn_replicas=8, fit_passes=60,
-                 search_steps=1, verify_proposals=8, max_true_calls=200)
-    return kstep.learn("CCO", "qm_fast", out=folder / "e.npz", name="ethanol", workers=1, device="cpu", **small)
+    small = dict(bootstrap_labels_per_atom=10, learn_moves=2, learn_move_fs=20, learn_replicas=6, fit_passes=60,
+                 search_steps=1, verify_proposals=6, max_true_calls=70)
+    return kstep.learn("O", "qm_fast", out=folder / "w.npz", name="water", workers=1, device="cpu", **small)
 
 
 def test_the_command_ends_with_code_4_short_of_its_aim(network, tmp_path):
-    flags = ["--smiles", "CCO", "--qm-config", "configs/qm_fast.yaml", "--checkpoint", network, "--replicas", 4,
-             "--scheme", "metropolis", "--tempering", 300, 450, "--k-steps", 40, "--dt-fs", 0.5, "--burn-in-steps", 2,
-             "--num-workers", 1, "--name", "ethanol", "--device", "cpu", "--set", "inner=numpy"]
+    flags = ["--smiles", "O", "--qm-config", "configs/qm_fast.yaml", "--checkpoint", network, "--replicas", 4,
+             "--scheme", "metropolis", "--tempering", 300, 450, "--k-steps", 20, "--dt-fs", 0.5, "--burn-in-steps", 2,
+             "--num-workers", 1, "--name", "water", "--device", "cpu", "--set", "inner=numpy"]
 
     def command(out, *more):
-        done = run_python("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / out, *more)
+        done = run_program("src/06b_hybrid_integrate_qm.py", *flags, "--out", tmp_path / out, *more)
         return done.returncode, done.stderr.strip().splitlines()[-1]
 
     code, last = command("a.npz", "--effective-samples", 50, "--max-true-calls", 60)
