@@ -82,10 +82,10 @@ def test_kstep_qmmm_learns_and_samples_on_a_ladder_of_the_solute(tmp_path, monke
         target, out, test_qmmm.LEARN, **{**how, "model_config": ModelConfig(arch="pair_mlp", pair_hidden=[24, 24])}))
     out = tmp_path / "x.npz"
     assert main(["qmmm", "--smiles", "CO", "--waters", "2", "--scheme", "nested", "--network-ladder", "300", "420",
-                 "--learn-calls", "160", "--steps", "4", "--burn-in-steps", "2", "--replicas", "3", "--moves", "3",
+                 "--learn-calls", "90", "--steps", "4", "--burn-in-steps", "2", "--replicas", "3", "--moves", "3",
                  "--num-workers", "1", "--device", "cpu", "--out", str(out)]) == 0
     rounds = [json.loads(line) for line in (tmp_path / "x.npz.learn/rounds.jsonl").read_text().splitlines()]
-    assert all(row["ladder_K"] == [300.0, 420.0] for row in rounds)
+    assert rounds and all(row["ladder_K"] == [300.0, 420.0] for row in rounds)
     run = load_trajectory(out)
     config = run.metadata["config"]
     assert config["network_ladder_K"] == [300.0, 420.0] and (config["moves"], config["k_steps"]) == (3, 150)

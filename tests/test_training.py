@@ -5,13 +5,13 @@ import json
 import resource
 import runpy
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import run_program
 from kstep.errors import UserError
 from kstep.files import Claim, sha256
 from kstep.models import build_model, checkpoint as checkpoints
@@ -124,7 +124,7 @@ def test_pair_mlp_refuses_several_molecules(tmp_path):
 
 
 def run_04(*arguments):
-    return subprocess.run([sys.executable, *command(*arguments)], capture_output=True, text=True)
+    return run_program(*command(*arguments))
 
 
 def test_04_trains_and_resumes(dataset, tmp_path):

@@ -223,12 +223,12 @@ def physics(calculator, water):
     return TruePhysics(water, config, calculator=calculator)
 
 
-def run_of(water, out, dear, *via, **more):
+def run_of(water, out, dear, *via, **given):
     hybrid = load_config(HybridConfig, None, {"replicas": 8, "steps": 60, "burn_in_steps": 6, "moves": 4,
-                                              "k_steps": 120, "dt_fs": 1.0, "mirror_images": False, **more})
+                                              "k_steps": 120, "dt_fs": 1.0, "mirror_images": False})
     sample(SamplingSettings(physics=physics(dear, water), via=tuple(physics(each, water) for each in via),
                             hybrid=hybrid, out=out, learn_config=CONFIG, model_config=SMALL, n_workers=1, device="cpu",
-                            seed=3))
+                            seed=3, **given))
     return load_trajectory(out)
 
 
@@ -245,7 +245,9 @@ def test_a_run_says_whose_calls_it_cost_and_a_bad_rung_costs_acceptance_alone(wa
     assert m["true_calls"] == 8 * 66 + 8  # and none to measure what one costs
     monkeypatch.setattr(climber, "fit_difference", lambda x, energy, *others: fit_difference(
         x, energy.mean() + 0.2 * (energy - energy.mean()), *others))
-    bad = run_of(water, tmp_path / "bad.npz", DearEnergy(), Cheap())
+    cheap = tmp_path / "good.npz.learn"
+    bad = run_of(water, tmp_path / "bad.npz", DearEnergy(), Cheap(), checkpoint=cheap / "network.pt",
+                 labels=cheap / "labels.npz")
     assert bad.metadata["acceptance"] < m["acceptance"] - 0.1
     (one, error), (other, other_error) = mean_energy(good), mean_energy(bad)
     assert abs(one - other) < 4 * np.hypot(error, other_error)
