@@ -11,9 +11,10 @@ from pathlib import Path
 from kstep.errors import PhysicsError, UserError, sentence_of
 from kstep.files import check_names_a_file
 from kstep.interruption import Stopped, signals_heeded
-from kstep.processes import one_thread
+from kstep.processes import end_quickly, one_thread
 
 one_thread(whatever_was_set=True)  # before anything that reads it is imported
+end_quickly()
 
 SHORT_OF_AIM = 4
 ENDS = (PhysicsError, UserError, OSError, MemoryError)  # with a sentence

@@ -22,7 +22,17 @@ from kstep.errors import PhysicsError, UserError
 from kstep.forces import PhysicsSpec
 from kstep.forces.evaluator import Evaluator, to_report
 from kstep.forces.pool import Question, Truth, WorkerPool, asked_of
-from kstep.processes import MOST_LOST, SLICE_S, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import (
+    MOST_LOST,
+    SLICE_S,
+    START_S,
+    CallTimes,
+    Worker,
+    WorkerLost,
+    end_all,
+    exit_with_parent,
+    loading,
+)
 
 log = logging.getLogger("kstep")
 
@@ -31,7 +41,8 @@ def _serve(connection, spec: PhysicsSpec) -> None:
     """Of a worker process: answer (number, task, ...) with (number, kind, ...)."""
     exit_with_parent()
     try:
-        evaluate = Evaluator(spec)
+        with loading():
+            evaluate = Evaluator(spec)
     except Exception as error:  # reported to the parent, which raises it
         connection.send((0, "error", to_report(error)))
         return

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kstep.errors import PhysicsError, UserError
-from kstep.processes import MOST_LOST, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent
+from kstep.processes import MOST_LOST, START_S, CallTimes, Worker, WorkerLost, end_all, exit_with_parent, loading
 from kstep.schemes.maxwell import draw_velocities
 from kstep.schemes.velocity_verlet import velocity_verlet
 from kstep.units import PS_PER_FS
@@ -75,7 +75,8 @@ def _serve(connection) -> None:
         try:
             if task == "network":
                 load_network, arguments = payload
-                carrier = Carrier(load_network(**arguments))
+                with loading():
+                    carrier = Carrier(load_network(**arguments))
                 connection.send(("there", None, spent()))
             else:
                 connection.send(("carried", carrier(*payload), spent()))

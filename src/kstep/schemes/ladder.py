@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import erfcinv
 
 from kstep.schemes.state import State
 from kstep.units import kT
@@ -86,6 +85,7 @@ def rungs_between(low_K: float, high_K: float, n_atoms: int, agreement: float = 
     """
     if high_K <= low_K:
         return (float(low_K),)
+    from scipy.special import erfcinv  # here, since every program knows this module, and SciPy takes half a second
     half_modes = 0.5 * max(1, 3 * n_atoms - 6)
     mu = (2.0 * erfcinv(agreement)) ** 2
     ratio = 1.0 + 0.5 * (mu / half_modes) + np.sqrt(mu / half_modes + 0.25 * (mu / half_modes) ** 2)
