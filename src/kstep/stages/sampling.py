@@ -314,9 +314,11 @@ def _run_of(s: SamplingSettings, hybrid: HybridConfig, checkpoint: Path | None, 
     def make_spec(settled: HybridConfig):
         return physics.spec(warm_start=SCHEMES[settled.scheme].traits.warm_start)
 
+    proposes = checkpoint is not None or s.propose is not None
+    device = device_of(s.device if proposes or s.device != "auto" else "cpu")
     return prepare_run(physics.molecule, make_spec, physics.method, hybrid, physics.config, out=s.out,
-                       checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers),
-                       device=device_of(s.device), resume=s.resume, initial_md=s.initial_md, frame=s.frame,
+                       checkpoint=checkpoint, seed=s.seed, n_workers=physics.workers(s.n_workers), device=device,
+                       resume=s.resume, initial_md=s.initial_md, frame=s.frame,
                        model_config=yaml_of(s.model_config), starts=starts, delay=s.delay, propose=s.propose)
 
 
