@@ -63,6 +63,12 @@ def parts_of(folder, n):
     return sorted(set(found)) if len(set(found)) == n else None
 
 
+def at_work(run, folder):
+    """Wait until files say that both runs of water are at work, which SIGUSR1 lets them write at once."""
+    wait_until(lambda: list((folder / "water").glob("*.parts")) or None, 240)
+    wait_until(lambda: run.send_signal(signal.SIGUSR1) or parts_of(folder, 2), 120)
+
+
 def ended(run, number, to=os.kill):
     """Send a signal to the main process alone, or with os.killpg to all, as a terminal does; (exit code, CPU seconds
     that all processes took from then on, what it said, workers that are still there).
@@ -89,9 +95,9 @@ def workers_of(run):
 @pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["main process", "terminal"])
 def test_ctrl_c_on_01b_ends_it_at_once_and_nobody_stays(work, tmp_path, to):
     run = start(*baseline(work, tmp_path / "out", 2000))
-    wait_until(lambda: parts_of(tmp_path, 2), 120)
+    at_work(run, tmp_path / "out")
     since, began = time.monotonic(), {pid: cpu_s(pid) for pid in workers_of(run)}
-    time.sleep(2.0)
+    time.sleep(1.0)
     assert all(cpu_s(pid) - began[pid] < 1.3 * (time.monotonic() - since) for pid in began)  # one thread each
     before = time.time()
     code, seconds, said, left = ended(run, signal.SIGINT, to)
@@ -116,9 +122,7 @@ def test_a_worker_of_01b_that_is_killed_or_stopped_costs_nothing(work, tmp_path)
     whole = run_python(*baseline(work, tmp_path / "whole", length_ps))
     assert whole.returncode == 0, whole.stderr
     run = start(*baseline(work, tmp_path / "cut", length_ps, "--set", "call_limit_s=3"))
-    wait_until(lambda: list((tmp_path / "cut/water").glob("*.parts")) or None, 240)
-    # files say that both are past loading, for which they have ten minutes
-    wait_until(lambda: run.send_signal(signal.SIGUSR1) or parts_of(tmp_path / "cut", 2), 120)
+    at_work(run, tmp_path / "cut")  # both are past loading, for which they have ten minutes
     first, *_, last = workers_of(run)  # before another one takes the place of the first
     os.kill(first, signal.SIGKILL)
     os.kill(last, signal.SIGSTOP)
