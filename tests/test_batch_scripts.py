@@ -42,15 +42,20 @@ def batch(script, folder, *arguments, expect=0, **settings):
     return finished
 
 
-def planned(script, folder, *arguments, **settings):
-    """The same as a dry run in this process, without the seconds that imports take."""
+def batch_here(script, folder, *arguments, expect=0, **settings):
+    """The same in this process, without the seconds that imports take; its jobs are processes all the same."""
     name = next(name for name, stage in STAGES.items() if f"{stage.script}.sh" == script)
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in environment(folder, {**settings, "DRY_RUN": "1"}).items():
+        for key, value in environment(folder, settings).items():
             patch.setenv(key, value)
         finished = run_here("-m", "kstep", "batch", name, *arguments)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert finished.returncode == expect, finished.stdout[-2000:] + finished.stderr[-2000:]
     return finished
+
+
+def planned(script, folder, *arguments, **settings):
+    """What a dry run says."""
+    return batch_here(script, folder, *arguments, **settings, DRY_RUN="1")
 
 
 def row(finished, task):
@@ -132,10 +137,10 @@ def test_what_is_whole_is_skipped_and_what_is_cut_off_is_made_again(ran):
     folder, _ = ran
     result = folder / "out/md/water/trajectory.npz"
     made = result.stat().st_mtime_ns
-    again = batch("run_qm_trajectories.sh", folder, MOLECULES="water")
+    again = batch_here("run_qm_trajectories.sh", folder, MOLECULES="water")
     assert row(again, "water")[0] == "skipped" and result.stat().st_mtime_ns == made
     result.write_bytes(result.read_bytes()[:1000])
-    again = batch("run_qm_trajectories.sh", folder, MOLECULES="water")
+    again = batch_here("run_qm_trajectories.sh", folder, MOLECULES="water")
     assert row(again, "water")[0] == "done"
     load_trajectory(result)
     assert result.with_name("trajectory.npz.broken").stat().st_size == 1000
@@ -150,8 +155,8 @@ def test_an_unfinished_folder_is_not_taken_for_a_result(tmp_path):
 def test_results_of_other_settings_are_neither_taken_nor_overwritten(ran, tmp_path):
     folder, _ = ran
     (tmp_path / "longer.yaml").write_text(TINY.replace("\nlength_ps: 0.2", "\nlength_ps: 0.4"))
-    finished = batch("run_qm_trajectories.sh", folder, expect=1, MOLECULES="water",
-                     QM_CONFIG=str(tmp_path / "longer.yaml"))
+    finished = batch_here("run_qm_trajectories.sh", folder, expect=1, MOLECULES="water",
+                          QM_CONFIG=str(tmp_path / "longer.yaml"))
     assert "length_ps 0.2, not 0.4" in " ".join(row(finished, "water"))
 
 
@@ -170,8 +175,8 @@ def test_the_chain_goes_on_with_the_molecules_that_finished(ran):
     judged = batch("eval_qm.sh", folder, expect=1, **given)
     table = (folder / "out/eval/table.txt").read_text()
     assert "jump_k4" in table and table.strip() in judged.stdout
-    assert row(batch("make_qm_dataset.sh", folder, expect=1, **given), "all")[0] == "skipped"
-    assert row(batch("train_qm.sh", folder, **given), "all")[0] == "skipped"
+    assert row(batch_here("make_qm_dataset.sh", folder, expect=1, **given), "all")[0] == "skipped"
+    assert row(batch_here("train_qm.sh", folder, **given), "all")[0] == "skipped"
 
 
 def test_a_molecule_with_a_network_of_its_own(ran):
@@ -187,10 +192,10 @@ def test_a_molecule_with_a_network_of_its_own(ran):
     for script, settings in (("make_qm_dataset.sh", {"K_STEPS": "4"}), ("train_qm.sh", {"K_STEPS": "4"}),
                              ("run_hybrid_qm.sh", {"K_STEPS": "4", "SCHEME": "impulse"}),
                              ("run_hybrid_qm.sh", {"K_STEPS": "20", "LEARN": "1", "CONTROLS": "0"})):
-        assert row(batch(script, folder, **given, **settings), "water")[0] == "done"
-    again = batch("run_hybrid_qm.sh", folder, **given, K_STEPS="20", LEARN="1", CONTROLS="0")
+        assert row(batch_here(script, folder, **given, **settings), "water")[0] == "done"
+    again = batch_here("run_hybrid_qm.sh", folder, **given, K_STEPS="20", LEARN="1", CONTROLS="0")
     assert row(again, "water")[0] == "skipped"  # its own settings are recognised, those that learning chose too
-    batch("eval_qm.sh", folder, **given)
+    batch_here("eval_qm.sh", folder, **given)
     table = (folder / "out/eval/table.txt").read_text()
     assert all(name in table for name in ("impulse_k4", "metropolis_k20", "plain", "plain_2fs"))
 
