@@ -74,7 +74,7 @@ def starts_in(log):
 def test_a_worker_that_is_killed_costs_nothing_that_was_finished(tmp_path):
     """Its job ends by itself, another worker goes on with it, bit for bit, and nothing else is done again."""
     (tmp_path / "some.smi").write_text(FILE)
-    (tmp_path / "long.yaml").write_text(TINY.format(0.8))
+    (tmp_path / "long.yaml").write_text(TINY.format(0.3))
     given = ["--smiles-file", tmp_path / "some.smi", "--qm-config", tmp_path / "long.yaml"]
     out, logs = tmp_path / "out", tmp_path / "out/logs/run_qm_trajectories"
     batch = start(tmp_path, "baseline", *given, "--max-jobs", 2)
@@ -112,7 +112,8 @@ def test_ctrl_c_ends_all_jobs_which_leave_what_they_go_on_from(tmp_path):
             files = [path for name in ("calls_*", "checkpoint.npz") for path in (tmp_path / "out/md").rglob(name)]
             return {path.relative_to(tmp_path / "out/md").parts[0] for path in files}
 
-        until(lambda: len(left()) == 2, batch)
+        until(lambda: len(list((tmp_path / "out/md").rglob("*.parts"))) == 2, batch)
+        until(lambda: batch.send_signal(signal.SIGUSR1) or len(left()) == 2, batch)  # which lets them write at once
         jobs = programs("kstep baseline", str(tmp_path))
         assert len(jobs) == 2 and len(set(jobs.values()) - {batch.pid}) == 2
         os.killpg(batch.pid, signal.SIGINT)
