@@ -32,7 +32,8 @@ def work(tmp_path_factory):
     script("00_prep_mols.py", "--smiles", work / "two.smi", "--out-dir", work / "raw")
     script("01b_run_qm_baselines.py", "--smiles-file", work / "two.smi", "--molecule", "ethanol", "--raw", work / "raw",
            "--config", "configs/qm_fast.yaml", "--out", work / "qm", "--num-workers", 2,
-           "--set", "drift_windows=2", "--set", "drift_length_ps=0.1")
+           "--set", "drift_windows=2", "--set", "drift_length_ps=0.1", "--set", "length_ps=0.2",
+           "--set", "hot_length_ps=0.1", "--set", "equilibration_ps=0.05")
     script("01_run_md_baselines.py", "--molecule", work / "raw/ethanol", "--config", "configs/md_fast.yaml",
            "--out", work / "md")
     for root in ("qm", "md"):
