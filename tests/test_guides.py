@@ -26,13 +26,13 @@ ELSEWHERE = {"ruff", "mypy", "mkdocs", "git", "cd", "source", "export", "mkdir",
 FASTER = [
     ("bash scripts/setup_env.sh\n", ""),
     ("source .venv/bin/activate\n", ""),
-    ("--config configs/qm.yaml", "--config configs/qm_fast.yaml"),
+    ("--config configs/qm.yaml", "--config configs/qm_fast.yaml --set length_ps=0.2 --set hot_length_ps=0.1"),
     ("--learn --out", "--learn --learn-config fast_learn.yaml --set tune=false --steps 6 --burn-in-steps 1 "
-                      "--replicas 8 --out"),
-    ("--max-steps 4000", "--max-steps 100"),
+                      "--replicas 8 --k-steps 50 --num-workers 1 --out"),
+    ("--max-steps 4000", "--max-steps 50"),
     ("--k-steps 1000", "--k-steps 50"),
     ("--steps 200", "--steps 20 --replicas 4 --num-workers 1"),
-    ("--max-steps 200", "--max-steps 10"),
+    ("--max-steps 200", "--max-steps 3"),
     ("advise data/raw/ethyl_acetate", "advise data/raw/methanol"),
     ("--samples 10000", "--samples 10 --replicas 8 --pilot-steps 8 --most-cpu 1"),
 ]
@@ -40,11 +40,11 @@ FAST_LEARNING = """bootstrap_labels_per_atom: 4
 learn_moves: 2
 learn_move_fs: 20
 learn_replicas: 8
-round_passes: 20
-fit_passes: 30
+round_passes: 5
+fit_passes: 10
 search_steps: 1
-verify_proposals: 16
-max_true_calls: 100
+verify_proposals: 8
+max_true_calls: 60
 """
 
 

@@ -14,10 +14,10 @@ from conftest import ROOT
 from kstep.files import rounded, write_json_compact
 
 # What makes the Python of README fast, and leaves it the same: as written, as run.
-FASTER = {"learn=True": "learn=FAST, tune=False, steps=6, burn_in_steps=1, replicas=8",
+FASTER = {"learn=True": "learn=FAST, tune=False, k_steps=50, steps=6, burn_in_steps=1, replicas=8",
           "length_ps=10": "length_ps=0.05, replicas=2"}
 FAST = {"bootstrap_labels_per_atom": 4, "learn_moves": 2, "learn_move_fs": 20, "learn_replicas": 8,
-        "round_passes": 20, "fit_passes": 30, "search_steps": 1, "verify_proposals": 16, "max_true_calls": 100}
+        "round_passes": 5, "fit_passes": 10, "search_steps": 1, "verify_proposals": 8, "max_true_calls": 60}
 
 
 def benchmark(name, monkeypatch):
