@@ -41,6 +41,7 @@ class Stretch(nn.Module):
         self.beyond = beyond
 
     def forward(self, moved: torch.Tensor) -> torch.Tensor:
+        """V T of V (H,P), `moved`."""
         return self.beyond * moved + (moved @ self.axes * (self.along - self.beyond)) @ self.axes.T
 
     def inverse(self) -> Stretch:
