@@ -30,7 +30,7 @@ from judging import sampled
 from kstep.analysis.measure.statistics import MeanEstimate, estimate_means
 from kstep.cli.program import exit_code
 from kstep.errors import UserError
-from kstep.files import write_json_compact
+from kstep.files import replacing, write_json_compact
 from kstep.forces.local_pool import EvaluationPool
 from kstep.molecules.molecule import Molecule
 from kstep.molecules.prepare import molecule_from_smiles
@@ -51,6 +51,7 @@ TWICE_A, TWICE_KJ = 0.125, 0.2  # CREST's thresholds; its list has a minimum twi
 LEAST_STATIC = 0.03  # population of what must be found
 LARGEST = 10  # conformers whose populations the halves of the run must agree on
 AT_ONCE = 256  # geometries that a network relaxes together
+AT_A_TIME = 32  # that the truth does, and are kept together
 NEVER_SEEN = 3.0  # over n samples: the largest population that n samples miss with a chance of 5 %
 
 
@@ -118,19 +119,26 @@ def on_network(molecule: Molecule, physics: TruePhysics, checkpoint: Path, posit
 def on_truth(pool: EvaluationPool, molecule: Molecule, positions: np.ndarray, folder: Path) -> tuple[Relaxed, int]:
     """Geometries (S,N,3) nm relaxed at the true potential, and the true calls that it takes, or took.
 
-    One that is another species at its minimum has no energy.  folder: where the same geometries lie relaxed, or will.
+    One that is another species at its minimum has no energy.  folder: where the same geometries lie relaxed, or will,
+    AT_A_TIME in a file: what is relaxed is kept where this ends before the last of them.
     """
     def ask(x):
         truth = pool.evaluate(x)
         return truth.energy, truth.forces
 
-    known = folder / f"relaxed_{hashlib.sha256(np.ascontiguousarray(positions).tobytes()).hexdigest()[:16]}.npz"
-    if not known.is_file():
-        before, found = pool.true_calls, relax(ask, positions)
-        np.savez(known, **vars(found), true_calls=pool.true_calls - before)
-    with np.load(known, allow_pickle=False) as arrays:
-        found = Relaxed(*(arrays[key] for key in ("positions", "energy", "converged")))
-        calls = int(arrays["true_calls"])
+    parts, calls = [], 0
+    for first in range(0, max(1, len(positions)), AT_A_TIME):
+        part = np.ascontiguousarray(positions[first:first + AT_A_TIME])
+        known = folder / f"relaxed_{hashlib.sha256(part.tobytes()).hexdigest()[:16]}.npz"
+        if not known.is_file():
+            before, found = pool.true_calls, relax(ask, part)
+            with replacing(known) as path, open(path, "wb") as handle:
+                np.savez(handle, **vars(found), true_calls=pool.true_calls - before)
+            print(f"{first + len(part)} of {len(positions)} geometries are relaxed", flush=True)
+        with np.load(known, allow_pickle=False) as arrays:
+            parts.append([arrays[key] for key in ("positions", "energy", "converged")])
+            calls += int(arrays["true_calls"])
+    found = Relaxed(*map(np.concatenate, zip(*parts)))
     inside = molecule.species().inside(found.positions)
     return Relaxed(found.positions, np.where(inside, found.energy, np.nan), found.converged), calls
 

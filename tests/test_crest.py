@@ -18,6 +18,7 @@ from conftest import ROOT, molecule_from_smiles
 from kstep.analysis.measure.statistics import estimate_means
 from kstep.errors import UserError
 from kstep.files import write_json_compact
+from kstep.forces.local_pool import EvaluationPool
 from kstep.molecules.molecule import Molecule
 from kstep.runs.settings import share_replicas
 from kstep.schemas import Trajectory, complete_trajectory
@@ -304,6 +305,31 @@ def compared(propanol, relaxed_frames, tmp_path, monkeypatch):
         return crest.judge(molecule, physics, made_up_run(molecule, POPULATIONS, weight), path, tmp_path)
 
     return judged
+
+
+def test_what_is_relaxed_is_kept_part_by_part(propanol, tmp_path, monkeypatch):
+    """A benchmark that ends within the second part asks for the first no more, and finds what one part finds."""
+    molecule, physics, _ = propanol
+    x = molecule.conformers[:3] + RNG.normal(0.0, 1e-3, molecule.conformers[:3].shape)
+    whole, lost = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    lost.mkdir()
+    with EvaluationPool(physics.spec(warm_start=False), 1) as pool:
+        expected, calls = crest.on_truth(pool, molecule, x, whole)
+        monkeypatch.setattr(crest, "AT_A_TIME", 2)
+        monkeypatch.setattr(crest, "relax", lambda ask, part: conformers.relax(ask, part) if len(part) == 2 else cut())
+        with pytest.raises(KeyboardInterrupt):
+            crest.on_truth(pool, molecule, x, lost)
+        monkeypatch.setattr(crest, "relax", conformers.relax)
+        before = pool.true_calls
+        found, again = crest.on_truth(pool, molecule, x, lost)
+    assert len(list(lost.glob("relaxed_*.npz"))) == 2 and again == calls and 0 < pool.true_calls - before < calls
+    assert np.allclose(found.positions, expected.positions, atol=1e-6) and found.converged.all()
+    assert np.allclose(found.energy, expected.energy, atol=1e-4)
+
+
+def cut():
+    raise KeyboardInterrupt
 
 
 def test_conformers_are_found_missed_and_held_in_excess(compared, propanol, monkeypatch):
