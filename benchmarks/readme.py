@@ -128,7 +128,8 @@ def figures(read) -> str:
          "gives 3 % or more; measured population of all that it lacks",
          "; ".join(f"{name} ({row['atoms']} atoms) {row['cpu_h']:.2f} h against {row['crest_cpu_h']:.2f} h; "
                    f"{len(row['important']) - row['important_missed']} of {len(row['important'])}; "
-                   f"{100 * sum(conformer['measured'] for conformer in row['excess']):.0f} %"
+                   f"{100 * sum(conformer['measured'] for conformer in row['excess']):.0f} %, down to "
+                   f"{row['lowest_below_crest']:.1f} kJ/mol below its lowest"
                    for name, row in read("crest")["molecules"].items())),
         ("CPU time of 10,000 independent samples of the slowest torsion from a cold start, against plain MD at 1 fs, "
          "which is too slow to be timed: its rate is that of the network's own dynamics, certified by true calls",
