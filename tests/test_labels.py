@@ -285,7 +285,7 @@ def test_directions_beyond_the_largest_are_stretched_alike(monkeypatch):
     """As the last of those that are told apart, and T^-1 undoes it."""
     monkeypatch.setattr(whitening, "DIRECTIONS", 2)
     rng = np.random.default_rng(0)
-    u = torch.as_tensor(rng.normal(size=(20000, 4)) * [4.0, 1.0, 0.5, 0.25], dtype=torch.float32)
+    u = torch.as_tensor(rng.normal(size=(20000, 4)) * [12.0, 3.0, 1.5, 0.75], dtype=torch.float32)
     mix = mixing(u, 1.0)
     assert torch.allclose(mix.inverse()(mix(u)), u, atol=1e-4)
     assert mix(u).std(0) / mix(u)[:, 0].std() == pytest.approx([1.0, 1.0, 0.5, 0.25], abs=0.02)

@@ -28,7 +28,7 @@ FLOOR = 1e-4  # of the largest variance: directions below it are noise
 DIRECTIONS = 50  # of largest variance, that are told apart
 
 
-class Stretch(nn.Module):
+class Mixing(nn.Module):
     """T = b I + A diag(c) A^T of features (.., P), as torch.nn.utils.parametrize wants it: weight = V T.
 
     axes A (P,D), orthonormal; along (D,): by how much each is stretched; beyond: everything at right angles to them.
@@ -44,12 +44,12 @@ class Stretch(nn.Module):
         """V T of V (H,P), `moved`."""
         return self.beyond * moved + (moved @ self.axes * (self.along - self.beyond)) @ self.axes.T
 
-    def inverse(self) -> Stretch:
+    def inverse(self) -> Mixing:
         """T^-1."""
-        return Stretch(self.axes, 1.0 / self.along, 1.0 / self.beyond)
+        return Mixing(self.axes, 1.0 / self.along, 1.0 / self.beyond)
 
 
-def mixing(features: torch.Tensor, power: float) -> Stretch:
+def mixing(features: torch.Tensor, power: float) -> Mixing:
     """T, float32, of features u (S,P)."""
     u = features.double()
     variance, axes = torch.linalg.eigh(u.T @ u / len(u))  # in ascending order
@@ -57,7 +57,7 @@ def mixing(features: torch.Tensor, power: float) -> Stretch:
     floored = variance.clamp(min=max(FLOOR * float(variance.max()), float(variance[told_apart][0])))
     stretch = floored ** (-0.5 * power)
     stretch = stretch / (stretch**2 * floored).mean().sqrt()
-    return Stretch(axes[:, told_apart].float(), stretch[told_apart].float(), float(stretch[0]))
+    return Mixing(axes[:, told_apart].float(), stretch[told_apart].float(), float(stretch[0]))
 
 
 @contextmanager
