@@ -104,6 +104,18 @@ def test_a_torsion_with_one_well_in_the_reference_is_named_not_counted():
     assert rates.slowest(found(free, wells)["torsions"]) is None
 
 
+def test_a_side_says_as_much_of_populations_as_it_crosses():
+    free = series(5, 3000, hop=1.0)
+    stuck = series(4, 3000, replicas=4, wells=[0, 0, 0, 1])  # as chains start, and stay
+    slow = rates.Series(stuck.energy + free.energy[:1], stuck.torsions + [t[:30] for t in free.torsions[:1]],
+                        stuck.labels, stuck.spacing_ps)
+    for references, runs in (([stuck], [free]), ([free], [stuck]), ([slow], [free])):
+        found = rates.common_rotamers(references, runs)[0]
+        assert found.populations == pytest.approx(np.full(3, 1 / 3), abs=0.02)
+    neither = rates.common_rotamers([stuck], [series(6, 3000, replicas=2, wells=[1, 1])])[0]
+    assert neither.populations == pytest.approx([0.375, 0.625], abs=0.01)  # nobody knows better
+
+
 def plain_beside_network(plain_frames, network_frames):
     plain, network = series(6, plain_frames, hop=0.01, replicas=4), series(7, network_frames, hop=0.01)
     certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3},

@@ -98,18 +98,21 @@ class Rotamers:
 
 
 def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotamers]:
-    """Wells of every torsion, for `effective_samples` of references and runs alike.
+    """Wells and populations of every torsion, for `effective_samples` of references and runs alike.
 
-    Each side has one half of the weight, so that a crossing means the same everywhere.
+    Each side has one half of the weight where wells are looked for.  Their populations are the same for both, so that a
+    crossing means the same everywhere, and each side says as much of them as it crosses: one that never does shows
+    where it began.
     """
     out = []
     for d, label in enumerate((references + runs)[0].labels):
-        base = both = np.sum([_histogram(s, d) for s in references], axis=0)
-        if runs:
-            own = np.sum([_histogram(s, d) for s in runs], axis=0)
-            both = base / base.sum() + own / own.sum()
+        sides = [side for side in (references, runs) if side]
+        densities = np.array([_density(side, d) for side in sides])
+        both = densities.sum(axis=0)
         wells = find_rotamers(both)
-        out.append(Rotamers(label, wells, rotamer_populations(both, wells), find_rotamers(base)))
+        crossings = np.array([_crossings(side, d, wells) for side in sides])
+        known = crossings @ densities if crossings.any() else both
+        out.append(Rotamers(label, wells, rotamer_populations(known, wells), find_rotamers(densities[0])))
     return out
 
 
@@ -121,11 +124,21 @@ def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]
     return [r if len(r.known_deg) >= 2 else None for r in rotamers], notes
 
 
+def _density(side: list[Series], column: int) -> np.ndarray:
+    """Histogram of a torsion of all these series together, which sums to one."""
+    counts = np.sum([_histogram(series, column) for series in side], axis=0)
+    return counts / (counts.sum() or 1.0)
+
+
 def _histogram(series: Series, column: int) -> np.ndarray:
     lower, upper, bins, _ = GRIDS["torsions"]
     weights = None if series.weights is None else np.concatenate(series.weights)
     return np.histogram(np.concatenate([t[:, column] for t in series.torsions]), bins, (lower, upper),
                         weights=weights)[0].astype(float)
+
+
+def _crossings(side: list[Series], column: int, wells_deg: np.ndarray) -> float:
+    return float(sum(count_transitions(t[:, column], wells_deg) for series in side for t in series.torsions))
 
 
 def by_errors(series: Series, columns: list[int]) -> np.ndarray:
