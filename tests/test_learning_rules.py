@@ -8,7 +8,16 @@ from kstep.dihedrals import dihedrals_deg
 from kstep.forces.openmm import MDConfig
 from kstep.learning.chains import Chains, Judgement, half_range, spread_worth
 from kstep.learning.cold_start import settle_cold_start
-from kstep.learning.ending import Trend, acceptance, more_labels_pay, samples_per_call
+from kstep.learning.ending import (
+    LENGTHS,
+    PER_LENGTH,
+    LastFit,
+    Trend,
+    acceptance,
+    calls_of_sampling,
+    more_labels_pay,
+    samples_per_call,
+)
 from kstep.learning.target import Target
 from kstep.learning.turned_torsions import RandomRotamers
 from kstep.runs.network_dynamics import Carrier
@@ -70,6 +79,48 @@ def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_hel
 
     assert pays(np.inf) and pays(60.0)
     assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
+
+
+def test_the_last_fit_is_as_long_as_pays():
+    fit = LastFit(left=0.5, cost=0.4)
+    assert fit.spread(2.0, 1) == 1.0 and 0.5 < fit.spread(2.0, 4) < 0.8  # four times longer, and better
+    for samples_wanted in (20, 200, 2000, 20000):
+        def sampling(spread_kT, wanted=samples_wanted):
+            return calls_of_sampling(spread_kT, wanted, 3.0)
+
+        whole = {length: length * 0.4 * 1000 + sampling(fit.spread(2.0, length)) for length in LENGTHS}
+        assert fit.best(2.0, 1000, sampling) == (min(whole.values()), min(whole, key=whole.get))
+    lengths = [fit.best(2.0, 1000, lambda s, n=n: calls_of_sampling(s, n, 3.0))[1] for n in (20, 200, 2000)]
+    assert lengths == sorted(lengths) and lengths[0] == LENGTHS[0] and lengths[-1] == LENGTHS[-1]
+    free = LastFit(cost=0.0)
+    assert free.best(2.0, 1000, lambda s: calls_of_sampling(s, 1, 3.0))[1] == LENGTHS[-1]
+
+
+def test_learning_reckons_with_what_the_last_fit_leaves():
+    ends = [stops_at(2000, last_fit=LastFit(left)) for left in (1.0, 0.5, 0.25)]
+    assert ends[0] > ends[1] > ends[2]  # a better fit takes fewer labels
+    assert stops_at(2000, last_fit=LastFit(0.5, cost=3.0)) <= ends[1]  # it has to be paid for all labels
+    whole = {n: n + min(length * 0.3 * n + 3.0 * 2000 / samples_per_call(10.0 * n**-0.6 * length**-PER_LENGTH)
+                        for length in LENGTHS) for n in range(200, 20000, 100)}
+    best = min(whole, key=whole.get)
+    assert best / 2 < stops_at(2000, last_fit=LastFit(0.5, cost=0.3)) < best * 2
+
+
+def test_a_last_fit_that_disappoints_is_no_end():
+    rounds = [(n, 60.0 * n**-0.6, 10**4) for n in (600, 850, 1200)]
+    usual, at = LastFit(0.4, cost=0.1), Trend.of(rounds).spread(1200)
+
+    def pays(fit, made):
+        return more_labels_pay(rounds, 1200, growth=0.4, samples_wanted=500, overhead=0.1, last_fit=fit, made=made)
+
+    assert not pays(usual, None)
+    kept = usual.learned_from(at, 2, usual.spread(at, 2))
+    assert kept.left == pytest.approx(usual.left) and not pays(kept, 2)  # it did what was reckoned with
+    poor = usual.learned_from(at, 2, 6.0 * usual.spread(at, 2))
+    assert poor.left == pytest.approx(6.0**0.5 * usual.left) and pays(poor, 2)
+    # what is made costs nothing more, and a better one to come would
+    dear = LastFit(0.4, cost=50.0)
+    assert not more_labels_pay(rounds, 1200, growth=0.4, samples_wanted=500, overhead=0.1, last_fit=dear, made=1)
 
 
 def test_a_molecule_without_torsions_takes_fewer_calls_for_a_sample():

@@ -64,8 +64,8 @@ def add_flags(parser, numbered: str | None = None) -> None:
                                         "starts are prolonged")):
         lengths.add_argument(flag, type=positive_int, help=f"{words} (default: by --effort)")
     lengths.add_argument("--dear-call-s", type=non_negative_float,
-                         help="seconds of a true call that a sampler is tuned for besides this machine's; 0: for this "
-                              "machine's alone (default: 60, with --fast 0)")
+                         help="seconds of a true call that a sampler learns and is tuned for besides this machine's; "
+                              "0: for this machine's alone (default: 60, with --fast 0)")
     lengths.add_argument("--targets", type=Path,
                          help="YAML that the results are held to, such as benchmarks/targets.yaml")
     lengths.add_argument("--num-workers", type=positive_int, default=physical_cores(), help="processes for true calls")

@@ -42,8 +42,9 @@ def temperatures_of(hybrid: HybridConfig, baseline: BaselineConfig) -> tuple[flo
 
 
 def explored_with(hybrid: HybridConfig) -> dict[str, Any]:
-    """Fields of a Target: what a run will have besides moves."""
-    return {"walls": hybrid.keep_species, "mirror": hybrid.mirror_images, "turns": hybrid.turns}
+    """Fields of a Target: what a run will have besides moves, and what its true calls are said to cost."""
+    return {"walls": hybrid.keep_species, "mirror": hybrid.mirror_images, "turns": hybrid.turns,
+            "call_cost_s": hybrid.call_cost_s}
 
 
 def length_fs_of(hybrid: HybridConfig, baseline: BaselineConfig) -> float:

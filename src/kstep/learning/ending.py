@@ -3,12 +3,14 @@
 A sampler that proposes independent samples of the network's ensemble accepts them by d = E_true - E_network alone.
 Where d is Gaussian with spread s (in kT), everything that learning can bring is in s: `samples_per_call`; of other d, s
 is what is worth as little (`chains.spread_worth`).  How s falls with the number of labels is read off the rounds so far
-(`Trend`); what labels, fits and samples cost together, in true calls, says whether to go on (`more_labels_pay`).
+(`Trend`), and what the last fit, a longer one, will make of it is reckoned with (`LastFit`); what labels, fits and
+samples cost together, in true calls, says whether to go on (`more_labels_pay`), and how long the last fit is to be.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import erfc, log_ndtr
@@ -18,6 +20,9 @@ USUAL_FALL = 0.5, 0.25  # exponent of s ~ n^-b before any round has said so, and
 RECENT = 4  # rounds that the trend is read off: a floor bends it, and earlier networks knew another ground
 ROUNDS_AHEAD = 6  # that are reckoned with: a gain may be two or three rounds away, an extrapolation further off is none
 WIDTHS, POINTS = 9.0, 2001  # of the quadrature over d
+LEFT_BY_LAST = 0.65  # of a round's spread, where the last fit makes three times the passes: 0.25 to 0.76 in nine cases
+LENGTHS = 1, 2, 4  # of the last fit, of which the one that pays is made
+PER_LENGTH = 0.3  # exponent of s ~ length^-b: 0.2 to 0.4 for 20 to 37 atoms
 
 
 def acceptance(spread_kT: float) -> float:
@@ -81,23 +86,58 @@ def calls_of_sampling(spread_kT: float, samples_wanted: int, calls_per_sample: f
     return calls_per_sample * samples_wanted / worth if worth else np.inf
 
 
+@dataclass(frozen=True)
+class LastFit:
+    """The fit that ends learning, in place of a round's; left: the share of a round's spread that it leaves where it is
+    no longer than it must be; cost: what it then costs per label, in true calls."""
+
+    left: float = LEFT_BY_LAST
+    cost: float = 0.0
+
+    def spread(self, of_round_kT: float, length: int) -> float:
+        """Spread in kT after a fit of `length` times its passes, where a round's fit to the same labels has of_round_kT."""
+        return of_round_kT * self.left * length**-PER_LENGTH
+
+    def learned_from(self, of_round_kT: float, length: int, seen_kT: float) -> LastFit:
+        """The same, with what one of them left: as much is believed of it as of what is usual."""
+        left = seen_kT / (of_round_kT * length**-PER_LENGTH)
+        return replace(self, left=float(np.sqrt(self.left * left)))
+
+    def best(self, of_round_kT: float, n_labels: float, sampling: Callable[[float], float]) -> tuple[float, int]:
+        """Fewest true calls that it and `sampling` with the spread it leaves take together, and its length for that."""
+        return min((length * self.cost * n_labels + sampling(self.spread(of_round_kT, length)), length)
+                   for length in LENGTHS)
+
+
 def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, samples_wanted: int,
-                    overhead: float, calls_per_sample: float = CALLS_PER_TORSION) -> bool:
+                    overhead: float, calls_per_sample: float = CALLS_PER_TORSION, last_fit: LastFit | None = None,
+                    made: int | None = None) -> bool:
     """Whether some number of further rounds is expected to cost fewer true calls than it saves in sampling.
 
     rounds: as of `Trend.of`; n_labels: there are now; growth: labels of a round, as a share of those there are;
-    overhead: what fit and chains of a round cost per label that is fitted, in true calls.
+    overhead: what fit and chains of a round cost per label that is fitted, in true calls; last_fit: that which is to
+    follow, None where a round's fit is what samples; made: the length of the one that was made of these labels.
     """
     if not rounds or not all(np.isfinite(s) for _, s, _ in rounds[-RECENT:]):
         return True  # nothing is known yet
     trend = Trend.of(rounds)
-    now = calls_of_sampling(trend.spread(n_labels), samples_wanted, calls_per_sample)
+
+    def sampling(spread_kT: float) -> float:
+        return calls_of_sampling(spread_kT, samples_wanted, calls_per_sample)
+
+    def rest(n: float) -> float:
+        return sampling(trend.spread(n)) if last_fit is None else last_fit.best(trend.spread(n), n, sampling)[0]
+
+    if last_fit is None or made is None:
+        now = rest(n_labels)
+    else:
+        now = sampling(last_fit.spread(trend.spread(n_labels), made))
     if not np.isfinite(now):
         return True
     spent, n = 0.0, float(n_labels)
     for _ in range(ROUNDS_AHEAD):
         spent += growth * n + overhead * n
         n *= 1.0 + growth
-        if spent + calls_of_sampling(trend.spread(n), samples_wanted, calls_per_sample) < now:
+        if spent + rest(n) < now:
             return True
     return False

@@ -6,8 +6,9 @@
                  judged by itself alone; the truth is asked where every rung arrives, and at rotamers drawn at random,
                  and each answer is a label; of many torsions every second ladder begins anew there, now and then
     the end      where more labels would cost more than they save (learning/ending.py): d = E_true - E_network is asked
-                 on all starts, on hot true dynamics from them and at random rotamers, then the last fit is made, long,
-                 on all labels, and fresh states of all rungs must show no hole
+                 on all starts, on hot true dynamics from them and at random rotamers, then the last fit is made, as
+                 long as pays, on all labels, and fresh states of all rungs must show no hole; where they show that the
+                 fit did not bring what was reckoned with, learning goes on
 
 A hole is a state whose d is far from the median: a network too low there holds chains fast, one too high (a false wall)
 hides a part of the molecule in silence, which only starts, true dynamics and rotamers can show.  What is found becomes
@@ -30,7 +31,7 @@ from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
-from kstep.learning.ending import acceptance, more_labels_pay
+from kstep.learning.ending import LastFit, Trend, acceptance, calls_of_sampling, more_labels_pay
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
@@ -195,7 +196,8 @@ class _Learner:
             if found and not self._exhausted():
                 p.found += found
                 return state
-        self._fit(config.fit_passes)
+        length, n_fitted = self._length_that_pays(), len(explorer.labels)
+        self._fit(config.fit_passes * length)
         found = 0 if x is None else explorer.holes_among(x, energy)
         n_questions = math.ceil(config.verify_proposals / explorer.n_chains)
         if self._questions_left() >= n_questions:
@@ -203,15 +205,17 @@ class _Learner:
             self._report("verify", seen)
             p.searched += seen.states
             found += sum(seen.holes)
+            p.left = self._last_fit.learned_from(Trend.of(p.rounds).spread(n_fitted), length, seen.spread_kT[0]).left
         p.found += found
-        p.done = not found or self._exhausted()
+        wanting = bool(found) or self._more_labels_pay(made=length)
+        p.done = not wanting or self._exhausted()
         if p.done:
-            self._freeze(seen, found)
+            self._freeze(seen, found, wanting)
         return state
 
-    def _freeze(self, seen: Seen, found: int) -> None:
+    def _freeze(self, seen: Seen, found: int, wanting: bool) -> None:
         """The weights are final; what they promise and what they cost is written beside them."""
-        if self._exhausted() and (found or self._more_labels_pay()):
+        if wanting:
             log.warning("the network's error spreads by %.2f kT (acceptance %.2f), %d states of it in holes, after %d "
                         "true calls; the sampling stays exact but is slower; raise %s to learn on", seen.spread_kT[0],
                         acceptance(seen.spread_kT[0]), found, self._true_calls,
@@ -233,13 +237,30 @@ class _Learner:
         p.overhead = self.config.fit_cost_calls
         if p.overhead is None:
             own_s = max(self.spent.cpu_s - began - asked * p.call_s, 1e-9)
-            p.overhead = 2.0 ** round(math.log2(own_s / (n_fitted * max(p.call_s, 1e-9))))
+            call_s = p.call_s if self.target.call_cost_s is None else self.target.call_cost_s
+            p.overhead = 2.0 ** round(math.log2(own_s / (n_fitted * max(call_s, 1e-9))))
 
-    def _more_labels_pay(self) -> bool:
+    def _more_labels_pay(self, made: int | None = None) -> bool:
+        """made: the length of the last fit, where it has been made of these labels."""
         config, p = self.config, self.progress
         return p.round < FEWEST_ROUNDS or more_labels_pay(
             p.rounds, len(self.explorer.labels), growth=config.round_growth, samples_wanted=config.samples_wanted,
-            overhead=p.overhead, calls_per_sample=self.target.calls_per_sample)
+            overhead=p.overhead, calls_per_sample=self.target.calls_per_sample, last_fit=self._last_fit, made=made)
+
+    @property
+    def _last_fit(self) -> LastFit:
+        """As far as it is known; a round's overhead is nearly all of its fit."""
+        p, config = self.progress, self.config
+        return LastFit(p.left, p.overhead * config.fit_passes / config.round_passes)
+
+    def _length_that_pays(self) -> int:
+        """How many times fit_passes the last fit is to make."""
+        rounds, n_labels = self.progress.rounds, len(self.explorer.labels)
+
+        def sampling(spread_kT: float) -> float:
+            return calls_of_sampling(spread_kT, self.config.samples_wanted, self.target.calls_per_sample)
+
+        return self._last_fit.best(Trend.of(rounds).spread(n_labels), n_labels, sampling)[1]
 
     @property
     def _true_calls(self) -> int:

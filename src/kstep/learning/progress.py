@@ -20,7 +20,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import naming, write_text_atomic
 from kstep.fingerprint import as_written
-from kstep.learning.ending import acceptance
+from kstep.learning.ending import LEFT_BY_LAST, acceptance
 from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
 from kstep.schemes.state import State
 from kstep.training.labels import EXTRA, FIELDS, Labels
@@ -49,15 +49,16 @@ class Progress:
     """Where the loop stands; written after every round, so that a cut run goes on from there.
 
     rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead: CPU
-    seconds of a true call, and what fit and chains cost per label in such calls; searched, found: states looked at for
-    holes before the network was to be frozen, and holes among them; earlier_calls: what labels of an earlier learning
-    cost.
+    seconds of a true call, and what fit and chains cost per label in such calls; left: share of a round's spread that
+    the last fit leaves; searched, found: states looked at for holes before the network was to be frozen, and holes
+    among them; earlier_calls: what labels of an earlier learning cost.
     """
 
     round: int = 0
     rounds: list = field(default_factory=list)
     call_s: float = 0.0
     overhead: float = 0.0
+    left: float = LEFT_BY_LAST
     searched: int = 0
     found: int = 0
     earlier_calls: int = 0

@@ -32,7 +32,8 @@ class Target:
     Chains start at molecule.conformers, whose potential energy is that of starts_K (0: minima).  Another kind of target
     overrides what differs for it, as `region_target.RegionTarget` does: what a label is, how a network comes from
     labels, how dynamics loads it.  walls, mirror, turns: what the sampling will have besides moves (schemes.nested);
-    starts_spent: true_calls, wall_s and cpu_s that its starts cost before, where no run counts them.
+    call_cost_s: seconds of a true call that learning reckons with, None: those that it measures; starts_spent:
+    true_calls, wall_s and cpu_s that its starts cost before, where no run counts them.
     """
 
     molecule: Molecule
@@ -44,6 +45,7 @@ class Target:
     walls: bool = True
     mirror: bool = True
     turns: int = 8
+    call_cost_s: float | None = None
     starts_spent: dict[str, float] = field(default_factory=dict)
 
     @property

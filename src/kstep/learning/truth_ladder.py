@@ -78,7 +78,7 @@ def climb(target: Target, rungs: Sequence[Rung], base: Path, base_labels: Path, 
 
     check_base(target.labelled, rungs[0], base, base_labels)
     started = checkpoints.load(base)
-    bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
+    bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method, call_cost_s=None)
     differences: tuple[Difference, ...] = ()
     climbs: list[Climb] = []
     for number, rung in enumerate([] if taught else rungs[1:], 1):

@@ -47,7 +47,7 @@ class NestedConfig(SamplerConfig):
     delayed_steps: Count | None = Field(
         None, description="steps judged by the method of --delay-with per call of the dear one")
     call_cost_s: NonNegative | None = Field(
-        None, description="seconds of a true call that tune reckons with, instead of what it measures")
+        None, description="seconds of a true call that learning and tune reckon with, instead of what they measure")
     judge: Literal["auto", "chain", "weights"] = Field(
         "auto", description="the true energy refuses proposals (chain), weighs them, or what burn-in finds better")
     mirror_images: bool = Field(True, description="moves to the mirror image of a molecule without named stereocentres")

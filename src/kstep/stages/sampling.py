@@ -252,7 +252,7 @@ def _climbed(s: SamplingSettings, target: Target, config: LearnConfig) -> Path:
     rungs[0] = replace(rungs[0], spec=replace(rungs[0].spec, restraints=target.spec.restraints))
     model = model_to_learn(s.model_config)
     if s.checkpoint is None:
-        bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method)
+        bottom = replace(target, spec=rungs[0].spec, method=rungs[0].method, call_cost_s=None)
         base = learn_for(bottom, s.out, config, model_config=model, **how)
         labels, target = base.with_name(LABELS), replace(target, starts_spent={})  # which that has paid for
     else:

@@ -13,6 +13,7 @@ from kstep.analysis.measure.profile import Profile, characterise
 from kstep.analysis.measure.samples import common_rotamers, counted, effective_samples, series_of
 from kstep.errors import UserError
 from kstep.files import read_json
+from kstep.learning.cold_start import learned_at
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.study.benchmark import network_reference
 from kstep.study.benchmark.agreement import agreement
@@ -94,7 +95,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
 
     def row(run, path, **others):
         command_cpu_s = costs.get(label_of(path, plan.out))
-        if command_cpu_s is not None and path.parent.name == "learn":
+        if command_cpu_s is not None and learned_at(path).is_dir():
             command_cpu_s -= run.metadata.get("cpu_s_training") or 0.0  # a cost of its own
         return hybrid_row(run, reference, spectrum, rotamers, label, price, training_s, command_cpu_s, **others)
 

@@ -202,13 +202,13 @@ class Plan:
         """The network fitted to the labels of all cold starts."""
         return self.out / "refit" / "network.pt"
 
-    def sampler(self, variant: Variant, checkpoint: Path, seed: int) -> StageCall:
-        """The run of an exact sampler and a seed with a network that is there already."""
+    def sampler(self, variant: Variant, checkpoint: Path | None, seed: int) -> StageCall:
+        """The run of an exact sampler and a seed with a network that is there already, or with one that it learns."""
         use, share = self.lengths, 1.0
         keys: dict[str, Any] = {"scheme": variant.scheme, "tune": True, "replicas": self.lengths.replicas}
         if variant.call_cost_s is not None:
             share, keys["call_cost_s"] = use.dear_share, variant.call_cost_s
-        return self._hybrid(variant.scheme, variant.kind(seed), seed, checkpoint, **keys,
+        return self._hybrid(variant.scheme, variant.kind(seed), seed, checkpoint, learn=checkpoint is None, **keys,
                             steps=max(FEWEST_PROPOSALS, round(share * use.proposals)),
                             burn_in_steps=max(2, round(share * use.burn_in)))
 

@@ -117,7 +117,9 @@ def run_sections(settings: BenchmarkSettings, runner: Runner) -> list[str]:
     there = checkpoint.is_file()
     for variant in plan.variants:
         for seed in seeds if variant.scheme in sections else ():
-            if sampler(seed).is_file() and (settings.checkpoint or settings.prolongs or not produced(variant, seed)):
+            if variant.call_cost_s is not None and settings.checkpoint is None:  # a dear call has a network of its own
+                runner.run(plan.sampler(variant, None, seed))
+            elif sampler(seed).is_file() and (settings.checkpoint or settings.prolongs or not produced(variant, seed)):
                 runner.run(plan.sampler(variant, sampler(seed), seed), sampler(seed))
     lacking = []
     for scheme in DYNAMICS:
