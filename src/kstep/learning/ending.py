@@ -95,7 +95,7 @@ class LastFit:
     cost: float = 0.0
 
     def spread(self, of_round_kT: float, length: int) -> float:
-        """Spread in kT after a fit of `length` times its passes, where a round's fit to the same labels has of_round_kT."""
+        """Spread in kT after a fit of `length` times its passes, where a round's to these labels leaves of_round_kT."""
         return of_round_kT * self.left * length**-PER_LENGTH
 
     def learned_from(self, of_round_kT: float, length: int, seen_kT: float) -> LastFit:
