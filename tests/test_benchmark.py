@@ -511,6 +511,27 @@ def test_the_networks_dynamics_needs_that_of_a_seed_and_no_other(tmp_path, monke
     assert asked == [(network, plan.path("metropolis", "seed_0"))] and said.startswith("checked, impulse: ")
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_dear_call_has_a_network_that_was_learned_for_it(tmp_path, given):
+    """That of cheap calls, with which a bar would be met or missed, is not what a dear call would be given."""
+    plan = replace(write_files(tmp_path), dear_call_s=60.0)
+    network, calls = tmp_path / "network.pt", []
+    for path in (network, plan.learned_checkpoint(0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    class Recorded:
+        def run(self, call, checkpoint=None):
+            calls.append(call)
+
+    settings = sections.BenchmarkSettings(plan, seeds=(0,), sections=(EXACT,), checkpoint=network if given else None)
+    sections.run_sections(settings, Recorded())
+    here, dear = (call.settings for call in calls)
+    assert not here.learn and here.checkpoint == (network if given else plan.learned_checkpoint(0))
+    assert dear.learn != given and dear.checkpoint == (network if given else None)
+    assert here.hybrid.call_cost_s is None and dear.hybrid.call_cost_s == 60.0
+
+
 def test_samplers_on_file_are_set_beside_each_other(tmp_path):
     """The preferred one in the cold start's own production and tuned for a dear call, its rival on the same network."""
     write_files(tmp_path)

@@ -18,6 +18,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
+from kstep.learning.ending import LENGTHS
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
@@ -120,6 +121,24 @@ def test_fits_begin_afresh_and_cost_no_more_than_labels_do(water, tmp_path, monk
     assert all("start" not in how for _, how in fits)
     *of_rounds, last = [n for n, _ in fits]
     assert len(of_rounds) > 4 and sum(of_rounds) < (1 + 1 / config.round_growth) * last
+
+
+def test_the_last_fit_is_longer_where_a_true_call_is_said_to_be_dear(water, tmp_path, monkeypatch):
+    fits, original = [], Target.fit
+
+    def watch(self, labels, model, config, **how):
+        fits.append(how["passes"])
+        return original(self, labels, model, config, **how)
+
+    monkeypatch.setattr(Target, "fit", watch)
+    config = LearnConfig(**{**QUICK, "fit_cost_calls": None, "round_passes": 5, "fit_passes": 10})
+    lasts = {}
+    for call_cost_s in (1e-6, 60.0):
+        fits.clear()
+        learn_it(water, tmp_path / f"{call_cost_s:g}", config, call_cost_s=call_cost_s)
+        assert set(fits[:3]) == {5.0}
+        lasts[call_cost_s] = fits[3]
+    assert lasts == {1e-6: 10.0, 60.0: 10.0 * LENGTHS[-1]}
 
 
 def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, learned):
