@@ -18,7 +18,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
-from kstep.learning.ending import LENGTHS
+from kstep.learning.ending import BURN_IN_SAMPLES, LENGTHS
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
@@ -123,22 +123,30 @@ def test_fits_begin_afresh_and_cost_no_more_than_labels_do(water, tmp_path, monk
     assert len(of_rounds) > 4 and sum(of_rounds) < (1 + 1 / config.round_growth) * last
 
 
-def test_the_last_fit_is_longer_where_a_true_call_is_said_to_be_dear(water, tmp_path, monkeypatch):
-    fits, original = [], Target.fit
+def test_what_a_true_call_is_said_to_cost_is_reckoned_with(water, tmp_path, monkeypatch):
+    """Where it is dear the last fit is longer, and moves of the network cost nothing beside it."""
+    fits, samplings, original, rule = [], [], Target.fit, module.more_labels_pay
 
     def watch(self, labels, model, config, **how):
         fits.append(how["passes"])
         return original(self, labels, model, config, **how)
 
+    def overhear(rounds, n_labels, *, sampling, **how):
+        samplings.append(sampling)
+        return rule(rounds, n_labels, sampling=sampling, **how)
+
     monkeypatch.setattr(Target, "fit", watch)
+    monkeypatch.setattr(module, "more_labels_pay", overhear)
     config = LearnConfig(**{**QUICK, "fit_cost_calls": None, "round_passes": 5, "fit_passes": 10})
     lasts = {}
     for call_cost_s in (1e-6, 60.0):
         fits.clear()
         learn_it(water, tmp_path / f"{call_cost_s:g}", config, call_cost_s=call_cost_s)
         assert set(fits[:3]) == {5.0}
-        lasts[call_cost_s] = fits[3]
-    assert lasts == {1e-6: 10.0, 60.0: 10.0 * LENGTHS[-1]}
+        lasts[call_cost_s] = fits[3], samplings[-1]
+    (quick, cheap), (slow, dear) = lasts[1e-6], lasts[60.0]
+    assert quick == 10.0 and slow == 10.0 * LENGTHS[-1] and dear.moves < 1e-3 < 1.0 < cheap.moves
+    assert dear.samples == QUICK["samples_wanted"] + BURN_IN_SAMPLES and dear(0.5) < cheap(0.5)
 
 
 def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, learned):

@@ -12,9 +12,9 @@ from kstep.learning.ending import (
     LENGTHS,
     PER_LENGTH,
     LastFit,
+    Sampling,
     Trend,
     acceptance,
-    calls_of_sampling,
     more_labels_pay,
     samples_per_call,
 )
@@ -53,10 +53,10 @@ def test_the_trend_is_the_power_law_there_was():
     assert Trend.of([(200, 1.0, 50)]).fall == pytest.approx(0.5)  # nothing known of it yet
 
 
-def stops_at(samples_wanted, overhead=0.0, growth=0.4, **more):
-    """Labels at which learning ends whose spread in kT is 20 n^-0.6."""
+def stops_at(*sampling, overhead=0.0, growth=0.4, **more):
+    """Labels at which learning ends whose spread in kT is 20 n^-0.6, for sampling as Sampling takes it."""
     n, rounds = 200, []
-    while not rounds or more_labels_pay(rounds, n, growth=growth, samples_wanted=samples_wanted, overhead=overhead,
+    while not rounds or more_labels_pay(rounds, n, growth=growth, overhead=overhead, sampling=Sampling(*sampling),
                                          **more):
         rounds.append((n, 20.0 * n**-0.6, 10**4))
         n = round(n * (1 + growth))
@@ -67,7 +67,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
     ends = [stops_at(wanted) for wanted in (20, 200, 2000, 20000)]
     assert ends == sorted(ends) and ends[0] < ends[1] < ends[3]
     assert stops_at(2000, overhead=3.0) < stops_at(2000)
-    assert stops_at(600, calls_per_sample=1.0) == stops_at(200) < stops_at(600)
+    assert stops_at(600, 1.0) == stops_at(200) == stops_at(100, 3.0, 1.0) < stops_at(600)  # 1.0: moves as dear as calls
     best = min(range(200, 20000, 100), key=lambda n: n + 3.0 * 200 / samples_per_call(20.0 * n**-0.6))
     assert best / 2 < ends[1] < best * 2
 
@@ -75,7 +75,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
 def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_helping():
     def pays(*spreads):
         return more_labels_pay([(200 * 2**i, s, 100) for i, s in enumerate(spreads)], 400, growth=0.4,
-                               samples_wanted=200, overhead=0.0)
+                               sampling=Sampling(200), overhead=0.0)
 
     assert pays(np.inf) and pays(60.0)
     assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
@@ -85,15 +85,13 @@ def test_the_last_fit_is_as_long_as_pays():
     fit = LastFit(left=0.5, cost=0.4)
     assert fit.spread(2.0, 1) == 1.0 and 0.5 < fit.spread(2.0, 4) < 0.8  # four times longer, and better
     for samples_wanted in (20, 200, 2000, 20000):
-        def sampling(spread_kT, wanted=samples_wanted):
-            return calls_of_sampling(spread_kT, wanted, 3.0)
-
+        sampling = Sampling(samples_wanted)
         whole = {length: length * 0.4 * 1000 + sampling(fit.spread(2.0, length)) for length in LENGTHS}
         assert fit.best(2.0, 1000, sampling) == (min(whole.values()), min(whole, key=whole.get))
-    lengths = [fit.best(2.0, 1000, lambda s, n=n: calls_of_sampling(s, n, 3.0))[1] for n in (20, 200, 2000)]
+    lengths = [fit.best(2.0, 1000, Sampling(n))[1] for n in (20, 200, 2000)]
     assert lengths == sorted(lengths) and lengths[0] == LENGTHS[0] and lengths[-1] == LENGTHS[-1]
     free = LastFit(cost=0.0)
-    assert free.best(2.0, 1000, lambda s: calls_of_sampling(s, 1, 3.0))[1] == LENGTHS[-1]
+    assert free.best(2.0, 1000, Sampling(1))[1] == LENGTHS[-1]
 
 
 def test_learning_reckons_with_what_the_last_fit_leaves():
@@ -111,7 +109,7 @@ def test_a_last_fit_that_disappoints_is_no_end():
     usual, at = LastFit(0.4, cost=0.1), Trend.of(rounds).spread(1200)
 
     def pays(fit, made):
-        return more_labels_pay(rounds, 1200, growth=0.4, samples_wanted=500, overhead=0.1, last_fit=fit, made=made)
+        return more_labels_pay(rounds, 1200, growth=0.4, sampling=Sampling(500), overhead=0.1, last_fit=fit, made=made)
 
     assert not pays(usual, None)
     kept = usual.learned_from(at, 2, usual.spread(at, 2))
@@ -120,7 +118,7 @@ def test_a_last_fit_that_disappoints_is_no_end():
     assert poor.left == pytest.approx(6.0**0.5 * usual.left) and pays(poor, 2)
     # what is made costs nothing more, and a better one to come would
     dear = LastFit(0.4, cost=50.0)
-    assert not more_labels_pay(rounds, 1200, growth=0.4, samples_wanted=500, overhead=0.1, last_fit=dear, made=1)
+    assert not more_labels_pay(rounds, 1200, growth=0.4, sampling=Sampling(500), overhead=0.1, last_fit=dear, made=1)
 
 
 def test_a_molecule_without_torsions_takes_fewer_calls_for_a_sample():

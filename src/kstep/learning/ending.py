@@ -9,13 +9,13 @@ samples cost together, in true calls, says whether to go on (`more_labels_pay`),
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import erfc, log_ndtr
 
 CALLS_PER_ENERGY, CALLS_PER_TORSION = 1.0, 3.0  # taken proposals until energies, or the slowest torsion, are others
+BURN_IN_SAMPLES = 200  # that 64 chains could have made while they forgot their starts: three each
 USUAL_FALL = 0.5, 0.25  # exponent of s ~ n^-b before any round has said so, and how far it may be off
 RECENT = 4  # rounds that the trend is read off: a floor bends it, and earlier networks knew another ground
 ROUNDS_AHEAD = 6  # that are reckoned with: a gain may be two or three rounds away, an extrapolation further off is none
@@ -80,10 +80,19 @@ class Trend:
         return float(np.exp(self.level - self.fall * np.log(n_labels / self.n_0)))
 
 
-def calls_of_sampling(spread_kT: float, samples_wanted: int, calls_per_sample: float) -> float:
-    """True calls that samples_wanted samples take, each of calls_per_sample taken proposals."""
-    worth = samples_per_call(spread_kT)
-    return calls_per_sample * samples_wanted / worth if worth else np.inf
+@dataclass(frozen=True)
+class Sampling:
+    """What the network is for: so many independent samples, each of calls_per_sample taken proposals; moves: what those
+    of the network for a proposal cost, in true calls."""
+
+    samples: int
+    calls_per_sample: float = CALLS_PER_TORSION
+    moves: float = 0.0
+
+    def __call__(self, spread_kT: float) -> float:
+        """Cost of it all in true calls, with a network whose d has this spread in kT."""
+        worth = samples_per_call(spread_kT)
+        return self.samples * self.calls_per_sample * (1.0 + self.moves) / worth if worth else np.inf
 
 
 @dataclass(frozen=True)
@@ -103,15 +112,14 @@ class LastFit:
         left = seen_kT / (of_round_kT * length**-PER_LENGTH)
         return replace(self, left=float(np.sqrt(self.left * left)))
 
-    def best(self, of_round_kT: float, n_labels: float, sampling: Callable[[float], float]) -> tuple[float, int]:
+    def best(self, of_round_kT: float, n_labels: float, sampling: Sampling) -> tuple[float, int]:
         """Fewest true calls that it and `sampling` with the spread it leaves take together, and its length for that."""
         return min((length * self.cost * n_labels + sampling(self.spread(of_round_kT, length)), length)
                    for length in LENGTHS)
 
 
-def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, samples_wanted: int,
-                    overhead: float, calls_per_sample: float = CALLS_PER_TORSION, last_fit: LastFit | None = None,
-                    made: int | None = None) -> bool:
+def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, overhead: float,
+                    sampling: Sampling, last_fit: LastFit | None = None, made: int | None = None) -> bool:
     """Whether some number of further rounds is expected to cost fewer true calls than it saves in sampling.
 
     rounds: as of `Trend.of`; n_labels: there are now; growth: labels of a round, as a share of those there are;
@@ -121,9 +129,6 @@ def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, grow
     if not rounds or not all(np.isfinite(s) for _, s, _ in rounds[-RECENT:]):
         return True  # nothing is known yet
     trend = Trend.of(rounds)
-
-    def sampling(spread_kT: float) -> float:
-        return calls_of_sampling(spread_kT, samples_wanted, calls_per_sample)
 
     def rest(n: float) -> float:
         return sampling(trend.spread(n)) if last_fit is None else last_fit.best(trend.spread(n), n, sampling)[0]

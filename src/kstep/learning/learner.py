@@ -31,7 +31,7 @@ from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
-from kstep.learning.ending import LastFit, Trend, acceptance, calls_of_sampling, more_labels_pay
+from kstep.learning.ending import BURN_IN_SAMPLES, LastFit, Sampling, Trend, acceptance, more_labels_pay
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
@@ -115,11 +115,11 @@ class _Learner:
                     self._save(state)
                 while not self.progress.done:
                     self.progress.round += 1
-                    began = self.spent.cpu_s
-                    n_fitted = len(self.explorer.labels)
+                    n_fitted, began = len(self.explorer.labels), self.spent.cpu_s
                     self._fit(self.config.round_passes)
+                    fitted = self.spent.cpu_s
                     state, seen = self._round(state)
-                    self._reckon(seen, n_fitted, began)
+                    self._reckon(seen, n_fitted, fitted - began, self.spent.cpu_s - fitted)
                     if self._exhausted() or not self._more_labels_pay():
                         state = self._end(state, seen)
                     self._save(state)
@@ -227,25 +227,31 @@ class _Learner:
 
     # whether to go on -------------------------------------------------------------------------
 
-    def _reckon(self, seen: Seen, n_fitted: int, began: float) -> None:
-        """What a round showed and cost, for the decision to go on.
+    def _reckon(self, seen: Seen, n_fitted: int, fit_s: float, chains_s: float) -> None:
+        """What a round showed and cost, for the decision to go on; chains_s: CPU seconds of its chains, truth and all.
 
         What is measured is rounded to a power of two: a run should end where another one of the same seed does.
         """
         p, asked = self.progress, len(self.explorer.labels) - n_fitted
         p.rounds.append([n_fitted, seen.spread_kT[0], seen.states // len(self.explorer.rungs_K)])
-        p.overhead = self.config.fit_cost_calls
+        p.overhead, p.moves = self.config.fit_cost_calls, 0.0
         if p.overhead is None:
-            own_s = max(self.spent.cpu_s - began - asked * p.call_s, 1e-9)
-            call_s = p.call_s if self.target.call_cost_s is None else self.target.call_cost_s
-            p.overhead = 2.0 ** round(math.log2(own_s / (n_fitted * max(call_s, 1e-9))))
+            call_s = max(p.call_s if self.target.call_cost_s is None else self.target.call_cost_s, 1e-9)
+            moves_s = max(chains_s - asked * p.call_s, 1e-9)
+            p.overhead = _rounded((fit_s + moves_s) / n_fitted / call_s)
+            p.moves = _rounded(len(self.explorer.rungs_K) * moves_s / asked / call_s)
 
     def _more_labels_pay(self, made: int | None = None) -> bool:
         """made: the length of the last fit, where it has been made of these labels."""
-        config, p = self.config, self.progress
+        p = self.progress
         return p.round < FEWEST_ROUNDS or more_labels_pay(
-            p.rounds, len(self.explorer.labels), growth=config.round_growth, samples_wanted=config.samples_wanted,
-            overhead=p.overhead, calls_per_sample=self.target.calls_per_sample, last_fit=self._last_fit, made=made)
+            p.rounds, len(self.explorer.labels), growth=self.config.round_growth, overhead=p.overhead,
+            sampling=self._sampling, last_fit=self._last_fit, made=made)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(self.config.samples_wanted + BURN_IN_SAMPLES, self.target.calls_per_sample,
+                        self.progress.moves)
 
     @property
     def _last_fit(self) -> LastFit:
@@ -256,11 +262,7 @@ class _Learner:
     def _length_that_pays(self) -> int:
         """How many times fit_passes the last fit is to make."""
         rounds, n_labels = self.progress.rounds, len(self.explorer.labels)
-
-        def sampling(spread_kT: float) -> float:
-            return calls_of_sampling(spread_kT, self.config.samples_wanted, self.target.calls_per_sample)
-
-        return self._last_fit.best(Trend.of(rounds).spread(n_labels), n_labels, sampling)[1]
+        return self._last_fit.best(Trend.of(rounds).spread(n_labels), n_labels, self._sampling)[1]
 
     @property
     def _true_calls(self) -> int:
@@ -304,3 +306,7 @@ class _Learner:
         if self.progress.done and not self.network_path.is_file():
             raise UserError(f"{self.network_path}, which was learned, is gone; put it back, or {BEGIN_ANEW}")
         return state
+
+
+def _rounded(number: float) -> float:
+    return 2.0 ** round(math.log2(number))

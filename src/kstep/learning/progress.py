@@ -48,16 +48,18 @@ class Seen:
 class Progress:
     """Where the loop stands; written after every round, so that a cut run goes on from there.
 
-    rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead: CPU
-    seconds of a true call, and what fit and chains cost per label in such calls; left: share of a round's spread that
-    the last fit leaves; searched, found: states looked at for holes before the network was to be frozen, and holes
-    among them; earlier_calls: what labels of an earlier learning cost.
+    rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead,
+    moves: CPU seconds of a true call, and in such calls what fit and chains cost per label, and the network's moves on
+    a whole ladder between two calls; left: share of a round's spread that the last fit leaves; searched, found: states
+    looked at for holes before the network was to be frozen, and holes among them; earlier_calls: what labels of an
+    earlier learning cost.
     """
 
     round: int = 0
     rounds: list = field(default_factory=list)
     call_s: float = 0.0
     overhead: float = 0.0
+    moves: float = 0.0
     left: float = LEFT_BY_LAST
     searched: int = 0
     found: int = 0
