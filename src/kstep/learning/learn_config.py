@@ -27,7 +27,7 @@ class LearnConfig(FitConfig):
     learn_moves: Count = 5  # of the network, between two questions to the truth
     learn_move_fs: Positive = 100.0  # mean length of a move
     round_growth: Share = 0.4  # labels of a round, as a share of those there are
-    round_passes: Positive = 100.0  # over all labels, in the fit of a round; the last fit makes fit_passes
+    round_passes: Positive = 100.0  # over all labels, in the fit of a round; the last: fit_passes, or 2 or 4 times that
     samples_wanted: Count = 200  # independent samples of the slowest torsion that the network is to serve for
     fit_cost_calls: NonNegative | None = None  # of fit and chains of a round per label, in true calls; null: measured
     hole_kT: Positive = 10.0  # E_true - E_network this far from its median is a hole, or a false wall
