@@ -5,8 +5,8 @@ The run is made with `--learn` until the slowest torsion has so many effective s
 outputs/crest/NAME.  Then its frames are relaxed, first on its network and, one of each conformer, at GFN2-xTB, as are
 CREST's geometries, so that both have energies of one method; these true calls are counted apart, and what is relaxed is
 kept there too.  A conformer of CREST's is found where one of ours lies within 0.3 A (heavy atoms) and 0.5 kJ/mol.
-Populations are measured, with errors from chains; CREST's are of energies alone.  Figures go to
-benchmarks/results/crest.json.
+Populations are measured, with errors from chains; CREST's are of energies alone.  In which torsion the two differ most
+is said too.  Figures go to benchmarks/results/crest.json.
 
     python benchmarks/crest.py --ensemble ../crest/WG01.xyz --name WG01 --crest-cpu-h 1.82 \\
         --smiles 'N[C@@H](Cc1c[nH]c2ccccc12)C(=O)NCC(=O)O'
@@ -27,8 +27,12 @@ from scipy.stats import chi2
 
 from conformers import Likeness, Relaxed, as_named, boltzmann, order_of, read_ensemble, relax
 from judging import sampled
+from kstep.analysis.measure.geometry import find_coordinates
+from kstep.analysis.measure.profile import GRIDS
 from kstep.analysis.measure.statistics import MeanEstimate, estimate_means
+from kstep.analysis.measure.torsions import find_rotamers, rotamer_populations
 from kstep.cli.program import exit_code
+from kstep.dihedrals import dihedrals_deg
 from kstep.errors import UserError
 from kstep.files import replacing, write_json_compact
 from kstep.forces.local_pool import EvaluationPool
@@ -38,6 +42,7 @@ from kstep.runs.run_network import recipe_of
 from kstep.runs.settings import share_replicas
 from kstep.schemas import Trajectory, load_trajectory
 from kstep.stages.physics import TruePhysics, load_physics
+from kstep.training.equivalent_atoms import exchange_equivalent
 from kstep.units import KJ_PER_HARTREE, KJ_PER_KCAL, SECONDS_PER_HOUR
 from running import RESULTS, ROOT, machine, provenance, sh
 
@@ -52,6 +57,7 @@ LEAST_STATIC = 0.03  # population of what must be found
 LARGEST = 10  # conformers whose populations the halves of the run must agree on
 AT_ONCE = 256  # geometries that a network relaxes together
 AT_A_TIME = 32  # that the truth does, and are kept together
+LABELLINGS = 24  # of equivalent atoms, drawn at random, that torsions are compared over
 NEVER_SEEN = 3.0  # over n samples: the largest population that n samples miss with a chance of 5 %
 
 
@@ -238,6 +244,40 @@ def beside(likeness: Likeness, ours: Conformers, theirs: Ensemble, frames: Frame
             "lowest_below_crest": max(0.0, float(zero - ours.energy.min()))}
 
 
+def apart(molecule: Molecule, frames: Frames, theirs: Ensemble) -> dict | None:
+    """Where the two differ most: a torsion, its wells in degrees, the share of each measured and by CREST's energies.
+
+    Equivalent atoms, and mirror images where no centre is named, change places on both sides, since which is which says
+    nothing.  None where no torsion has two wells.
+    """
+    found = find_coordinates(molecule.numbers, molecule.bonds)
+    sides = [_of_torsions(molecule, found.atoms["torsions"], x, weights)
+             for x, weights in ((frames.positions, frames.weights), (theirs.positions, theirs.static))]
+    rows = []
+    for label, ours, listed in zip(found.labels["torsions"], *sides, strict=True):
+        wells = find_rotamers(ours + listed)
+        if len(wells) >= 2:
+            measured, static = (rotamer_populations(side, wells) for side in (ours, listed))
+            rows.append({"torsion": label, "wells_deg": wells.tolist(), "measured": measured.tolist(),
+                         "static": static.tolist(), "distance": float(0.5 * np.abs(measured - static).sum())})
+    return max(rows, key=lambda row: row["distance"], default=None)
+
+
+def _of_torsions(molecule: Molecule, torsions: np.ndarray, positions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Density (D,bins), of sum 1, over -180..180 degrees of each torsion (D,4) of geometries (S,N,3), weights (S,)."""
+    lower, upper, bins, _ = GRIDS["torsions"]
+    rng = np.random.default_rng(0)
+    x = np.concatenate([np.take_along_axis(positions, exchange_equivalent(molecule.numbers, molecule.bonds, rng,
+                                                                          len(positions))[..., None], 1)
+                        for _ in range(LABELLINGS)])
+    if molecule.species().achiral:
+        x = np.concatenate([x, -x])
+    copies = len(x) // len(weights)
+    each = np.tile(weights / weights.sum() / copies, copies)
+    return np.array([np.histogram(angles, bins, (lower, upper), weights=each)[0]
+                     for angles in dihedrals_deg(x, torsions).T])
+
+
 def halves(molecule: Molecule, run: Trajectory, frames: Frames, of_frame: np.ndarray) -> dict:
     """Populations of the largest conformers from chains that began in even and in odd start conformers; chi-square p.
 
@@ -308,7 +348,8 @@ def judge(molecule: Molecule, physics: TruePhysics, run: Trajectory, ensemble: P
     analysis = {"true_calls": ours.true_calls, "true_calls_crest": theirs.true_calls, "cpu_s_network": network_s}
     least = min(n for n in (figures["energy_samples"], figures["torsion_samples"]) if n is not None)
     return {**figures, "ours": ours.report, "crest": theirs.report, "analysis": analysis,
-            **beside(likeness, ours, theirs, frames, least), "halves": halves(molecule, run, frames, ours.of_frame)}
+            **beside(likeness, ours, theirs, frames, least), "apart": apart(molecule, frames, theirs),
+            "halves": halves(molecule, run, frames, ours.of_frame)}
 
 
 def run_of(path: Path, smiles: str) -> Trajectory:

@@ -36,6 +36,12 @@ def crest(data: dict) -> str:
                    for c in sorted(row["excess"], key=lambda c: -c["measured"]) if c["measured"] >= LEAST_IN_EXCESS]
         if row["lowest_below_crest"] > LOWER_KJ:
             notes.append(f"{name}: a conformer lies {row['lowest_below_crest']:.1f} kJ/mol below CREST's lowest.")
+        if row.get("apart") is not None:  # records of before have none
+            far = row["apart"]
+            well = max(range(len(far["wells_deg"])), key=lambda w: abs(far["measured"][w] - far["static"][w]))
+            notes.append(f"{name}: the two differ most in torsion {far['torsion']}, which lies near "
+                         f"{far['wells_deg'][well]:.0f} degrees in {far['measured'][well]:.1%} of what is measured and "
+                         f"in {far['static'][well]:.1%} of CREST's list.")
     return ("### Conformers against CREST\n\nGFN2-xTB, from the SMILES alone: `--learn`, then `nested` until the "
             "slowest torsion has its samples. Conformers are told apart by energies (0.5 kJ/mol) and heavy atoms "
             "(0.3 A) after relaxation of both sides at GFN2-xTB, whose calls are not in the cost. Halves: populations "

@@ -19,6 +19,7 @@ from kstep.analysis.measure.statistics import estimate_means
 from kstep.errors import UserError
 from kstep.files import write_json_compact
 from kstep.forces.local_pool import EvaluationPool
+from kstep.learning.turned_torsions import turn
 from kstep.molecules.molecule import Molecule
 from kstep.runs.settings import share_replicas
 from kstep.schemas import Trajectory, complete_trajectory
@@ -372,6 +373,32 @@ def test_one_of_ours_that_two_of_theirs_are_found_in_has_its_population_once(pro
     assert found["found_of_all"] == 2 and found["measured_found"] == pytest.approx(1.0)
 
 
+def test_where_two_lists_differ_most_is_a_torsion_and_no_numbering():
+    """An acid all in Z beside a list all in E; equivalent hydrogens, and the hand of a methyl, say nothing."""
+    acid = molecule_from_smiles("CC(=O)O", "acid", 3)
+    first = acid.conformers[0]
+    hydroxyl = next(a for a in np.flatnonzero(acid.numbers == 1) if np.linalg.norm(first[a] - first[3]) < 0.12)
+    turned = turn(first, acid.bonds, [0, 1, 3, hydroxyl], 180.0)
+    x = first + RNG.normal(0.0, 0.002, (40, *first.shape))
+    frames = crest.Frames(x, np.ones(40), list(np.arange(40).reshape(4, 10)), np.arange(4), 1.0)
+
+    def listed(*geometries, shares=(1.0,)):
+        return crest.Ensemble(np.array(geometries), np.zeros(len(geometries)), np.array(shares),
+                              np.zeros(len(geometries)), {}, 0)
+
+    found = crest.apart(acid, frames, listed(turned))
+    z, e = np.argsort(np.abs(found["wells_deg"]))[[0, -1]]
+    assert found["torsion"] == f"O2-C1-O3-H{hydroxyl}" and found["distance"] == pytest.approx(1.0)
+    assert {found["measured"][z], found["measured"][e]} == {0.0, pytest.approx(1.0)}
+    assert found["static"][z] == pytest.approx(found["measured"][e])
+    methyl = [a for a in np.flatnonzero(acid.numbers == 1) if a != hydroxyl]
+    other = -first
+    other[methyl[:2]] = other[methyl[1::-1]]
+    assert (same := crest.apart(acid, frames, listed(other))) is None or same["distance"] < 0.2
+    half = crest.apart(acid, frames, listed(first, turned, shares=(0.5, 0.5)))
+    assert half["distance"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_run_of_another_molecule_under_the_same_name_is_refused(propanol, tmp_path, monkeypatch):
     run = made_up_run(propanol[0], [1])
     run.metadata["smiles"] = "CCCO"
@@ -422,6 +449,7 @@ def test_the_table_shows_what_was_compared(compared, propanol, tmp_path):
     missed = row["important"][1]
     assert f"{100 * missed['static']:.1f} % | not found: below {100 * missed['measured_below']:.1f} % (95 %)" in text
     assert "not listed | 25.0 +- " in text and "below CREST's lowest" not in text
+    assert f"propanol: the two differ most in torsion {row['apart']['torsion']}, which lies near " in text
 
 
 # the figure of molecules of all sizes
