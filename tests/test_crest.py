@@ -389,8 +389,7 @@ def test_where_two_lists_differ_most_is_a_torsion_and_no_numbering():
     found = crest.apart(acid, frames, listed(turned))
     z, e = np.argsort(np.abs(found["wells_deg"]))[[0, -1]]
     assert found["torsion"] == f"O2-C1-O3-H{hydroxyl}" and found["distance"] == pytest.approx(1.0)
-    assert {found["measured"][z], found["measured"][e]} == {0.0, pytest.approx(1.0)}
-    assert found["static"][z] == pytest.approx(found["measured"][e])
+    assert sorted(found["measured"]) == [0.0, pytest.approx(1.0)] and found["static"][z] == found["measured"][e]
     methyl = [a for a in np.flatnonzero(acid.numbers == 1) if a != hydroxyl]
     other = -first
     other[methyl[:2]] = other[methyl[1::-1]]
