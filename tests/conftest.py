@@ -27,10 +27,11 @@ sys.path.append(str(ROOT / "benchmarks"))  # what benchmarks are made of is test
 
 
 USUAL_LEVEL = logging.getLogger().level
-LONGEST = ("test_batch_scripts.py", "test_batch_workers.py", "test_signals.py", "test_scripts.py", "test_parallel.py",
-           "test_guides.py", "test_rehearsal.py", "test_gpu_benchmark.py", "test_benchmark.py", "test_aim.py",
-           "test_qmmm.py", "test_advise.py", "test_forces.py", "test_readme.py", "test_examples.py", "test_dynamics.py",
-           "test_learn.py", "test_workers.py", "test_inner.py")
+LONGEST = ("test_batch_scripts.py", "test_batch_workers.py", "test_advise.py", "test_benchmark.py", "test_signals.py",
+           "test_learn.py", "test_parallel.py", "test_qmmm.py", "test_truth_ladder.py", "test_examples.py",
+           "test_gpu_benchmark.py", "test_scripts.py", "test_forces.py", "test_guides.py", "test_species.py",
+           "test_dynamics.py", "test_kills.py", "test_real_molecules.py", "test_readme.py", "test_aim.py",
+           "test_inner.py", "test_dask_pool.py", "test_models.py", "test_analysis.py", "test_populations.py")
 
 
 def pytest_collection_modifyitems(items):
