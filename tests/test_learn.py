@@ -282,6 +282,26 @@ def test_a_false_wall_is_found_by_true_dynamics_and_learned_away(water, tmp_path
     assert checkpoints.load(path)["holes"] == {"searched": 2 * 6 * 7 + 36, "found": 0}
 
 
+def test_holes_that_the_last_fit_has_are_learned_and_say_nothing_of_its_spread(water, tmp_path, monkeypatch):
+    """A chain in a hole is far off: as the spread of what a last fit leaves it would never let learning end."""
+    original, verified = LabelSeeker.explore, []
+
+    def holed(self, state, n_questions, **how):
+        state, seen = original(self, state, n_questions, **how)
+        if "longer" in how and not verified:
+            verified.append(seen)
+            seen = replace(seen, holes=[5, 0], spread_kT=[1e3, 0.1])
+        return state, seen
+
+    monkeypatch.setattr(LabelSeeker, "explore", holed)
+    path = learn_it(water, tmp_path)
+    what = [row["what"] for row in rows(tmp_path)]
+    assert what == ["round"] * what.index("verify") + ["verify", "round", "verify"]
+    before, after = rows(tmp_path)[-3:-1]
+    assert after["labels"] < 1.2 * before["labels"]  # for these holes few labels more, and no round as before
+    assert checkpoints.load(path)["holes"]["found"] == 0 and checkpoints.load(path)["d_spread_kT"] < 1.0
+
+
 def test_an_earlier_learning_is_gone_on_with(learned, water, tmp_path, caplog):
     """Its labels are reused and paid for where the method is the same; else its network leads to the first ones."""
     labels, metadata = Labels.load(learned[1] / "labels.npz")

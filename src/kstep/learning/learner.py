@@ -172,7 +172,8 @@ class _Learner:
         """The network explores; every answer becomes a label."""
         explorer = self.explorer
         before = len(explorer.labels)
-        growth = self.config.round_growth * (AFTER_HOLES if self.progress.found else 1.0)
+        few = self.progress.found and not self._more_labels_pay()
+        growth = self.config.round_growth * (AFTER_HOLES if few else 1.0)
         wanted = math.ceil(growth * before / explorer.n_chains)
         state, seen = explorer.explore(state, int(max(1, min(wanted, self._questions_left()))), apart=True)
         missing = wanted - math.ceil((len(explorer.labels) - before) / explorer.n_chains)
@@ -205,7 +206,9 @@ class _Learner:
             self._report("verify", seen)
             p.searched += seen.states
             found += sum(seen.holes)
-            p.left = self._last_fit.learned_from(Trend.of(p.rounds).spread(n_fitted), length, seen.spread_kT[0]).left
+            if not sum(seen.holes):  # a chain in one says nothing of the spread elsewhere
+                of_round = Trend.of(p.rounds).spread(n_fitted)
+                p.left = self._last_fit.learned_from(of_round, length, seen.spread_kT[0]).left
         p.found += found
         wanting = bool(found) or self._more_labels_pay(made=length)
         p.done = not wanting or self._exhausted()
