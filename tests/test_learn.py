@@ -18,7 +18,7 @@ from kstep.forces.openmm import MDConfig
 from kstep.forces.pool import Truth
 from kstep.learning import learner as module, progress as progress_module
 from kstep.learning.earlier import Earlier, warn_beyond
-from kstep.learning.ending import BURN_IN_SAMPLES, LENGTHS
+from kstep.learning.ending import LENGTHS
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.learner import learn
@@ -146,7 +146,7 @@ def test_what_a_true_call_is_said_to_cost_is_reckoned_with(water, tmp_path, monk
         lasts[call_cost_s] = fits[3], samplings[-1]
     (quick, cheap), (slow, dear) = lasts[1e-6], lasts[60.0]
     assert quick == 10.0 and slow == 10.0 * LENGTHS[-1] and dear.moves < 1e-3 < 1.0 < cheap.moves
-    assert dear.samples == QUICK["samples_wanted"] + BURN_IN_SAMPLES and dear(0.5) < cheap(0.5)
+    assert dear.samples == QUICK["samples_wanted"] and dear(0.5) < cheap(0.5)
 
 
 def test_a_cut_run_goes_on_to_the_same_network(water, tmp_path, monkeypatch, learned):
@@ -284,7 +284,11 @@ def test_a_false_wall_is_found_by_true_dynamics_and_learned_away(water, tmp_path
 
 def test_holes_that_the_last_fit_has_are_learned_and_say_nothing_of_its_spread(water, tmp_path, monkeypatch):
     """A chain in a hole is far off: as the spread of what a last fit leaves it would never let learning end."""
-    original, verified = LabelSeeker.explore, []
+    original, verified, fit, passes = LabelSeeker.explore, [], module._Learner._fit, []
+
+    def heard(self, n):
+        passes.append(n)
+        fit(self, n)
 
     def holed(self, state, n_questions, **how):
         state, seen = original(self, state, n_questions, **how)
@@ -294,11 +298,14 @@ def test_holes_that_the_last_fit_has_are_learned_and_say_nothing_of_its_spread(w
         return state, seen
 
     monkeypatch.setattr(LabelSeeker, "explore", holed)
-    path = learn_it(water, tmp_path)
+    monkeypatch.setattr(module._Learner, "_fit", heard)
+    path = learn_it(water, tmp_path, LearnConfig(**{**QUICK, "round_passes": 50}))
     what = [row["what"] for row in rows(tmp_path)]
     assert what == ["round"] * what.index("verify") + ["verify", "round", "verify"]
     before, after = rows(tmp_path)[-3:-1]
     assert after["labels"] < 1.2 * before["labels"]  # for these holes few labels more, and no round as before
+    lasts = [n for n in passes if n > QUICK["fit_passes"] / 2]
+    assert lasts == [QUICK["fit_passes"] * LENGTHS[-1], QUICK["fit_passes"] * LENGTHS[-1] / 2]  # a longer fit has more
     assert checkpoints.load(path)["holes"]["found"] == 0 and checkpoints.load(path)["d_spread_kT"] < 1.0
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import erfc, log_ndtr
 
-CALLS_PER_ENERGY, CALLS_PER_TORSION = 1.0, 3.0  # taken proposals until energies, or the slowest torsion, are others
-BURN_IN_SAMPLES = 200  # that 64 chains could have made while they forgot their starts: three each
+CALLS_PER_ENERGY, CALLS_PER_TORSION = 1.0, 1.5  # taken proposals of tuned runs until energies, or torsions, are others
+UNCOUNTED = 200  # samples that 64 chains make on their way from their starts, and until they agree: three each
 USUAL_FALL = 0.5, 0.25  # exponent of s ~ n^-b before any round has said so, and how far it may be off
 RECENT = 4  # rounds that the trend is read off: a floor bends it, and earlier networks knew another ground
 ROUNDS_AHEAD = 6  # that are reckoned with: a gain may be two or three rounds away, an extrapolation further off is none
@@ -82,8 +82,8 @@ class Trend:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the network is for: so many independent samples, each of calls_per_sample taken proposals; moves: what those
-    of the network for a proposal cost, in true calls."""
+    """What the network is for: so many independent samples, UNCOUNTED ones besides, each of calls_per_sample taken
+    proposals; moves: what those of the network for a proposal cost, in true calls."""
 
     samples: int
     calls_per_sample: float = CALLS_PER_TORSION
@@ -92,16 +92,18 @@ class Sampling:
     def __call__(self, spread_kT: float) -> float:
         """Cost of it all in true calls, with a network whose d has this spread in kT."""
         worth = samples_per_call(spread_kT)
-        return self.samples * self.calls_per_sample * (1.0 + self.moves) / worth if worth else np.inf
+        taken = (self.samples + UNCOUNTED) * self.calls_per_sample
+        return taken * (1.0 + self.moves) / worth if worth else np.inf
 
 
 @dataclass(frozen=True)
 class LastFit:
     """The fit that ends learning, in place of a round's; left: the share of a round's spread that it leaves where it is
-    no longer than it must be; cost: what it then costs per label, in true calls."""
+    no longer than it must be; cost: what it then costs per label, in true calls; longest: of LENGTHS."""
 
     left: float = LEFT_BY_LAST
     cost: float = 0.0
+    longest: int = LENGTHS[-1]
 
     def spread(self, of_round_kT: float, length: int) -> float:
         """Spread in kT after a fit of `length` times its passes, where a round's to these labels leaves of_round_kT."""
@@ -115,7 +117,7 @@ class LastFit:
     def best(self, of_round_kT: float, n_labels: float, sampling: Sampling) -> tuple[float, int]:
         """Fewest true calls that it and `sampling` with the spread it leaves take together, and its length for that."""
         return min((length * self.cost * n_labels + sampling(self.spread(of_round_kT, length)), length)
-                   for length in LENGTHS)
+                   for length in LENGTHS if length <= self.longest)
 
 
 def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, overhead: float,

@@ -31,7 +31,7 @@ from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
-from kstep.learning.ending import BURN_IN_SAMPLES, LastFit, Sampling, Trend, acceptance, more_labels_pay
+from kstep.learning.ending import LastFit, Sampling, Trend, acceptance, more_labels_pay
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
@@ -206,7 +206,9 @@ class _Learner:
             self._report("verify", seen)
             p.searched += seen.states
             found += sum(seen.holes)
-            if not sum(seen.holes):  # a chain in one says nothing of the spread elsewhere
+            if sum(seen.holes):  # where a chain in one says nothing of the spread elsewhere; and longer fits have more
+                p.longest = max(1, length // 2)
+            else:
                 of_round = Trend.of(p.rounds).spread(n_fitted)
                 p.left = self._last_fit.learned_from(of_round, length, seen.spread_kT[0]).left
         p.found += found
@@ -253,14 +255,13 @@ class _Learner:
 
     @property
     def _sampling(self) -> Sampling:
-        return Sampling(self.config.samples_wanted + BURN_IN_SAMPLES, self.target.calls_per_sample,
-                        self.progress.moves)
+        return Sampling(self.config.samples_wanted, self.target.calls_per_sample, self.progress.moves)
 
     @property
     def _last_fit(self) -> LastFit:
         """As far as it is known; a round's overhead is nearly all of its fit."""
         p, config = self.progress, self.config
-        return LastFit(p.left, p.overhead * config.fit_passes / config.round_passes)
+        return LastFit(p.left, p.overhead * config.fit_passes / config.round_passes, p.longest)
 
     def _length_that_pays(self) -> int:
         """How many times fit_passes the last fit is to make."""

@@ -20,7 +20,7 @@ import numpy as np
 from kstep.errors import UserError
 from kstep.files import naming, write_text_atomic
 from kstep.fingerprint import as_written
-from kstep.learning.ending import LEFT_BY_LAST, acceptance
+from kstep.learning.ending import LEFT_BY_LAST, LENGTHS, acceptance
 from kstep.runs.recorder import BEGIN_ANEW, read_restart, write_restart
 from kstep.schemes.state import State
 from kstep.training.labels import EXTRA, FIELDS, Labels
@@ -50,9 +50,9 @@ class Progress:
 
     rounds: (labels fitted, spread in kT at the coldest rung, states it was measured on) of each; call_s, overhead,
     moves: CPU seconds of a true call, and in such calls what fit and chains cost per label, and the network's moves on
-    a whole ladder between two calls; left: share of a round's spread that the last fit leaves; searched, found: states
-    looked at for holes before the network was to be frozen, and holes among them; earlier_calls: what labels of an
-    earlier learning cost.
+    a whole ladder between two calls; left, longest: share of a round's spread that the last fit leaves, and how long it
+    may be; searched, found: states looked at for holes before the network was to be frozen, and holes among them;
+    earlier_calls: what labels of an earlier learning cost.
     """
 
     round: int = 0
@@ -61,6 +61,7 @@ class Progress:
     overhead: float = 0.0
     moves: float = 0.0
     left: float = LEFT_BY_LAST
+    longest: int = LENGTHS[-1]
     searched: int = 0
     found: int = 0
     earlier_calls: int = 0
