@@ -116,6 +116,15 @@ def test_a_side_says_as_much_of_populations_as_it_crosses():
     assert neither.populations == pytest.approx([0.375, 0.625], abs=0.01)  # nobody knows better
 
 
+def test_a_torsion_that_nobody_crosses_is_named_not_counted():
+    stuck = series(4, 300, replicas=4, wells=[0, 0, 0, 1])
+    wells, notes = rates.compared(rates.common_rotamers([stuck], [series(6, 300, replicas=2, wells=[0, 0])]))
+    assert wells == [None] and "C0-C1-O2-H8 has 2 wells, in each of which something began, and no run" in notes[0]
+    for references, runs in (([stuck], [series(5, 300)]), ([series(5, 300)], [stuck])):
+        wells, notes = rates.compared(rates.common_rotamers(references, runs))
+        assert wells[0] is not None and not notes
+
+
 def plain_beside_network(plain_frames, network_frames):
     plain, network = series(6, plain_frames, hop=0.01, replicas=4), series(7, network_frames, hop=0.01)
     certificate = {"certificate": {"pairs": 10, "spread_kJ_per_mol": 0.1, "force_rmse_kJ_per_mol_A": 0.3},

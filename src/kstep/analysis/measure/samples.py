@@ -85,12 +85,16 @@ class Recording:
 
 @dataclass(frozen=True)
 class Rotamers:
-    """Wells (W,) in degrees of one torsion, their populations (W,), and the wells (K,) that references alone show."""
+    """Wells (W,) in degrees of one torsion, their populations (W,), and the wells (K,) that references alone show.
+
+    crossings: of references and runs together.
+    """
 
     label: str
     centres_deg: np.ndarray
     populations: np.ndarray
     known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    crossings: int = 0
 
     def most_samples(self, crossings: int) -> float:
         """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
@@ -112,7 +116,8 @@ def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotame
         wells = find_rotamers(both)
         crossings = np.array([_crossings(side, d, wells) for side in sides])
         known = crossings @ densities if crossings.any() else both
-        out.append(Rotamers(label, wells, rotamer_populations(known, wells), find_rotamers(densities[0])))
+        out.append(Rotamers(label, wells, rotamer_populations(known, wells), find_rotamers(densities[0]),
+                            int(crossings.sum())))
     return out
 
 
@@ -122,6 +127,15 @@ def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]
              "reference, which is too short to have left it; it is not counted"
              for r in rotamers if len(r.known_deg) < 2 <= len(r.centres_deg)]
     return [r if len(r.known_deg) >= 2 else None for r in rotamers], notes
+
+
+def compared(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]:
+    """As `counted`, less the torsions that neither references nor runs ever cross: of those no two rates compare."""
+    known, notes = counted(rotamers)
+    kept = [r if r is None or r.crossings else None for r in known]
+    notes += [f"torsion {r.label} has {len(r.centres_deg)} wells, in each of which something began, and no run crosses; "
+              "it is not counted, and nobody knows its populations" for r in known if r is not None and not r.crossings]
+    return kept, notes
 
 
 def _density(side: list[Series], column: int) -> np.ndarray:
