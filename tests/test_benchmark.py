@@ -119,7 +119,7 @@ def test_a_side_says_as_much_of_populations_as_it_crosses():
 def test_a_torsion_that_nobody_crosses_is_named_not_counted():
     stuck = series(4, 300, replicas=4, wells=[0, 0, 0, 1])
     wells, notes = rates.compared(rates.common_rotamers([stuck], [series(6, 300, replicas=2, wells=[0, 0])]))
-    assert wells == [None] and "C0-C1-O2-H8 has 2 wells, in each of which something began, and no run" in notes[0]
+    assert wells == [None] and "C0-C1-O2-H8 has 2 wells, in each of which something began, and none" in notes[0]
     for references, runs in (([stuck], [series(5, 300)]), ([series(5, 300)], [stuck])):
         wells, notes = rates.compared(rates.common_rotamers(references, runs))
         assert wells[0] is not None and not notes

@@ -133,7 +133,7 @@ def compared(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]
     """As `counted`, less the torsions that neither references nor runs ever cross: of those no two rates compare."""
     known, notes = counted(rotamers)
     kept = [r if r is None or r.crossings else None for r in known]
-    notes += [f"torsion {r.label} has {len(r.centres_deg)} wells, in each of which something began, and no run crosses; "
+    notes += [f"torsion {r.label} has {len(r.centres_deg)} wells, in each of which something began, and none crosses; "
               "it is not counted, and nobody knows its populations" for r in known if r is not None and not r.crossings]
     return kept, notes
 
