@@ -161,7 +161,7 @@ class Plan:
         return self.out / "network_dynamics.npz"
 
     def references(self) -> list[StageCall]:
-        """Long plain runs at 0.5 and 1 fs, from other conformers and seeds than any training data."""
+        """Long plain runs at 0.5 and 1 fs, with other seeds than any training data."""
         return [self._plain(dt, self.plain_path(dt), FIRST_REFERENCE, self.lengths.reference_replicas, length_ps=length)
                 for dt, length in ((COMPETITOR_FS, self.lengths.reference_ps),
                                    (REFERENCE_FS, self.lengths.fine_reference_ps))]
@@ -175,6 +175,8 @@ class Plan:
 
     def _plain(self, dt_fs, result, first, replicas, **lengths) -> StageCall:
         config, folder = self.physics.config, self.physics.folder
+        n_conformers = len(self.physics.molecule.conformers)
+        first = -(-first // n_conformers) * n_conformers  # which begins in the best: few replicas, and none may leave
         keys = {"dt_fs": dt_fs, "hot_length_ps": 0, "drift_windows": 0, "replicas": replicas,
                 "equilibration_ps": self.lengths.equilibration_ps, "redraw_interval_ps": config.redraw_interval_ps,
                 "save_interval_steps": max(1, round(FRAME_FS / dt_fs)), **lengths}
