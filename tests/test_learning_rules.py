@@ -116,6 +116,8 @@ def test_a_last_fit_that_disappoints_is_no_end():
         return more_labels_pay(rounds, 1200, growth=0.4, sampling=Sampling(800), overhead=0.1, last_fit=fit, made=made)
 
     assert not pays(usual, None)
+    assert usual.learned_from(np.inf, 2, 1.0) == usual == usual.learned_from(1.0, 2, np.inf)  # nothing is known
+    assert usual.best(np.inf, 1200, Sampling(200)) == (np.inf, 1)
     kept = usual.learned_from(at, 2, usual.spread(at, 2))
     assert kept.left == pytest.approx(usual.left) and not pays(kept, 2)  # it did what was reckoned with
     poor = usual.learned_from(at, 2, 6.0 * usual.spread(at, 2))

@@ -111,6 +111,8 @@ class LastFit:
 
     def learned_from(self, of_round_kT: float, length: int, seen_kT: float) -> LastFit:
         """The same, with what one of them left: as much is believed of it as of what is usual."""
+        if not np.isfinite(of_round_kT) or not np.isfinite(seen_kT):
+            return self
         left = seen_kT / (of_round_kT * length**-PER_LENGTH)
         return replace(self, left=float(np.sqrt(self.left * left)))
 

@@ -31,7 +31,7 @@ from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
-from kstep.learning.ending import LastFit, Sampling, Trend, acceptance, more_labels_pay
+from kstep.learning.ending import RECENT, LastFit, Sampling, Trend, acceptance, more_labels_pay
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
@@ -209,8 +209,7 @@ class _Learner:
             if sum(seen.holes):  # where a chain in one says nothing of the spread elsewhere; and longer fits have more
                 p.longest = max(1, length // 2)
             else:
-                of_round = Trend.of(p.rounds).spread(n_fitted)
-                p.left = self._last_fit.learned_from(of_round, length, seen.spread_kT[0]).left
+                p.left = self._last_fit.learned_from(self._of_round_kT(n_fitted), length, seen.spread_kT[0]).left
         p.found += found
         wanting = bool(found) or self._more_labels_pay(made=length)
         p.done = not wanting or self._exhausted()
@@ -244,7 +243,7 @@ class _Learner:
             call_s = max(p.call_s if self.target.call_cost_s is None else self.target.call_cost_s, 1e-9)
             moves_s = max(chains_s - asked * p.call_s, 1e-9)
             p.overhead = _rounded((fit_s + moves_s) / n_fitted / call_s)
-            p.moves = _rounded(len(self.explorer.rungs_K) * moves_s / asked / call_s)
+            p.moves = _rounded(len(self.explorer.rungs_K) * moves_s / max(asked, 1) / call_s)
 
     def _more_labels_pay(self, made: int | None = None) -> bool:
         """made: the length of the last fit, where it has been made of these labels."""
@@ -265,8 +264,13 @@ class _Learner:
 
     def _length_that_pays(self) -> int:
         """How many times fit_passes the last fit is to make."""
-        rounds, n_labels = self.progress.rounds, len(self.explorer.labels)
-        return self._last_fit.best(Trend.of(rounds).spread(n_labels), n_labels, self._sampling)[1]
+        n_labels = len(self.explorer.labels)
+        return self._last_fit.best(self._of_round_kT(n_labels), n_labels, self._sampling)[1]
+
+    def _of_round_kT(self, n_labels: int) -> float:
+        """Spread that a round's fit to so many labels leaves, as the trend has it; inf where nothing is known of it."""
+        rounds = self.progress.rounds[-RECENT:]
+        return Trend.of(rounds).spread(n_labels) if all(math.isfinite(s) for _, s, _ in rounds) else math.inf
 
     @property
     def _true_calls(self) -> int:
