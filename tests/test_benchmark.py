@@ -118,10 +118,10 @@ def test_a_side_says_as_much_of_populations_as_it_crosses():
 
 def test_a_torsion_that_nobody_crosses_is_named_not_counted():
     stuck = series(4, 300, replicas=4, wells=[0, 0, 0, 1])
-    wells, notes = rates.compared(rates.common_rotamers([stuck], [series(6, 300, replicas=2, wells=[0, 0])]))
+    wells, notes = rates.comparable(rates.common_rotamers([stuck], [series(6, 300, replicas=2, wells=[0, 0])]))
     assert wells == [None] and "C0-C1-O2-H8 has 2 wells, in each of which something began, and none" in notes[0]
     for references, runs in (([stuck], [series(5, 300)]), ([series(5, 300)], [stuck])):
-        wells, notes = rates.compared(rates.common_rotamers(references, runs))
+        wells, notes = rates.comparable(rates.common_rotamers(references, runs))
         assert wells[0] is not None and not notes
 
 
@@ -504,6 +504,16 @@ def test_files_that_are_there_are_judged_without_running_anything(tmp_path):
     assert result["rows"]["jump"]["drift"]["drift_kJ_per_mol_ps"] == pytest.approx(3.0, abs=0.3)
     assert "jump: the NVE run broke at macro-step 9" in finished.stdout and ">= 12x" in finished.stdout
     assert finished.stdout.strip() == (tmp_path / "table.txt").read_text().strip()
+
+
+def test_references_begin_in_the_best_conformers(tmp_path):
+    """A few replicas in the worst of them would never leave, and be the plain MD that all is compared with."""
+    plan = write_files(tmp_path)
+    few = replace(plan.physics.molecule, conformers=plan.physics.molecule.conformers[[0] * 7],
+                  conformer_energies=np.arange(7.0))
+    plan = replace(plan, physics=replace(plan.physics, molecule=few))
+    numbers = [call.settings.first_replica for call in (*plan.references(), *plan.timed())]
+    assert set(numbers) == {105, 301}  # a multiple of 7 each, which begins in the first
 
 
 def test_the_networks_dynamics_needs_that_of_a_seed_and_no_other(tmp_path, monkeypatch):

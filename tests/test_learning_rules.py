@@ -14,7 +14,7 @@ from kstep.learning.ending import (
     LENGTHS,
     PER_LENGTH,
     LastFit,
-    Sampling,
+    SampleCost,
     Trend,
     acceptance,
     more_labels_pay,
@@ -56,9 +56,9 @@ def test_the_trend_is_the_power_law_there_was():
 
 
 def stops_at(*sampling, overhead=0.0, growth=0.4, **more):
-    """Labels at which learning ends whose spread in kT is 20 n^-0.6, for sampling as Sampling takes it."""
+    """Labels at which learning ends whose spread in kT is 20 n^-0.6, for sampling as SampleCost takes it."""
     n, rounds = 200, []
-    while not rounds or more_labels_pay(rounds, n, growth=growth, overhead=overhead, sampling=Sampling(*sampling),
+    while not rounds or more_labels_pay(rounds, n, growth=growth, overhead=overhead, sampling=SampleCost(*sampling),
                                          **more):
         rounds.append((n, 20.0 * n**-0.6, 10**4))
         n = round(n * (1 + growth))
@@ -78,7 +78,7 @@ def test_learning_ends_earlier_for_fewer_samples_and_dearer_fits():
 def test_more_is_learned_while_nothing_is_known_and_not_where_labels_stopped_helping():
     def pays(*spreads):
         return more_labels_pay([(200 * 2**i, s, 100) for i, s in enumerate(spreads)], 400, growth=0.4,
-                               sampling=Sampling(200), overhead=0.0)
+                               sampling=SampleCost(200), overhead=0.0)
 
     assert pays(np.inf) and pays(60.0)
     assert not pays(0.9, 0.9, 0.9, 0.9) and pays(6.0, 3.0, 1.5)
@@ -88,14 +88,14 @@ def test_the_last_fit_is_as_long_as_pays():
     fit = LastFit(left=0.5, cost=0.8)
     assert fit.spread(2.0, 1) == 1.0 and 0.5 < fit.spread(2.0, 4) < 0.8  # four times longer, and better
     for samples_wanted in (20, 200, 2000, 20000):
-        sampling = Sampling(samples_wanted)
+        sampling = SampleCost(samples_wanted)
         whole = {length: length * 0.8 * 1000 + sampling(fit.spread(2.0, length)) for length in LENGTHS}
         assert fit.best(2.0, 1000, sampling) == (min(whole.values()), min(whole, key=whole.get))
-    lengths = [fit.best(2.0, 1000, Sampling(n))[1] for n in (20, 200, 2000)]
+    lengths = [fit.best(2.0, 1000, SampleCost(n))[1] for n in (20, 200, 2000)]
     assert lengths == sorted(lengths) and lengths[0] == LENGTHS[0] and lengths[-1] == LENGTHS[-1]
     free = LastFit(cost=0.0)
-    assert free.best(2.0, 1000, Sampling(1))[1] == LENGTHS[-1]
-    assert replace(free, longest=2).best(2.0, 1000, Sampling(1))[1] == 2
+    assert free.best(2.0, 1000, SampleCost(1))[1] == LENGTHS[-1]
+    assert replace(free, longest=2).best(2.0, 1000, SampleCost(1))[1] == 2
 
 
 def test_learning_reckons_with_what_the_last_fit_leaves():
@@ -113,18 +113,19 @@ def test_a_last_fit_that_disappoints_is_no_end():
     usual, at = LastFit(0.4, cost=0.1), Trend.of(rounds).spread(1200)
 
     def pays(fit, made):
-        return more_labels_pay(rounds, 1200, growth=0.4, sampling=Sampling(800), overhead=0.1, last_fit=fit, made=made)
+        return more_labels_pay(rounds, 1200, growth=0.4, overhead=0.1, sampling=SampleCost(800), last_fit=fit,
+                               made=made)
 
     assert not pays(usual, None)
     assert usual.learned_from(np.inf, 2, 1.0) == usual == usual.learned_from(1.0, 2, np.inf)  # nothing is known
-    assert usual.best(np.inf, 1200, Sampling(200)) == (np.inf, 1)
+    assert usual.best(np.inf, 1200, SampleCost(200)) == (np.inf, 1)
     kept = usual.learned_from(at, 2, usual.spread(at, 2))
     assert kept.left == pytest.approx(usual.left) and not pays(kept, 2)  # it did what was reckoned with
     poor = usual.learned_from(at, 2, 6.0 * usual.spread(at, 2))
     assert poor.left == pytest.approx(6.0**0.5 * usual.left) and pays(poor, 2)
     # what is made costs nothing more, and a better one to come would
     dear = LastFit(0.4, cost=50.0)
-    assert not more_labels_pay(rounds, 1200, growth=0.4, sampling=Sampling(800), overhead=0.1, last_fit=dear, made=1)
+    assert not more_labels_pay(rounds, 1200, growth=0.4, sampling=SampleCost(800), overhead=0.1, last_fit=dear, made=1)
 
 
 def test_a_molecule_without_torsions_takes_fewer_calls_for_a_sample():

@@ -20,7 +20,7 @@ from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import Truth, make_pool
 from kstep.learning.chains import spread_worth
 from kstep.learning.corrected import digest_of, sum_of
-from kstep.learning.ending import Sampling, acceptance, more_labels_pay
+from kstep.learning.ending import SampleCost, acceptance, more_labels_pay
 from kstep.learning.explorer import ladder_of
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Record
@@ -184,7 +184,7 @@ class Climber:
         exhausted = asked + self.config.difference_batch > self.config.max_true_calls
         pays = len(p.rounds) < FEWEST_ROUNDS or more_labels_pay(
             p.rounds, n, growth=self.config.difference_batch / n, overhead=0.0,
-            sampling=Sampling(self.config.samples_wanted, self.bottom.calls_per_sample))
+            sampling=SampleCost(self.config.samples_wanted, self.bottom.calls_per_sample))
         p.done = exhausted or not pays
         if exhausted and pays:
             log.warning("the difference of %s to %s is left to %.2f kT after %d true calls; the sampling stays exact "

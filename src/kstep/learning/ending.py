@@ -81,7 +81,7 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SampleCost:
     """What the network is for: so many independent samples, UNCOUNTED ones besides, each of calls_per_sample taken
     proposals; moves: what those of the network for a proposal cost, in true calls."""
 
@@ -116,14 +116,14 @@ class LastFit:
         left = seen_kT / (of_round_kT * length**-PER_LENGTH)
         return replace(self, left=float(np.sqrt(self.left * left)))
 
-    def best(self, of_round_kT: float, n_labels: float, sampling: Sampling) -> tuple[float, int]:
+    def best(self, of_round_kT: float, n_labels: float, sampling: SampleCost) -> tuple[float, int]:
         """Fewest true calls that it and `sampling` with the spread it leaves take together, and its length for that."""
         return min((length * self.cost * n_labels + sampling(self.spread(of_round_kT, length)), length)
                    for length in LENGTHS if length <= self.longest)
 
 
 def more_labels_pay(rounds: list[tuple[int, float, int]], n_labels: int, *, growth: float, overhead: float,
-                    sampling: Sampling, last_fit: LastFit | None = None, made: int | None = None) -> bool:
+                    sampling: SampleCost, last_fit: LastFit | None = None, made: int | None = None) -> bool:
     """Whether some number of further rounds is expected to cost fewer true calls than it saves in sampling.
 
     rounds: as of `Trend.of`; n_labels: there are now; growth: labels of a round, as a share of those there are;

@@ -31,7 +31,7 @@ from kstep.files import Claim
 from kstep.forces.journal import JournaledPool
 from kstep.forces.pool import make_pool
 from kstep.learning.earlier import Earlier
-from kstep.learning.ending import RECENT, LastFit, Sampling, Trend, acceptance, more_labels_pay
+from kstep.learning.ending import RECENT, LastFit, SampleCost, Trend, acceptance, more_labels_pay
 from kstep.learning.explorer import LabelSeeker
 from kstep.learning.learn_config import LearnConfig
 from kstep.learning.progress import Meter, Progress, Rounds, Seen
@@ -253,8 +253,8 @@ class _Learner:
             sampling=self._sampling, last_fit=self._last_fit, made=made)
 
     @property
-    def _sampling(self) -> Sampling:
-        return Sampling(self.config.samples_wanted, self.target.calls_per_sample, self.progress.moves)
+    def _sampling(self) -> SampleCost:
+        return SampleCost(self.config.samples_wanted, self.target.calls_per_sample, self.progress.moves)
 
     @property
     def _last_fit(self) -> LastFit:

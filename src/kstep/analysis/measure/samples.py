@@ -129,7 +129,7 @@ def counted(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]
     return [r if len(r.known_deg) >= 2 else None for r in rotamers], notes
 
 
-def compared(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]:
+def comparable(rotamers: list[Rotamers]) -> tuple[list[Rotamers | None], list[str]]:
     """As `counted`, less the torsions that neither references nor runs ever cross: of those no two rates compare."""
     known, notes = counted(rotamers)
     kept = [r if r is None or r.crossings else None for r in known]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kstep.analysis.judge.compare import check_comparable
 from kstep.analysis.measure.profile import Profile, characterise
-from kstep.analysis.measure.samples import common_rotamers, compared, counted, effective_samples, series_of
+from kstep.analysis.measure.samples import common_rotamers, comparable, counted, effective_samples, series_of
 from kstep.errors import UserError
 from kstep.files import read_json
 from kstep.learning.cold_start import learned_at
@@ -78,7 +78,7 @@ def judge(plan: Plan, *, seeds: list[int], training_s: float | None, targets: di
     plain = series_of(competitor)
     sampled = [series_of(p) for of_variant in profiles.values() for p in of_variant]
     told_apart = common_rotamers([series_of(reference), plain], sampled)
-    rotamers, notes = compared(told_apart) if sampled else counted(told_apart)
+    rotamers, notes = comparable(told_apart) if sampled else counted(told_apart)
     label = _most_crossed(plain, rotamers)
     rows = {}
     for dt, run in timed.items():
