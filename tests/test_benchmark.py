@@ -58,14 +58,14 @@ def test_effective_samples_are_those_of_known_processes():
 
 
 def test_a_jackknife_error_covers_the_spread_of_repeated_runs():
-    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)]
+    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), 2 / 3)]
     runs = [found(series(seed, 1500), wells)["torsions"]["C0-C1-O2-H8"] for seed in range(12)]
     spread = np.std([r["samples"] for r in runs], ddof=1)
     assert 0.5 < np.mean([r["standard_error"] for r in runs]) / spread < 2.5
 
 
 def test_replicas_that_disagree_widen_the_error():
-    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)]
+    wells = [rates.Rotamers("C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), 2 / 3)]
     calm, busy = series(1, 3000, hop=0.02, replicas=4), series(2, 3000, hop=0.3, replicas=4)
     mixed = rates.Series(calm.energy + busy.energy, calm.torsions + busy.torsions, calm.labels, 0.1)
     entry = found(mixed, wells)["torsions"]["C0-C1-O2-H8"]
@@ -90,11 +90,37 @@ def test_crossings_bound_the_rate_of_a_run_that_hardly_crosses():
     none = {"crossings": 0, "crossings_per_sample": 0.5}
     assert rates.most_samples_by_poisson(none) == pytest.approx(-math.log(0.05) / 0.5)
     short = [found(series(seed, 400, hop=0.002, replicas=2), [rates.Rotamers(
-        "C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), np.ones(3) / 3)])["torsions"]["C0-C1-O2-H8"]
+        "C0-C1-O2-H8", np.array([-60.0, 60.0, 180.0]), 2 / 3)])["torsions"]["C0-C1-O2-H8"]
         for seed in range(40)]
     truth = 800 * 0.002 / (2 - 0.002)
     bounds = [rates.most_samples_by_poisson(s) for s in short]
     assert np.mean([b >= truth for b in bounds]) >= 0.9
+
+
+def broad_chains(n, length, p, *, keep=0.0, seed=1):
+    """Chains of draws from wells at 0 and 150 degrees, 30 wide, the first of share p; a frame is kept with `keep`."""
+    rng = np.random.default_rng(seed)
+    angles = wrap_deg(np.where(rng.random((n, length)) < p, 0.0, 150.0) + 30.0 * rng.standard_normal((n, length)))
+    for k in range(1, length):
+        stays = rng.random(n) < keep
+        angles[stays, k] = angles[stays, k - 1]
+    return rates.Series(list(np.zeros((n, length))), list(angles[..., None]), ["t"], 0.1)
+
+
+@pytest.mark.parametrize("n, length, p, keep", [
+    (4000, 4, 0.5, 0.0), (1000, 16, 0.2, 0.0), (8, 4000, 0.1, 0.0), (4000, 4, 0.2, 0.5)])
+def test_independent_draws_cross_as_often_as_they_are_many(n, length, p, keep):
+    """Neither short chains nor frames between the cores, which cannot cross, count as memory; a kept frame does."""
+    drawn = broad_chains(n, length, p, keep=keep)
+    unbounded = rates.effective_samples(drawn, rates.common_rotamers([drawn], []), jackknife=False,
+                                        correlation=lambda part, columns: np.full(1 + len(columns), 1e9))
+    assert unbounded["torsions"]["t"]["samples"] == pytest.approx((1 - keep) * n * length, rel=0.15 if keep else 0.04)
+
+
+def test_one_frame_a_chain_crosses_nothing():
+    drawn = broad_chains(100, 1, 0.5)
+    entry = rates.effective_samples(drawn, rates.common_rotamers([drawn], []), jackknife=False)["torsions"]["t"]
+    assert entry["samples"] == 0 and entry["crossings"] == 0 and rates.most_samples_by_poisson(entry) > 100
 
 
 def test_a_torsion_with_one_well_in_the_reference_is_named_not_counted():
@@ -111,9 +137,9 @@ def test_a_side_says_as_much_of_populations_as_it_crosses():
                         stuck.labels, stuck.spacing_ps)
     for references, runs in (([stuck], [free]), ([free], [stuck]), ([slow], [free])):
         found = rates.common_rotamers(references, runs)[0]
-        assert found.populations == pytest.approx(np.full(3, 1 / 3), abs=0.02)
+        assert found.per_chance == pytest.approx(2 / 3, abs=0.01)
     neither = rates.common_rotamers([stuck], [series(6, 3000, replicas=2, wells=[1, 1])])[0]
-    assert neither.populations == pytest.approx([0.375, 0.625], abs=0.01)  # nobody knows better
+    assert neither.per_chance == pytest.approx(2 * 0.375 * 0.625, abs=0.01)  # nobody knows better
 
 
 def test_a_torsion_that_nobody_crosses_is_named_not_counted():

@@ -15,7 +15,7 @@ from scipy.special import gammaincinv
 from kstep.analysis.measure.geometry import find_coordinates, on_circle
 from kstep.analysis.measure.profile import GRIDS, Profile
 from kstep.analysis.measure.statistics import estimate_means
-from kstep.analysis.measure.torsions import count_transitions, find_rotamers, most_samples, rotamer_populations
+from kstep.analysis.measure.torsions import count_crossings, crossings_per_chance, find_rotamers
 from kstep.dihedrals import dihedrals_deg
 
 FEWEST_FOR_A_RATE = 50  # effective samples
@@ -85,28 +85,33 @@ class Recording:
 
 @dataclass(frozen=True)
 class Rotamers:
-    """Wells (W,) in degrees of one torsion, their populations (W,), and the wells (K,) that references alone show.
+    """Wells (W,) in degrees of one torsion, and the wells (K,) that references alone show.
 
-    crossings: of references and runs together.
+    per_chance: how often independent samples cross from well to well at each chance they have
+    (torsions.crossings_per_chance).  crossings: those seen, of references and runs together.
     """
 
     label: str
     centres_deg: np.ndarray
-    populations: np.ndarray
+    per_chance: float
     known_deg: np.ndarray = field(default_factory=lambda: np.zeros(0))
     crossings: int = 0
 
-    def most_samples(self, crossings: int) -> float:
-        """Largest number of independent samples that so many crossings can stand for; one well bounds nothing."""
-        return most_samples(crossings, self.populations) if len(self.centres_deg) >= 2 else float("inf")
+    def crossings_per_sample(self, chances: int, n_frames: int) -> float:
+        """Crossings that each of n_frames would stand for, were they independent; 0 where one well bounds nothing.
+
+        A run that sits in one well fluctuates fast about it and would otherwise count as many samples of the torsion.
+        Chances and not frames are what can cross: a chain's first frame cannot, nor one on a barrier.
+        """
+        return self.per_chance * max(chances, 1) / n_frames
 
 
 def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotamers]:
-    """Wells and populations of every torsion, for `effective_samples` of references and runs alike.
+    """Wells of every torsion, for `effective_samples` of references and runs alike.
 
-    Each side has one half of the weight where wells are looked for.  Their populations are the same for both, so that a
-    crossing means the same everywhere, and each side says as much of them as it crosses: one that never does shows
-    where it began.
+    Each side has one half of the weight where wells are looked for.  How often samples cross between them is the same
+    for both, so that a crossing means the same everywhere, and each side says as much of the populations behind it as
+    it crosses: one that never does shows where it began.
     """
     out = []
     for d, label in enumerate((references + runs)[0].labels):
@@ -116,7 +121,7 @@ def common_rotamers(references: list[Series], runs: list[Series]) -> list[Rotame
         wells = find_rotamers(both)
         crossings = np.array([_crossings(side, d, wells) for side in sides])
         known = crossings @ densities if crossings.any() else both
-        out.append(Rotamers(label, wells, rotamer_populations(known, wells), find_rotamers(densities[0]),
+        out.append(Rotamers(label, wells, crossings_per_chance(known, wells), find_rotamers(densities[0]),
                             int(crossings.sum())))
     return out
 
@@ -152,7 +157,7 @@ def _histogram(series: Series, column: int) -> np.ndarray:
 
 
 def _crossings(side: list[Series], column: int, wells_deg: np.ndarray) -> float:
-    return float(sum(count_transitions(t[:, column], wells_deg) for series in side for t in series.torsions))
+    return float(sum(count_crossings(t[:, column], wells_deg)[0] for series in side for t in series.torsions))
 
 
 def by_errors(series: Series, columns: list[int]) -> np.ndarray:
@@ -173,22 +178,25 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None],
                       jackknife: bool = True) -> dict:
     """Independent samples of the energy and of every torsion with rotamers, with standard errors.
 
-    A torsion has at most Rotamers.most_samples of its crossings.  The error is a jackknife over replicas, at least
-    sqrt(2/n) of the value: what a variance from n independent samples is off by, and that alone without `jackknife`,
-    which takes most of the time.  `correlation` is how the memory of an observable is taken: `by_errors`, or
-    fitted_tail.FittedTail where runs are short.
+    A torsion has at most as many as its crossings stand for (Rotamers.crossings_per_sample).  The error is a jackknife
+    over replicas, at least sqrt(2/n) of the value: what a variance from n independent samples is off by, and that alone
+    without `jackknife`, which takes most of the time.  `correlation` is how the memory of an observable is taken:
+    `by_errors`, or fitted_tail.FittedTail where runs are short.
     Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings"}}}.
     """
     columns = [d for d, r in enumerate(rotamers) if r is not None]
-    crossings = np.array([[count_transitions(t[:, d], rotamers[d].centres_deg) for d in columns]
-                          for t in series.torsions])
-
-    def bounded(part, crossings):
-        most = [rotamers[d].most_samples(int(crossings[:, i].sum())) for i, d in enumerate(columns)]
-        return np.minimum(correlation(part, columns), [np.inf, *most])
-
-    whole = bounded(series, crossings)
     n = len(series.energy)
+    counts = np.array([[count_crossings(t[:, d], rotamers[d].centres_deg) for d in columns]
+                       for t in series.torsions]).reshape(n, len(columns), 2)
+
+    def bounded(part, counts):
+        total = counts.sum(axis=0)
+        per_sample = np.array([rotamers[d].crossings_per_sample(chances, part.n_frames)
+                               for d, (_, chances) in zip(columns, total)])
+        most = np.divide(total[:, 0], per_sample, out=np.full(len(columns), np.inf), where=per_sample > 0)
+        return np.minimum(correlation(part, columns), [np.inf, *most]), per_sample
+
+    whole, per_sample = bounded(series, counts)
     groups = [g for g in np.array_split(np.arange(n), min(n, JACKKNIFE_GROUPS)) if len(g)]
     error = np.zeros(len(whole))
     if jackknife and len(groups) >= 3:
@@ -196,14 +204,14 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None],
         for group in groups:
             rest = np.setdiff1d(np.arange(n), group)
             part = series.subset(rest)
-            rates.append(bounded(part, crossings[rest]) / part.n_frames)
+            rates.append(bounded(part, counts[rest])[0] / part.n_frames)
         rates = np.array(rates) * series.n_frames
         error = np.sqrt((len(groups) - 1) / len(groups) * ((rates - rates.mean(axis=0)) ** 2).sum(axis=0))
     error = np.maximum(error, whole * np.sqrt(2.0 / np.maximum(whole, 1.0)))
     found = [{"samples": float(s), "standard_error": float(e)} for s, e in zip(whole, error)]
     return {"energy": found[0],
-            "torsions": {rotamers[d].label: {**found[1 + i], "crossings": int(crossings[:, i].sum()),
-                                             "crossings_per_sample": float(1.0 / rotamers[d].most_samples(1))}
+            "torsions": {rotamers[d].label: {**found[1 + i], "crossings": int(counts[:, i, 0].sum()),
+                                             "crossings_per_sample": float(per_sample[i])}
                          for i, d in enumerate(columns)}}
 
 
@@ -237,6 +245,6 @@ def most_samples_by_poisson(entry: dict, confidence: float = 0.95) -> float:
     """Upper bound on the samples that a run of this length makes on average, from its crossings alone.
 
     With k crossings seen, their mean is below half the chi-square quantile of 2k + 2 degrees of freedom (Garwood,
-    Biometrika 28, 437 (1936)), and a sample takes sum p (1 - p) crossings at least (torsions.most_samples).
+    Biometrika 28, 437 (1936)), and a sample takes Rotamers.crossings_per_sample of them at least.
     """
     return float(gammaincinv(entry["crossings"] + 1.0, confidence) / entry["crossings_per_sample"])

@@ -72,35 +72,52 @@ def _separate(density, peak, other, width):
 
 def core_states(angle_deg: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Last core visited (T,) as an index into `centres`; -1 before the first visit."""
-    distance = np.abs(wrap_deg(angle_deg[:, None] - centres))
-    nearest = distance.argmin(axis=1)
-    inside = distance[np.arange(len(angle_deg)), nearest] <= CORE_HALF_WIDTH_DEG
+    nearest, inside = _nearest_core(angle_deg, centres)
     last = np.maximum.accumulate(np.where(inside, np.arange(len(angle_deg)), -1))
     return np.where(last >= 0, nearest[last], -1)
 
 
 def count_transitions(angle_deg: np.ndarray, centres: np.ndarray) -> int:
     """Core-to-core crossings in one replica's series (T,): recrossings of a barrier do not count."""
+    return count_crossings(angle_deg, centres)[0]
+
+
+def count_crossings(angle_deg: np.ndarray, centres: np.ndarray) -> tuple[int, int]:
+    """Core-to-core crossings in one replica's series (T,), and the chances it had to cross.
+
+    A chance is a frame inside a core after another: a frame between cores shows no crossing, nor does a series' first.
+    """
     if len(centres) < 2 or len(angle_deg) < 2:
-        return 0
-    states = core_states(angle_deg, centres)
-    states = states[states >= 0]
-    return int(np.count_nonzero(np.diff(states)))
+        return 0, 0
+    nearest, inside = _nearest_core(angle_deg, centres)
+    crossed = np.diff(nearest[inside]) != 0
+    return int(crossed.sum()), len(crossed)
+
+
+def _nearest_core(angle_deg, centres):
+    """Index (T,) of the nearest centre, and whether the angle is within its core (T,)."""
+    distance = np.abs(wrap_deg(np.asarray(angle_deg)[:, None] - centres))
+    nearest = distance.argmin(axis=1)
+    return nearest, distance[np.arange(len(nearest)), nearest] <= CORE_HALF_WIDTH_DEG
 
 
 def rotamer_populations(histogram: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Share (W,) of a torsion's histogram over -180..180 that lies nearest to each centre."""
-    bins = len(histogram)
-    grid = -180.0 + (np.arange(bins) + 0.5) * 360.0 / bins
-    nearest = np.abs(wrap_deg(grid[:, None] - centres)).argmin(axis=1)
+    nearest, _ = _nearest_core(_middles(histogram), centres)
     return np.bincount(nearest, weights=histogram, minlength=len(centres)) / max(histogram.sum(), 1.0)
 
 
-def most_samples(transitions: float, populations: np.ndarray) -> float:
-    """Largest number of independent samples that so few crossings can stand for.
+def crossings_per_chance(histogram: np.ndarray, centres: np.ndarray) -> float:
+    """How often independent draws from a torsion's histogram over -180..180 cross at a chance (`count_crossings`).
 
-    n independent draws from populations p cross n sum p (1 - p) times.  A run that sits in one
-    well fluctuates fast about it and would otherwise count as many samples of the torsion.
+    That is sum p (1 - p) over the populations p of the cores alone: 0 where one core, or none, holds all.
     """
-    mixing = float((populations * (1.0 - populations)).sum())
-    return transitions / mixing if mixing > 0 else float("inf")
+    nearest, inside = _nearest_core(_middles(histogram), centres)
+    cores = np.bincount(nearest[inside], weights=histogram[inside], minlength=len(centres))
+    populations = cores / (cores.sum() or 1.0)
+    return float((populations * (1.0 - populations)).sum())
+
+
+def _middles(histogram):
+    bins = len(histogram)
+    return -180.0 + (np.arange(bins) + 0.5) * 360.0 / bins
