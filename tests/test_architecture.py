@@ -4,6 +4,7 @@ Unused imports and names that are not there are found by ruff and mypy, which ru
 """
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -72,9 +73,16 @@ def part_of(path):
     return path.relative_to(SOURCE / "kstep").parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree_of(path):
+    """A file of ours, parsed; hundreds of tests look at the same ones."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """(dotted name, whether it stands at module level) of everything a file imports, lazily or not."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     top = set(map(id, tree.body))
     found = []
     for node in ast.walk(tree):
@@ -103,7 +111,7 @@ def test_nobody_asks_for_a_scheme_by_its_name(path):
     """Others ask its traits, or the registry; `jump` is the name of a head as well."""
     names = {name: kind.__module__ for name, kind in SCHEMES.items() if name != "jump"}
     own = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Constant) and node.value in names:
             assert names[node.value] == own, f"{name_of(path)}, line {node.lineno} asks for {node.value}"
 
@@ -128,7 +136,7 @@ BELOW_CLI = [path for path in PACKAGE if part_of(path) != "cli"]
 @pytest.mark.parametrize("path", BELOW_CLI, ids=name_of)
 def test_the_command_line_ends_at_cli(path):
     """Below it settings are typed objects: nothing parses flags, reads `args.x`, or calls a script by its path."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert not {name.split(".")[0] for name, _ in imports(path)} & {"argparse", "runpy", "optparse", "click"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -140,7 +148,7 @@ def test_the_command_line_ends_at_cli(path):
 
 @pytest.mark.parametrize("path", sorted(SOURCE.glob("0*.py")), ids=name_of)
 def test_a_numbered_script_is_a_thin_face(path):
-    docstring, *code = ast.parse(path.read_text()).body
+    docstring, *code = tree_of(path).body
     assert code[-1].end_lineno - docstring.end_lineno <= 12
     assert not any(name.split(".")[0] == "argparse" for name, _ in imports(path))
 
@@ -148,7 +156,7 @@ def test_a_numbered_script_is_a_thin_face(path):
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_games_with_the_import_path(path):
     """Numbered scripts are run, never imported, and nothing bends sys.path."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("sys", "path"), f"{name_of(path)}, line {node.lineno}"
@@ -157,9 +165,10 @@ def test_no_games_with_the_import_path(path):
         assert not any(name.startswith(("importlib.import_module", "importlib.util")) for name, _ in imports(path))
 
 
+@functools.cache
 def attributes_read():
     """Names of all attributes that some file of the package or a script reads."""
-    return {node.attr for path in FILES for node in ast.walk(ast.parse(path.read_text()))
+    return {node.attr for path in FILES for node in ast.walk(tree_of(path))
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 
 
@@ -168,7 +177,7 @@ def keywords_used(kind):
     used = set()
     for backend in map(find_backend, BACKENDS):
         if backend.config is kind:
-            tree = ast.parse(Path(inspect.getsourcefile(backend.physics)).read_text())
+            tree = tree_of(Path(inspect.getsourcefile(backend.physics)))
             names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
             used |= set(inspect.signature(backend.physics).parameters) & names
     return used

@@ -318,7 +318,7 @@ def test_a_weight_counts_a_frame_so_often():
     assert one.rdf.mean == pytest.approx(many.rdf.mean, rel=1e-9, abs=1e-12)
     mine, theirs = (common_rotamers([series_of(p)], [])[0] for p in (one, many))
     assert np.array_equal(mine.centres_deg, theirs.centres_deg)
-    assert mine.populations == pytest.approx(theirs.populations, rel=1e-12)
+    assert mine.per_chance == pytest.approx(theirs.per_chance, rel=1e-12)
     assert characterise(replace(run, weight=np.full(len(run.pos), 3.0))).weights is None
 
 
