@@ -166,6 +166,14 @@ def test_three_rotamers_are_found_and_recrossings_are_not_counted():
     assert torsions.count_crossings(barrier, centres) == (1, 2)  # three frames in cores are two chances
 
 
+def test_draws_cross_as_the_cores_are_populated():
+    histogram = np.zeros(360)
+    histogram[[180, 300, 240]] = 30, 10, 60  # at 0 and 120 degrees, and on the barrier, which no core holds
+    centres = np.array([0.5, 120.5])
+    assert torsions.crossings_per_chance(histogram, centres) == pytest.approx(2 * 0.75 * 0.25)
+    assert torsions.crossings_per_chance(histogram, centres[:1]) == torsions.crossings_per_chance(histogram, []) == 0
+
+
 # energy, temperature, spectrum
 
 def test_drift_interval_covers_the_known_slope():

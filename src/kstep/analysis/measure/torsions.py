@@ -112,6 +112,8 @@ def crossings_per_chance(histogram: np.ndarray, centres: np.ndarray) -> float:
 
     That is sum p (1 - p) over the populations p of the cores alone: 0 where one core, or none, holds all.
     """
+    if len(centres) < 2:
+        return 0.0
     nearest, inside = _nearest_core(_middles(histogram), centres)
     cores = np.bincount(nearest[inside], weights=histogram[inside], minlength=len(centres))
     populations = cores / (cores.sum() or 1.0)
