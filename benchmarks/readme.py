@@ -120,7 +120,7 @@ def figures(read) -> str:
     z, e = (ester[f"ladder_from_{form}"]["E_300K"] for form in "ZE")
     rows = [
         ("`kstep sample SMILES --learn` (`nested`) on molecules that nothing was tuned on, start to end: effective "
-         "samples of the slowest torsion, true calls, CPU seconds",
+         "samples of the slowest (torsion, or energy), true calls, CPU seconds",
          "; ".join(f"{name.replace('_', ' ')} {one_command(run)}"
                    for name, run in sorted(unseen.items(), key=lambda item: item[1]["atoms"])
                    if run["method"] == "GFN2-xTB" and name not in TUNED_WITH)),

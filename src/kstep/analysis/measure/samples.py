@@ -182,7 +182,7 @@ def effective_samples(series: Series, rotamers: list[Rotamers | None],
     over replicas, at least sqrt(2/n) of the value: what a variance from n independent samples is off by, and that alone
     without `jackknife`, which takes most of the time.  `correlation` is how the memory of an observable is taken:
     `by_errors`, or fitted_tail.FittedTail where runs are short.
-    Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings"}}}.
+    Returns {"energy": {...}, "torsions": {label: {"samples", "standard_error", "crossings", "crossings_per_sample"}}}.
     """
     columns = [d for d, r in enumerate(rotamers) if r is not None]
     n = len(series.energy)
